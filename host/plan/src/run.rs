@@ -1,0 +1,320 @@
+//! What one container process shall be: the value that the engine plans and the keeper carries out.
+//!
+//! Descriptors travel beside the value; [`Fd`] is an index into that list. The words are those of the OCI runtime
+//! specification 1.2 wherever it has a word.
+
+use serde::{Deserialize, Serialize};
+
+/// Index into the descriptors that travel with the plan.
+pub type Fd = u32;
+
+/// Where a process finds a namespace of one kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "kebab-case")]
+pub enum Namespace {
+    /// A new one.
+    #[default]
+    New,
+    /// That of the keeper.
+    Host,
+    /// The one behind this descriptor (a namespace descriptor or a pidfd).
+    Join(Fd),
+}
+
+/// One choice per kind of namespace. The mount namespace is always new.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Namespaces {
+    /// Process ids.
+    pub pid: Namespace,
+    /// System V IPC and POSIX message queues.
+    pub ipc: Namespace,
+    /// Host and domain name.
+    pub uts: Namespace,
+    /// Network; normally `Join`, as the daemon prepares it.
+    pub net: Namespace,
+    /// Root of the cgroup file system.
+    pub cgroup: Namespace,
+}
+
+/// User, group and supplementary groups, as numbers inside the container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct User {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// Supplementary groups; the list replaces whatever the keeper has.
+    pub groups: Vec<u32>,
+}
+
+/// Capability sets as bit masks; bit n is capability number n.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Capabilities {
+    /// What can ever be gained.
+    pub bounding: u64,
+    /// What counts now.
+    pub effective: u64,
+    /// What may be made effective.
+    pub permitted: u64,
+    /// Always empty for containers (CVE-2022-24769).
+    pub inheritable: u64,
+    /// Kept over exec by an unprivileged user.
+    pub ambient: u64,
+}
+
+/// Where a mount's content comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MountSource {
+    /// A detached mount tree made by the daemon; its attributes are set already.
+    Tree(Fd),
+    /// A file system made inside the container's namespaces: `proc`, `sysfs`, `tmpfs`, `devpts`, `mqueue`, `cgroup`, `cgroup2`.
+    New {
+        /// File system type.
+        fstype: String,
+        /// `key=value` or `key`, one per entry.
+        options: Vec<String>,
+    },
+}
+
+/// One mount below the root file system.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// Absolute path inside the container; resolved beneath its root, made when missing.
+    pub target: String,
+    /// Content.
+    pub source: MountSource,
+    /// Make a file rather than a directory where the target is missing.
+    pub file: bool,
+    /// MS_RDONLY.
+    pub read_only: bool,
+    /// MS_NOSUID.
+    pub no_suid: bool,
+    /// MS_NODEV.
+    pub no_dev: bool,
+    /// MS_NOEXEC.
+    pub no_exec: bool,
+    /// `private`, `rprivate`, `slave`, `rslave`, `shared`, `rshared`.
+    pub propagation: String,
+}
+
+/// A device node to make in the container's /dev.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Absolute path inside the container.
+    pub path: String,
+    /// `c` or `b`.
+    pub kind: char,
+    /// Major number.
+    pub major: u32,
+    /// Minor number.
+    pub minor: u32,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+/// One line of the device cgroup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceRule {
+    /// Allow or deny.
+    pub allow: bool,
+    /// `a`, `c` or `b`.
+    pub kind: char,
+    /// None is any.
+    pub major: Option<u32>,
+    /// None is any.
+    pub minor: Option<u32>,
+    /// Of `rwm`.
+    pub access: String,
+}
+
+/// Resource limits; None leaves the kernel's default.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+pub struct Resources {
+    /// Bytes.
+    pub memory: Option<i64>,
+    /// Memory plus swap in bytes; -1 is unlimited.
+    pub memory_swap: Option<i64>,
+    /// Soft limit in bytes.
+    pub memory_reservation: Option<i64>,
+    /// 0 to 100.
+    pub swappiness: Option<i64>,
+    /// Do not kill on out-of-memory (v1 only).
+    pub oom_kill_disable: bool,
+    /// CPU time per period in microseconds.
+    pub cpu_quota: Option<i64>,
+    /// Microseconds.
+    pub cpu_period: Option<i64>,
+    /// Relative weight, 2 to 262144 (v1 scale).
+    pub cpu_shares: Option<i64>,
+    /// For example `0-3,5`.
+    pub cpuset_cpus: Option<String>,
+    /// For example `0`.
+    pub cpuset_mems: Option<String>,
+    /// Processes; -1 is unlimited.
+    pub pids: Option<i64>,
+    /// 10 to 1000.
+    pub blkio_weight: Option<u16>,
+    /// Device rules, in order. An empty list sets none (privileged).
+    pub devices: Vec<DeviceRule>,
+    /// Further files of cgroup v2, by name.
+    pub unified: Vec<(String, String)>,
+}
+
+/// The cgroup of a container.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+pub struct Cgroup {
+    /// Below each hierarchy's root, for example `/wharf/<id>`.
+    pub path: String,
+    /// Limits.
+    pub resources: Resources,
+}
+
+/// One resource limit of the process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rlimit {
+    /// `RLIMIT_NOFILE` and so on.
+    pub kind: String,
+    /// Soft limit.
+    pub soft: u64,
+    /// Hard limit.
+    pub hard: u64,
+}
+
+/// What is common to a container's first process and to an exec.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Process {
+    /// argv; the first one is looked up in PATH of `env` inside the root unless it has a slash.
+    pub args: Vec<String>,
+    /// `KEY=value`.
+    pub env: Vec<String>,
+    /// Absolute; made when missing.
+    pub cwd: String,
+    /// Who.
+    pub user: User,
+    /// Capability sets.
+    pub capabilities: Capabilities,
+    /// PR_SET_NO_NEW_PRIVS.
+    pub no_new_privs: bool,
+    /// Classic BPF programs, installed in this order as the last step before exec; each is an array of `struct sock_filter`.
+    pub seccomp: Vec<Vec<u8>>,
+    /// AppArmor profile for the exec, where the kernel has AppArmor.
+    pub apparmor: Option<String>,
+    /// Limits.
+    pub rlimits: Vec<Rlimit>,
+    /// /proc/self/oom_score_adj.
+    pub oom_score_adj: Option<i32>,
+    /// A pseudo terminal, its master handed back; else `stdio`.
+    pub tty: bool,
+    /// Rows and columns of the terminal.
+    pub console_size: Option<(u16, u16)>,
+    /// Descriptors for 0, 1 and 2; None is /dev/null. Not used with `tty`.
+    pub stdio: [Option<Fd>; 3],
+}
+
+/// A whole container.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+pub struct RunPlan {
+    /// Container id; names the keeper's entry.
+    pub id: String,
+    /// Its first process.
+    pub process: Process,
+    /// Detached mount tree of the root file system.
+    pub rootfs: Fd,
+    /// Remount the root read-only after everything is in place.
+    pub rootfs_read_only: bool,
+    /// Propagation of the root.
+    pub rootfs_propagation: String,
+    /// Namespaces.
+    pub namespaces: Namespaces,
+    /// Set in a new uts namespace.
+    pub hostname: Option<String>,
+    /// Set in a new uts namespace.
+    pub domainname: Option<String>,
+    /// In order; later ones lie on top.
+    pub mounts: Vec<Mount>,
+    /// Nodes below /dev.
+    pub devices: Vec<Device>,
+    /// Symbolic links to make, (link, target): /dev/fd, /dev/stdin and so on.
+    pub links: Vec<(String, String)>,
+    /// Hidden behind /dev/null or an empty read-only directory.
+    pub masked_paths: Vec<String>,
+    /// Made read-only.
+    pub readonly_paths: Vec<String>,
+    /// `kernel.shm_rmid_forced` and so on, written through a verified procfs.
+    pub sysctls: Vec<(String, String)>,
+    /// None: stay in the keeper's.
+    pub cgroup: Option<Cgroup>,
+    /// Run Wharf's init as process 1, which reaps and forwards signals.
+    pub init: bool,
+    /// Descriptors that the keeper keeps open under a name until the container is forgotten.
+    pub hold: Vec<(String, Fd)>,
+}
+
+/// A further process in a running container.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+pub struct ExecPlan {
+    /// Exec id; names the keeper's entry.
+    pub id: String,
+    /// Container whose namespaces and cgroup it joins.
+    pub container: String,
+    /// The process.
+    pub process: Process,
+    /// Descriptors that the keeper keeps open under a name until the exec is forgotten.
+    pub hold: Vec<(String, Fd)>,
+}
+
+/// The step at which starting a process failed; decides the status and text that a client sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stage {
+    /// The request itself could not be used.
+    Request,
+    /// Creating or joining namespaces.
+    Namespace,
+    /// Creating or joining the cgroup.
+    Cgroup,
+    /// Root, mounts, devices.
+    Mount,
+    /// Host name, sysctls.
+    Sysctl,
+    /// The terminal or standard streams.
+    Stdio,
+    /// Working directory.
+    Cwd,
+    /// Ids, capabilities, limits.
+    Credentials,
+    /// Seccomp or a security module.
+    Security,
+    /// The program is not there (127) or cannot be executed (126); `errno` says which.
+    Exec,
+}
+
+/// Why a process did not start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{what}: {}", std::io::Error::from_raw_os_error(*errno))]
+pub struct StartError {
+    /// Step.
+    pub stage: Stage,
+    /// Linux error number.
+    pub errno: i32,
+    /// The call and what it was about, for example `mount proc on /proc`.
+    pub what: String,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitStatus {
+    /// 0 to 255, 128 + signal where a signal ended it.
+    pub code: i32,
+    /// The signal, if one ended it.
+    pub signal: Option<i32>,
+    /// The kernel killed a process of its cgroup for lack of memory.
+    pub oom_killed: bool,
+    /// Nanoseconds since the Unix epoch.
+    pub at: u64,
+}

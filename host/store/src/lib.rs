@@ -1,0 +1,283 @@
+//! The daemon's metadata: one embedded transactional database.
+//!
+//! Values are bytes under a table name and a key; each carries a version that grows with every write, so that a
+//! transaction can say what it relied on. Writers hand over whole transactions, which one thread commits in groups.
+//! A commit survives the daemon's sudden death when it returns, and power loss shortly after (SQLite, WAL,
+//! `synchronous=NORMAL`: the file is never torn, the last moments may be lost).
+#![forbid(unsafe_code)]
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+
+use rusqlite::{Connection, OptionalExtension, params};
+use tokio::sync::oneshot;
+
+/// What can go wrong with the database.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// The database itself failed.
+    #[error("metadata store: {0}")]
+    Database(Arc<rusqlite::Error>),
+    /// Something that the transaction relied on has changed; nothing was written.
+    #[error("metadata store: {table}/{key} was changed by someone else")]
+    Conflict {
+        /// Table of the entry.
+        table: String,
+        /// Its key.
+        key: String,
+    },
+    /// The writer is gone; the daemon is ending.
+    #[error("metadata store: closed")]
+    Closed,
+}
+
+impl From<rusqlite::Error> for Error {
+    fn from(e: rusqlite::Error) -> Self {
+        Self::Database(Arc::new(e))
+    }
+}
+
+/// Result of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// A stored value with its version (1 when first written).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Key within its table.
+    pub key: String,
+    /// Content.
+    pub value: Vec<u8>,
+    /// Grows by one with each write of this key.
+    pub version: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Change {
+    Put(String, String, Vec<u8>),
+    Delete(String, String),
+    Expect(String, String, u64),
+}
+
+/// Changes that happen together or not at all.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Transaction {
+    changes: Vec<Change>,
+}
+
+impl Transaction {
+    /// An empty one; committing it does nothing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Writes `value`, over whatever is there.
+    pub fn put(&mut self, table: &str, key: &str, value: impl Into<Vec<u8>>) -> &mut Self {
+        self.changes.push(Change::Put(table.into(), key.into(), value.into()));
+        self
+    }
+
+    /// Removes an entry; a missing one is no error.
+    pub fn delete(&mut self, table: &str, key: &str) -> &mut Self {
+        self.changes.push(Change::Delete(table.into(), key.into()));
+        self
+    }
+
+    /// Makes the whole transaction fail with [`Error::Conflict`] unless the entry has this version (0: is absent).
+    pub fn expect(&mut self, table: &str, key: &str, version: u64) -> &mut Self {
+        self.changes.push(Change::Expect(table.into(), key.into(), version));
+        self
+    }
+
+    /// Appends another transaction's changes.
+    pub fn merge(&mut self, other: Self) -> &mut Self {
+        self.changes.extend(other.changes);
+        self
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+}
+
+struct Request {
+    transaction: Transaction,
+    done: oneshot::Sender<Result<()>>,
+}
+
+/// A handle on the open database; clones share it.
+#[derive(Clone)]
+pub struct Store {
+    reader: Arc<Mutex<Connection>>,
+    writer: mpsc::Sender<Request>,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").finish_non_exhaustive()
+    }
+}
+
+/// At most this many transactions share one commit.
+const GROUP: usize = 64;
+
+fn connect(path: &Path) -> Result<Connection> {
+    let db = Connection::open(path)?;
+    db.pragma_update(None, "journal_mode", "WAL")?;
+    db.pragma_update(None, "synchronous", "NORMAL")?;
+    db.pragma_update(None, "cache_size", -2048)?;
+    db.busy_timeout(std::time::Duration::from_secs(5))?;
+    db.execute_batch(
+        "CREATE TABLE IF NOT EXISTS entries (
+            tbl TEXT NOT NULL, key TEXT NOT NULL, version INTEGER NOT NULL, value BLOB NOT NULL,
+            PRIMARY KEY (tbl, key)) WITHOUT ROWID",
+    )?;
+    Ok(db)
+}
+
+impl Store {
+    /// Opens or creates the database file at `path` and starts its writer thread, which ends with the last handle.
+    pub fn open(path: &Path) -> Result<Self> {
+        let mut db = connect(path)?;
+        let reader = connect(path)?;
+        let (writer, requests) = mpsc::channel::<Request>();
+        std::thread::Builder::new()
+            .name("store".into())
+            .spawn(move || {
+                while let Ok(first) = requests.recv() {
+                    let mut group = vec![first];
+                    while group.len() < GROUP {
+                        match requests.try_recv() {
+                            Ok(next) => group.push(next),
+                            Err(_) => break,
+                        }
+                    }
+                    commit_group(&mut db, group);
+                }
+            })
+            .map_err(|_| Error::Closed)?;
+        Ok(Self { reader: Arc::new(Mutex::new(reader)), writer })
+    }
+
+    fn reader(&self) -> MutexGuard<'_, Connection> {
+        // A panic while reading leaves the connection usable.
+        self.reader.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One entry. Blocks for some microseconds.
+    pub fn get(&self, table: &str, key: &str) -> Result<Option<Entry>> {
+        let db = self.reader();
+        let mut query =
+            db.prepare_cached("SELECT value, version FROM entries WHERE tbl = ?1 AND key = ?2")?;
+        let found = query
+            .query_row(params![table, key], |row| {
+                Ok(Entry { key: key.to_owned(), value: row.get(0)?, version: row.get(1)? })
+            })
+            .optional()?;
+        Ok(found)
+    }
+
+    /// The entries whose key starts with `prefix` and is greater than `after`, in the order of keys, at most `limit`.
+    pub fn scan(&self, table: &str, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<Entry>> {
+        let db = self.reader();
+        let mut query = db.prepare_cached(
+            "SELECT key, value, version FROM entries
+             WHERE tbl = ?1 AND key >= ?2 AND key > ?3 AND substr(key, 1, length(?2)) = ?2 ORDER BY key LIMIT ?4",
+        )?;
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let rows = query.query_map(params![table, prefix, after.unwrap_or(""), limit], |row| {
+            Ok(Entry { key: row.get(0)?, value: row.get(1)?, version: row.get(2)? })
+        })?;
+        Ok(rows.collect::<rusqlite::Result<Vec<_>>>()?)
+    }
+
+    /// All of a table, in the order of keys.
+    pub fn table(&self, table: &str) -> Result<Vec<Entry>> {
+        self.scan(table, "", None, usize::MAX)
+    }
+
+    /// Commits; when this returns, readers see it and the daemon's death does not undo it.
+    pub async fn commit(&self, transaction: Transaction) -> Result<()> {
+        if transaction.is_empty() {
+            return Ok(());
+        }
+        let (done, result) = oneshot::channel();
+        self.writer.send(Request { transaction, done }).map_err(|_| Error::Closed)?;
+        result.await.map_err(|_| Error::Closed)?
+    }
+
+    /// As [`Store::commit`], for threads outside the async runtime.
+    pub fn commit_blocking(&self, transaction: Transaction) -> Result<()> {
+        if transaction.is_empty() {
+            return Ok(());
+        }
+        let (done, result) = oneshot::channel();
+        self.writer.send(Request { transaction, done }).map_err(|_| Error::Closed)?;
+        result.blocking_recv().map_err(|_| Error::Closed)?
+    }
+}
+
+fn commit_group(db: &mut Connection, group: Vec<Request>) {
+    let results = apply_group(db, &group);
+    match results {
+        Ok(results) => {
+            for (request, result) in group.into_iter().zip(results) {
+                // The asker may have given up; the change stands.
+                let _ = request.done.send(result);
+            }
+        }
+        Err(error) => {
+            tracing::error!(%error, "metadata store could not commit");
+            for request in group {
+                let _ = request.done.send(Err(error.clone()));
+            }
+        }
+    }
+}
+
+/// Each request in a savepoint of its own, so that one conflict does not undo its neighbours.
+fn apply_group(db: &mut Connection, group: &[Request]) -> Result<Vec<Result<()>>> {
+    let mut outer = db.transaction()?;
+    let mut results = Vec::with_capacity(group.len());
+    for request in group {
+        let inner = outer.savepoint()?;
+        let result = apply(&inner, &request.transaction);
+        if result.is_ok() {
+            inner.commit()?;
+        }
+        results.push(result);
+    }
+    outer.commit()?;
+    Ok(results)
+}
+
+fn apply(db: &Connection, transaction: &Transaction) -> Result<()> {
+    for change in &transaction.changes {
+        match change {
+            Change::Put(table, key, value) => {
+                db.prepare_cached(
+                    "INSERT INTO entries (tbl, key, version, value) VALUES (?1, ?2, 1, ?3)
+                     ON CONFLICT (tbl, key) DO UPDATE SET version = version + 1, value = excluded.value",
+                )?
+                .execute(params![table, key, value])?;
+            }
+            Change::Delete(table, key) => {
+                db.prepare_cached("DELETE FROM entries WHERE tbl = ?1 AND key = ?2")?
+                    .execute(params![table, key])?;
+            }
+            Change::Expect(table, key, version) => {
+                let found: Option<u64> = db
+                    .prepare_cached("SELECT version FROM entries WHERE tbl = ?1 AND key = ?2")?
+                    .query_row(params![table, key], |row| row.get(0))
+                    .optional()?;
+                if found.unwrap_or(0) != *version {
+                    return Err(Error::Conflict { table: table.clone(), key: key.clone() });
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

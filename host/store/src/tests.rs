@@ -1,0 +1,83 @@
+use super::*;
+
+fn store() -> (tempfile::TempDir, Store) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("db")).unwrap();
+    (dir, store)
+}
+
+#[tokio::test]
+async fn a_transaction_is_all_or_nothing() {
+    let (_dir, store) = store();
+    store
+        .commit({
+            let mut t = Transaction::new();
+            t.put("a", "k", "1");
+            t
+        })
+        .await
+        .unwrap();
+    let mut t = Transaction::new();
+    t.put("a", "other", "x").expect("a", "k", 7);
+    assert!(matches!(store.commit(t).await, Err(Error::Conflict { .. })));
+    assert_eq!(store.get("a", "other").unwrap(), None);
+    let mut t = Transaction::new();
+    t.expect("a", "k", 1).put("a", "k", "2").delete("a", "absent");
+    store.commit(t).await.unwrap();
+    assert_eq!(store.get("a", "k").unwrap().map(|e| (e.value, e.version)), Some((b"2".to_vec(), 2)));
+}
+
+#[tokio::test]
+async fn scans_are_ordered_paged_and_kept_to_the_prefix() {
+    let (_dir, store) = store();
+    let mut t = Transaction::new();
+    for key in ["p/1", "p/2", "p/3", "q/1", "p%", "P/1"] {
+        t.put("kv", key, key);
+    }
+    store.commit(t).await.unwrap();
+    let keys = |v: Vec<Entry>| v.into_iter().map(|e| e.key).collect::<Vec<_>>();
+    assert_eq!(keys(store.scan("kv", "p/", None, 2).unwrap()), ["p/1", "p/2"]);
+    assert_eq!(keys(store.scan("kv", "p/", Some("p/2"), 2).unwrap()), ["p/3"]);
+    assert_eq!(store.table("kv").unwrap().len(), 6);
+    assert!(store.table("none").unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn what_was_committed_is_there_after_reopening() {
+    let (dir, store) = store();
+    store
+        .commit({
+            let mut t = Transaction::new();
+            t.put("a", "k", vec![0, 255]);
+            t
+        })
+        .await
+        .unwrap();
+    // No orderly close: the handle is leaked as a killed process would leave it.
+    std::mem::forget(store);
+    let again = Store::open(&dir.path().join("db")).unwrap();
+    assert_eq!(again.get("a", "k").unwrap().unwrap().value, vec![0, 255]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_conflict_does_not_undo_its_neighbours() {
+    let (_dir, store) = store();
+    let mut tasks = Vec::new();
+    for i in 0..200u32 {
+        let store = store.clone();
+        tasks.push(tokio::spawn(async move {
+            let mut t = Transaction::new();
+            if i % 2 == 1 {
+                t.expect("t", "never", 9);
+            }
+            t.put("t", &i.to_string(), "x");
+            store.commit(t).await.is_ok()
+        }));
+    }
+    let mut good = 0;
+    for task in tasks {
+        good += usize::from(task.await.unwrap());
+    }
+    assert_eq!(good, 100);
+    assert_eq!(store.table("t").unwrap().len(), 100);
+}
