@@ -319,3 +319,9 @@ pub struct Mount {
     #[cfg_attr(feature = "component", component(name = "id-maps"))]
     pub id_maps: Vec<IdMap>,
 }
+
+mod check;
+mod undo;
+
+pub use check::{FileGrants, Refused, validate};
+pub use undo::undo;
