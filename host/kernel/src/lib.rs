@@ -1,3 +1,4 @@
 //! stub
 
 pub mod files;
+pub mod net;

@@ -7,6 +7,15 @@ use serde::{Deserialize, Serialize};
 use wasmtime::component::{ComponentType, Lift, Lower};
 
 use crate::types::Labels;
+
+mod check;
+mod diff;
+mod state;
+
+pub use check::{NetGrants, Refused, Scope, validate};
+pub use diff::{Change, diff};
+pub use state::{Item, Kind, LinkName, LinkRef, LinkState, RouteState, items};
+
 /// `10.1.2.3/24`, `fd00::1/64`; canonical text form.
 pub type Cidr = String;
 
@@ -18,7 +27,7 @@ pub type LinkIndex = u32;
 
 /// Which network namespace a link ends up in. `hub` is a private namespace per
 /// network that only this plugin's plans reach.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "component", derive(ComponentType, Lift, Lower), component(enum))]
 #[cfg_attr(feature = "component", repr(u8))]
 #[serde(rename_all = "kebab-case")]
@@ -35,7 +44,7 @@ pub enum Site {
 }
 
 /// `name` of the contract.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "component", derive(ComponentType, Lift, Lower), component(variant))]
 #[serde(rename_all = "kebab-case")]
 pub enum Name {
@@ -48,7 +57,7 @@ pub enum Name {
 }
 
 /// `bridge` of the contract.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "component", derive(ComponentType, Lift, Lower), component(record))]
 pub struct Bridge {
     /// `vlan-filtering`.
@@ -62,7 +71,7 @@ pub struct Bridge {
 }
 
 /// `vlan` of the contract.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "component", derive(ComponentType, Lift, Lower), component(record))]
 pub struct Vlan {
     /// `parent`.
@@ -72,7 +81,7 @@ pub struct Vlan {
 }
 
 /// `child` of the contract.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "component", derive(ComponentType, Lift, Lower), component(record))]
 pub struct Child {
     /// `parent`.
@@ -82,7 +91,7 @@ pub struct Child {
 }
 
 /// `vxlan` of the contract.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "component", derive(ComponentType, Lift, Lower), component(record))]
 pub struct Vxlan {
     /// `vni`.
@@ -96,7 +105,7 @@ pub struct Vxlan {
 }
 
 /// `wireguard` of the contract.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "component", derive(ComponentType, Lift, Lower), component(record))]
 pub struct Wireguard {
     /// `private-key-secret`.
@@ -109,7 +118,7 @@ pub struct Wireguard {
 }
 
 /// `wg-peer` of the contract.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "component", derive(ComponentType, Lift, Lower), component(record))]
 pub struct WgPeer {
     /// `public-key`.
@@ -122,7 +131,7 @@ pub struct WgPeer {
 }
 
 /// `link-kind` of the contract.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "component", derive(ComponentType, Lift, Lower), component(variant))]
 #[serde(rename_all = "kebab-case")]
 pub enum LinkKind {
@@ -171,7 +180,7 @@ pub enum LinkKind {
 }
 
 /// `link` of the contract.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "component", derive(ComponentType, Lift, Lower), component(record))]
 pub struct Link {
     /// `kind`.
@@ -195,7 +204,7 @@ pub struct Link {
 }
 
 /// `address` of the contract.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "component", derive(ComponentType, Lift, Lower), component(record))]
 pub struct Address {
     /// `link`.
@@ -209,7 +218,7 @@ pub struct Address {
 
 /// The host runs the DHCP or SLAAC client, renews, and reports changes through
 /// a new `plan-endpoint` call.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "component", derive(ComponentType, Lift, Lower), component(record))]
 pub struct Dynamic {
     /// `link`.
@@ -224,7 +233,7 @@ pub struct Dynamic {
 }
 
 /// `route` of the contract.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "component", derive(ComponentType, Lift, Lower), component(record))]
 pub struct Route {
     /// `site`.
@@ -244,7 +253,7 @@ pub struct Route {
 }
 
 /// `neighbor` of the contract.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "component", derive(ComponentType, Lift, Lower), component(record))]
 pub struct Neighbor {
     /// `link`.
@@ -256,7 +265,7 @@ pub struct Neighbor {
 }
 
 /// `fdb` of the contract.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "component", derive(ComponentType, Lift, Lower), component(record))]
 pub struct Fdb {
     /// `link`.
@@ -268,7 +277,7 @@ pub struct Fdb {
 }
 
 /// `protocol` of the contract.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "component", derive(ComponentType, Lift, Lower), component(enum))]
 #[cfg_attr(feature = "component", repr(u8))]
 #[serde(rename_all = "kebab-case")]
@@ -285,7 +294,7 @@ pub enum Protocol {
 }
 
 /// `publish` of the contract.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "component", derive(ComponentType, Lift, Lower), component(record))]
 pub struct Publish {
     /// `protocol`.
@@ -307,7 +316,7 @@ pub struct Publish {
 }
 
 /// `masquerade` of the contract.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "component", derive(ComponentType, Lift, Lower), component(record))]
 pub struct Masquerade {
     /// `from-cidr`.
@@ -321,7 +330,7 @@ pub struct Masquerade {
 }
 
 /// `action` of the contract.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "component", derive(ComponentType, Lift, Lower), component(enum))]
 #[cfg_attr(feature = "component", repr(u8))]
 #[serde(rename_all = "kebab-case")]
@@ -338,7 +347,7 @@ pub enum Action {
 }
 
 /// `hook` of the contract.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "component", derive(ComponentType, Lift, Lower), component(enum))]
 #[cfg_attr(feature = "component", repr(u8))]
 #[serde(rename_all = "kebab-case")]
@@ -355,7 +364,7 @@ pub enum Hook {
 }
 
 /// `rule` of the contract.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "component", derive(ComponentType, Lift, Lower), component(record))]
 pub struct Rule {
     /// `hook`.
@@ -386,7 +395,7 @@ pub struct Rule {
 }
 
 /// `shape` of the contract.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "component", derive(ComponentType, Lift, Lower), component(record))]
 pub struct Shape {
     /// `link`.
@@ -402,7 +411,7 @@ pub struct Shape {
 }
 
 /// `dns-record` of the contract.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "component", derive(ComponentType, Lift, Lower), component(record))]
 pub struct DnsRecord {
     /// `name`.
@@ -416,7 +425,7 @@ pub struct DnsRecord {
 }
 
 /// `resolver` of the contract.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "component", derive(ComponentType, Lift, Lower), component(record))]
 pub struct Resolver {
     /// `servers`.
@@ -431,7 +440,7 @@ pub struct Resolver {
 /// whole of it, not a delta. The host diffs it with what it applied last, and
 /// with the kernel after a crash, and makes the fewest netlink and nftables
 /// changes in one batch.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "component", derive(ComponentType, Lift, Lower), component(record))]
 pub struct Desired {
     /// `links`.
