@@ -1,4 +1,21 @@
-//! stub
+//! All that Wharf asks of the kernel: mounts, cgroups, namespaces, seccomp, capabilities, processes.
+//!
+//! This crate acts on values of `wharf-plan` and knows no HTTP, no image and no plugin. What is owned is held by a
+//! descriptor: mounts are detached trees, namespaces and processes are descriptors, files are reached beneath a root
+//! descriptor. All `unsafe` is in [`sys`].
+#![deny(unsafe_code)]
 
+pub mod caps;
+pub mod cgroup;
+pub mod container;
+pub mod error;
 pub mod files;
+pub mod fs;
+pub mod mount;
 pub mod net;
+pub mod netns;
+pub mod seccomp;
+#[allow(unsafe_code, reason = "the one module of system calls")]
+pub mod sys;
+
+pub use error::{Error, Result};
