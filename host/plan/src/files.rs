@@ -320,8 +320,8 @@ pub struct Mount {
     pub id_maps: Vec<IdMap>,
 }
 
-mod check;
+pub mod check;
 mod undo;
 
-pub use check::{FileGrants, Refused, validate};
+pub use check::{FileGrants, Refused, TRASH, validate};
 pub use undo::undo;

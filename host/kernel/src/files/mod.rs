@@ -1,9 +1,25 @@
 //! Applies file plans beneath root descriptors, and builds detached mount trees from mount plans.
+//!
+//! Nothing here resolves a path by string from the host's root: every place is opened beneath its root descriptor
+//! (`openat2`), and what is mounted exists only as a descriptor until a container's mount namespace takes it.
 
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use wharf_plan::files::{Mount, Op};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use wharf_plan::files::{Place, Root};
+
+mod apply;
+mod copy;
+mod idmap;
+mod mount;
+mod trash;
+pub mod tree;
+
+pub use apply::{apply, exists};
+pub use mount::{OverlayMode, detached, mount, mount_all, mount_with};
+pub use trash::{drain, empty_trash, remove_tree};
 
 /// The directories that a plan's places start from.
 #[derive(Debug)]
@@ -30,22 +46,148 @@ pub enum Error {
         /// Operation and place.
         what: String,
         /// The kernel's answer.
-        error: rustix::io::Errno,
+        error: Errno,
     },
+    /// A system call failed, told as strace does.
+    #[error(transparent)]
+    Call(crate::Error),
     /// The plan makes no sense.
     #[error("{0}")]
     Invalid(String),
 }
 
-/// Carries out the operations in order, all or none: when one fails, those before it are undone.
-pub fn apply(_roots: &Roots, ops: &[Op]) -> Result<(), Error> {
-    match ops.first() {
-        None => Ok(()),
-        Some(op) => Err(Error::Unsupported(op.kind().to_owned(), "yet".into())),
+impl Error {
+    pub(crate) fn system(what: impl Into<String>, error: Errno) -> Self {
+        Self::System { what: what.into(), error }
+    }
+
+    /// The kernel's error number, if it was a system call that failed.
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            Self::System { error, .. } => Some(error.raw_os_error()),
+            Self::Call(error) => Some(error.errno()),
+            _ => None,
+        }
     }
 }
 
-/// Builds the mounts as detached trees and answers the last one. Nothing appears in any mount namespace.
-pub fn mount(_roots: &Roots, mounts: &[Mount]) -> Result<OwnedFd, Error> {
-    Err(Error::Unsupported(mounts.last().map_or_else(String::new, |m| m.fstype.clone()), "yet".into()))
+/// Puts a description in front of a system call's error.
+pub(crate) trait Context<T> {
+    fn context(self, what: impl FnOnce() -> String) -> Result<T, Error>;
+}
+
+impl<T> Context<T> for Result<T, Errno> {
+    fn context(self, what: impl FnOnce() -> String) -> Result<T, Error> {
+        self.map_err(|error| Error::system(what(), error))
+    }
+}
+
+/// No link of any kind, nothing outside: names in plans mean exactly what they say.
+const BENEATH: ResolveFlags =
+    ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+
+/// A handle on a directory that allows `..at` calls only.
+pub(crate) const DIR: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+impl Roots {
+    fn root<'a>(&'a self, root: &Root, mounts: &'a [OwnedFd]) -> Result<BorrowedFd<'a>, Error> {
+        match root {
+            Root::Data => Some(&self.data),
+            Root::Run => Some(&self.run),
+            Root::Granted(name) => self.granted.get(name),
+            Root::Object(id) => self.objects.get(id),
+            Root::Mount(n) => usize::try_from(*n).ok().and_then(|n| mounts.get(n)),
+        }
+        .map(AsFd::as_fd)
+        .ok_or_else(|| Error::Invalid(format!("there is no {}", show_root(root))))
+    }
+
+    /// Opens the thing at a place.
+    pub fn open(&self, place: &Place, flags: OFlags) -> Result<OwnedFd, Error> {
+        self.open_in(place, &[], flags)
+    }
+
+    /// Opens a place for reading and walking, which must be a directory.
+    pub fn open_dir(&self, place: &Place) -> Result<OwnedFd, Error> {
+        self.open(place, OFlags::RDONLY | OFlags::DIRECTORY)
+    }
+
+    pub(crate) fn open_in(&self, place: &Place, mounts: &[OwnedFd], flags: OFlags) -> Result<OwnedFd, Error> {
+        beneath(self.root(&place.root, mounts)?, &place.path, flags).context(|| show(place))
+    }
+
+    /// The directory that holds a place, made if absent, and the place's name in it.
+    fn parent<'p>(&self, place: &'p Place, make: bool) -> Result<(OwnedFd, &'p str), Error> {
+        let root = self.root(&place.root, &[])?;
+        let (dir, name) = place.path.rsplit_once('/').unwrap_or(("", &place.path));
+        if name.is_empty() || name == "." || name == ".." {
+            return Err(Error::Invalid(format!("{} has no name", show(place))));
+        }
+        let opened = match beneath(root, dir, DIR) {
+            Err(Errno::NOENT) if make => make_all(root, dir),
+            other => other,
+        };
+        Ok((opened.context(|| show(place))?, name))
+    }
+}
+
+fn beneath(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let path = if path.is_empty() { "." } else { path };
+    open_resolved(root, path, flags | OFlags::CLOEXEC, BENEATH)
+}
+
+/// `openat2` that tries again when the kernel says that something moved meanwhile.
+pub(crate) fn open_resolved<P: rustix::path::Arg + Copy>(
+    root: BorrowedFd<'_>,
+    path: P,
+    flags: OFlags,
+    resolve: ResolveFlags,
+) -> Result<OwnedFd, Errno> {
+    loop {
+        match rustix::fs::openat2(root, path, flags, Mode::empty(), resolve) {
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            other => return other,
+        }
+    }
+}
+
+/// Makes the missing directories of `path`, for root alone.
+fn make_all(root: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Errno> {
+    let mut at = rustix::fs::openat(root, ".", DIR, Mode::empty())?;
+    for name in path.split('/') {
+        let next = match beneath(at.as_fd(), name, DIR) {
+            Err(Errno::NOENT) => {
+                match rustix::fs::mkdirat(&at, name, Mode::RWXU) {
+                    Ok(()) | Err(Errno::EXIST) => {}
+                    Err(e) => return Err(e),
+                }
+                beneath(at.as_fd(), name, DIR)?
+            }
+            other => other?,
+        };
+        at = next;
+    }
+    Ok(at)
+}
+
+fn show_root(root: &Root) -> String {
+    match root {
+        Root::Data => "data directory".into(),
+        Root::Run => "run directory".into(),
+        Root::Granted(name) => format!("granted directory '{name}'"),
+        Root::Object(id) => format!("object '{id}'"),
+        Root::Mount(n) => format!("mount {n}"),
+    }
+}
+
+/// A place for people: `data:snapshots/1`.
+pub(crate) fn show(place: &Place) -> String {
+    let root = match &place.root {
+        Root::Data => "data".into(),
+        Root::Run => "run".into(),
+        Root::Granted(name) => format!("granted({name})"),
+        Root::Object(id) => format!("object({id})"),
+        Root::Mount(n) => format!("mount({n})"),
+    };
+    format!("{root}:{}", place.path)
 }

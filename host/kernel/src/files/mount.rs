@@ -1,0 +1,299 @@
+//! Mount plans as detached trees.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
+
+use rustix::fs::OFlags;
+use wharf_plan::files::{Mount, MountAttributes, OptionValue, Place, Source};
+
+use super::tree::by_fd;
+use super::{DIR, Error, Roots, idmap};
+use crate::sys::file::cstring;
+use crate::sys::mount::{
+    self as sys, AT_RECURSIVE, MountAttr, OPEN_TREE_CLONE, attr, fsconfig_create, fsconfig_fd, fsconfig_flag,
+    fsconfig_string, fsmount, fsopen, open_tree,
+};
+
+/// How this kernel takes overlay's directories.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OverlayMode {
+    /// As descriptors, lower ones one by one (Linux 6.13).
+    Descriptors,
+    /// As paths, lower ones one by one (6.5). The paths lead through `/proc/self/fd`.
+    OneByOne,
+    /// As one page of text to `mount(2)`, in a mount namespace made for it (older).
+    Page,
+}
+
+impl From<crate::Error> for Error {
+    fn from(e: crate::Error) -> Self {
+        Self::Call(e)
+    }
+}
+
+/// Builds the mounts as detached trees and answers the last one. Nothing appears in any mount namespace, and
+/// everything is gone when the last descriptor of it is.
+pub fn mount(roots: &Roots, mounts: &[Mount]) -> Result<OwnedFd, Error> {
+    mount_with(roots, mounts, overlay_mode())
+}
+
+/// All trees of a plan, in its order.
+pub fn mount_all(roots: &Roots, mounts: &[Mount]) -> Result<Vec<OwnedFd>, Error> {
+    all(roots, mounts, overlay_mode())
+}
+
+/// As [`mount`], with a mode of older kernels.
+pub fn mount_with(roots: &Roots, mounts: &[Mount], mode: OverlayMode) -> Result<OwnedFd, Error> {
+    all(roots, mounts, mode)?.pop().ok_or_else(|| Error::Invalid("a plan without a mount".into()))
+}
+
+fn all(roots: &Roots, mounts: &[Mount], mode: OverlayMode) -> Result<Vec<OwnedFd>, Error> {
+    let mut made: Vec<OwnedFd> = Vec::with_capacity(mounts.len());
+    for mount in mounts {
+        let one = match mount.fstype.as_str() {
+            "bind" | "none" => bind(roots, &made, mount)?,
+            "overlay" => overlay(roots, &made, mount, mode)?,
+            _ => filesystem(roots, &made, mount)?,
+        };
+        if !mount.id_maps.is_empty() {
+            let userns = idmap::user_namespace(&mount.id_maps)?;
+            #[allow(clippy::cast_sign_loss, reason = "descriptors are not negative")]
+            let userns_fd = userns.as_raw_fd() as u64;
+            sys::mount_setattr(
+                one.as_fd(),
+                false,
+                &MountAttr { set: attr::IDMAP, userns_fd, ..MountAttr::default() },
+            )?;
+        }
+        made.push(one);
+    }
+    Ok(made)
+}
+
+fn attributes(flags: MountAttributes) -> u64 {
+    let mut bits = 0;
+    for (flag, bit) in [
+        (MountAttributes::READ_ONLY, attr::RDONLY),
+        (MountAttributes::NO_SUID, attr::NOSUID),
+        (MountAttributes::NO_DEV, attr::NODEV),
+        (MountAttributes::NO_EXEC, attr::NOEXEC),
+        (MountAttributes::NO_ATIME, attr::NOATIME),
+    ] {
+        if flags.has(flag) {
+            bits |= bit;
+        }
+    }
+    bits
+}
+
+fn bind(roots: &Roots, made: &[OwnedFd], mount: &Mount) -> Result<OwnedFd, Error> {
+    let Source::Place(place) = &mount.source else {
+        return Err(Error::Invalid("a bind mount needs a place as its source".into()));
+    };
+    if let Some((name, _)) = mount.options.first() {
+        return Err(Error::Invalid(format!("a bind mount has no option {name}")));
+    }
+    let source = roots.open_in(place, made, OFlags::PATH | OFlags::NOFOLLOW)?;
+    let recursive = mount.attributes.has(MountAttributes::RECURSIVE_BIND);
+    let flags = OPEN_TREE_CLONE | if recursive { AT_RECURSIVE } else { 0 };
+    let tree = open_tree(Some(source.as_fd()), c"", flags)?;
+    let set = attributes(mount.attributes);
+    if set != 0 {
+        let clear = if set & attr::NOATIME == 0 { 0 } else { attr::ATIME_MASK };
+        sys::mount_setattr(tree.as_fd(), recursive, &MountAttr { set, clear, ..MountAttr::default() })?;
+    }
+    Ok(tree)
+}
+
+fn filesystem(roots: &Roots, made: &[OwnedFd], mount: &Mount) -> Result<OwnedFd, Error> {
+    let context = fsopen(&cstring(mount.fstype.as_str())?)?;
+    match &mount.source {
+        Source::None => {}
+        Source::Place(place) => {
+            let source = roots.open_in(place, made, OFlags::PATH | OFlags::NOFOLLOW)?;
+            fsconfig_string(context.as_fd(), c"source", &cstring(by_fd(&source))?)?;
+        }
+        Source::Device(n) => return Err(Error::Unsupported(format!("device {n}"), "by this host".into())),
+        Source::Remote(name) => fsconfig_string(context.as_fd(), c"source", &cstring(name.as_str())?)?,
+    }
+    for (name, value) in &mount.options {
+        let key = cstring(name.as_str())?;
+        match value {
+            OptionValue::Flag => fsconfig_flag(context.as_fd(), &key)?,
+            OptionValue::Text(text) => fsconfig_string(context.as_fd(), &key, &cstring(text.as_str())?)?,
+            OptionValue::Place(place) => {
+                let dir = roots.open_in(place, made, DIR)?;
+                fsconfig_string(context.as_fd(), &key, &cstring(by_fd(&dir))?)?;
+            }
+            OptionValue::Places(_) | OptionValue::Secret(_) => {
+                return Err(Error::Unsupported(
+                    format!("this kind of value for option {name}"),
+                    format!("with {}", mount.fstype),
+                ));
+            }
+        }
+    }
+    fsconfig_create(context.as_fd())?;
+    Ok(fsmount(context.as_fd(), attributes(mount.attributes))?)
+}
+
+/// How this kernel takes overlay's directories; found out once.
+fn overlay_mode() -> OverlayMode {
+    static MODE: OnceLock<OverlayMode> = OnceLock::new();
+    *MODE.get_or_init(|| {
+        let probe = || -> Result<OverlayMode, Error> {
+            let root = super::tree::open_host_dir(std::path::Path::new("/"))
+                .map_err(|e| Error::system("open /", e))?;
+            let context = fsopen(c"overlay")?;
+            if fsconfig_fd(context.as_fd(), c"lowerdir+", root.as_fd()).is_ok() {
+                return Ok(OverlayMode::Descriptors);
+            }
+            let context = fsopen(c"overlay")?;
+            if fsconfig_string(context.as_fd(), c"lowerdir+", c"/").is_ok() {
+                return Ok(OverlayMode::OneByOne);
+            }
+            Ok(OverlayMode::Page)
+        };
+        // Where not even the file system is known, the mount itself will say so.
+        probe().unwrap_or(OverlayMode::Page)
+    })
+}
+
+/// The directories of an overlay, opened, and its other options.
+struct Layers<'a> {
+    lower: Vec<OwnedFd>,
+    /// `upperdir` and `workdir`.
+    named: Vec<(&'a str, OwnedFd)>,
+    rest: Vec<(&'a str, Option<&'a str>)>,
+}
+
+fn overlay(roots: &Roots, made: &[OwnedFd], mount: &Mount, mode: OverlayMode) -> Result<OwnedFd, Error> {
+    let mut layers = Layers { lower: Vec::new(), named: Vec::new(), rest: Vec::new() };
+    let open = |place: &Place| roots.open_in(place, made, DIR);
+    for (name, value) in &mount.options {
+        match (name.as_str(), value) {
+            ("lowerdir" | "lowerdir+", OptionValue::Place(place)) => layers.lower.push(open(place)?),
+            ("lowerdir" | "lowerdir+", OptionValue::Places(list)) => {
+                for place in list {
+                    layers.lower.push(open(place)?);
+                }
+            }
+            ("upperdir" | "workdir", OptionValue::Place(place)) => {
+                layers.named.push((name.as_str(), open(place)?));
+            }
+            ("lowerdir" | "lowerdir+" | "upperdir" | "workdir", _) => {
+                return Err(Error::Invalid(format!("overlay's {name} must be a place")));
+            }
+            (name, OptionValue::Flag) => layers.rest.push((name, None)),
+            (name, OptionValue::Text(text)) => layers.rest.push((name, Some(text))),
+            (name, _) => {
+                return Err(Error::Unsupported(
+                    format!("this kind of value for option {name}"),
+                    "with overlay".into(),
+                ));
+            }
+        }
+    }
+    let attributes = attributes(mount.attributes);
+    match mode {
+        OverlayMode::Page => page(&layers, attributes),
+        _ => stepwise(&layers, attributes, mode == OverlayMode::Descriptors),
+    }
+}
+
+fn stepwise(layers: &Layers<'_>, attributes: u64, descriptors: bool) -> Result<OwnedFd, Error> {
+    let context = fsopen(c"overlay")?;
+    let give = |key: &CStr, dir: &OwnedFd| -> Result<(), Error> {
+        if descriptors {
+            fsconfig_fd(context.as_fd(), key, dir.as_fd())?;
+        } else {
+            fsconfig_string(context.as_fd(), key, &cstring(by_fd(dir))?)?;
+        }
+        Ok(())
+    };
+    for dir in &layers.lower {
+        give(c"lowerdir+", dir)?;
+    }
+    for (name, dir) in &layers.named {
+        give(&cstring(*name)?, dir)?;
+    }
+    for (name, value) in &layers.rest {
+        match value {
+            None => fsconfig_flag(context.as_fd(), &cstring(*name)?)?,
+            Some(value) => fsconfig_string(context.as_fd(), &cstring(*name)?, &cstring(*value)?)?,
+        }
+    }
+    fsconfig_create(context.as_fd())?;
+    Ok(fsmount(context.as_fd(), attributes)?)
+}
+
+/// Bytes that `mount(2)` takes as options.
+const PAGE: usize = 4095;
+
+/// Before 6.5 a value given to `fsconfig` ends after 255 bytes, which is not enough for many layers; `mount(2)` takes
+/// a page. It can only mount on a name, so a thread gets a mount namespace of its own, mounts there, and takes the
+/// detached copy out of it.
+fn page(layers: &Layers<'_>, attributes: u64) -> Result<OwnedFd, Error> {
+    let mut text = String::new();
+    if !layers.lower.is_empty() {
+        text.push_str("lowerdir=");
+        text.push_str(&layers.lower.iter().map(by_fd).collect::<Vec<_>>().join(":"));
+    }
+    let named = layers.named.iter().map(|(name, dir)| format!("{name}={}", by_fd(dir)));
+    let rest = layers.rest.iter().map(|(name, value)| match value {
+        Some(value) => format!("{name}={value}"),
+        None => (*name).to_owned(),
+    });
+    for option in named.chain(rest) {
+        if !text.is_empty() {
+            text.push(',');
+        }
+        text.push_str(&option);
+    }
+    if text.len() > PAGE {
+        return Err(Error::Unsupported(
+            format!("an overlay of {} layers", layers.lower.len()),
+            "by this kernel (6.5 and later can)".into(),
+        ));
+    }
+    private(move || {
+        let data = cstring(text)?;
+        // Any directory that is certainly there; `/proc` was needed for the names of the layers already.
+        let point = c"/proc";
+        let done = rustix::mount::mount(
+            c"overlay",
+            point,
+            c"overlay",
+            rustix::mount::MountFlags::empty(),
+            data.as_c_str(),
+        );
+        done.map_err(|e| Error::system("mount overlay", e))?;
+        let tree = open_tree(None, point, OPEN_TREE_CLONE)?;
+        if attributes != 0 {
+            sys::mount_setattr(tree.as_fd(), false, &MountAttr { set: attributes, ..MountAttr::default() })?;
+        }
+        Ok(tree)
+    })
+}
+
+/// Runs something on a thread with a mount namespace of its own, which ends with the thread.
+fn private(job: impl FnOnce() -> Result<OwnedFd, Error> + Send) -> Result<OwnedFd, Error> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("mount".into()).spawn_scoped(scope, move || {
+            crate::sys::process::unshare(crate::sys::process::CLONE_NEWNS)?;
+            // Nothing done here may reach the host's own mount table.
+            crate::sys::mount::set_root_propagation(libc::MS_PRIVATE)?;
+            job()
+        });
+        match thread.map(std::thread::ScopedJoinHandle::join) {
+            Ok(Ok(result)) => result,
+            _ => Err(Error::Invalid("the thread that mounts could not run".into())),
+        }
+    })
+}
+
+/// A detached copy of an open directory.
+pub fn detached(dir: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
+    Ok(open_tree(Some(dir), c"", OPEN_TREE_CLONE)?)
+}
