@@ -10,10 +10,15 @@ use crate::types::Labels;
 
 mod check;
 mod diff;
+mod prefix;
+mod show;
 mod state;
+#[cfg(test)]
+mod tests;
 
-pub use check::{NetGrants, Refused, Scope, validate};
+pub use check::{NetGrants, Refused, Scope, parse_mac, validate};
 pub use diff::{Change, diff};
+pub use prefix::{NotAPrefix, Prefix};
 pub use state::{Item, Kind, LinkName, LinkRef, LinkState, RouteState, items};
 
 /// `10.1.2.3/24`, `fd00::1/64`; canonical text form.

@@ -1,7 +1,6 @@
 //! A desired state without indices: every item says by name which link it belongs to, so that two plans compare.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use super::{
     Address, Bridge, Desired, DnsRecord, Dynamic, Fdb, LinkIndex, LinkKind, Masquerade, Name, Neighbor,
@@ -235,9 +234,9 @@ pub fn items(desired: &Desired) -> Vec<Item> {
     let mut ordinals = BTreeMap::<(Site, &str), u32>::new();
     let mut refs = Vec::with_capacity(desired.links.len());
     for link in &desired.links {
-        let name = match &link.name {
-            Name::Exact(name) => LinkName::Exact(name.clone()),
-            Name::Generated(prefix) => {
+        let name = match (&link.kind, &link.name) {
+            (LinkKind::Granted(name), _) | (_, Name::Exact(name)) => LinkName::Exact(name.clone()),
+            (_, Name::Generated(prefix)) => {
                 let next = ordinals.entry((link.site, prefix)).or_default();
                 let ordinal = *next;
                 *next += 1;
@@ -274,6 +273,20 @@ pub fn items(desired: &Desired) -> Vec<Item> {
             LinkKind::Other((kind, attributes)) => Some(Kind::Other(kind.clone(), attributes.clone())),
         };
         let Some(kind) = kind else { continue };
+        if let Kind::Granted(_) = kind {
+            // Used as it is, whatever the plan says of it.
+            out.push(Item::Link(LinkState {
+                link: own.clone(),
+                kind,
+                up: true,
+                mtu: None,
+                mac: None,
+                controller: None,
+                port: Labels::new(),
+                sysctls: Labels::new(),
+            }));
+            continue;
+        }
         out.push(Item::Link(LinkState {
             link: own.clone(),
             kind,
@@ -334,30 +347,4 @@ pub fn items(desired: &Desired) -> Vec<Item> {
     let mut seen = std::collections::BTreeSet::new();
     out.retain(|item| seen.insert(item.clone()));
     out
-}
-
-impl fmt::Display for LinkName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            LinkName::Exact(name) => f.write_str(name),
-            LinkName::Generated { prefix, ordinal: 0 } => write!(f, "{prefix}*"),
-            LinkName::Generated { prefix, ordinal } => write!(f, "{prefix}*{ordinal}"),
-        }
-    }
-}
-
-impl fmt::Display for Site {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Site::Host => "host",
-            Site::Hub => "hub",
-            Site::Container => "container",
-        })
-    }
-}
-
-impl fmt::Display for LinkRef {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.site, self.name)
-    }
 }
