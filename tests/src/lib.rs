@@ -154,7 +154,8 @@ impl Daemon {
     /// Starts the daemon (again) on the same directories and waits until it answers.
     pub fn restart(&mut self) {
         assert!(self.child.is_none(), "the daemon runs already");
-        let log = fs::OpenOptions::new().create(true).append(true).open(self.path("daemon.log")).expect("log");
+        let log =
+            fs::OpenOptions::new().create(true).append(true).open(self.path("daemon.log")).expect("log");
         let mut command = self.in_namespace(bin_dir().join("wharf"));
         command.arg("daemon").arg("--host").arg(self.host());
         for (flag, name) in [("--data-root", "data"), ("--exec-root", "exec"), ("--pidfile", "wharf.pid")] {
@@ -277,7 +278,8 @@ impl Daemon {
     /// One request to the API; the body may be empty.
     #[track_caller]
     pub fn api(&self, method: &str, path: &str, body: &str) -> http::Response {
-        http::request(&self.socket(), method, path, body).unwrap_or_else(|e| panic!("{method} {path}: {e}\n{}", self.log()))
+        http::request(&self.socket(), method, path, body)
+            .unwrap_or_else(|e| panic!("{method} {path}: {e}\n{}", self.log()))
     }
 
     /// Compiling the bundled plugins takes seconds; daemons of one test run share the compiled forms.
@@ -287,7 +289,8 @@ impl Daemon {
         fs::create_dir_all(&own).expect("data root");
         let _ = fs::set_permissions(self.path("data"), fs::Permissions::from_mode(0o710));
         if shared.is_dir() {
-            let status = Command::new("cp").arg("-a").arg(&shared).arg(own.join("cache")).status().expect("cp");
+            let status =
+                Command::new("cp").arg("-a").arg(&shared).arg(own.join("cache")).status().expect("cp");
             assert!(status.success());
         }
     }

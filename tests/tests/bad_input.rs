@@ -22,19 +22,45 @@ fn refuses(d: &Daemon, method: &str, path: &str, body: &str, status: u16, text: 
 #[test]
 fn versions_and_routes() {
     let d = Daemon::start();
-    refuses(&d, "GET", "/v1.10/info", "", 400, "client version 1.10 is too old. Minimum supported API version is 1.24, please upgrade your client to a newer version");
-    refuses(&d, "GET", "/v1.99/info", "", 400, "client version 1.99 is too new. Maximum supported API version is 1.55");
+    refuses(
+        &d,
+        "GET",
+        "/v1.10/info",
+        "",
+        400,
+        "client version 1.10 is too old. Minimum supported API version is 1.24, please upgrade your client to a newer version",
+    );
+    refuses(
+        &d,
+        "GET",
+        "/v1.99/info",
+        "",
+        400,
+        "client version 1.99 is too new. Maximum supported API version is 1.55",
+    );
     refuses(&d, "GET", "/no/such/route", "", 404, "page not found");
     refuses(&d, "GET", "/v1.43/no-such", "", 404, "page not found");
     let ping = d.api("GET", "/_ping", "");
     assert_eq!((ping.status, ping.text().as_str()), (200, "OK"));
-    for (name, value) in [("api-version", "1.55"), ("ostype", "linux"), ("cache-control", "no-cache, no-store, must-revalidate"), ("swarm", "inactive")] {
+    for (name, value) in [
+        ("api-version", "1.55"),
+        ("ostype", "linux"),
+        ("cache-control", "no-cache, no-store, must-revalidate"),
+        ("swarm", "inactive"),
+    ] {
         assert_eq!(ping.header(name), Some(value), "{name}");
     }
     let head = d.api("HEAD", "/_ping", "");
     assert_eq!((head.status, head.header("content-length")), (200, Some("0")));
     assert!(d.api("GET", "/nope", "").header("api-version").is_some(), "errors carry the headers too");
-    refuses(&d, "GET", "/swarm", "", 503, "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.");
+    refuses(
+        &d,
+        "GET",
+        "/swarm",
+        "",
+        503,
+        "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.",
+    );
 }
 
 #[test]
@@ -70,11 +96,33 @@ fn bodies_that_are_not_what_they_should_be() {
 #[test]
 fn names_images_and_references() {
     let d = daemon();
-    refuses(&d, "POST", "/containers/create?name=x", "{\"Image\":\"nope\"}", 404, "No such image: nope:latest");
-    refuses(&d, "POST", "/containers/create?name=a/b", "{\"Image\":\"busybox\"}", 400, "Invalid container name (a/b), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed");
+    refuses(
+        &d,
+        "POST",
+        "/containers/create?name=x",
+        "{\"Image\":\"nope\"}",
+        404,
+        "No such image: nope:latest",
+    );
+    refuses(
+        &d,
+        "POST",
+        "/containers/create?name=a/b",
+        "{\"Image\":\"busybox\"}",
+        400,
+        "Invalid container name (a/b), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed",
+    );
     let id = d.docker(&["create", "--name", "taken", "busybox", "true"]).ok();
-    refuses(&d, "POST", "/containers/create?name=taken", "{\"Image\":\"busybox\"}", 409,
-        &format!("Conflict. The container name \"/taken\" is already in use by container \"{id}\". You have to remove (or rename) that container to be able to reuse that name."));
+    refuses(
+        &d,
+        "POST",
+        "/containers/create?name=taken",
+        "{\"Image\":\"busybox\"}",
+        409,
+        &format!(
+            "Conflict. The container name \"/taken\" is already in use by container \"{id}\". You have to remove (or rename) that container to be able to reuse that name."
+        ),
+    );
     refuses(&d, "GET", "/containers/none/json", "", 404, "No such container: none");
     refuses(&d, "POST", "/containers/none/start", "", 404, "No such container: none");
     refuses(&d, "GET", "/images/none/json", "", 404, "No such image: none");
@@ -89,12 +137,24 @@ fn names_images_and_references() {
 fn values_out_of_range() {
     let d = daemon();
     for (body, status, text) in [
-        (r#"{"Image":"busybox","HostConfig":{"Memory":1048576}}"#, 400, "Minimum memory limit allowed is 6MB"),
+        (
+            r#"{"Image":"busybox","HostConfig":{"Memory":1048576}}"#,
+            400,
+            "Minimum memory limit allowed is 6MB",
+        ),
         (r#"{"Image":"busybox","HostConfig":{"NanoCpus":-1}}"#, 400, ""),
         (r#"{"Image":"busybox","HostConfig":{"CapAdd":["CAP_FLY"]}}"#, 400, "CAP_FLY"),
-        (r#"{"Image":"busybox","HostConfig":{"NetworkMode":"container:none"}}"#, 404, "No such container: none"),
+        (
+            r#"{"Image":"busybox","HostConfig":{"NetworkMode":"container:none"}}"#,
+            404,
+            "No such container: none",
+        ),
         (r#"{"Image":"busybox","HostConfig":{"RestartPolicy":{"Name":"often"}}}"#, 400, "often"),
-        (r#"{"Image":"busybox","HostConfig":{"RestartPolicy":{"Name":"always"},"AutoRemove":true}}"#, 400, "AutoRemove"),
+        (
+            r#"{"Image":"busybox","HostConfig":{"RestartPolicy":{"Name":"always"},"AutoRemove":true}}"#,
+            400,
+            "AutoRemove",
+        ),
         (r#"{"Image":"busybox","HostConfig":{"PortBindings":{"80/foo":[{}]}}}"#, 400, ""),
         (r#"{"Image":"busybox","HostConfig":{"PortBindings":{"80/tcp":[{"HostPort":"70000"}]}}}"#, 400, ""),
         (r#"{"Image":"busybox","HostConfig":{"Binds":["relative:/x:ro:rw:z"]}}"#, 400, ""),
@@ -117,7 +177,13 @@ fn values_out_of_range() {
 #[test]
 fn garbage_on_the_socket_disturbs_nobody() {
     let d = daemon();
-    for bytes in [&b"\0\0\0\0"[..], b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", &[0xff; 70_000], b"POST /containers/create HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n{"] {
+    for bytes in [
+        &b"\0\0\0\0"[..],
+        b"GET\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        &[0xff; 70_000],
+        b"POST /containers/create HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n{",
+    ] {
         let mut s = connect(&d.socket());
         let _ = s.write_all(bytes);
     }
@@ -155,18 +221,34 @@ fn expect_continue_and_keep_alive() {
 #[test]
 fn daemon_flags() {
     let run = |args: &[&str]| {
-        std::process::Command::new(wharf_tests::bin_dir().join("wharf")).arg("daemon").args(args).output().unwrap()
+        std::process::Command::new(wharf_tests::bin_dir().join("wharf"))
+            .arg("daemon")
+            .args(args)
+            .output()
+            .unwrap()
     };
     let out = run(&["--no-such-flag"]);
     assert!(!out.status.success());
-    assert!(String::from_utf8_lossy(&out.stderr).contains("--no-such-flag"), "{}", String::from_utf8_lossy(&out.stderr));
+    assert!(
+        String::from_utf8_lossy(&out.stderr).contains("--no-such-flag"),
+        "{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
     let out = run(&["--host", "tcp://0.0.0.0:2375"]);
     assert!(!out.status.success());
-    assert!(String::from_utf8_lossy(&out.stderr).contains("0.0.0.0"), "{}", String::from_utf8_lossy(&out.stderr));
+    assert!(
+        String::from_utf8_lossy(&out.stderr).contains("0.0.0.0"),
+        "{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("daemon.json");
     std::fs::write(&config, "{\"no-such-key\": true}").unwrap();
     let out = run(&["--config-file", config.to_str().unwrap()]);
     assert!(!out.status.success());
-    assert!(String::from_utf8_lossy(&out.stderr).contains("no-such-key"), "{}", String::from_utf8_lossy(&out.stderr));
+    assert!(
+        String::from_utf8_lossy(&out.stderr).contains("no-such-key"),
+        "{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
 }

@@ -5,7 +5,8 @@ use wharf_tests::{Daemon, image};
 #[test]
 fn version_and_info_speak_to_the_stock_cli() {
     let d = Daemon::start();
-    let version = d.docker(&["version", "--format", "{{.Server.Version}} {{.Server.APIVersion}} {{.Server.Os}}"]).ok();
+    let version =
+        d.docker(&["version", "--format", "{{.Server.Version}} {{.Server.APIVersion}} {{.Server.Os}}"]).ok();
     let words: Vec<&str> = version.split(' ').collect();
     assert_eq!(words.len(), 3, "{version}");
     assert!(words[0].split('.').count() >= 3, "semver: {version}");
@@ -18,7 +19,11 @@ fn version_and_info_speak_to_the_stock_cli() {
     assert!(info["NCPU"].as_u64().unwrap() >= 1);
     assert!(info["MemTotal"].as_u64().unwrap() > 0);
     let plugins = &info["Plugins"];
-    for (kind, names) in [("Volume", &["local"][..]), ("Network", &["bridge", "host", "none"]), ("Log", &["json-file", "local", "none"])] {
+    for (kind, names) in [
+        ("Volume", &["local"][..]),
+        ("Network", &["bridge", "host", "none"]),
+        ("Log", &["json-file", "local", "none"]),
+    ] {
         let have = plugins[kind].as_array().unwrap_or_else(|| panic!("Plugins.{kind}: {plugins}"));
         for name in names {
             assert!(have.iter().any(|v| v == name), "{name} in {plugins}");
@@ -39,7 +44,10 @@ fn import_tag_list_and_remove() {
     let removed = d.docker(&["rmi", "registry.example:5000/team/bb:v1"]).ok();
     assert_eq!(removed, "Untagged: registry.example:5000/team/bb:v1");
     let removed = d.docker(&["rmi", "busybox"]).ok();
-    assert!(removed.contains("Untagged: busybox:latest") && removed.contains(&format!("Deleted: {id}")), "{removed}");
+    assert!(
+        removed.contains("Untagged: busybox:latest") && removed.contains(&format!("Deleted: {id}")),
+        "{removed}"
+    );
     assert_eq!(d.docker(&["images", "-q"]).ok(), "");
     d.docker(&["rmi", "busybox"]).fails(1, "No such image: busybox:latest");
 }
@@ -48,7 +56,19 @@ fn import_tag_list_and_remove() {
 fn import_applies_changes() {
     let d = Daemon::start();
     let tar = image::busybox_tar();
-    let args = ["import", "-c", "CMD [\"echo\",\"from cmd\"]", "-c", "ENV A=b", "-c", "WORKDIR /tmp", "-m", "made", "-", "x:y"];
+    let args = [
+        "import",
+        "-c",
+        "CMD [\"echo\",\"from cmd\"]",
+        "-c",
+        "ENV A=b",
+        "-c",
+        "WORKDIR /tmp",
+        "-m",
+        "made",
+        "-",
+        "x:y",
+    ];
     d.docker_with_input(&args, &tar).ok();
     assert_eq!(d.docker(&["run", "--rm", "x:y"]).ok(), "from cmd");
     assert_eq!(d.docker(&["run", "--rm", "x:y", "sh", "-c", "echo $A $PWD"]).ok(), "b /tmp");
@@ -101,7 +121,8 @@ fn docker_archive(repo: &str, layers: &[Vec<u8>]) -> Vec<u8> {
     .to_string();
     let config_name = format!("{}.json", sha(config.as_bytes()));
     let names: Vec<String> = ids.iter().map(|i| format!("{i}/layer.tar")).collect();
-    let manifest = serde_json::json!([{"Config": config_name, "RepoTags": [repo], "Layers": names}]).to_string();
+    let manifest =
+        serde_json::json!([{"Config": config_name, "RepoTags": [repo], "Layers": names}]).to_string();
     let mut out = Vec::new();
     for (name, layer) in names.iter().zip(layers) {
         image::entry(&mut out, name, b'0', 0o644, "", layer);
@@ -119,7 +140,8 @@ fn load_a_docker_archive_with_whiteouts() {
     assert_eq!(loaded, "Loaded image: two:layers");
     assert_eq!(d.docker(&["run", "--rm", "two:layers"]).ok(), "hello");
     assert_eq!(d.docker(&["run", "--rm", "two:layers", "ls", "/etc"]).ok(), "passwd");
-    let created = d.docker(&["image", "inspect", "-f", "{{.Created}} {{len .RootFS.Layers}}", "two:layers"]).ok();
+    let created =
+        d.docker(&["image", "inspect", "-f", "{{.Created}} {{len .RootFS.Layers}}", "two:layers"]).ok();
     assert_eq!(created, "2024-05-01T10:00:00Z 2");
 }
 
@@ -137,7 +159,12 @@ fn corrupt_and_truncated_archives_change_nothing() {
     let mut flipped = whole.clone();
     // Inside the first layer's content, so that its digest no longer matches.
     flipped[200_000] ^= 1;
-    for (what, bytes) in [("half", &whole[..whole.len() / 2]), ("flipped", &flipped[..]), ("noise", &[0x55; 9000][..]), ("empty", b"")] {
+    for (what, bytes) in [
+        ("half", &whole[..whole.len() / 2]),
+        ("flipped", &flipped[..]),
+        ("noise", &[0x55; 9000][..]),
+        ("empty", b""),
+    ] {
         let ran = d.docker_with_input(&["load"], bytes);
         assert!(ran.code != 0 || !ran.out.contains("Loaded"), "{what}: {}", ran.out);
         assert_eq!(d.docker(&["images", "-aq"]).ok(), "", "{what}");
@@ -163,7 +190,11 @@ fn hostile_layers_stay_inside() {
     std::fs::write(&victim, "untouched").unwrap();
     let up = "../".repeat(20) + victim.to_str().unwrap().trim_start_matches('/');
     for (what, build) in [
-        ("dot dot", (|out: &mut Vec<u8>, up: &str, _: &str| image::entry(out, up, b'0', 0o644, "", b"evil")) as fn(&mut Vec<u8>, &str, &str)),
+        (
+            "dot dot",
+            (|out: &mut Vec<u8>, up: &str, _: &str| image::entry(out, up, b'0', 0o644, "", b"evil"))
+                as fn(&mut Vec<u8>, &str, &str),
+        ),
         ("link then file", |out, up, _| {
             image::entry(out, "l", b'2', 0o777, up, b"");
             image::entry(out, "l", b'0', 0o644, "", b"evil");
@@ -176,7 +207,9 @@ fn hostile_layers_stay_inside() {
             image::entry(out, "h", b'1', 0o644, up, b"");
             image::entry(out, "h", b'0', 0o644, "", b"evil");
         }),
-        ("whiteout out", |out, up, _| image::entry(out, &up.replace("victim", ".wh.victim"), b'0', 0o644, "", b"")),
+        ("whiteout out", |out, up, _| {
+            image::entry(out, &up.replace("victim", ".wh.victim"), b'0', 0o644, "", b"")
+        }),
     ] {
         let mut tar = Vec::new();
         build(&mut tar, &up, victim.parent().unwrap().to_str().unwrap());

@@ -32,7 +32,8 @@ fn ps_lists_and_filters() {
     assert_eq!(names(&["ps", "-a", "--filter", &format!("id={}", &id[..8])]), "one");
     assert_eq!(names(&["ps", "-a", "--filter", "ancestor=busybox"]), "two\none");
     assert_eq!(names(&["ps", "-n", "1"]), "two");
-    let line = d.docker(&["ps", "--no-trunc", "--format", "{{.ID}} {{.Image}} {{.Command}} {{.Status}}"]).ok();
+    let line =
+        d.docker(&["ps", "--no-trunc", "--format", "{{.ID}} {{.Image}} {{.Command}} {{.Status}}"]).ok();
     assert!(line.starts_with(&format!("{id} busybox \"sleep 600\" Up")), "{line}");
     d.docker(&["ps", "--filter", "nonsense=1"]).fails(1, "invalid filter 'nonsense'");
 }
@@ -40,7 +41,11 @@ fn ps_lists_and_filters() {
 #[test]
 fn logs_tail_since_timestamps_and_follow() {
     let d = daemon();
-    detached(&d, "talk", &["busybox", "sh", "-c", "for i in 1 2 3 4 5; do echo line $i; done; echo problem >&2; echo -n end"]);
+    detached(
+        &d,
+        "talk",
+        &["busybox", "sh", "-c", "for i in 1 2 3 4 5; do echo line $i; done; echo problem >&2; echo -n end"],
+    );
     d.docker(&["wait", "talk"]).ok();
     let ran = d.docker(&["logs", "talk"]);
     assert_eq!(ran.out, "line 1\nline 2\nline 3\nline 4\nline 5\nend");
@@ -49,7 +54,10 @@ fn logs_tail_since_timestamps_and_follow() {
     assert_eq!(format!("{}{}", tail.err, tail.out), "problem\nend");
     let stamped = d.docker(&["logs", "-t", "--tail", "1", "talk"]).out;
     let (time, text) = stamped.split_once(' ').unwrap();
-    assert!(time.ends_with('Z') && time.len() == "2024-01-01T00:00:00.000000000Z".len() && text == "end", "{stamped}");
+    assert!(
+        time.ends_with('Z') && time.len() == "2024-01-01T00:00:00.000000000Z".len() && text == "end",
+        "{stamped}"
+    );
     assert_eq!(d.docker(&["logs", "--since", "1h", "--tail", "all", "talk"]).out.lines().count(), 6);
     assert_eq!(d.docker(&["logs", "--until", "1h", "talk"]).out, "");
     // Following a container that ends, ends.
@@ -91,14 +99,32 @@ fn exec_runs_in_the_container() {
     detached(&d, "box", &["-e", "FROM=container", "busybox", "sh", "-c", "touch /made; sleep 600"]);
     eventually("the file", || (d.docker(&["exec", "box", "ls", "/made"]).code == 0).then_some(()));
     assert_eq!(d.docker(&["exec", "box", "sh", "-c", "echo $FROM"]).ok(), "container");
-    assert_eq!(d.docker(&["exec", "-e", "X=1", "-w", "/tmp", "-u", "user", "box", "sh", "-c", "echo $X $PWD $(id -u)"]).ok(), "1 /tmp 1000");
+    assert_eq!(
+        d.docker(&[
+            "exec",
+            "-e",
+            "X=1",
+            "-w",
+            "/tmp",
+            "-u",
+            "user",
+            "box",
+            "sh",
+            "-c",
+            "echo $X $PWD $(id -u)"
+        ])
+        .ok(),
+        "1 /tmp 1000"
+    );
     d.docker(&["exec", "box", "sh", "-c", "exit 42"]).fails(42, "");
     let ran = d.docker(&["exec", "box", "sh", "-c", "echo o; echo e >&2"]);
     assert_eq!((ran.out.as_str(), ran.err.as_str()), ("o\n", "e\n"));
     assert_eq!(d.docker_with_input(&["exec", "-i", "box", "tr", "a-z", "A-Z"], b"shout").ok(), "SHOUT");
     d.docker(&["exec", "box", "nothing-here"]).fails(127, "executable file not found in $PATH");
     d.docker(&["exec", "-d", "box", "sh", "-c", "echo detached > /d"]).ok();
-    eventually("the detached exec", || (d.docker(&["exec", "box", "cat", "/d"]).out == "detached\n").then_some(()));
+    eventually("the detached exec", || {
+        (d.docker(&["exec", "box", "cat", "/d"]).out == "detached\n").then_some(())
+    });
     let mine = d.docker(&["exec", "box", "sh", "-c", "readlink /proc/1/ns/pid; readlink /proc/self/ns/pid; grep Seccomp: /proc/self/status; grep CapEff /proc/self/status"]).ok();
     let lines: Vec<&str> = mine.lines().collect();
     assert_eq!(lines[0], lines[1]);
@@ -131,7 +157,8 @@ fn stop_kill_wait_restart_and_rm() {
     d.docker(&["start", "c"]).ok();
     d.docker(&["restart", "-t", "0", "c"]).ok();
     assert_eq!(code("c"), "running 0");
-    d.docker(&["rm", "c"]).fails(1, "container is running: stop the container before removing or force remove");
+    d.docker(&["rm", "c"])
+        .fails(1, "container is running: stop the container before removing or force remove");
     d.docker(&["kill", "-s", "NONSENSE", "c"]).fails(1, "nvalid signal: NONSENSE");
     d.docker(&["rm", "-f", "c"]).ok();
     d.docker(&["rm", "c"]).fails(1, "No such container: c");
@@ -155,7 +182,9 @@ fn restart_policies() {
     let d = daemon();
     detached(&d, "fails", &["--restart", "on-failure:2", "busybox", "sh", "-c", "echo try; exit 1"]);
     let state = "{{.State.Status}} {{.RestartCount}} {{.State.ExitCode}}";
-    eventually("two restarts", || (d.docker(&["inspect", "-f", state, "fails"]).ok() == "exited 2 1").then_some(()));
+    eventually("two restarts", || {
+        (d.docker(&["inspect", "-f", state, "fails"]).ok() == "exited 2 1").then_some(())
+    });
     assert_eq!(d.docker(&["logs", "fails"]).out, "try\ntry\ntry\n");
     detached(&d, "always", &["--restart", "always", "busybox", "sh", "-c", "echo again"]);
     eventually("a few runs", || (d.docker(&["logs", "always"]).out.lines().count() >= 3).then_some(()));
@@ -178,7 +207,17 @@ fn events_tell_the_story_in_order() {
     d.docker(&["rm", "story"]).ok();
     let since = start.to_string();
     let until = (start + 30).to_string();
-    let mut command = d.docker_command(&["events", "--since", &since, "--until", &until, "--filter", "container=story", "--format", "{{.Action}}"]);
+    let mut command = d.docker_command(&[
+        "events",
+        "--since",
+        &since,
+        "--until",
+        &until,
+        "--filter",
+        "container=story",
+        "--format",
+        "{{.Action}}",
+    ]);
     command.stdout(std::process::Stdio::piped());
     let mut child = command.spawn().unwrap();
     let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
@@ -214,6 +253,12 @@ fn pause_top_and_update() {
     assert!(d.docker(&["top", "p"]).ok().contains("sleep 600"));
     d.docker(&["update", "--memory", "50m", "--memory-swap", "50m", "p"]).ok();
     assert_eq!(d.docker(&["inspect", "-f", "{{.HostConfig.Memory}}", "p"]).ok(), "52428800");
-    let limit = d.docker(&["exec", "p", "sh", "-c", "cat /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || cat /sys/fs/cgroup/memory.max"]);
+    let limit = d.docker(&[
+        "exec",
+        "p",
+        "sh",
+        "-c",
+        "cat /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || cat /sys/fs/cgroup/memory.max",
+    ]);
     assert_eq!(limit.ok(), "52428800");
 }

@@ -41,7 +41,22 @@ fn piped_stdin_reaches_the_process_and_ends() {
 fn environment_user_directory_and_names() {
     let d = daemon();
     let script = "echo $A:$B; pwd; id -u; id -g; id -G; hostname";
-    let args = ["-e", "A=1", "-e", "B=x y", "-w", "/made/here", "-u", "user", "--hostname", "box", "busybox", "sh", "-c", script];
+    let args = [
+        "-e",
+        "A=1",
+        "-e",
+        "B=x y",
+        "-w",
+        "/made/here",
+        "-u",
+        "user",
+        "--hostname",
+        "box",
+        "busybox",
+        "sh",
+        "-c",
+        script,
+    ];
     assert_eq!(run(&d, &args).ok(), "1:x y\n/made/here\n1000\n1000\n1000 50\nbox");
     assert_eq!(run(&d, &["-u", "12:34", "busybox", "id"]).ok(), "uid=12 gid=34 groups=34");
     assert_eq!(run(&d, &["-u", "0:staff", "busybox", "id", "-g"]).ok(), "50");
@@ -76,11 +91,25 @@ fn volumes_bind_mounts_and_tmpfs() {
     assert!(made.is_dir(), "-v makes the missing source");
     let missing = d.path("missing");
     let mount = format!("type=bind,source={},target=/x", missing.display());
-    let text = format!("invalid mount config for type \"bind\": bind source path does not exist: {}", missing.display());
+    let text = format!(
+        "invalid mount config for type \"bind\": bind source path does not exist: {}",
+        missing.display()
+    );
     run(&d, &["--mount", &mount, "busybox", "true"]).fails(125, &text);
     assert!(!missing.exists());
 
-    let out = run(&d, &["--tmpfs", "/scratch:size=1m,mode=1770", "busybox", "sh", "-c", "grep ' /scratch ' /proc/mounts; stat -c %a /scratch"]).ok();
+    let out = run(
+        &d,
+        &[
+            "--tmpfs",
+            "/scratch:size=1m,mode=1770",
+            "busybox",
+            "sh",
+            "-c",
+            "grep ' /scratch ' /proc/mounts; stat -c %a /scratch",
+        ],
+    )
+    .ok();
     assert!(out.contains("tmpfs") && out.contains("size=1024k") && out.ends_with("1770"), "{out}");
 }
 
@@ -89,7 +118,19 @@ fn read_only_root_and_masked_paths() {
     let d = daemon();
     run(&d, &["--read-only", "busybox", "touch", "/x"]).fails(1, "Read-only file system");
     run(&d, &["--read-only", "--tmpfs", "/tmp", "busybox", "touch", "/tmp/x"]).ok();
-    assert_eq!(run(&d, &["busybox", "sh", "-c", "wc -c < /proc/kcore; ls /proc/acpi /sys/firmware 2>/dev/null | grep -v : | wc -w"]).ok(), "0\n0");
+    assert_eq!(
+        run(
+            &d,
+            &[
+                "busybox",
+                "sh",
+                "-c",
+                "wc -c < /proc/kcore; ls /proc/acpi /sys/firmware 2>/dev/null | grep -v : | wc -w"
+            ]
+        )
+        .ok(),
+        "0\n0"
+    );
     run(&d, &["busybox", "sh", "-c", "echo 1 > /proc/sys/kernel/hostname"]).fails(1, "Read-only file system");
     run(&d, &["busybox", "sh", "-c", "echo b > /proc/sysrq-trigger"]).fails(1, "Read-only file system");
     run(&d, &["busybox", "mkdir", "/sys/fs/cgroup/x"]).fails(1, "Read-only file system");
@@ -98,7 +139,10 @@ fn read_only_root_and_masked_paths() {
 #[test]
 fn capabilities_seccomp_and_no_new_privileges() {
     let d = daemon();
-    let caps = |args: &[&str]| run(&d, &[args, &["busybox", "grep", "-E", "Cap(Inh|Eff|Bnd|Amb)", "/proc/self/status"]].concat()).ok();
+    let caps = |args: &[&str]| {
+        run(&d, &[args, &["busybox", "grep", "-E", "Cap(Inh|Eff|Bnd|Amb)", "/proc/self/status"]].concat())
+            .ok()
+    };
     let set = |text: &str, name: &str| {
         let line = text.lines().find(|l| l.starts_with(name)).unwrap();
         u64::from_str_radix(line.split_whitespace().nth(1).unwrap(), 16).unwrap()
@@ -115,7 +159,10 @@ fn capabilities_seccomp_and_no_new_privileges() {
     run(&d, &["--cap-add", "NONSENSE", "busybox", "true"]).fails(125, "NONSENSE");
     // A new mount namespace needs what neither capabilities nor seccomp give.
     assert_ne!(run(&d, &["busybox", "unshare", "-m", "true"]).code, 0);
-    assert_eq!(run(&d, &["busybox", "grep", "Seccomp:", "/proc/self/status"]).ok().split_whitespace().last(), Some("2"));
+    assert_eq!(
+        run(&d, &["busybox", "grep", "Seccomp:", "/proc/self/status"]).ok().split_whitespace().last(),
+        Some("2")
+    );
     let args = ["--security-opt", "no-new-privileges", "busybox", "grep", "NoNewPrivs", "/proc/self/status"];
     assert_eq!(run(&d, &args).ok().split_whitespace().last(), Some("1"));
     let args = ["--security-opt", "seccomp=unconfined", "busybox", "grep", "Seccomp:", "/proc/self/status"];
@@ -128,24 +175,54 @@ fn limits_are_set_and_kept() {
     let script = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || cat /sys/fs/cgroup/memory.max; \
                   cat /sys/fs/cgroup/pids/pids.max 2>/dev/null || cat /sys/fs/cgroup/pids.max; \
                   cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us 2>/dev/null || cut -d' ' -f1 /sys/fs/cgroup/cpu.max";
-    let out = run(&d, &["--memory", "64m", "--pids-limit", "20", "--cpus", "0.5", "busybox", "sh", "-c", script]).ok();
+    let out =
+        run(&d, &["--memory", "64m", "--pids-limit", "20", "--cpus", "0.5", "busybox", "sh", "-c", script])
+            .ok();
     assert_eq!(out, "67108864\n20\n50000");
     let forks = "for i in $(seq 40); do sleep 5 & done 2>&1; wait";
     let ran = run(&d, &["--pids-limit", "5", "busybox", "sh", "-c", forks]);
     assert!(ran.out.contains("can't fork"), "{} {}", ran.out, ran.err);
     run(&d, &["--memory", "1m", "busybox", "true"]).fails(125, "Minimum memory limit allowed is 6MB");
-    assert_eq!(run(&d, &["--ulimit", "nofile=77:99", "busybox", "sh", "-c", "ulimit -n; ulimit -Hn"]).ok(), "77\n99");
-    assert_eq!(run(&d, &["--shm-size", "3m", "busybox", "sh", "-c", "df -k /dev/shm | tail -1 | awk '{print $2}'"]).ok(), "3072");
-    assert_eq!(run(&d, &["--sysctl", "net.ipv4.ip_forward=1", "busybox", "cat", "/proc/sys/net/ipv4/ip_forward"]).ok(), "1");
+    assert_eq!(
+        run(&d, &["--ulimit", "nofile=77:99", "busybox", "sh", "-c", "ulimit -n; ulimit -Hn"]).ok(),
+        "77\n99"
+    );
+    assert_eq!(
+        run(&d, &["--shm-size", "3m", "busybox", "sh", "-c", "df -k /dev/shm | tail -1 | awk '{print $2}'"])
+            .ok(),
+        "3072"
+    );
+    assert_eq!(
+        run(&d, &["--sysctl", "net.ipv4.ip_forward=1", "busybox", "cat", "/proc/sys/net/ipv4/ip_forward"])
+            .ok(),
+        "1"
+    );
 }
 
 #[test]
 fn out_of_memory_is_137_and_said() {
     let d = daemon();
     let eat = "x=a; while true; do x=$x$x; done";
-    let ran = d.docker(&["run", "--name", "eater", "--network", "none", "--memory", "16m", "--memory-swap", "16m", "busybox", "sh", "-c", eat]);
+    let ran = d.docker(&[
+        "run",
+        "--name",
+        "eater",
+        "--network",
+        "none",
+        "--memory",
+        "16m",
+        "--memory-swap",
+        "16m",
+        "busybox",
+        "sh",
+        "-c",
+        eat,
+    ]);
     assert_eq!(ran.code, 137, "{}{}", ran.out, ran.err);
-    assert_eq!(d.docker(&["inspect", "-f", "{{.State.OOMKilled}} {{.State.ExitCode}}", "eater"]).ok(), "true 137");
+    assert_eq!(
+        d.docker(&["inspect", "-f", "{{.State.OOMKilled}} {{.State.ExitCode}}", "eater"]).ok(),
+        "true 137"
+    );
 }
 
 #[test]
@@ -156,7 +233,17 @@ fn init_reaps_and_forwards() {
     let out = d.docker(&["run", "--rm", "--init", "--network", "none", "busybox", "sh", "-c", script]).out;
     assert!(out.starts_with("0\n"), "{out}");
     assert!(!out.contains("sh\n"), "process 1 is not the shell: {out}");
-    let args = ["run", "-d", "--init", "--network", "none", "busybox", "sh", "-c", "trap 'exit 9' TERM; while :; do sleep 0.05; done"];
+    let args = [
+        "run",
+        "-d",
+        "--init",
+        "--network",
+        "none",
+        "busybox",
+        "sh",
+        "-c",
+        "trap 'exit 9' TERM; while :; do sleep 0.05; done",
+    ];
     let id = d.docker(&args).ok();
     d.docker(&["kill", "-s", "TERM", &id]).ok();
     assert_eq!(d.docker(&["wait", &id]).ok(), "9");
@@ -173,11 +260,26 @@ fn network_modes() {
     assert!(addr.contains("172.17.0."), "{addr}");
     let id = d.docker(&["run", "-d", "--name", "owner", "busybox", "sleep", "600"]).ok();
     let ip = d.docker(&["inspect", "-f", "{{.NetworkSettings.Networks.bridge.IPAddress}}", &id]).ok();
-    let joined = d.docker(&["run", "--rm", "--network", "container:owner", "busybox", "ip", "-4", "-o", "addr", "show", "eth0"]).ok();
+    let joined = d
+        .docker(&[
+            "run",
+            "--rm",
+            "--network",
+            "container:owner",
+            "busybox",
+            "ip",
+            "-4",
+            "-o",
+            "addr",
+            "show",
+            "eth0",
+        ])
+        .ok();
     assert!(joined.contains(&ip), "{joined} has {ip}");
     // Two containers on the bridge reach each other.
     d.docker(&["run", "--rm", "busybox", "ping", "-c1", "-W5", &ip]).ok();
-    d.docker(&["run", "--rm", "--network", "no-such", "busybox", "true"]).fails(125, "network no-such not found");
+    d.docker(&["run", "--rm", "--network", "no-such", "busybox", "true"])
+        .fails(125, "network no-such not found");
     assert_eq!(d.docker(&["exec", "owner", "cat", "/etc/hosts"]).ok().contains(&ip), true);
 }
 
@@ -185,7 +287,21 @@ fn network_modes() {
 fn published_ports() {
     let d = daemon();
     let serve = "while true; do echo -e 'HTTP/1.0 200 OK\\r\\n\\r\\nhi' | nc -l -p 80 >/dev/null; done";
-    d.docker(&["run", "-d", "--name", "web", "-p", "8080:80", "-p", "127.0.0.1::81/udp", "busybox", "sh", "-c", serve]).ok();
+    d.docker(&[
+        "run",
+        "-d",
+        "--name",
+        "web",
+        "-p",
+        "8080:80",
+        "-p",
+        "127.0.0.1::81/udp",
+        "busybox",
+        "sh",
+        "-c",
+        serve,
+    ])
+    .ok();
     let fetch = |url: &str| {
         let mut c = d.in_namespace("busybox");
         c.args(["wget", "-T", "5", "-q", "-O", "-", url]);
@@ -212,6 +328,18 @@ fn privileged_is_refused_by_the_bundled_policy_when_configured() {
     let d = Daemon::start();
     d.import_busybox();
     // Without the policy configured, privileged containers work as with Docker.
-    let out = d.docker(&["run", "--rm", "--network", "none", "--privileged", "busybox", "grep", "CapEff", "/proc/self/status"]).ok();
+    let out = d
+        .docker(&[
+            "run",
+            "--rm",
+            "--network",
+            "none",
+            "--privileged",
+            "busybox",
+            "grep",
+            "CapEff",
+            "/proc/self/status",
+        ])
+        .ok();
     assert!(out.ends_with("1fffeffffff") || out.ends_with("1ffffffffff"), "{out}");
 }

@@ -15,11 +15,24 @@ fn running_containers_survive_and_keep_every_line() {
     let mut d = daemon();
     let count = "i=0; while [ $i -lt 4000 ]; do i=$((i+1)); echo line $i; [ $((i%100)) = 0 ] && sleep 0.05; done; echo last";
     for i in 0..4 {
-        d.docker(&["run", "-d", "--name", &format!("c{i}"), "--network", "none", "busybox", "sh", "-c", count]).ok();
+        d.docker(&[
+            "run",
+            "-d",
+            "--name",
+            &format!("c{i}"),
+            "--network",
+            "none",
+            "busybox",
+            "sh",
+            "-c",
+            count,
+        ])
+        .ok();
     }
     d.docker(&["run", "-d", "--name", "bridge", "-p", "8090:80", "busybox", "sleep", "600"]).ok();
     let pid = d.docker(&["inspect", "-f", "{{.State.Pid}}", "bridge"]).ok();
-    let address = d.docker(&["inspect", "-f", "{{.NetworkSettings.Networks.bridge.IPAddress}}", "bridge"]).ok();
+    let address =
+        d.docker(&["inspect", "-f", "{{.NetworkSettings.Networks.bridge.IPAddress}}", "bridge"]).ok();
     for _ in 0..5 {
         d.crash();
         d.restart();
@@ -33,7 +46,10 @@ fn running_containers_survive_and_keep_every_line() {
         assert!(out == expected, "{name}");
     }
     assert_eq!(d.docker(&["inspect", "-f", "{{.State.Pid}}", "bridge"]).ok(), pid);
-    assert_eq!(d.docker(&["inspect", "-f", "{{.NetworkSettings.Networks.bridge.IPAddress}}", "bridge"]).ok(), address);
+    assert_eq!(
+        d.docker(&["inspect", "-f", "{{.NetworkSettings.Networks.bridge.IPAddress}}", "bridge"]).ok(),
+        address
+    );
     d.docker(&["exec", "bridge", "true"]).ok();
     // The port is still ours.
     d.docker(&["run", "--rm", "-p", "8090:80", "busybox", "true"]).fails(125, "address already in use");
@@ -47,15 +63,25 @@ fn what_ended_meanwhile_has_its_exit_code_and_last_line() {
     let bind = format!("{}:/go", go.display());
     let script = "while [ ! -e /go/now ]; do sleep 0.02; done; echo the last line; exit 23";
     for (name, more) in [("plain", &[][..]), ("gone", &["--rm"]), ("again", &["--restart", "always"])] {
-        let args = [&["run", "-d", "--name", name, "--network", "none", "-v", &bind], more, &["busybox", "sh", "-c", script]].concat();
+        let args = [
+            &["run", "-d", "--name", name, "--network", "none", "-v", &bind],
+            more,
+            &["busybox", "sh", "-c", script],
+        ]
+        .concat();
         d.docker(&args).ok();
     }
     let pid: i32 = d.docker(&["inspect", "-f", "{{.State.Pid}}", "plain"]).ok().parse().unwrap();
     d.crash();
     std::fs::write(go.join("now"), "").unwrap();
-    eventually("the containers to end", || (!std::path::Path::new(&format!("/proc/{pid}/root/bin")).exists()).then_some(()));
+    eventually("the containers to end", || {
+        (!std::path::Path::new(&format!("/proc/{pid}/root/bin")).exists()).then_some(())
+    });
     d.restart();
-    assert_eq!(d.docker(&["inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", "plain"]).ok(), "exited 23");
+    assert_eq!(
+        d.docker(&["inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", "plain"]).ok(),
+        "exited 23"
+    );
     assert_eq!(d.docker(&["logs", "plain"]).out, "the last line\n");
     eventually("--rm to be carried out", || (d.docker(&["inspect", "gone"]).code != 0).then_some(()));
     eventually("the restart", || (d.docker(&["logs", "again"]).out.lines().count() >= 2).then_some(()));
@@ -79,7 +105,18 @@ fn killed_at_random_points_under_load_nothing_is_left() {
             let name = format!("r{round}n{i}");
             let net = if i % 2 == 0 { "none" } else { "bridge" };
             let rm = if i % 3 == 0 { "--rm" } else { "--init" };
-            let mut c = d.docker_command(&["run", rm, "--name", &name, "--network", net, "busybox", "sh", "-c", "echo $HOSTNAME; sleep 0.05"]);
+            let mut c = d.docker_command(&[
+                "run",
+                rm,
+                "--name",
+                &name,
+                "--network",
+                net,
+                "busybox",
+                "sh",
+                "-c",
+                "echo $HOSTNAME; sleep 0.05",
+            ]);
             clients.push(c.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
         }
         std::thread::sleep(std::time::Duration::from_millis(random(400)));
@@ -100,7 +137,9 @@ fn killed_at_random_points_under_load_nothing_is_left() {
     let dirs = std::fs::read_dir(d.path("data/containers")).map(|e| e.count()).unwrap_or(0);
     assert_eq!(dirs, 0, "container directories");
     let data = d.path("data");
-    eventually("mounts and cgroups to be gone", || leftovers::cgroups(data.parent().unwrap()).is_empty().then_some(()));
+    eventually("mounts and cgroups to be gone", || {
+        leftovers::cgroups(data.parent().unwrap()).is_empty().then_some(())
+    });
     let links = {
         let mut c = d.in_namespace("ip");
         c.args(["-o", "link"]);
@@ -117,14 +156,30 @@ fn killed_at_random_points_under_load_nothing_is_left() {
 #[test]
 fn keeper_killed_containers_run_on() {
     let mut d = daemon();
-    d.docker(&["run", "-d", "--name", "c", "--network", "none", "busybox", "sh", "-c", "trap 'exit 7' TERM; while :; do sleep 0.05; done"]).ok();
+    d.docker(&[
+        "run",
+        "-d",
+        "--name",
+        "c",
+        "--network",
+        "none",
+        "busybox",
+        "sh",
+        "-c",
+        "trap 'exit 7' TERM; while :; do sleep 0.05; done",
+    ])
+    .ok();
     let pid = d.docker(&["inspect", "-f", "{{.State.Pid}}", "c"]).ok();
-    let keeper = leftovers::processes(d.path("").as_path()).into_iter().find(|(_, line)| line.contains(" keeper "));
+    let keeper =
+        leftovers::processes(d.path("").as_path()).into_iter().find(|(_, line)| line.contains(" keeper "));
     let (keeper, _) = keeper.expect("a keeper process");
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(keeper), nix::sys::signal::Signal::SIGKILL).unwrap();
     d.crash();
     d.restart();
-    assert_eq!(d.docker(&["inspect", "-f", "{{.State.Running}} {{.State.Pid}}", "c"]).ok(), format!("true {pid}"));
+    assert_eq!(
+        d.docker(&["inspect", "-f", "{{.State.Running}} {{.State.Pid}}", "c"]).ok(),
+        format!("true {pid}")
+    );
     d.docker(&["stop", "c"]).ok();
     assert_eq!(d.docker(&["inspect", "-f", "{{.State.Status}}", "c"]).ok(), "exited");
 }
@@ -132,8 +187,24 @@ fn keeper_killed_containers_run_on() {
 #[test]
 fn an_orderly_end_stops_containers_and_the_policy_brings_them_back() {
     let mut d = daemon();
-    for (name, policy) in [("no", "no"), ("always", "always"), ("unless", "unless-stopped"), ("stopped", "unless-stopped")] {
-        d.docker(&["run", "-d", "--name", name, "--restart", policy, "--network", "none", "busybox", "sh", "-c", "trap 'exit 0' TERM; while :; do sleep 0.05; done"]).ok();
+    for (name, policy) in
+        [("no", "no"), ("always", "always"), ("unless", "unless-stopped"), ("stopped", "unless-stopped")]
+    {
+        d.docker(&[
+            "run",
+            "-d",
+            "--name",
+            name,
+            "--restart",
+            policy,
+            "--network",
+            "none",
+            "busybox",
+            "sh",
+            "-c",
+            "trap 'exit 0' TERM; while :; do sleep 0.05; done",
+        ])
+        .ok();
     }
     d.docker(&["stop", "stopped"]).ok();
     d.stop();

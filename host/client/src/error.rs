@@ -1,0 +1,83 @@
+//! What a command can fail with.
+
+/// A failure as the user sees it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The daemon answered with an error.
+    #[error("Error response from daemon: {message}")]
+    Daemon {
+        /// HTTP status.
+        status: u16,
+        /// The daemon's text.
+        message: String,
+    },
+    /// No daemon answers there.
+    #[error(
+        "cannot connect to the daemon at {address}: {cause}. Is it running? Start it with `wharf daemon` or name another with --host"
+    )]
+    Connect {
+        /// Address as given.
+        address: String,
+        /// Why.
+        cause: String,
+    },
+    /// The command line itself is wrong.
+    #[error("{0}")]
+    Usage(String),
+    /// Input or output of this process.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    /// The daemon's answer could not be understood.
+    #[error("unexpected answer of the daemon: {0}")]
+    Protocol(String),
+    /// Each object's failure was printed already.
+    #[error("one or more of the objects failed")]
+    Some,
+    /// As `source`, where `run` must end with another code.
+    #[error("{source}")]
+    WithCode {
+        /// Exit code.
+        code: u8,
+        /// Why.
+        source: Box<Error>,
+    },
+}
+
+impl Error {
+    /// The process's exit code.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::WithCode { code, .. } => *code,
+            Self::Usage(_) => 125,
+            _ => 1,
+        }
+    }
+
+    /// The same failure with `run`'s code: 127 and 126 where the program is the reason, 125 otherwise.
+    #[must_use]
+    pub fn for_run(self) -> Self {
+        let text = self.to_string();
+        let code = if text.contains("executable file not found")
+            || text.contains("no such file or directory") && text.contains("exec")
+        {
+            127
+        } else if text.contains("permission denied") && text.contains("exec") {
+            126
+        } else {
+            125
+        };
+        Self::WithCode { code, source: Box::new(self) }
+    }
+}
+
+impl From<hyper::Error> for Error {
+    fn from(e: hyper::Error) -> Self {
+        Self::Protocol(e.to_string())
+    }
+}
+
+impl From<serde_json::Error> for Error {
+    fn from(e: serde_json::Error) -> Self {
+        Self::Protocol(e.to_string())
+    }
+}

@@ -1,0 +1,496 @@
+//! Tables, and the part of Go's templates that scripts use with `--format`.
+//!
+//! Known: `{{.A.B}}`, `{{json .A}}`, `{{len .A}}`, `{{index .A "key"}}`, `{{upper .A}}`, `{{lower .A}}`, `{{join .A ","}}`,
+//! `{{println .A}}`, pipes, `{{range .A}}…{{end}}` (also `{{range $k, $v := .A}}`), `{{if .A}}…{{else}}…{{end}}`, `{{with .A}}`, string
+//! literals, `eq`, `ne`, `not`, and trimming dashes. Anything else is an error that names it.
+
+use std::collections::HashMap;
+
+use serde_json::Value;
+
+use crate::Error;
+
+/// A parsed template.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Template {
+    nodes: Vec<Node>,
+}
+
+#[derive(Debug, PartialEq)]
+enum Node {
+    Text(String),
+    Print(Pipe),
+    If(Pipe, Vec<Node>, Vec<Node>),
+    With(Pipe, Vec<Node>, Vec<Node>),
+    Range { names: Vec<String>, over: Pipe, body: Vec<Node>, otherwise: Vec<Node> },
+}
+
+type Pipe = Vec<Vec<Term>>;
+
+#[derive(Debug, PartialEq, Clone)]
+enum Term {
+    Path(Vec<String>),
+    Variable(String, Vec<String>),
+    Word(String),
+    Literal(Value),
+    Group(Pipe),
+}
+
+fn wrong(what: &str) -> Error {
+    Error::Usage(format!("template parsing error: {what}"))
+}
+
+enum Token<'a> {
+    Text(String),
+    Action(&'a str),
+}
+
+fn tokens(source: &str) -> Result<Vec<Token<'_>>, Error> {
+    let mut out = Vec::new();
+    let mut rest = source;
+    let mut trim_next = false;
+    while let Some(start) = rest.find("{{") {
+        let (before, after) = rest.split_at(start);
+        let after = after.get(2..).unwrap_or_default();
+        let end = after.find("}}").ok_or_else(|| wrong("unclosed action"))?;
+        let (action, tail) = after.split_at(end);
+        let mut before = if trim_next { before.trim_start() } else { before };
+        let mut action = action;
+        if let Some(stripped) = action.strip_prefix("- ") {
+            before = before.trim_end();
+            action = stripped;
+        }
+        trim_next = false;
+        if let Some(stripped) = action.strip_suffix(" -") {
+            action = stripped;
+            trim_next = true;
+        }
+        out.push(Token::Text(before.to_owned()));
+        out.push(Token::Action(action.trim()));
+        rest = tail.get(2..).unwrap_or_default();
+    }
+    out.push(Token::Text(if trim_next { rest.trim_start() } else { rest }.to_owned()));
+    Ok(out)
+}
+
+/// Words of an action: paths, literals, parentheses, pipes.
+fn words(action: &str) -> Result<Vec<String>, Error> {
+    let mut out = Vec::new();
+    let mut chars = action.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            ' ' | '\t' | '\n' => {}
+            '(' | ')' | '|' | ',' => out.push(c.to_string()),
+            '"' | '`' => {
+                let mut literal = String::from('"');
+                loop {
+                    match chars.next() {
+                        None => return Err(wrong("unterminated string")),
+                        Some(end) if end == c => break,
+                        Some('\\') if c == '"' => match chars.next() {
+                            Some('n') => literal.push('\n'),
+                            Some('t') => literal.push('\t'),
+                            Some(other) => literal.push(other),
+                            None => return Err(wrong("unterminated string")),
+                        },
+                        Some(other) => literal.push(other),
+                    }
+                }
+                out.push(literal);
+            }
+            _ => {
+                let mut word = String::from(c);
+                while let Some(next) = chars.peek().copied().filter(|n| !" \t\n()|,\"`".contains(*n)) {
+                    word.push(next);
+                    chars.next();
+                }
+                out.push(word);
+            }
+        }
+    }
+    Ok(out)
+}
+
+fn pipe(words: &mut std::iter::Peekable<std::vec::IntoIter<String>>, nested: bool) -> Result<Pipe, Error> {
+    let mut commands = vec![Vec::new()];
+    while let Some(word) = words.next() {
+        let term = match word.as_str() {
+            ")" if nested => return Ok(commands),
+            "|" => {
+                commands.push(Vec::new());
+                continue;
+            }
+            "(" => Term::Group(pipe(words, true)?),
+            w if w.starts_with('"') => Term::Literal(w.get(1..).unwrap_or_default().into()),
+            w if w.starts_with('.') => Term::Path(path(w)),
+            w if w.starts_with('$') => {
+                let (name, rest) =
+                    w.split_once('.').map_or((w, String::new()), |(n, r)| (n, format!(".{r}")));
+                Term::Variable(name.to_owned(), path(&rest))
+            }
+            "true" | "false" => Term::Literal((word == "true").into()),
+            w if w.parse::<i64>().is_ok() => Term::Literal(w.parse::<i64>().unwrap_or_default().into()),
+            w if w.chars().all(char::is_alphanumeric) => Term::Word(word),
+            w => return Err(wrong(&format!("unexpected {w:?}"))),
+        };
+        if let Some(last) = commands.last_mut() {
+            last.push(term);
+        }
+    }
+    if nested { Err(wrong("unclosed left paren")) } else { Ok(commands) }
+}
+
+fn path(word: &str) -> Vec<String> {
+    word.split('.').filter(|p| !p.is_empty()).map(str::to_owned).collect()
+}
+
+fn parse_pipe(text: &str) -> Result<Pipe, Error> {
+    let parsed = pipe(&mut words(text)?.into_iter().peekable(), false)?;
+    if parsed.iter().any(Vec::is_empty) {
+        Err(wrong(&format!("missing value in {text:?}")))
+    } else {
+        Ok(parsed)
+    }
+}
+
+impl Template {
+    pub(crate) fn parse(source: &str) -> Result<Self, Error> {
+        let source = source.replace("\\t", "\t").replace("\\n", "\n");
+        let mut tokens = tokens(&source)?.into_iter();
+        let (nodes, end) = block(&mut tokens)?;
+        match end {
+            None => Ok(Self { nodes }),
+            Some(word) => Err(wrong(&format!("unexpected {{{{{word}}}}}"))),
+        }
+    }
+
+    /// The text for one value.
+    pub(crate) fn render(&self, value: &Value) -> Result<String, Error> {
+        let mut out = String::new();
+        render(&self.nodes, value, &mut HashMap::from([("$".to_owned(), value.clone())]), &mut out)?;
+        Ok(out)
+    }
+}
+
+/// Nodes up to `end` or `else`; gives what ended the block.
+fn block<'a>(tokens: &mut impl Iterator<Item = Token<'a>>) -> Result<(Vec<Node>, Option<String>), Error> {
+    let mut nodes = Vec::new();
+    while let Some(token) = tokens.next() {
+        let action = match token {
+            Token::Text(text) => {
+                if !text.is_empty() {
+                    nodes.push(Node::Text(text));
+                }
+                continue;
+            }
+            Token::Action(action) => action,
+        };
+        let (word, rest) = action.split_once(' ').unwrap_or((action, ""));
+        match word {
+            "end" | "else" => return Ok((nodes, Some(action.to_owned()))),
+            "if" | "with" | "range" => {
+                let (body, end) = block(tokens)?;
+                let otherwise = match end.as_deref() {
+                    Some("end") => Vec::new(),
+                    Some("else") => match block(tokens)? {
+                        (nodes, Some(end)) if end == "end" => nodes,
+                        _ => return Err(wrong("else without end")),
+                    },
+                    _ => return Err(wrong(&format!("{word} without end"))),
+                };
+                nodes.push(match word {
+                    "if" => Node::If(parse_pipe(rest)?, body, otherwise),
+                    "with" => Node::With(parse_pipe(rest)?, body, otherwise),
+                    _ => {
+                        let (names, over) = rest.split_once(":=").unwrap_or(("", rest));
+                        let names = names
+                            .split(',')
+                            .map(str::trim)
+                            .filter(|n| !n.is_empty())
+                            .map(str::to_owned)
+                            .collect();
+                        Node::Range { names, over: parse_pipe(over)?, body, otherwise }
+                    }
+                });
+            }
+            "" => return Err(wrong("missing value for command")),
+            _ if word.starts_with("/*") => {}
+            _ => nodes.push(Node::Print(parse_pipe(action)?)),
+        }
+    }
+    Ok((nodes, None))
+}
+
+type Variables = HashMap<String, Value>;
+
+fn render(nodes: &[Node], dot: &Value, variables: &mut Variables, out: &mut String) -> Result<(), Error> {
+    for node in nodes {
+        match node {
+            Node::Text(text) => out.push_str(text),
+            Node::Print(pipe) => out.push_str(&display(&evaluate(pipe, dot, variables)?)),
+            Node::If(condition, yes, no) => {
+                let branch = if truth(&evaluate(condition, dot, variables)?) { yes } else { no };
+                render(branch, dot, variables, out)?;
+            }
+            Node::With(pipe, yes, no) => {
+                let value = evaluate(pipe, dot, variables)?;
+                if truth(&value) {
+                    render(yes, &value, variables, out)?;
+                } else {
+                    render(no, dot, variables, out)?;
+                }
+            }
+            Node::Range { names, over, body, otherwise } => {
+                let items: Vec<(Value, Value)> = match evaluate(over, dot, variables)? {
+                    Value::Array(items) => {
+                        items.into_iter().enumerate().map(|(i, v)| (i.into(), v)).collect()
+                    }
+                    Value::Object(map) => map.into_iter().map(|(k, v)| (k.into(), v)).collect(),
+                    _ => Vec::new(),
+                };
+                if items.is_empty() {
+                    render(otherwise, dot, variables, out)?;
+                }
+                for (key, value) in items {
+                    match names.as_slice() {
+                        [one] => drop(variables.insert(one.clone(), value.clone())),
+                        [first, second, ..] => {
+                            variables.insert(first.clone(), key);
+                            variables.insert(second.clone(), value.clone());
+                        }
+                        [] => {}
+                    }
+                    render(body, &value, variables, out)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn evaluate(pipe: &Pipe, dot: &Value, variables: &Variables) -> Result<Value, Error> {
+    let mut piped = None;
+    for command in pipe {
+        let mut arguments = Vec::new();
+        let function = match command.first() {
+            Some(Term::Word(name)) => Some(name.as_str()),
+            _ => None,
+        };
+        for term in command.iter().skip(usize::from(function.is_some())) {
+            arguments.push(match term {
+                Term::Path(path) => lookup(dot, path)?,
+                Term::Variable(name, path) => {
+                    let value =
+                        variables.get(name).ok_or_else(|| wrong(&format!("undefined variable {name}")))?;
+                    lookup(value, path)?
+                }
+                Term::Literal(value) => value.clone(),
+                Term::Group(pipe) => evaluate(pipe, dot, variables)?,
+                Term::Word(word) => return Err(wrong(&format!("function {word:?} not expected here"))),
+            });
+        }
+        arguments.extend(piped.take());
+        piped = Some(match function {
+            None => arguments.into_iter().next().unwrap_or(Value::Null),
+            Some(name) => call(name, &arguments)?,
+        });
+    }
+    Ok(piped.unwrap_or(Value::Null))
+}
+
+/// Members are found whatever their case, as the Go names and the JSON names differ in it.
+fn lookup(value: &Value, path: &[String]) -> Result<Value, Error> {
+    let mut at = value;
+    for name in path {
+        at = match at {
+            Value::Object(map) => match map
+                .get(name)
+                .or_else(|| map.iter().find(|(k, _)| k.eq_ignore_ascii_case(name)).map(|(_, v)| v))
+            {
+                Some(found) => found,
+                None => return Ok(Value::Null),
+            },
+            Value::Null => return Ok(Value::Null),
+            _ => return Err(Error::Usage(format!("template: can't evaluate field {name}"))),
+        };
+    }
+    Ok(at.clone())
+}
+
+fn call(name: &str, arguments: &[Value]) -> Result<Value, Error> {
+    let first = arguments.first().unwrap_or(&Value::Null);
+    let text = || display(first);
+    Ok(match name {
+        "json" => serde_json::to_string(first)?.into(),
+        "len" => match first {
+            Value::Array(a) => a.len(),
+            Value::Object(o) => o.len(),
+            Value::String(s) => s.len(),
+            _ => 0,
+        }
+        .into(),
+        "upper" => text().to_uppercase().into(),
+        "lower" => text().to_lowercase().into(),
+        "title" => text().into(),
+        "print" | "printf" => arguments.iter().map(display).collect::<String>().into(),
+        "println" => format!("{}\n", arguments.iter().map(display).collect::<Vec<_>>().join(" ")).into(),
+        "join" => {
+            let separator = arguments.get(1).map(display).unwrap_or_default();
+            let parts: Vec<String> = first.as_array().into_iter().flatten().map(display).collect();
+            parts.join(&separator).into()
+        }
+        "split" => {
+            let separator = arguments.get(1).map(display).unwrap_or_default();
+            text().split(&separator).map(Value::from).collect::<Vec<_>>().into()
+        }
+        "index" => {
+            let mut at = first;
+            for key in arguments.iter().skip(1) {
+                at = match (at, key) {
+                    (Value::Array(a), key) => key.as_u64().and_then(|i| a.get(usize::try_from(i).ok()?)),
+                    (Value::Object(o), key) => o.get(&display(key)),
+                    _ => None,
+                }
+                .unwrap_or(&Value::Null);
+            }
+            at.clone()
+        }
+        "eq" => arguments.iter().skip(1).any(|a| a == first).into(),
+        "ne" => arguments.iter().skip(1).all(|a| a != first).into(),
+        "not" => (!truth(first)).into(),
+        "and" => arguments.iter().find(|a| !truth(a)).or(arguments.last()).cloned().unwrap_or(Value::Null),
+        "or" => arguments.iter().find(|a| truth(a)).or(arguments.last()).cloned().unwrap_or(Value::Null),
+        other => return Err(wrong(&format!("function {other:?} not defined"))),
+    })
+}
+
+fn truth(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Bool(b) => *b,
+        Value::Number(n) => n.as_f64() != Some(0.0),
+        Value::String(s) => !s.is_empty(),
+        Value::Array(a) => !a.is_empty(),
+        Value::Object(o) => !o.is_empty(),
+    }
+}
+
+/// As Go prints values: lists in brackets, maps as `map[key:value]`.
+fn display(value: &Value) -> String {
+    match value {
+        Value::Null => "<no value>".into(),
+        Value::String(s) => s.clone(),
+        Value::Array(a) => format!("[{}]", a.iter().map(display).collect::<Vec<_>>().join(" ")),
+        Value::Object(o) => {
+            let items: Vec<String> = o.iter().map(|(k, v)| format!("{k}:{}", display(v))).collect();
+            format!("map[{}]", items.join(" "))
+        }
+        other => other.to_string(),
+    }
+}
+
+/// Prints rows as a table with these columns (heading, member), or as `format` says.
+pub(crate) fn print_list(
+    rows: &[Value],
+    columns: &[(&str, &str)],
+    format: Option<&str>,
+) -> Result<(), Error> {
+    let format = format.unwrap_or("table");
+    if format == "json" || format == "{{json .}}" {
+        for row in rows {
+            println!("{}", serde_json::to_string(row)?);
+        }
+        return Ok(());
+    }
+    let Some(template) = format.strip_prefix("table") else {
+        let template = Template::parse(format)?;
+        for row in rows {
+            println!("{}", template.render(row)?);
+        }
+        return Ok(());
+    };
+    let template = template.trim();
+    if template.is_empty() {
+        let head: Vec<String> = columns.iter().map(|(heading, _)| (*heading).to_owned()).collect();
+        let cell = |row: &Value, member: &str| row.get(member).map(display).unwrap_or_default();
+        let body =
+            rows.iter().map(|row| columns.iter().map(|(_, member)| cell(row, member)).collect()).collect();
+        print!("{}", table(head, body));
+        return Ok(());
+    }
+    // The heading is the template over the headings themselves.
+    let heads: serde_json::Map<String, Value> =
+        columns.iter().map(|(heading, member)| ((*member).to_owned(), (*heading).into())).collect();
+    let template = Template::parse(template)?;
+    let split = |line: String| line.split('\t').map(str::to_owned).collect::<Vec<_>>();
+    let head = split(template.render(&heads.into())?);
+    let body = rows.iter().map(|row| template.render(row).map(split)).collect::<Result<Vec<_>, _>>()?;
+    print!("{}", table(head, body));
+    Ok(())
+}
+
+fn table(head: Vec<String>, body: Vec<Vec<String>>) -> String {
+    let all: Vec<Vec<String>> = std::iter::once(head).chain(body).collect();
+    let columns = all.iter().map(Vec::len).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns)
+        .map(|i| all.iter().filter_map(|row| row.get(i)).map(|c| c.chars().count()).max().unwrap_or(0))
+        .collect();
+    let mut out = String::new();
+    for row in &all {
+        let mut line = String::new();
+        for (i, (cell, width)) in row.iter().zip(&widths).enumerate() {
+            line.push_str(cell);
+            if i + 1 < row.len() {
+                line.extend(std::iter::repeat_n(' ', width + 3 - cell.chars().count()));
+            }
+        }
+        out.push_str(line.trim_end());
+        out.push('\n');
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn templates_as_scripts_use_them() {
+        let value = json!({"Id": "abc", "State": {"Running": true, "Code": 3}, "Names": ["x", "y"], "Labels": {"a.b": "c"}, "None": null});
+        for (template, text) in [
+            ("{{.Id}}", "abc"),
+            ("{{ .State.Code }}!", "3!"),
+            ("{{json .Names}}", r#"["x","y"]"#),
+            ("{{.Names}}", "[x y]"),
+            ("{{len .Names}}", "2"),
+            (r#"{{index .Labels "a.b"}}"#, "c"),
+            ("{{index .Names 1}}", "y"),
+            ("{{range .Names}}<{{.}}>{{end}}", "<x><y>"),
+            ("{{range $k, $v := .Labels}}{{$k}}={{$v}}{{end}}", "a.b=c"),
+            ("{{if .State.Running}}up{{else}}down{{end}}", "up"),
+            ("{{if not .State.Running}}up{{else}}down{{end}}", "down"),
+            (r#"{{join .Names ","}}"#, "x,y"),
+            ("{{.Id | upper}}", "ABC"),
+            (r#"{{if eq .Id "abc"}}yes{{end}}"#, "yes"),
+            ("{{with .State}}{{.Code}}{{end}}", "3"),
+            ("{{.none}}", "<no value>"),
+            ("a {{- .Id -}} b", "aabcb"),
+            ("{{.Id}}\\t{{.Id}}", "abc\tabc"),
+            ("{{(index .Names 0) | upper}}", "X"),
+        ] {
+            assert_eq!(Template::parse(template).unwrap().render(&value).unwrap(), text, "{template}");
+        }
+        for bad in ["{{.Id", "{{if .A}}", "{{nonsense .Id}}", "{{}}", "{{end}}", "{{\"x}}"] {
+            let result = Template::parse(bad).and_then(|t| t.render(&value));
+            assert!(result.is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn tables_are_aligned() {
+        let text = table(vec!["A".into(), "LONG".into()], vec![vec!["wide cell".into(), "x".into()]]);
+        assert_eq!(text, "A           LONG\nwide cell   x\n");
+    }
+}

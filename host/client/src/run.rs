@@ -1,0 +1,143 @@
+//! `run` and `create`.
+
+use std::io::Write;
+
+use hyper::Method;
+use serde_json::Value;
+
+use crate::args::{CreateArgs, RunArgs};
+use crate::attach::{self, Streams, text};
+use crate::create::{self, Attach};
+use crate::http::{self, Client};
+use crate::{Error, images};
+
+fn streams(args: &CreateArgs, detach: bool, remove: bool) -> Result<Attach, Error> {
+    if detach {
+        return Ok(Attach { remove, ..Attach::default() });
+    }
+    if args.attach.is_empty() {
+        return Ok(Attach { stdin: args.interactive, stdout: true, stderr: true, remove });
+    }
+    let mut chosen = Attach { remove, ..Attach::default() };
+    for name in &args.attach {
+        match name.to_ascii_lowercase().as_str() {
+            "stdin" => chosen.stdin = true,
+            "stdout" => chosen.stdout = true,
+            "stderr" => chosen.stderr = true,
+            other => {
+                return Err(Error::Usage(format!("invalid stream '{other}': use stdin, stdout or stderr")));
+            }
+        }
+    }
+    Ok(chosen)
+}
+
+fn query(args: &CreateArgs) -> Vec<(&'static str, String)> {
+    let mut query = Vec::new();
+    if let Some(name) = &args.name {
+        query.push(("name", name.clone()));
+    }
+    if let Some(platform) = &args.platform {
+        query.push(("platform", platform.clone()));
+    }
+    query
+}
+
+/// Creates the container, pulling the image first where `--pull` says so; gives its id.
+async fn make(client: &Client, args: &CreateArgs, attach: Attach) -> Result<String, Error> {
+    let body = create::body(args, attach)?;
+    let image = text(&body, "/Image").to_owned();
+    if args.pull == "always" {
+        images::pull(client, &image).await?;
+    }
+    let query = query(args);
+    let mut made = client.post("/containers/create", &query, Some(&body)).await;
+    if let Err(Error::Daemon { status: 404, message }) = &made
+        && args.pull == "missing"
+        && message.contains("No such image")
+    {
+        eprintln!("Unable to find image '{image}' locally");
+        images::pull(client, &image).await?;
+        made = client.post("/containers/create", &query, Some(&body)).await;
+    }
+    let made = made?;
+    for warning in made.get("Warnings").and_then(Value::as_array).into_iter().flatten() {
+        eprintln!("WARNING: {}", warning.as_str().unwrap_or_default());
+    }
+    let id = text(&made, "/Id").to_owned();
+    if let Some(file) = &args.cidfile {
+        let mut file = std::fs::File::options().write(true).create_new(true).open(file)?;
+        file.write_all(id.as_bytes())?;
+    }
+    Ok(id)
+}
+
+pub(crate) async fn create(client: &Client, args: Box<CreateArgs>) -> Result<u8, Error> {
+    let attach = streams(&args, false, false)?;
+    println!("{}", make(client, &args, attach).await.map_err(Error::for_run)?);
+    Ok(0)
+}
+
+pub(crate) async fn run(client: &Client, args: Box<RunArgs>) -> Result<u8, Error> {
+    run_inner(client, &args).await
+}
+
+async fn run_inner(client: &Client, args: &RunArgs) -> Result<u8, Error> {
+    let attach = streams(&args.create, args.detach, args.remove)?;
+    if args.plan {
+        let body = create::body(&args.create, attach)?;
+        let mut query = query(&args.create);
+        query.push(("plan", "1".into()));
+        let plan = client.post("/containers/create", &query, Some(&body)).await.map_err(Error::for_run)?;
+        println!("{}", serde_json::to_string_pretty(&plan)?);
+        return Ok(0);
+    }
+    let id = make(client, &args.create, attach).await.map_err(Error::for_run)?;
+    let path = format!("/containers/{id}");
+    if args.detach {
+        client.post(&format!("{path}/start"), &[], None).await.map_err(Error::for_run)?;
+        println!("{id}");
+        return Ok(0);
+    }
+    // Everything is joined before the start, so that neither the first byte nor the exit can be missed.
+    let mut query = vec![("stream", "1".to_owned())];
+    for (on, name) in [(attach.stdin, "stdin"), (attach.stdout, "stdout"), (attach.stderr, "stderr")] {
+        if on {
+            query.push((name, "1".into()));
+        }
+    }
+    if let Some(keys) = &args.detach_keys {
+        query.push(("detachKeys", keys.clone()));
+    }
+    let hijacked = client.hijack(&format!("{path}/attach"), &query, None).await.map_err(Error::for_run)?;
+    let condition = if args.remove { "removed" } else { "next-exit" };
+    let wait_path = format!("{path}/wait");
+    let wait_query = [("condition", condition.to_owned())];
+    let waiting =
+        client.request(Method::POST, &wait_path, &wait_query, None).await.map_err(Error::for_run)?;
+    client.post(&format!("{path}/start"), &[], None).await.map_err(Error::for_run)?;
+    let tty = args.create.tty;
+    let proxy = (args.sig_proxy && !tty).then(|| attach::proxy_signals(client, &id));
+    attach::copy(client, hijacked, &Streams { stdin: attach.stdin, tty, resize: &path }).await?;
+    if tty && still_running(client, &path).await {
+        // Detached by its keys.
+        return Ok(0);
+    }
+    let answer = http::json(waiting).await?;
+    if let Some(task) = proxy {
+        task.abort();
+    }
+    let error = text(&answer, "/Error/Message");
+    if !error.is_empty() {
+        return Err(Error::Daemon { status: 500, message: error.to_owned() }.for_run());
+    }
+    let code = answer.get("StatusCode").and_then(Value::as_i64).unwrap_or(0);
+    Ok(u8::try_from(code).unwrap_or(1))
+}
+
+async fn still_running(client: &Client, path: &str) -> bool {
+    match client.get(&format!("{path}/json"), &[]).await {
+        Ok(container) => container.pointer("/State/Running").and_then(Value::as_bool) == Some(true),
+        Err(_) => false,
+    }
+}

@@ -1,0 +1,167 @@
+//! Sizes, times and durations in the words that docker's command line uses.
+
+use crate::Error;
+
+/// `512m`, `1.5g`, `100` to bytes (binary units).
+pub(crate) fn bytes(text: &str) -> Result<i64, Error> {
+    let wrong = || Error::Usage(format!("invalid size: '{text}' (use for example 512m or 2g)"));
+    let lower = text.trim().to_ascii_lowercase();
+    let number = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = lower.get(number.len()..).unwrap_or_default().trim_end_matches("ib").trim_end_matches('b');
+    let shift = match unit {
+        "" => 0,
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        "t" => 40,
+        "p" => 50,
+        _ => return Err(wrong()),
+    };
+    if let Ok(whole) = number.parse::<i64>() {
+        return whole.checked_mul(1 << shift).ok_or_else(wrong);
+    }
+    let fraction: f64 = number.parse().map_err(|_| wrong())?;
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_precision_loss,
+        reason = "a size given as a fraction is not exact"
+    )]
+    let value = (fraction * (1_i64 << shift) as f64) as i64;
+    Ok(value)
+}
+
+/// Bytes in decimal units with three digits, as docker prints image sizes: `1.23MB`.
+pub(crate) fn human(size: i64) -> String {
+    let units = ["B", "kB", "MB", "GB", "TB", "PB"];
+    #[allow(clippy::cast_precision_loss, reason = "three digits are shown")]
+    let mut value = size as f64;
+    let mut unit = "B";
+    for next in units {
+        unit = next;
+        if value < 1000.0 {
+            break;
+        }
+        if next != "PB" {
+            value /= 1000.0;
+        }
+    }
+    let digits = if unit == "B" || value >= 100.0 {
+        0
+    } else if value >= 10.0 {
+        1
+    } else {
+        2
+    };
+    let text = format!("{value:.digits$}");
+    let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
+    format!("{text}{unit}")
+}
+
+/// How long ago in words: `About a minute`, `3 hours`.
+pub(crate) fn ago(seconds: i64) -> String {
+    match seconds {
+        i64::MIN..1 => "Less than a second".into(),
+        1 => "1 second".into(),
+        2..60 => format!("{seconds} seconds"),
+        60..120 => "About a minute".into(),
+        120..2760 => format!("{} minutes", seconds / 60),
+        2760..7200 => "About an hour".into(),
+        7200..172_800 => format!("{} hours", seconds / 3600),
+        172_800..1_209_600 => format!("{} days", seconds / 86_400),
+        1_209_600..5_184_000 => format!("{} weeks", seconds / 604_800),
+        5_184_000..63_072_000 => format!("{} months", seconds / 2_592_000),
+        _ => format!("{} years", seconds / 31_536_000),
+    }
+}
+
+/// Seconds since the epoch now.
+pub(crate) fn now() -> i64 {
+    jiff::Timestamp::now().as_second()
+}
+
+/// A point in time for `--since` and `--until`: a duration back from now (`10m`, `1h30m`), RFC 3339, or seconds.
+pub(crate) fn moment(text: &str) -> Result<String, Error> {
+    if text.parse::<f64>().is_ok() {
+        return Ok(text.to_owned());
+    }
+    if let Ok(time) = text.parse::<jiff::Timestamp>() {
+        return Ok(format!("{}.{:09}", time.as_second(), time.subsec_nanosecond()));
+    }
+    if let Some(nanos) = duration(text) {
+        let at = i128::from(jiff::Timestamp::now().as_second()) * 1_000_000_000 - i128::from(nanos);
+        return Ok(format!("{}.{:09}", at / 1_000_000_000, at % 1_000_000_000));
+    }
+    if let Ok(date) = text.parse::<jiff::civil::DateTime>()
+        && let Ok(zoned) = date.to_zoned(jiff::tz::TimeZone::system())
+    {
+        return Ok(zoned.timestamp().as_second().to_string());
+    }
+    Err(Error::Usage(format!(
+        "invalid time '{text}': use seconds, a duration such as 10m, or a time such as 2025-01-02T03:04:05Z"
+    )))
+}
+
+/// Go's duration notation in nanoseconds: `300ms`, `1.5h`, `2h45m`.
+pub(crate) fn duration(text: &str) -> Option<i64> {
+    let mut rest = text;
+    let mut total = 0.0;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (number, tail) = rest.split_at(digits);
+        let end = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
+        let (unit, tail) = tail.split_at(end);
+        let scale = match unit {
+            "ns" => 1.0,
+            "us" | "µs" => 1e3,
+            "ms" => 1e6,
+            "s" => 1e9,
+            "m" => 60e9,
+            "h" => 3600e9,
+            _ => return None,
+        };
+        total += number.parse::<f64>().ok()? * scale;
+        rest = tail;
+    }
+    #[allow(clippy::cast_possible_truncation, reason = "durations of centuries are cut")]
+    (!text.is_empty()).then_some(total as i64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        for (text, value) in
+            [("6m", 6 << 20), ("1g", 1 << 30), ("1.5k", 1536), ("42", 42), ("42b", 42), ("1GiB", 1 << 30)]
+        {
+            assert_eq!(bytes(text).unwrap(), value, "{text}");
+        }
+        assert!(bytes("much").is_err() && bytes("").is_err() && bytes("9x").is_err());
+        for (size, text) in [
+            (0, "0B"),
+            (999, "999B"),
+            (4_261_574, "4.26MB"),
+            (12_300_000, "12.3MB"),
+            (566_000_000, "566MB"),
+            (1_000_000, "1MB"),
+        ] {
+            assert_eq!(human(size), text);
+        }
+    }
+
+    #[test]
+    fn times() {
+        assert_eq!(duration("1h30m"), Some(5_400_000_000_000));
+        assert_eq!(duration("300ms"), Some(300_000_000));
+        assert_eq!(duration("x"), None);
+        assert_eq!(duration(""), None);
+        assert_eq!(moment("12.5").unwrap(), "12.5");
+        assert_eq!(moment("1970-01-01T00:00:10Z").unwrap(), "10.000000000");
+        assert!(moment("yesterday").is_err());
+        assert_eq!(
+            (ago(0).as_str(), ago(59).as_str(), ago(61).as_str(), ago(7300).as_str()),
+            ("Less than a second", "59 seconds", "About a minute", "2 hours")
+        );
+    }
+}
