@@ -10,9 +10,9 @@ pub mod containers;
 pub mod error;
 pub mod exec;
 pub mod images;
-pub mod io;
 pub mod networks;
 pub mod options;
+pub mod planner;
 pub mod settings;
 pub mod system;
 pub mod volumes;
@@ -20,6 +20,7 @@ pub mod volumes;
 use std::sync::Arc;
 
 pub use bollard_stubs::models;
+pub use wharf_io as io;
 pub use error::{Error, Kind, Result};
 pub use options::{Caller, CreateOptions, Filters, ListOptions, RemoveOptions, WaitCondition};
 pub use settings::Settings;

@@ -1,0 +1,249 @@
+//! Ports that a container shows and that the host publishes.
+
+use std::collections::BTreeMap;
+
+use wharf_plan::net::{Protocol, Publish};
+
+use crate::error::{Error, Result};
+use crate::models::{HostConfig, PortBinding, PortMap};
+
+/// At most so many published ports for one container.
+const LIMIT: usize = 65_536;
+
+/// `80/tcp`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Port {
+    /// Number inside the container.
+    pub number: u16,
+    /// 0 tcp, 1 udp, 2 sctp: in the order in which Docker sorts.
+    protocol: u8,
+}
+
+impl Port {
+    /// The contract's word.
+    pub fn protocol(self) -> Protocol {
+        match self.protocol {
+            1 => Protocol::Udp,
+            2 => Protocol::Sctp,
+            _ => Protocol::Tcp,
+        }
+    }
+
+    /// Of the contract's word.
+    pub fn new(number: u16, protocol: Protocol) -> Self {
+        let protocol = match protocol {
+            Protocol::Tcp => 0,
+            Protocol::Udp => 1,
+            Protocol::Sctp => 2,
+        };
+        Self { number, protocol }
+    }
+}
+
+impl std::fmt::Display for Port {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let name = match self.protocol {
+            1 => "udp",
+            2 => "sctp",
+            _ => "tcp",
+        };
+        write!(f, "{}/{name}", self.number)
+    }
+}
+
+fn bad(text: &str) -> Error {
+    Error::invalid(format!("invalid port specification: {text:?}"))
+}
+
+fn range(text: &str) -> Option<(u16, u16)> {
+    let one = |t: &str| t.parse::<u16>().ok().filter(|_| t.bytes().all(|b| b.is_ascii_digit()));
+    match text.split_once('-') {
+        Some((low, high)) => one(low).zip(one(high)).filter(|(low, high)| low <= high),
+        None => one(text).map(|n| (n, n)),
+    }
+}
+
+/// Reads `80`, `80/udp`, `8000-8010/tcp`.
+pub fn expose(text: &str) -> Result<Vec<Port>> {
+    let (numbers, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    let protocol = match protocol.to_ascii_lowercase().as_str() {
+        "tcp" | "" => 0,
+        "udp" => 1,
+        "sctp" => 2,
+        _ => return Err(Error::invalid(format!("invalid proto: {protocol}"))),
+    };
+    let (low, high) = range(numbers).ok_or_else(|| bad(numbers))?;
+    Ok((low..=high).map(|number| Port { number, protocol }).collect())
+}
+
+/// One published port as asked for; host ports may be a range to choose from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Binding {
+    /// Inside.
+    pub port: Port,
+    /// Address of the host; None is every one.
+    pub ip: Option<String>,
+    /// First host port to try; 0 lets the host choose.
+    pub low: u16,
+    /// Last one.
+    pub high: u16,
+}
+
+/// Reads a request's port bindings.
+pub fn bindings(map: &PortMap) -> Result<Vec<Binding>> {
+    let mut all = Vec::new();
+    for (text, list) in map {
+        let ports = expose(text)?;
+        let [port] = ports.as_slice() else { return Err(bad(text)) };
+        if port.number == 0 {
+            return Err(bad(text));
+        }
+        for one in list.iter().flatten() {
+            all.push(binding(*port, one)?);
+            if all.len() > LIMIT {
+                return Err(Error::invalid("too many published ports"));
+            }
+        }
+    }
+    all.sort_by(|a, b| (a.port, &a.ip, a.low).cmp(&(b.port, &b.ip, b.low)));
+    Ok(all)
+}
+
+fn binding(port: Port, one: &PortBinding) -> Result<Binding> {
+    let text = one.host_port.as_deref().unwrap_or("");
+    let (low, high) = if text.is_empty() { (0, 0) } else { range(text).ok_or_else(|| bad(text))? };
+    let ip = match one.host_ip.as_deref().unwrap_or("") {
+        "" => None,
+        given => {
+            let bare = given.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(given);
+            let address: std::net::IpAddr = bare
+                .parse()
+                .map_err(|_| Error::invalid(format!("invalid IP address: {given}")))?;
+            Some(address.to_string())
+        }
+    };
+    Ok(Binding { port, ip, low, high })
+}
+
+/// What to publish for a container with these addresses. A binding without an address is published on both families'
+/// unspecified address. Where a range was given, the first that is free shall be taken; the host's applier chooses
+/// among `host_port..host_port + count` is not what `count` means, so the first one stands for it here and the caller
+/// walks on when it is taken.
+pub fn publishes(list: &[Binding], ipv4: Option<&str>, ipv6: Option<&str>) -> Vec<Publish> {
+    let mut all = Vec::new();
+    for b in list {
+        let mut push = |host_ip: Option<String>, container_ip: &str| {
+            all.push(Publish {
+                protocol: b.port.protocol(),
+                host_ip,
+                host_port: b.low,
+                count: 1,
+                container_ip: container_ip.to_owned(),
+                container_port: b.port.number,
+            });
+        };
+        match (b.ip.as_deref(), ipv4, ipv6) {
+            (None, v4, v6) => {
+                if let Some(address) = v4 {
+                    push(Some("0.0.0.0".into()), address);
+                }
+                if let Some(address) = v6 {
+                    push(Some("::".into()), address);
+                }
+            }
+            (Some(ip), _, Some(address)) if ip.contains(':') => push(Some(ip.to_owned()), address),
+            (Some(ip), Some(address), _) if !ip.contains(':') => push(Some(ip.to_owned()), address),
+            _ => {}
+        }
+    }
+    all
+}
+
+/// Ports to publish of a container: the bindings, and with `-P` every exposed port that has none.
+pub fn wanted(host: &HostConfig, exposed: &[String]) -> Result<Vec<Binding>> {
+    let mut all = match &host.port_bindings {
+        Some(map) => bindings(map)?,
+        None => Vec::new(),
+    };
+    if host.publish_all_ports == Some(true) {
+        for port in exposed.iter().map(|e| expose(e)).collect::<Result<Vec<_>>>()?.into_iter().flatten() {
+            if !all.iter().any(|b| b.port == port) {
+                all.push(Binding { port, ip: None, low: 0, high: 0 });
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// `NetworkSettings.Ports`: every exposed port, null where nothing is published.
+pub fn port_map(exposed: &[String], published: &[Publish]) -> PortMap {
+    let mut map: BTreeMap<String, Option<Vec<PortBinding>>> = BTreeMap::new();
+    for text in exposed {
+        for port in expose(text).unwrap_or_default() {
+            map.insert(port.to_string(), None);
+        }
+    }
+    for p in published {
+        let port = Port::new(p.container_port, p.protocol);
+        map.entry(port.to_string()).or_default().get_or_insert_default().push(PortBinding {
+            host_ip: Some(p.host_ip.clone().unwrap_or_else(|| "0.0.0.0".into())),
+            host_port: Some(p.host_port.to_string()),
+        });
+    }
+    map.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(port: &str, ip: &str, host: &str) -> PortMap {
+        [(
+            port.to_owned(),
+            Some(vec![PortBinding { host_ip: Some(ip.into()), host_port: Some(host.into()) }]),
+        )]
+        .into()
+    }
+
+    #[test]
+    fn exposed() {
+        assert_eq!(expose("80").unwrap()[0].to_string(), "80/tcp");
+        assert_eq!(expose("53/UDP").unwrap()[0].to_string(), "53/udp");
+        assert_eq!(expose("8000-8002").unwrap().len(), 3);
+        for bad in ["", "x", "70000", "-1", "9-8", "80/tcp/udp", "+80", " 80"] {
+            assert!(expose(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn bound() {
+        let b = bindings(&map("80/tcp", "", "8080")).unwrap();
+        let p = publishes(&b, Some("172.17.0.2"), None);
+        assert_eq!((p[0].host_ip.as_deref(), p[0].host_port, p[0].container_port), (Some("0.0.0.0"), 8080, 80));
+        let b = bindings(&map("80/tcp", "::1", "")).unwrap();
+        assert!(publishes(&b, Some("172.17.0.2"), None).is_empty());
+        assert_eq!(publishes(&b, Some("172.17.0.2"), Some("fd00::2"))[0].host_ip.as_deref(), Some("::1"));
+        for (port, ip, host) in [("80/tcp", "", "x"), ("x", "", "1"), ("80/tcp", "", "99999"), ("80/tcp", "1.2.3", "1"), ("0/tcp", "", "1")] {
+            assert_eq!(bindings(&map(port, ip, host)).unwrap_err().kind, crate::Kind::Invalid, "{port} {ip} {host}");
+        }
+        assert_eq!(
+            bindings(&map("80/tcp", "", "x")).unwrap_err().message,
+            "invalid port specification: \"x\""
+        );
+    }
+
+    #[test]
+    fn all_exposed() {
+        let host = HostConfig {
+            publish_all_ports: Some(true),
+            port_bindings: Some(map("80/tcp", "", "1")),
+            ..HostConfig::default()
+        };
+        let all = wanted(&host, &["80/tcp".into(), "53/udp".into()]).unwrap();
+        assert_eq!(all.len(), 2);
+        assert_eq!((all[1].port.to_string().as_str(), all[1].low), ("53/udp", 0));
+        let settings = port_map(&["80/tcp".into(), "53/udp".into()], &publishes(&all[..1], Some("10.0.0.2"), None));
+        assert!(settings["53/udp"].is_none());
+        assert_eq!(settings["80/tcp"].as_ref().unwrap()[0].host_port.as_deref(), Some("1"));
+    }
+}
