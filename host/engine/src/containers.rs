@@ -156,6 +156,26 @@ impl Engine {
         Err(Error::unsupported("container stats"))
     }
 
+    /// `GET /containers/{id}/logs`.
+    pub async fn container_logs(
+        &self,
+        reference: &str,
+        query: crate::io::LogQuery,
+    ) -> Result<crate::io::Output> {
+        let _ = (reference, query);
+        Err(Error::unsupported("container logs"))
+    }
+
+    /// `POST /containers/{id}/attach`. The container need not run yet.
+    pub async fn container_attach(
+        &self,
+        reference: &str,
+        query: crate::io::AttachQuery,
+    ) -> Result<crate::io::Attached> {
+        let _ = (reference, query);
+        Err(Error::unsupported("container attach"))
+    }
+
     /// `POST /containers/{id}/resize`.
     pub async fn container_resize(&self, reference: &str, rows: u16, columns: u16) -> Result<()> {
         let _ = (reference, rows, columns);

@@ -110,6 +110,68 @@ impl From<serde_json::Error> for Error {
     }
 }
 
+impl From<wharf_io::Error> for Error {
+    fn from(e: wharf_io::Error) -> Self {
+        let kind = match e.kind() {
+            wharf_io::ErrorKind::Invalid => Kind::Invalid,
+            wharf_io::ErrorKind::Unsupported => Kind::Unsupported,
+            wharf_io::ErrorKind::Conflict => Kind::Conflict,
+            wharf_io::ErrorKind::Internal => Kind::Internal,
+        };
+        Self::new(kind, e.message())
+    }
+}
+
+impl From<wharf_images::Error> for Error {
+    fn from(e: wharf_images::Error) -> Self {
+        use wharf_images::Kind as From;
+        let kind = match e.kind() {
+            From::NotFound => Kind::NotFound,
+            From::Invalid | From::TooLarge => Kind::Invalid,
+            From::Conflict => Kind::Conflict,
+            From::Unsupported => Kind::Unsupported,
+            From::Internal => Kind::Internal,
+        };
+        Self::new(kind, e.to_string())
+    }
+}
+
+impl From<wharf_plugins::PluginError> for Error {
+    fn from(e: wharf_plugins::PluginError) -> Self {
+        use wharf_plan::types::Code;
+        let kind = match e.code() {
+            Code::Invalid => Kind::Invalid,
+            Code::NotFound => Kind::NotFound,
+            Code::AlreadyExists | Code::Conflict => Kind::Conflict,
+            Code::Denied => Kind::Forbidden,
+            Code::Unavailable => Kind::Unavailable,
+            Code::Unsupported => Kind::Unsupported,
+            Code::Exhausted | Code::Internal | Code::Other => Kind::Internal,
+        };
+        // What a plugin says to the user stands alone; what is wrong with a plugin names it.
+        let message = e.plugin_message().map_or_else(|| e.to_string(), str::to_owned);
+        Self::new(kind, message)
+    }
+}
+
+impl From<wharf_kernel::Error> for Error {
+    fn from(e: wharf_kernel::Error) -> Self {
+        Self::internal(e.to_string())
+    }
+}
+
+impl From<wharf_kernel::net::Error> for Error {
+    fn from(e: wharf_kernel::net::Error) -> Self {
+        Self::internal(e.to_string())
+    }
+}
+
+impl From<wharf_keeper::KeeperError> for Error {
+    fn from(e: wharf_keeper::KeeperError) -> Self {
+        Self::unavailable(e.to_string())
+    }
+}
+
 /// Says what was being done when something failed.
 pub trait Context<T> {
     /// Turns any failure into an internal one that names `what`.

@@ -1,6 +1,6 @@
 //! Further processes in a container. The stream part is in `io`.
 
-use crate::models::{ExecConfig, ExecInspectResponse, IdResponse};
+use crate::models::{ExecConfig, ExecInspectResponse, ExecStartConfig, IdResponse};
 use crate::{Caller, Engine, Error, Result};
 
 impl Engine {
@@ -18,6 +18,17 @@ impl Engine {
     /// `GET /exec/{id}/json`; `ExitCode` is null while it runs.
     pub async fn exec_inspect(&self, id: &str) -> Result<ExecInspectResponse> {
         let _ = id;
+        Err(Error::unsupported("exec"))
+    }
+
+    /// `POST /exec/{id}/start`: both directions of an attached client, nothing for a detached one.
+    pub async fn exec_start(
+        &self,
+        id: &str,
+        config: ExecStartConfig,
+        caller: &Caller,
+    ) -> Result<Option<(crate::io::Output, Option<crate::io::Stdin>)>> {
+        let _ = (id, config, caller);
         Err(Error::unsupported("exec"))
     }
 

@@ -20,10 +20,10 @@ pub mod volumes;
 use std::sync::Arc;
 
 pub use bollard_stubs::models;
-pub use wharf_io as io;
 pub use error::{Error, Kind, Result};
 pub use options::{Caller, CreateOptions, Filters, ListOptions, RemoveOptions, WaitCondition};
 pub use settings::Settings;
+pub use wharf_io as io;
 
 /// Version of the engine, as `docker version` shows it.
 pub const VERSION: &str = "29.0.0-wharf.0.1.0";

@@ -238,8 +238,10 @@ pub fn hostname(config: &ContainerConfig, id: &str) -> String {
 /// The environment of a container's process, in the order in which Docker has it.
 pub fn process_env(config: &ContainerConfig, hostname: &str, home: &str) -> Vec<String> {
     let own = config.env.as_deref().unwrap_or_default();
-    let mut env =
-        vec!["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned(), format!("HOSTNAME={hostname}")];
+    let mut env = vec![
+        "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
+        format!("HOSTNAME={hostname}"),
+    ];
     if config.tty == Some(true) {
         env.push("TERM=xterm".into());
     }
@@ -330,7 +332,10 @@ mod tests {
             ),
             (ContainerConfig { stop_signal: Some("FOO".into()), ..base() }, "invalid signal: FOO"),
             (ContainerConfig { hostname: Some("a b".into()), ..base() }, "invalid hostname format: a b"),
-            (ContainerConfig { user: Some("4294967296".into()), ..base() }, "uids and gids must be in range 0-2147483647"),
+            (
+                ContainerConfig { user: Some("4294967296".into()), ..base() },
+                "uids and gids must be in range 0-2147483647",
+            ),
             (
                 ContainerConfig {
                     healthcheck: Some(HealthConfig { interval: Some(5), ..HealthConfig::default() }),
@@ -343,7 +348,8 @@ mod tests {
             let e = merge(config, &image).unwrap_err();
             assert_eq!((e.kind, e.message.as_str()), (crate::Kind::Invalid, text));
         }
-        let long = ContainerConfig { cmd: Some(vec!["x".repeat(ARGUMENTS_LIMIT)]), ..ContainerConfig::default() };
+        let long =
+            ContainerConfig { cmd: Some(vec!["x".repeat(ARGUMENTS_LIMIT)]), ..ContainerConfig::default() };
         assert!(merge(long, &image).unwrap_err().message.contains("at most"));
     }
 }

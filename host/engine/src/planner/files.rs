@@ -126,7 +126,9 @@ mod tests {
 
     #[test]
     fn resolvers() {
-        let host = parse_resolv("# x\nnameserver 127.0.0.53\nnameserver 10.0.0.1\nsearch a b\noptions ndots:2\nfoo\n");
+        let host = parse_resolv(
+            "# x\nnameserver 127.0.0.53\nnameserver 10.0.0.1\nsearch a b\noptions ndots:2\nfoo\n",
+        );
         let none = Resolver::default();
         let own = resolver(&none, &none, &host, true);
         assert_eq!(resolv_conf(&own), "nameserver 10.0.0.1\nsearch a b\noptions ndots:2\n");

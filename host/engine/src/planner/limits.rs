@@ -86,9 +86,7 @@ pub fn updated(host: &HostConfig, body: &ContainerUpdateBody) -> HostConfig {
     if body.blkio_weight.is_some_and(|w| w != 0) {
         new.blkio_weight = body.blkio_weight;
     }
-    for (to, from) in
-        [(&mut new.cpuset_cpus, &body.cpuset_cpus), (&mut new.cpuset_mems, &body.cpuset_mems)]
-    {
+    for (to, from) in [(&mut new.cpuset_cpus, &body.cpuset_cpus), (&mut new.cpuset_mems, &body.cpuset_mems)] {
         if from.as_deref().is_some_and(|f| !f.is_empty()) {
             to.clone_from(from);
         }
@@ -140,7 +138,9 @@ pub fn check(l: &Limits, facts: &Facts, updating: bool) -> Result<Vec<String>> {
     if let Some(value) = l.swappiness
         && !(-1..=100).contains(&value)
     {
-        return Err(Error::invalid(format!("Invalid value: {value}, valid memory swappiness range is 0-100")));
+        return Err(Error::invalid(format!(
+            "Invalid value: {value}, valid memory swappiness range is 0-100"
+        )));
     }
     if l.memory_reservation < 0 || (l.memory_reservation > 0 && l.memory_reservation < MINIMUM_MEMORY) {
         return invalid("Minimum memory reservation allowed is 6MB");
@@ -166,10 +166,15 @@ pub fn check(l: &Limits, facts: &Facts, updating: bool) -> Result<Vec<String>> {
         )));
     }
     if l.cpu_shares < 0 {
-        return Err(Error::invalid(format!("invalid CPU shares ({}): value must be a positive integer", l.cpu_shares)));
+        return Err(Error::invalid(format!(
+            "invalid CPU shares ({}): value must be a positive integer",
+            l.cpu_shares
+        )));
     }
     if l.cpu_period != 0 && !(1000..=1_000_000).contains(&l.cpu_period) {
-        return invalid("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)");
+        return invalid(
+            "CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)",
+        );
     }
     if l.cpu_quota > 0 && l.cpu_quota < 1000 {
         return invalid("CPU cfs quota can not be less than 1ms (i.e. 1000)");
@@ -197,9 +202,8 @@ pub fn check(l: &Limits, facts: &Facts, updating: bool) -> Result<Vec<String>> {
     }
     if facts.cgroup_version == 2 {
         if l.oom_kill_disable {
-            warnings.push(
-                "Your kernel does not support OomKillDisable. OomKillDisable discarded.".to_owned(),
-            );
+            warnings
+                .push("Your kernel does not support OomKillDisable. OomKillDisable discarded.".to_owned());
         }
         if l.swappiness.is_some_and(|v| v >= 0) {
             warnings.push(
@@ -251,8 +255,22 @@ pub fn resources(l: &Limits, facts: &Facts, devices: Vec<DeviceRule>) -> Resourc
 }
 
 const RLIMITS: &[&str] = &[
-    "as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio",
-    "rttime", "sigpending", "stack",
+    "as",
+    "core",
+    "cpu",
+    "data",
+    "fsize",
+    "locks",
+    "memlock",
+    "msgqueue",
+    "nice",
+    "nofile",
+    "nproc",
+    "rss",
+    "rtprio",
+    "rttime",
+    "sigpending",
+    "stack",
 ];
 
 /// The process's own limits; -1 is unlimited.
@@ -270,7 +288,8 @@ pub fn rlimits(list: &[ResourcesUlimits]) -> Result<Vec<Rlimit>> {
                 )));
             }
             let value = |v: i64| if v == -1 { Ok(u64::MAX) } else { u64::try_from(v) };
-            let bad = |_| Error::invalid(format!("invalid ulimit value for {name}: -1 is the only negative one"));
+            let bad =
+                |_| Error::invalid(format!("invalid ulimit value for {name}: -1 is the only negative one"));
             Ok(Rlimit {
                 kind: format!("RLIMIT_{}", name.to_ascii_uppercase()),
                 soft: value(soft).map_err(bad)?,
@@ -329,7 +348,10 @@ mod tests {
             ),
             (Limits { cpu_quota: 10, ..d() }, "CPU cfs quota can not be less than 1ms (i.e. 1000)"),
             (Limits { cpuset_cpus: "x".into(), ..d() }, "Invalid value x for cpuset cpus"),
-            (Limits { cpuset_cpus: "0-4294967295".into(), ..d() }, "Invalid value 0-4294967295 for cpuset cpus"),
+            (
+                Limits { cpuset_cpus: "0-4294967295".into(), ..d() },
+                "Invalid value 0-4294967295 for cpuset cpus",
+            ),
             (
                 Limits { cpuset_cpus: "0-7".into(), ..d() },
                 "Requested CPUs are not available - requested 0-7, available: 0-3",
@@ -356,7 +378,11 @@ mod tests {
 
     #[test]
     fn ulimits() {
-        let u = |name: &str, soft, hard| ResourcesUlimits { name: Some(name.into()), soft: Some(soft), hard: Some(hard) };
+        let u = |name: &str, soft, hard| ResourcesUlimits {
+            name: Some(name.into()),
+            soft: Some(soft),
+            hard: Some(hard),
+        };
         let good = rlimits(&[u("nofile", 10, 20), u("core", -1, -1)]).unwrap();
         assert_eq!(good[0], Rlimit { kind: "RLIMIT_NOFILE".into(), soft: 10, hard: 20 });
         assert_eq!(good[1].hard, u64::MAX);
@@ -370,6 +396,9 @@ mod tests {
         let host = HostConfig { memory: Some(10 << 20), cpu_quota: Some(5000), ..HostConfig::default() };
         let body = ContainerUpdateBody { nano_cpus: Some(1_000_000_000), ..ContainerUpdateBody::default() };
         let new = updated(&host, &body);
-        assert_eq!((new.memory, new.nano_cpus, new.cpu_quota), (Some(10 << 20), Some(1_000_000_000), Some(0)));
+        assert_eq!(
+            (new.memory, new.nano_cpus, new.cpu_quota),
+            (Some(10 << 20), Some(1_000_000_000), Some(0))
+        );
     }
 }

@@ -115,8 +115,17 @@ pub fn clean(path: &str) -> String {
 
 /// Files of /proc that may be covered, as LXCFS does.
 const PROC_FILES: &[&str] = &[
-    "/proc/cpuinfo", "/proc/diskstats", "/proc/meminfo", "/proc/stat", "/proc/swaps", "/proc/uptime", "/proc/loadavg",
-    "/proc/slabinfo", "/proc/net/dev", "/proc/sys/kernel/ns_last_pid", "/proc/sys/crypto/fips_enabled",
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/meminfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/uptime",
+    "/proc/loadavg",
+    "/proc/slabinfo",
+    "/proc/net/dev",
+    "/proc/sys/kernel/ns_last_pid",
+    "/proc/sys/crypto/fips_enabled",
 ];
 
 fn destination(path: &str) -> Result<String> {
@@ -181,7 +190,8 @@ pub fn bind(text: &str, volume_driver: &str) -> Result<MountSpec> {
     if dest.is_empty() || (parts.len() > 1 && source.is_empty()) || flags == Some("") {
         return Err(bad());
     }
-    let dest = destination(dest).map_err(|e| e.context(format_args!("invalid volume specification: '{text}'")))?;
+    let dest =
+        destination(dest).map_err(|e| e.context(format_args!("invalid volume specification: '{text}'")))?;
     let mut spec = if source.starts_with('/') {
         let mut spec = MountSpec::new(Kind::Bind, &clean(source), &dest);
         spec.create_source = true;
@@ -234,7 +244,9 @@ pub fn mount(m: &Mount) -> Result<MountSpec> {
                 spec.create_source = o.create_mountpoint == Some(true);
                 spec.read_only_recursive = o.read_only_force_recursive == Some(true);
                 if o.read_only_force_recursive == Some(true) && o.read_only_non_recursive == Some(true) {
-                    return Err(bad("ReadOnlyForceRecursive and ReadOnlyNonRecursive are mutually exclusive"));
+                    return Err(bad(
+                        "ReadOnlyForceRecursive and ReadOnlyNonRecursive are mutually exclusive",
+                    ));
                 }
                 if o.read_only_force_recursive == Some(true) && m.read_only != Some(true) {
                     return Err(bad("option 'bind-recursive=readonly' requires 'readonly'"));
@@ -308,9 +320,10 @@ pub fn mount(m: &Mount) -> Result<MountSpec> {
 fn tmpfs_option(spec: &mut MountSpec, option: &str) -> Result<()> {
     let bad = || Error::invalid(format!("invalid tmpfs option {option:?}"));
     match option {
-        "" | "defaults" | "rw" | "nosuid" | "nodev" | "noexec" | "suid" | "dev" | "exec" | "async" | "sync" | "atime"
-        | "noatime" | "diratime" | "nodiratime" | "relatime" | "norelatime" | "strictatime" | "nostrictatime"
-        | "mand" | "nomand" | "private" | "rprivate" | "shared" | "rshared" | "slave" | "rslave" => {
+        "" | "defaults" | "rw" | "nosuid" | "nodev" | "noexec" | "suid" | "dev" | "exec" | "async"
+        | "sync" | "atime" | "noatime" | "diratime" | "nodiratime" | "relatime" | "norelatime"
+        | "strictatime" | "nostrictatime" | "mand" | "nomand" | "private" | "rprivate" | "shared"
+        | "rshared" | "slave" | "rslave" => {
             if matches!(option, "suid" | "dev" | "exec") {
                 spec.options.push(option.to_owned());
             }
@@ -327,7 +340,9 @@ fn tmpfs_option(spec: &mut MountSpec, option: &str) -> Result<()> {
                 "size" | "nr_blocks" | "nr_inodes" => {
                     digits(value.trim_end_matches(['k', 'm', 'g', 'K', 'M', 'G', '%']))
                 }
-                "mode" => value.len() <= 5 && !value.is_empty() && value.bytes().all(|b| (b'0'..=b'7').contains(&b)),
+                "mode" => {
+                    value.len() <= 5 && !value.is_empty() && value.bytes().all(|b| (b'0'..=b'7').contains(&b))
+                }
                 "uid" | "gid" => digits(value),
                 "mpol" | "huge" => value.bytes().all(|b| b.is_ascii_alphanumeric() || b":-=,_".contains(&b)),
                 _ => false,
@@ -363,7 +378,11 @@ pub fn volumes_from(text: &str) -> Result<(&str, bool)> {
 
 /// Everything that a container mounts, parents before children. `others` has the mounts of the containers that
 /// `--volumes-from` names, in its order.
-pub fn all(config: &ContainerConfig, host: &HostConfig, others: &[(Vec<MountSpec>, bool)]) -> Result<Vec<MountSpec>> {
+pub fn all(
+    config: &ContainerConfig,
+    host: &HostConfig,
+    others: &[(Vec<MountSpec>, bool)],
+) -> Result<Vec<MountSpec>> {
     let driver = host.volume_driver.as_deref().unwrap_or("");
     let mut by_place: BTreeMap<String, (MountSpec, bool)> = BTreeMap::new();
     let entries = host.binds.as_ref().map_or(0, Vec::len) + host.mounts.as_ref().map_or(0, Vec::len);
@@ -437,7 +456,7 @@ mod tests {
             ("/a:/b:", "invalid volume specification: '/a:/b:'"),
             ("/a:/b:foo", "invalid mode: foo"),
             ("/a:/b:ro,rw", "invalid mode: ro,rw"),
-            ("v:/b:rslave", "invalid mode: rslave"),
+            ("vv:/b:rslave", "invalid mode: rslave"),
             (
                 "/a:rel",
                 "invalid volume specification: '/a:rel': invalid mount path: 'rel' mount path must be absolute",
@@ -452,7 +471,12 @@ mod tests {
             let e = bind(text, "").unwrap_err();
             assert_eq!((e.kind, e.message.as_str()), (crate::Kind::Invalid, message));
         }
-        assert!(bind("../etc:/x", "").unwrap_err().message.contains("includes invalid characters for a local volume name"));
+        assert!(
+            bind("../etc:/x", "")
+                .unwrap_err()
+                .message
+                .contains("includes invalid characters for a local volume name")
+        );
     }
 
     fn m(typ: MountType, source: &str, target: &str) -> Mount {
@@ -464,8 +488,14 @@ mod tests {
         let spec = mount(&m(MountType::BIND, "/a", "/b")).unwrap();
         assert!(!spec.create_source && spec.recursive);
         let cases = [
-            (m(MountType::BIND, "/a", ""), "invalid mount config for type \"bind\": field Target must not be empty"),
-            (m(MountType::BIND, "", "/b"), "invalid mount config for type \"bind\": field Source must not be empty"),
+            (
+                m(MountType::BIND, "/a", ""),
+                "invalid mount config for type \"bind\": field Target must not be empty",
+            ),
+            (
+                m(MountType::BIND, "", "/b"),
+                "invalid mount config for type \"bind\": field Source must not be empty",
+            ),
             (
                 m(MountType::BIND, "a", "/b"),
                 "invalid mount config for type \"bind\": invalid mount path: 'a' mount path must be absolute",
@@ -490,7 +520,10 @@ mod tests {
             ),
             (
                 Mount {
-                    tmpfs_options: Some(MountTmpfsOptions { mode: Some(0o10000), ..MountTmpfsOptions::default() }),
+                    tmpfs_options: Some(MountTmpfsOptions {
+                        mode: Some(0o10000),
+                        ..MountTmpfsOptions::default()
+                    }),
                     ..m(MountType::TMPFS, "", "/b")
                 },
                 "invalid mount config for type \"tmpfs\": invalid mode 10000",
@@ -518,16 +551,14 @@ mod tests {
             volumes: Some(vec!["/a/b".into(), "/data".into()]),
             ..ContainerConfig::default()
         };
-        let host = HostConfig { binds: Some(vec!["/x:/a/b/c".into(), "v1:/data".into()]), ..HostConfig::default() };
+        let host =
+            HostConfig { binds: Some(vec!["/x:/a/b/c".into(), "v1:/data".into()]), ..HostConfig::default() };
         let list = all(&config, &host, &[]).unwrap();
         let places: Vec<_> = list.iter().map(|s| s.destination.as_str()).collect();
         assert_eq!(places, ["/data", "/a/b", "/a/b/c"]);
         assert_eq!(list[0].source, "v1");
         let host = HostConfig { binds: Some(vec!["/x:/a".into(), "/y:/a/".into()]), ..HostConfig::default() };
-        assert_eq!(
-            all(&config, &host, &[]).unwrap_err().message,
-            "Duplicate mount point: /a"
-        );
+        assert_eq!(all(&config, &host, &[]).unwrap_err().message, "Duplicate mount point: /a");
         let from = vec![(vec![bind("v9:/data", "").unwrap()], true)];
         let list = all(&config, &HostConfig::default(), &from).unwrap();
         assert!(list.iter().any(|s| s.source == "v9" && s.read_only && s.no_copy));

@@ -7,21 +7,23 @@ use rand::Rng as _;
 use crate::error::{Error, Result};
 
 const LEFT: &[&str] = &[
-    "able", "amber", "ample", "bold", "brave", "bright", "brisk", "calm", "candid", "clever", "cosy", "crisp",
-    "dapper", "deft", "eager", "early", "fair", "fleet", "fond", "frank", "fresh", "gentle", "glad", "golden",
-    "grand", "hardy", "honest", "jolly", "keen", "kind", "light", "lively", "loyal", "lucid", "mellow", "merry",
-    "mild", "neat", "nimble", "noble", "patient", "placid", "plucky", "polite", "proud", "quick", "quiet", "ready",
-    "robust", "serene", "sharp", "silent", "smooth", "snug", "solid", "spry", "stable", "steady", "stout", "sunny",
-    "swift", "tidy", "trusty", "upbeat", "vivid", "warm", "witty", "zesty",
+    "able", "amber", "ample", "bold", "brave", "bright", "brisk", "calm", "candid", "clever", "cosy",
+    "crisp", "dapper", "deft", "eager", "early", "fair", "fleet", "fond", "frank", "fresh", "gentle", "glad",
+    "golden", "grand", "hardy", "honest", "jolly", "keen", "kind", "light", "lively", "loyal", "lucid",
+    "mellow", "merry", "mild", "neat", "nimble", "noble", "patient", "placid", "plucky", "polite", "proud",
+    "quick", "quiet", "ready", "robust", "serene", "sharp", "silent", "smooth", "snug", "solid", "spry",
+    "stable", "steady", "stout", "sunny", "swift", "tidy", "trusty", "upbeat", "vivid", "warm", "witty",
+    "zesty",
 ];
 
 const RIGHT: &[&str] = &[
-    "anchor", "barge", "bay", "beacon", "berth", "bight", "boat", "bollard", "bosun", "bow", "breeze", "brig",
-    "buoy", "cape", "captain", "cargo", "chart", "clipper", "coast", "compass", "cove", "crane", "current", "cutter",
-    "deck", "delta", "dinghy", "dock", "ebb", "ferry", "fjord", "fleet", "galley", "gull", "harbor", "haven", "helm",
-    "hold", "hull", "island", "jetty", "keel", "ketch", "knot", "lagoon", "lantern", "lighter", "lock", "mast",
-    "mooring", "oar", "pier", "pilot", "port", "quay", "reef", "rigging", "rudder", "sail", "schooner", "shoal",
-    "skiff", "sloop", "strait", "tern", "tide", "tiller", "trawler", "tug", "wave", "whale", "yawl",
+    "anchor", "barge", "bay", "beacon", "berth", "bight", "boat", "bollard", "bosun", "bow", "breeze",
+    "brig", "buoy", "cape", "captain", "cargo", "chart", "clipper", "coast", "compass", "cove", "crane",
+    "current", "cutter", "deck", "delta", "dinghy", "dock", "ebb", "ferry", "fjord", "fleet", "galley",
+    "gull", "harbor", "haven", "helm", "hold", "hull", "island", "jetty", "keel", "ketch", "knot", "lagoon",
+    "lantern", "lighter", "lock", "mast", "mooring", "oar", "pier", "pilot", "port", "quay", "reef",
+    "rigging", "rudder", "sail", "schooner", "shoal", "skiff", "sloop", "strait", "tern", "tide", "tiller",
+    "trawler", "tug", "wave", "whale", "yawl",
 ];
 
 fn name_like(text: &str, least: usize) -> bool {
@@ -47,7 +49,9 @@ pub fn container(name: &str) -> Result<&str> {
 /// Checks a volume's name.
 pub fn volume(name: &str) -> Result<()> {
     if name.len() == 1 {
-        return Err(Error::invalid("volume name is too short, names should be at least two alphanumeric characters"));
+        return Err(Error::invalid(
+            "volume name is too short, names should be at least two alphanumeric characters",
+        ));
     }
     if name_like(name, 2) && name.len() <= 255 {
         return Ok(());
@@ -120,7 +124,9 @@ mod tests {
             assert!(container(good).is_ok(), "{good}");
         }
         assert_eq!(container("/web").unwrap(), "web");
-        for bad in ["", "/", "a", "-a", ".a", "_a", "a b", "a/b", "//web", "ä1", "a\n", "a\0b", &"x".repeat(256)] {
+        for bad in
+            ["", "/", "a", "-a", ".a", "_a", "a b", "a/b", "//web", "ä1", "a\n", "a\0b", &"x".repeat(256)]
+        {
             let e = container(bad).unwrap_err();
             assert_eq!(e.kind, crate::Kind::Invalid);
             assert_eq!(

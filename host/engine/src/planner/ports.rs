@@ -116,9 +116,8 @@ fn binding(port: Port, one: &PortBinding) -> Result<Binding> {
         "" => None,
         given => {
             let bare = given.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(given);
-            let address: std::net::IpAddr = bare
-                .parse()
-                .map_err(|_| Error::invalid(format!("invalid IP address: {given}")))?;
+            let address: std::net::IpAddr =
+                bare.parse().map_err(|_| Error::invalid(format!("invalid IP address: {given}")))?;
             Some(address.to_string())
         }
     };
@@ -219,12 +218,25 @@ mod tests {
     fn bound() {
         let b = bindings(&map("80/tcp", "", "8080")).unwrap();
         let p = publishes(&b, Some("172.17.0.2"), None);
-        assert_eq!((p[0].host_ip.as_deref(), p[0].host_port, p[0].container_port), (Some("0.0.0.0"), 8080, 80));
+        assert_eq!(
+            (p[0].host_ip.as_deref(), p[0].host_port, p[0].container_port),
+            (Some("0.0.0.0"), 8080, 80)
+        );
         let b = bindings(&map("80/tcp", "::1", "")).unwrap();
         assert!(publishes(&b, Some("172.17.0.2"), None).is_empty());
         assert_eq!(publishes(&b, Some("172.17.0.2"), Some("fd00::2"))[0].host_ip.as_deref(), Some("::1"));
-        for (port, ip, host) in [("80/tcp", "", "x"), ("x", "", "1"), ("80/tcp", "", "99999"), ("80/tcp", "1.2.3", "1"), ("0/tcp", "", "1")] {
-            assert_eq!(bindings(&map(port, ip, host)).unwrap_err().kind, crate::Kind::Invalid, "{port} {ip} {host}");
+        for (port, ip, host) in [
+            ("80/tcp", "", "x"),
+            ("x", "", "1"),
+            ("80/tcp", "", "99999"),
+            ("80/tcp", "1.2.3", "1"),
+            ("0/tcp", "", "1"),
+        ] {
+            assert_eq!(
+                bindings(&map(port, ip, host)).unwrap_err().kind,
+                crate::Kind::Invalid,
+                "{port} {ip} {host}"
+            );
         }
         assert_eq!(
             bindings(&map("80/tcp", "", "x")).unwrap_err().message,
@@ -242,7 +254,8 @@ mod tests {
         let all = wanted(&host, &["80/tcp".into(), "53/udp".into()]).unwrap();
         assert_eq!(all.len(), 2);
         assert_eq!((all[1].port.to_string().as_str(), all[1].low), ("53/udp", 0));
-        let settings = port_map(&["80/tcp".into(), "53/udp".into()], &publishes(&all[..1], Some("10.0.0.2"), None));
+        let settings =
+            port_map(&["80/tcp".into(), "53/udp".into()], &publishes(&all[..1], Some("10.0.0.2"), None));
         assert!(settings["53/udp"].is_none());
         assert_eq!(settings["80/tcp"].as_ref().unwrap()[0].host_port.as_deref(), Some("1"));
     }

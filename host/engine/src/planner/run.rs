@@ -1,8 +1,8 @@
 //! The value that the keeper carries out.
 
 use wharf_plan::run::{
-    Capabilities, Cgroup, Device, DeviceRule, ExecPlan, Fd, Mount, MountSource, Namespace, Namespaces, Process, Rlimit,
-    RunPlan,
+    Capabilities, Cgroup, Device, DeviceRule, ExecPlan, Fd, Mount, MountSource, Namespace, Namespaces,
+    Process, Rlimit, RunPlan,
 };
 
 use crate::error::{Error, Result};
@@ -87,7 +87,9 @@ pub fn blueprint(config: &ContainerConfig, host: &HostConfig, facts: &Facts) -> 
     }
     if own_net && network != modes::NetworkMode::None {
         // Docker's own defaults: unprivileged ping and low ports.
-        for (key, value) in [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")] {
+        for (key, value) in
+            [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")]
+        {
             if !sysctls.iter().any(|(k, _)| k == key) {
                 sysctls.push((key.to_owned(), value.to_owned()));
             }
@@ -185,7 +187,8 @@ fn check_conflicts(
         if some(&host.extra_hosts) {
             return invalid("conflicting options: custom host-to-IP mapping and the network mode");
         }
-        if host.port_bindings.as_ref().is_some_and(|p| !p.is_empty()) || host.publish_all_ports == Some(true) {
+        if host.port_bindings.as_ref().is_some_and(|p| !p.is_empty()) || host.publish_all_ports == Some(true)
+        {
             return invalid("conflicting options: port publishing and the container type network mode");
         }
         if some(&config.exposed_ports) {
@@ -250,7 +253,9 @@ fn check_rest(host: &HostConfig, facts: &Facts) -> Result<()> {
     }
     for path in host.masked_paths.iter().chain(&host.readonly_paths).flatten() {
         if !path.starts_with('/') || path.contains('\0') {
-            return Err(Error::invalid(format!("invalid masked or read-only path {path:?}: it must be absolute")));
+            return Err(Error::invalid(format!(
+                "invalid masked or read-only path {path:?}: it must be absolute"
+            )));
         }
     }
     for device in host.devices.iter().flatten() {
@@ -272,7 +277,9 @@ fn check_rest(host: &HostConfig, facts: &Facts) -> Result<()> {
 
 /// Fills in what Docker's `inspect` shows for settings that were not given.
 pub fn defaults(host: &mut HostConfig, facts: &Facts) -> Result<()> {
-    use crate::models::{HostConfigCgroupnsModeEnum, HostConfigLogConfig, RestartPolicy, RestartPolicyNameEnum};
+    use crate::models::{
+        HostConfigCgroupnsModeEnum, HostConfigLogConfig, RestartPolicy, RestartPolicyNameEnum,
+    };
     let text = |t: &mut Option<String>, default: &str| {
         if t.as_deref().unwrap_or("").is_empty() {
             *t = Some(default.to_owned());
@@ -285,8 +292,11 @@ pub fn defaults(host: &mut HostConfig, facts: &Facts) -> Result<()> {
     text(&mut host.runtime, "runc");
     if host.cgroupns_mode.is_none_or(|m| m == HostConfigCgroupnsModeEnum::EMPTY) {
         let host_mode = host.privileged == Some(true) && facts.cgroup_version == 1;
-        host.cgroupns_mode =
-            Some(if host_mode { HostConfigCgroupnsModeEnum::HOST } else { HostConfigCgroupnsModeEnum::PRIVATE });
+        host.cgroupns_mode = Some(if host_mode {
+            HostConfigCgroupnsModeEnum::HOST
+        } else {
+            HostConfigCgroupnsModeEnum::PRIVATE
+        });
     }
     let log = host.log_config.get_or_insert_with(HostConfigLogConfig::default);
     if log.typ.as_deref().unwrap_or("").is_empty() {
@@ -308,7 +318,11 @@ pub fn defaults(host: &mut HostConfig, facts: &Facts) -> Result<()> {
         host.console_size = Some(vec![0, 0]);
     }
     let unconfined = host.privileged == Some(true)
-        || host.security_opt.iter().flatten().any(|o| o == "systempaths=unconfined" || o == "systempaths:unconfined");
+        || host
+            .security_opt
+            .iter()
+            .flatten()
+            .any(|o| o == "systempaths=unconfined" || o == "systempaths:unconfined");
     let own = |list: &[&str]| {
         if unconfined { Vec::new() } else { list.iter().map(|s| (*s).to_owned()).collect() }
     };
@@ -411,7 +425,13 @@ fn mount_list(b: &Blueprint, specs: &[(MountSpec, bool)], start: &Start<'_>) -> 
     };
     system(virtual_mount("/proc", "proc", &[], false, true));
     system(virtual_mount("/dev", "tmpfs", &["mode=755", "size=65536k"], false, false));
-    system(virtual_mount("/dev/pts", "devpts", &["newinstance", "ptmxmode=0666", "mode=0620", "gid=5"], false, true));
+    system(virtual_mount(
+        "/dev/pts",
+        "devpts",
+        &["newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        false,
+        true,
+    ));
     system(virtual_mount("/sys", "sysfs", &[], !b.privileged, true));
     system(virtual_mount("/sys/fs/cgroup", "cgroup", &[], !b.privileged, true));
     match &b.ipc {

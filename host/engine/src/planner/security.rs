@@ -58,17 +58,18 @@ pub fn options(list: &[String]) -> Result<Options> {
                         return Err(Error::invalid("the seccomp profile is larger than 1 MiB"));
                     }
                     profile => {
-                        serde_json::from_str::<serde_json::Value>(profile).map_err(|e| {
-                            Error::invalid(format!("Decoding seccomp profile failed: {e}"))
-                        })?;
+                        serde_json::from_str::<serde_json::Value>(profile)
+                            .map_err(|e| Error::invalid(format!("Decoding seccomp profile failed: {e}")))?;
                         Seccomp::Profile(profile.to_owned())
                     }
                 }
             }
             "no-new-privileges" => {
-                all.no_new_privileges = Some(value.parse().map_err(|_| {
-                    Error::invalid(format!("invalid --security-opt 2: {text:?}"))
-                })?);
+                all.no_new_privileges = Some(
+                    value
+                        .parse()
+                        .map_err(|_| Error::invalid(format!("invalid --security-opt 2: {text:?}")))?,
+                );
             }
             "systempaths" if value == "unconfined" => all.unconfined_paths = true,
             "writable-cgroups" if value == "false" => {}
@@ -80,8 +81,18 @@ pub fn options(list: &[String]) -> Result<Options> {
 
 /// Hidden by default.
 pub const MASKED: &[&str] = &[
-    "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug",
-    "/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware",
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
 ];
 
 /// Read-only by default.
@@ -157,8 +168,14 @@ pub fn device_access(text: &str) -> Result<&str> {
 /// Sysctls that belong to a namespace of the container's own.
 pub fn sysctl(key: &str, value: &str, own_ipc: bool, own_net: bool, own_uts: bool) -> Result<()> {
     const IPC: &[&str] = &[
-        "kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax",
-        "kernel.shmmni", "kernel.shm_rmid_forced",
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
+        "kernel.shm_rmid_forced",
     ];
     let clean = key.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-/".contains(&b)) && !key.contains("..");
     if !clean || value.contains('\0') || value.len() > 4096 {
@@ -176,7 +193,9 @@ pub fn sysctl(key: &str, value: &str, own_ipc: bool, own_net: bool, own_uts: boo
     if known && own {
         Ok(())
     } else if known {
-        Err(Error::invalid(format!("sysctl {key:?} not allowed as the container shares the namespace of the host")))
+        Err(Error::invalid(format!(
+            "sysctl {key:?} not allowed as the container shares the namespace of the host"
+        )))
     } else {
         Err(Error::invalid(format!("sysctl {key:?} is not in a separate kernel namespace")))
     }
@@ -215,7 +234,13 @@ mod tests {
         assert!(sysctl("net.ipv4.ip_forward", "1", true, true, true).is_ok());
         assert!(sysctl("net.ipv4.ip_forward", "1", true, false, true).is_err());
         assert!(sysctl("kernel.shmmax", "1", false, true, true).is_err());
-        for bad in ["kernel.core_pattern", "vm.swappiness", "net/../kernel/core_pattern", "net.ipv4\0", "kernel.sysrq"] {
+        for bad in [
+            "kernel.core_pattern",
+            "vm.swappiness",
+            "net/../kernel/core_pattern",
+            "net.ipv4\0",
+            "kernel.sysrq",
+        ] {
             assert!(sysctl(bad, "1", true, true, true).is_err(), "{bad}");
         }
     }

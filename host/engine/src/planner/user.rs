@@ -146,7 +146,8 @@ mod tests {
 
     const PASSWD: &[u8] = b"root:x:0:0:root:/root:/bin/sh\n# note\nbad line\n1000:x:0:0:trap:/root:/bin/sh\n\
         app:x:101:102:App:/srv/app:/bin/false\nbig:x:4294967296:0::/:\nneg:x:-1:0::/:\nrel:x:7:7::etc:\n";
-    const GROUP: &[u8] = b"root:x:0:\nwheel:x:10:root,app\napp:x:102:\nstaff:x:50:app\n50x:x:51:\n1000:x:0:\n";
+    const GROUP: &[u8] =
+        b"root:x:0:\nwheel:x:10:root,app\napp:x:102:\nstaff:x:50:app\n50x:x:51:\n1000:x:0:\n";
 
     fn at(text: &str) -> Account {
         resolve(text, &[], PASSWD, GROUP).unwrap()
@@ -168,7 +169,11 @@ mod tests {
         ];
         for (text, uid, gid, groups, home) in cases {
             let a = at(text);
-            assert_eq!((a.user.uid, a.user.gid, &a.user.groups[..], a.home.as_str()), (*uid, *gid, *groups, *home), "{text}");
+            assert_eq!(
+                (a.user.uid, a.user.gid, &a.user.groups[..], a.home.as_str()),
+                (*uid, *gid, *groups, *home),
+                "{text}"
+            );
         }
     }
 

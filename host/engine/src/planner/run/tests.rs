@@ -23,9 +23,7 @@ fn s(list: &[&str]) -> Option<Vec<String>> {
 #[test]
 fn refusals() {
     let d = HostConfig::default;
-    let policy = |name, count| {
-        Some(RestartPolicy { name: Some(name), maximum_retry_count: Some(count) })
-    };
+    let policy = |name, count| Some(RestartPolicy { name: Some(name), maximum_retry_count: Some(count) });
     let bound = Some([("80/tcp".to_owned(), Some(vec![PortBinding::default()]))].into());
     let cases: Vec<(HostConfig, &str)> = vec![
         (HostConfig { ipc_mode: Some("x".into()), ..d() }, "invalid IPC mode: x"),
@@ -77,10 +75,7 @@ fn refusals() {
         ),
         (HostConfig { cgroup_parent: Some("/a/../..".into()), ..d() }, "invalid cgroup parent \"/a/../..\""),
         (HostConfig { extra_hosts: s(&["x"]), ..d() }, "bad format for add-host: \"x\""),
-        (
-            HostConfig { dns: s(&["x"]), ..d() },
-            "invalid DNS server address: \"x\" is not an ip address",
-        ),
+        (HostConfig { dns: s(&["x"]), ..d() }, "invalid DNS server address: \"x\" is not an ip address"),
         (HostConfig { security_opt: s(&["x"]), ..d() }, "invalid --security-opt 1: \"x\""),
     ];
     for (host, text) in cases {
@@ -126,7 +121,11 @@ fn mounts_replace_the_standard_ones() {
         (mounts::tmpfs("/dev/shm", "size=1m").unwrap(), false),
         (mounts::bind("/x:/etc/hosts:ro", "").unwrap(), true),
     ];
-    let start = Start { files: vec![("/etc/hosts", 5), ("/etc/hostname", 6)], trees: vec![None, Some(9)], ..Start::default() };
+    let start = Start {
+        files: vec![("/etc/hosts", 5), ("/etc/hostname", 6)],
+        trees: vec![None, Some(9)],
+        ..Start::default()
+    };
     let p = planned(&HostConfig::default(), &specs, start);
     assert_eq!(p.mounts.iter().filter(|m| m.target == "/dev/shm").count(), 1);
     let hosts: Vec<_> = p.mounts.iter().filter(|m| m.target == "/etc/hosts").collect();
@@ -136,11 +135,8 @@ fn mounts_replace_the_standard_ones() {
 
 #[test]
 fn joined_namespaces() {
-    let host = HostConfig {
-        ipc_mode: Some("host".into()),
-        uts_mode: Some("host".into()),
-        ..HostConfig::default()
-    };
+    let host =
+        HostConfig { ipc_mode: Some("host".into()), uts_mode: Some("host".into()), ..HostConfig::default() };
     let start = Start {
         namespaces: Namespaces { uts: Namespace::Host, ipc: Namespace::Host, ..Namespaces::default() },
         shm: Some(3),
@@ -155,7 +151,11 @@ fn joined_namespaces() {
 
 #[test]
 fn defaults_are_filled_in() {
-    let mut host = HostConfig { cap_add: s(&["net_admin", "CAP_NET_ADMIN"]), memory: Some(64 << 20), ..HostConfig::default() };
+    let mut host = HostConfig {
+        cap_add: s(&["net_admin", "CAP_NET_ADMIN"]),
+        memory: Some(64 << 20),
+        ..HostConfig::default()
+    };
     defaults(&mut host, &facts()).unwrap();
     assert_eq!(host.network_mode.as_deref(), Some("bridge"));
     assert_eq!(host.shm_size, Some(64 << 20));
@@ -167,7 +167,11 @@ fn defaults_are_filled_in() {
 
 #[test]
 fn an_exec_has_no_more_than_its_container() {
-    let host = HostConfig { cap_drop: s(&["ALL"]), security_opt: s(&["no-new-privileges"]), ..HostConfig::default() };
+    let host = HostConfig {
+        cap_drop: s(&["ALL"]),
+        security_opt: s(&["no-new-privileges"]),
+        ..HostConfig::default()
+    };
     let c = ContainerConfig { env: s(&["A=1", "B=1"]), working_dir: Some("/w".into()), ..config() };
     let b = blueprint(&c, &host, &facts()).unwrap();
     let start = || ExecStart {
