@@ -1,6 +1,6 @@
 //! A minimal HTTP/1.1 client over a unix socket: just enough to send exactly the bytes that a test means.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
 
 /// A whole response.
