@@ -1,1 +1,72 @@
-//! stub
+//! The Docker Engine REST API on the engine: parse, authorize, stream. No decisions are made here.
+//!
+//! [`Server::bind`] makes the sockets, [`Server::run`] answers on them. Which operation a request is stands in one
+//! table (`ops`); who may do it is asked in one place (`gate`), which alone hands out the engine.
+#![forbid(unsafe_code)]
+
+mod error;
+mod gate;
+mod hijack;
+mod http;
+mod json;
+mod ops;
+mod query;
+mod routes;
+mod service;
+mod shape;
+mod version;
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+use wharf_engine::Engine;
+
+pub use http::listen::{Listen, ListenError, ListenOptions};
+pub use service::{Event, ExecStart, Input, Output, Pending, Service, Session};
+
+/// Sockets that are bound and not served yet: clients can connect and wait.
+#[derive(Debug)]
+pub struct Server {
+    listeners: Vec<http::listen::Listener>,
+    limits: http::conn::Limits,
+}
+
+impl Server {
+    /// Makes all sockets or none. Must be called in an async runtime.
+    pub fn bind(addresses: &[Listen], options: &ListenOptions) -> Result<Self, ListenError> {
+        let listeners = addresses
+            .iter()
+            .map(|address| http::listen::Listener::bind(address, options))
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(Self { listeners, limits: http::conn::Limits::default() })
+    }
+
+    /// How long a request's head may take from its first to its last byte; half a minute unless told.
+    #[must_use]
+    pub fn head_timeout(mut self, timeout: std::time::Duration) -> Self {
+        self.limits.head = timeout;
+        self
+    }
+
+    /// Where it listens, with the ports that the system chose.
+    pub fn addresses(&self) -> Vec<Listen> {
+        self.listeners.iter().map(http::listen::Listener::address).collect()
+    }
+
+    /// Answers until `shutdown`; then answers that are under way get a few seconds, and the sockets go.
+    pub async fn run(self, service: Arc<dyn Service>, shutdown: CancellationToken) {
+        let welcome = Arc::new(move |socket: &_| gate::welcome(Arc::clone(&service), socket));
+        http::server::run(self.listeners, welcome, self.limits, shutdown).await;
+    }
+}
+
+/// Serves an engine on all addresses until `shutdown`.
+pub async fn serve(
+    engine: Engine,
+    addresses: &[Listen],
+    options: &ListenOptions,
+    shutdown: CancellationToken,
+) -> Result<(), ListenError> {
+    Server::bind(addresses, options)?.run(Arc::new(engine), shutdown).await;
+    Ok(())
+}

@@ -1,0 +1,442 @@
+//! The only way from a request to the engine: who is it, may they, and only then the engine.
+
+use std::collections::HashMap;
+use std::ops::Deref;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::{Bytes, BytesMut};
+use futures_util::{FutureExt, TryStreamExt};
+use http_body_util::{BodyExt, BodyStream};
+use hyper::body::Incoming;
+use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, UPGRADE};
+use hyper::{Request, StatusCode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::io::AsyncRead;
+use tokio_util::io::StreamReader;
+use wharf_engine::Caller;
+use wharf_plan::auth::{Connection, Evidence, Operation, Peer, Target};
+use wharf_plan::policy::Origin;
+use wharf_plan::types::Identity;
+
+use crate::error::Failure;
+use crate::http::conn::{Answer, Handler, Hijacker};
+use crate::http::reply::{self, Reply};
+use crate::http::wire::Socket;
+use crate::ops::{self, Op};
+use crate::query::{self, Query};
+use crate::service::Service;
+use crate::version::{self, Version};
+use crate::{hijack, json};
+
+/// Largest JSON body.
+pub(crate) const MAX_BODY: usize = 4 * 1024 * 1024;
+/// How long a JSON body may take.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a connection's identity is believed before the plugins are asked again.
+const IDENTITY_AGE: Duration = Duration::from_secs(10);
+/// Decisions remembered per connection.
+const MAX_REMEMBERED: usize = 64;
+
+/// Who is at the other end of one connection.
+pub(crate) struct Visitor {
+    connection: Connection,
+    /// A browser could have been led here.
+    reachable_by_browsers: bool,
+    identity: Mutex<Option<(Instant, Arc<Identity>)>>,
+    allowed: Mutex<HashMap<(usize, String), Instant>>,
+}
+
+impl Visitor {
+    fn new(socket: &Socket) -> Self {
+        let (transport, remote, evidence) = match socket {
+            Socket::Unix(stream) => match stream.peer_cred() {
+                Ok(cred) => {
+                    let pid = cred.pid().and_then(|p| u32::try_from(p).ok()).unwrap_or_default();
+                    let peer = Peer {
+                        uid: cred.uid(),
+                        gid: cred.gid(),
+                        groups: vec![cred.gid()],
+                        pid,
+                        user_name: None,
+                        executable: None,
+                    };
+                    ("unix", format!("pid {pid}"), vec![Evidence::Peer(peer)])
+                }
+                Err(_) => ("unix", String::new(), Vec::new()),
+            },
+            Socket::Tcp(stream) => {
+                let remote = stream.peer_addr().map(|a| a.to_string()).unwrap_or_default();
+                ("tcp", remote, Vec::new())
+            }
+        };
+        Self {
+            connection: Connection { transport: transport.into(), remote, evidence },
+            reachable_by_browsers: matches!(socket, Socket::Tcp(_)),
+            identity: Mutex::new(None),
+            allowed: Mutex::new(HashMap::new()),
+        }
+    }
+
+    /// The caller, by the connection and by what the request's head says.
+    async fn identify(&self, service: &dyn Service, headers: &HeaderMap) -> Result<Arc<Identity>, Failure> {
+        if let Some(extra) = evidence(headers) {
+            let mut connection = self.connection.clone();
+            connection.evidence.push(extra);
+            return Ok(Arc::new(service.authenticate(&connection).await?));
+        }
+        let known = self.identity.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((since, identity)) = known
+            && since.elapsed() < IDENTITY_AGE
+        {
+            return Ok(identity);
+        }
+        let identity = Arc::new(service.authenticate(&self.connection).await?);
+        *self.identity.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some((Instant::now(), Arc::clone(&identity)));
+        Ok(identity)
+    }
+}
+
+/// What an `Authorization` header proves.
+fn evidence(headers: &HeaderMap) -> Option<Evidence> {
+    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, rest) = value.split_once(' ')?;
+    if scheme.eq_ignore_ascii_case("bearer") {
+        return Some(Evidence::Bearer(rest.trim().to_owned()));
+    }
+    if scheme.eq_ignore_ascii_case("basic") {
+        let plain = String::from_utf8(STANDARD.decode(rest.trim()).ok()?).ok()?;
+        let (user, password) = plain.split_once(':')?;
+        return Some(Evidence::Basic((user.to_owned(), password.to_owned())));
+    }
+    None
+}
+
+/// One request on its way to a handler.
+pub(crate) struct Call {
+    op: &'static Op,
+    name: String,
+    version: Version,
+    query: Query,
+    headers: HeaderMap,
+    body: Option<Incoming>,
+    hijacker: Option<Hijacker>,
+    service: Arc<dyn Service>,
+    visitor: Arc<Visitor>,
+    passed: Arc<AtomicBool>,
+}
+
+/// The engine, for one authorized operation.
+pub(crate) struct Granted {
+    service: Arc<dyn Service>,
+    pub(crate) caller: Caller,
+}
+
+impl Deref for Granted {
+    type Target = dyn Service;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.service
+    }
+}
+
+impl Call {
+    /// The name in the path.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn op(&self) -> &'static Op {
+        self.op
+    }
+
+    pub(crate) fn version(&self) -> Version {
+        self.version
+    }
+
+    pub(crate) fn query(&self) -> &Query {
+        &self.query
+    }
+
+    pub(crate) fn header(&self, name: &HeaderName) -> Option<&str> {
+        self.headers.get(name).and_then(|v| v.to_str().ok())
+    }
+
+    pub(crate) fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
+    /// Length of the body as the head says it.
+    pub(crate) fn content_length(&self) -> Option<u64> {
+        self.header(&CONTENT_LENGTH)?.parse().ok()
+    }
+
+    /// The client asks to change the protocol.
+    pub(crate) fn wants_upgrade(&self) -> bool {
+        self.headers.contains_key(UPGRADE)
+    }
+
+    /// The right to take over the connection; HTTP/2 has none to give.
+    pub(crate) fn hijacker(&mut self) -> Result<Hijacker, Failure> {
+        self.hijacker.take().ok_or_else(|| {
+            Failure::invalid(format!(
+                "{} {} becomes a raw stream, which HTTP/2 does not have: use HTTP/1.1",
+                self.op.noun, self.op.verb
+            ))
+        })
+    }
+
+    /// For operations without a body.
+    pub(crate) async fn grant(&self) -> Result<Granted, Failure> {
+        self.authorize(None, false).await
+    }
+
+    /// For operations whose body is a JSON object: what is authorized is what the handler gets.
+    pub(crate) async fn grant_json<T: DeserializeOwned + Serialize>(
+        &mut self,
+    ) -> Result<(T, Granted), Failure> {
+        let bytes = self.bytes().await?;
+        let model: T = json::read(&bytes)?;
+        let document = json::document(&model)?;
+        let granted = self.authorize(Some(&document), false).await?;
+        Ok((model, granted))
+    }
+
+    /// For operations whose body is a stream of bytes.
+    pub(crate) async fn grant_stream(
+        &mut self,
+    ) -> Result<(Box<dyn AsyncRead + Send + Unpin>, Granted), Failure> {
+        let granted = self.authorize(None, true).await?;
+        let reader: Box<dyn AsyncRead + Send + Unpin> = match self.body.take() {
+            Some(body) => {
+                let frames = BodyStream::new(body)
+                    .try_filter_map(|frame| async move { Ok(frame.into_data().ok()) })
+                    .map_err(std::io::Error::other);
+                Box::new(StreamReader::new(Box::pin(frames)))
+            }
+            None => Box::new(tokio::io::empty()),
+        };
+        Ok((reader, granted))
+    }
+
+    /// The whole body, within limits.
+    pub(crate) async fn bytes(&mut self) -> Result<Bytes, Failure> {
+        let Some(body) = self.body.take() else {
+            return Ok(Bytes::new());
+        };
+        let too_large = || {
+            Failure::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                format!("http: request body too large: at most {} MiB of JSON are read", MAX_BODY / 1024 / 1024),
+            )
+        };
+        if self.content_length().is_some_and(|n| n > MAX_BODY as u64) {
+            return Err(too_large());
+        }
+        tokio::time::timeout(BODY_TIMEOUT, collect(body, too_large))
+            .await
+            .map_err(|_| Failure::new(StatusCode::REQUEST_TIMEOUT, "the request's body did not come in time"))?
+    }
+
+    async fn authorize(&self, body: Option<&Value>, streaming: bool) -> Result<Granted, Failure> {
+        let service = &*self.service;
+        let identity = self.visitor.identify(service, &self.headers).await?;
+        let key = (std::ptr::from_ref(self.op).addr(), self.name.clone());
+        if !self.remembered(&key) {
+            let operation = Operation {
+                noun: self.op.noun.into(),
+                verb: self.op.verb.into(),
+                api_version: self.version.to_string(),
+                mutates: self.op.mutates,
+                upgrades: self.op.upgrades,
+            };
+            let targets: Vec<Target> = (!self.name.is_empty())
+                .then(|| Target {
+                    id: self.name.clone(),
+                    name: self.name.clone(),
+                    labels: Vec::new(),
+                    owner: None,
+                })
+                .into_iter()
+                .collect();
+            let query = self.query.pairs().to_vec();
+            let allowed = service.authorize(&identity, &operation, &targets, &query, body, streaming).await?;
+            if allowed.cache_ms > 0 && body.is_none() && !self.headers.contains_key(AUTHORIZATION) {
+                self.remember(key, allowed.cache_ms);
+            }
+        }
+        self.passed.store(true, Ordering::Release);
+        let caller = Caller { identity: Some(Identity::clone(&identity)), origin: Origin::Api };
+        Ok(Granted { service: Arc::clone(&self.service), caller })
+    }
+
+    fn remembered(&self, key: &(usize, String)) -> bool {
+        if self.headers.contains_key(AUTHORIZATION) {
+            return false;
+        }
+        let allowed = self.visitor.allowed.lock().unwrap_or_else(PoisonError::into_inner);
+        allowed.get(key).is_some_and(|until| Instant::now() < *until)
+    }
+
+    fn remember(&self, key: (usize, String), cache_ms: u32) {
+        let mut allowed = self.visitor.allowed.lock().unwrap_or_else(PoisonError::into_inner);
+        if allowed.len() >= MAX_REMEMBERED {
+            allowed.clear();
+        }
+        allowed.insert(key, Instant::now() + Duration::from_millis(cache_ms.into()));
+    }
+}
+
+async fn collect(mut body: Incoming, too_large: impl Fn() -> Failure) -> Result<Bytes, Failure> {
+    let mut first: Option<Bytes> = None;
+    let mut all = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|e| Failure::invalid(format!("the request's body cannot be read: {e}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if all.is_empty() && first.is_none() {
+            first = Some(data);
+            continue;
+        }
+        if let Some(data) = first.take() {
+            all.extend_from_slice(&data);
+        }
+        if all.len() + data.len() > MAX_BODY {
+            return Err(too_large());
+        }
+        all.extend_from_slice(&data);
+    }
+    Ok(first.unwrap_or_else(|| all.freeze()))
+}
+
+/// Makes the handler of one connection.
+pub(crate) fn welcome(service: Arc<dyn Service>, socket: &Socket) -> Handler {
+    let visitor = Arc::new(Visitor::new(socket));
+    Arc::new(move |request, hijacker| answer(&service, &visitor, request, hijacker))
+}
+
+fn answer(
+    service: &Arc<dyn Service>,
+    visitor: &Arc<Visitor>,
+    request: Request<Incoming>,
+    hijacker: Option<Hijacker>,
+) -> Answer {
+    match prepare(service, visitor, request, hijacker) {
+        Ok(call) => {
+            let (passed, op) = (Arc::clone(&call.passed), call.op);
+            let handling = AssertUnwindSafe((op.handler)(call)).catch_unwind();
+            Box::pin(async move {
+                let outcome = match handling.await {
+                    Ok(outcome) => outcome,
+                    Err(_) => Err(Failure::internal(format!(
+                        "the engine failed at {} {}; it goes on, and the log has the details",
+                        op.noun, op.verb
+                    ))),
+                };
+                let reply = match outcome {
+                    Ok(_) if !passed.load(Ordering::Acquire) => reply::failure(&Failure::new(
+                        StatusCode::FORBIDDEN,
+                        format!("{} {} was not authorized", op.noun, op.verb),
+                    )),
+                    Ok(reply) => reply,
+                    Err(failure) => {
+                        if failure.status.is_server_error() {
+                            tracing::warn!(noun = op.noun, verb = op.verb, status = failure.status.as_u16(),
+                                message = %failure.message, "request failed");
+                        }
+                        reply::failure(&failure)
+                    }
+                };
+                finish(reply)
+            })
+        }
+        Err(failure) => Box::pin(std::future::ready(finish(reply::failure(&failure)))),
+    }
+}
+
+/// All that needs no waiting: version, operation, query.
+fn prepare(
+    service: &Arc<dyn Service>,
+    visitor: &Arc<Visitor>,
+    request: Request<Incoming>,
+    hijacker: Option<Hijacker>,
+) -> Result<Call, Failure> {
+    let (head, body) = request.into_parts();
+    if visitor.reachable_by_browsers {
+        refuse_browsers(&head.headers)?;
+    }
+    let path = query::decode(head.uri.path(), false)
+        .ok_or_else(|| Failure::invalid(format!("invalid URL escape in path {:?}", head.uri.path())))?;
+    let (version, path) = version::split(&path)?;
+    let (op, name) = ops::find(&head.method, path).ok_or_else(Failure::page_not_found)?;
+    if let (true, Some(hijacker)) = (op.upgrades, &hijacker) {
+        hijacker.prepare();
+    }
+    Ok(Call {
+        op,
+        name: name.to_owned(),
+        version,
+        query: Query::parse(head.uri.query().unwrap_or_default())?,
+        headers: head.headers,
+        body: Some(body),
+        hijacker,
+        service: Arc::clone(service),
+        visitor: Arc::clone(visitor),
+        passed: Arc::new(AtomicBool::new(false)),
+    })
+}
+
+/// A web page must not reach a loopback port: neither by a cross-site request nor by a name that it made resolve here.
+fn refuse_browsers(headers: &HeaderMap) -> Result<(), Failure> {
+    let refused = |why: &str| {
+        Err(Failure::new(StatusCode::FORBIDDEN, format!("requests {why} are refused on plain TCP")))
+    };
+    if headers.contains_key(ORIGIN) || headers.contains_key("sec-fetch-site") {
+        return refused("from web pages");
+    }
+    let host = headers.get(HOST).and_then(|h| h.to_str().ok()).unwrap_or_default();
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let name = name.trim_matches(['[', ']']);
+    let local = matches!(name, "" | "localhost" | "docker") || name.ends_with(".localhost");
+    if local || name.parse::<std::net::IpAddr>().is_ok() {
+        return Ok(());
+    }
+    refused("for a host name other than localhost")
+}
+
+static COMMON: LazyLock<[(HeaderName, HeaderValue); 4]> = LazyLock::new(|| {
+    let server = format!("Docker/{} (linux)", wharf_engine::VERSION);
+    [
+        (HeaderName::from_static("api-version"), HeaderValue::from_static(version::NEWEST_TEXT)),
+        (HeaderName::from_static("docker-experimental"), HeaderValue::from_static("false")),
+        (HeaderName::from_static("ostype"), HeaderValue::from_static("linux")),
+        (
+            HeaderName::from_static("server"),
+            HeaderValue::try_from(server).unwrap_or(HeaderValue::from_static("Docker")),
+        ),
+    ]
+});
+
+/// The headers that every answer has.
+fn finish(mut reply: Reply) -> Reply {
+    for (name, value) in COMMON.iter() {
+        reply.headers_mut().insert(name, value.clone());
+    }
+    reply
+}
+
+/// The same headers for an answer that is written by hand.
+pub(crate) fn common_head(head: &mut Vec<u8>) {
+    for (name, value) in COMMON.iter() {
+        hijack::header(head, name.as_str(), value.as_bytes());
+    }
+}

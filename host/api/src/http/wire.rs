@@ -1,0 +1,257 @@
+//! The byte stream below HTTP: what tells a slow head from an idle connection, and a client's half-close from its end.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::Sleep;
+
+/// How long a request's head may take from its first to its last byte.
+pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Bytes of a raw stream that are read at a time.
+const CHUNK: usize = 16 * 1024;
+
+/// A connected client.
+pub(crate) enum Socket {
+    Unix(UnixStream),
+    Tcp(TcpStream),
+}
+
+impl Socket {
+    /// The other end is gone altogether, rather than only done with writing.
+    pub(crate) async fn gone(&self) -> bool {
+        let ready = match self {
+            Self::Unix(s) => s.ready(Interest::WRITABLE).await,
+            Self::Tcp(s) => s.ready(Interest::WRITABLE).await,
+        };
+        ready.map_or(true, |r| r.is_write_closed())
+    }
+
+    /// Reads what there is, waiting for the first byte; 0 is the end. Shares the socket with [`Self::send`].
+    pub(crate) async fn receive(&self, buffer: &mut BytesMut) -> io::Result<usize> {
+        loop {
+            buffer.reserve(CHUNK);
+            let result = match self {
+                Self::Unix(s) => {
+                    s.readable().await?;
+                    s.try_read_buf(buffer)
+                }
+                Self::Tcp(s) => {
+                    s.readable().await?;
+                    s.try_read_buf(buffer)
+                }
+            };
+            match result {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// Writes all of it.
+    pub(crate) async fn send(&self, mut data: &[u8]) -> io::Result<()> {
+        while !data.is_empty() {
+            let result = match self {
+                Self::Unix(s) => {
+                    s.writable().await?;
+                    s.try_write(data)
+                }
+                Self::Tcp(s) => {
+                    s.writable().await?;
+                    s.try_write(data)
+                }
+            };
+            match result {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Err(e) => return Err(e),
+                Ok(n) => data = data.get(n..).unwrap_or_default(),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Unix(s) => Pin::new(s).poll_read(cx, buf),
+            Self::Tcp(s) => Pin::new(s).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Unix(s) => Pin::new(s).poll_write(cx, data),
+            Self::Tcp(s) => Pin::new(s).poll_write(cx, data),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Unix(s) => Pin::new(s).poll_write_vectored(cx, data),
+            Self::Tcp(s) => Pin::new(s).poll_write_vectored(cx, data),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Unix(s) => Pin::new(s).poll_shutdown(cx),
+            Self::Tcp(s) => Pin::new(s).poll_shutdown(cx),
+        }
+    }
+}
+
+/// What the HTTP side tells the byte side. Counts requests: odd while one is being answered.
+#[derive(Debug, Default)]
+pub(crate) struct Phase {
+    turn: AtomicU64,
+    /// The turn in which the end of the client's bytes is not the end of the client.
+    half_close: AtomicU64,
+}
+
+impl Phase {
+    /// A request's head is complete.
+    pub(crate) fn begin(self: &Arc<Self>) -> BusyGuard {
+        self.turn.fetch_add(1, Ordering::AcqRel);
+        BusyGuard(Arc::clone(self))
+    }
+
+    /// The request that is being answered becomes a raw stream, so that its end of input is data, not an abort.
+    pub(crate) fn keep_half_closed(&self) {
+        self.half_close.store(self.turn.load(Ordering::Acquire), Ordering::Release);
+    }
+}
+
+/// Its end is the end of an answer.
+#[derive(Debug)]
+pub(crate) struct BusyGuard(Arc<Phase>);
+
+impl Drop for BusyGuard {
+    fn drop(&mut self) {
+        self.0.turn.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+/// A socket with what was already read from it, under the rules above.
+pub(crate) struct Tap {
+    socket: Socket,
+    seen: Bytes,
+    phase: Arc<Phase>,
+    head: Option<(u64, Pin<Box<Sleep>>)>,
+    timeout: Duration,
+}
+
+impl Tap {
+    pub(crate) fn new(socket: Socket, seen: Bytes, phase: Arc<Phase>, timeout: Duration) -> Self {
+        let mut tap = Self { socket, seen, phase, head: None, timeout };
+        if !tap.seen.is_empty() {
+            tap.started();
+        }
+        tap
+    }
+
+    pub(crate) fn into_socket(self) -> (Socket, Bytes) {
+        (self.socket, self.seen)
+    }
+
+    /// A byte of a head was seen.
+    fn started(&mut self) {
+        let turn = self.phase.turn.load(Ordering::Acquire);
+        if turn.is_multiple_of(2) && self.head.as_ref().is_none_or(|(t, _)| *t != turn) {
+            self.head = Some((turn, Box::pin(tokio::time::sleep(self.timeout))));
+        }
+    }
+
+    /// Whether the head takes too long; forgets the clock of a head that is complete.
+    fn late(&mut self, cx: &mut Context<'_>) -> bool {
+        let turn = self.phase.turn.load(Ordering::Acquire);
+        match &mut self.head {
+            Some((t, sleep)) if *t == turn => sleep.as_mut().poll(cx).is_ready(),
+            _ => {
+                self.head = None;
+                false
+            }
+        }
+    }
+}
+
+impl AsyncRead for Tap {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.seen.is_empty() {
+            let n = self.seen.len().min(buf.remaining());
+            buf.put_slice(self.seen.get(..n).unwrap_or_default());
+            self.seen.advance(n);
+            return Poll::Ready(Ok(()));
+        }
+        if self.late(cx) {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        let before = buf.filled().len();
+        match Pin::new(&mut self.socket).poll_read(cx, buf) {
+            Poll::Ready(Ok(())) if buf.filled().len() == before => {
+                let turn = self.phase.turn.load(Ordering::Acquire);
+                if turn != 0 && self.phase.half_close.load(Ordering::Acquire) == turn {
+                    // Whoever takes the connection over will read the end again.
+                    return Poll::Pending;
+                }
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Ok(())) => {
+                self.started();
+                Poll::Ready(Ok(()))
+            }
+            other => other,
+        }
+    }
+}
+
+impl AsyncWrite for Tap {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write(cx, data)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write_vectored(cx, data)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,174 @@
+//! Containers: all that is no stream.
+
+use hyper::StatusCode;
+use serde_json::{Value, json};
+use wharf_engine::models::{ContainerCreateBody, ContainerUpdateBody};
+use wharf_engine::{CreateOptions, ListOptions, RemoveOptions};
+
+use crate::error::Failure;
+use crate::gate::Call;
+use crate::http::reply::{self, Outcome};
+use crate::{json, shape};
+
+const FILTERS: &[&str] = &[
+    "ancestor", "before", "exited", "expose", "health", "id", "is-task", "isolation", "label", "name", "network",
+    "publish", "since", "status", "volume",
+];
+
+pub(crate) async fn list(call: Call) -> Outcome {
+    let query = call.query();
+    let limit: Option<i64> = query.number("limit")?;
+    let options = ListOptions {
+        all: query.flag("all"),
+        limit: limit.and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0),
+        size: query.flag("size"),
+        filters: query.filters(FILTERS)?,
+    };
+    let engine = call.grant().await?;
+    Ok(reply::text(StatusCode::OK, engine.container_list(&options).await?))
+}
+
+pub(crate) async fn create(mut call: Call) -> Outcome {
+    if call.content_length() == Some(0) {
+        return Err(Failure::invalid("invalid JSON: got EOF while reading request body"));
+    }
+    let query = call.query();
+    let plan = query.flag("plan");
+    let options = CreateOptions {
+        name: query.non_empty("name").map(str::to_owned),
+        platform: query.non_empty("platform").map(str::to_owned),
+    };
+    let (body, engine) = call.grant_json::<ContainerCreateBody>().await?;
+    let nothing = ContainerCreateBody {
+        host_config: body.host_config.clone(),
+        networking_config: body.networking_config.clone(),
+        ..json::read(b"{}")?
+    };
+    if body == nothing {
+        return Err(Failure::invalid("config cannot be empty in order to create a container"));
+    }
+    if plan {
+        return reply::ok(&engine.container_plan(options, body, &engine.caller).await?);
+    }
+    reply::json(StatusCode::CREATED, &engine.container_create(options, body, &engine.caller).await?)
+}
+
+pub(crate) async fn inspect(call: Call) -> Outcome {
+    let engine = call.grant().await?;
+    let mut container = engine.container_inspect(call.name(), call.query().flag("size")).await?;
+    shape::container(&mut container, call.version());
+    reply::ok(&container)
+}
+
+pub(crate) async fn start(call: Call) -> Outcome {
+    // The smallest object with a field has seven bytes.
+    if call.content_length().is_some_and(|n| n > 7) {
+        return Err(Failure::invalid(
+            "starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24",
+        ));
+    }
+    if call.query().non_empty("checkpoint").is_some() {
+        call.grant().await?;
+        return Err(Failure::unsupported("checkpoints are not supported by this engine yet"));
+    }
+    let engine = call.grant().await?;
+    if call.query().flag("plan") {
+        return reply::ok(&engine.container_start_plan(call.name()).await?);
+    }
+    engine.container_start(call.name(), &engine.caller).await?;
+    reply::done()
+}
+
+pub(crate) async fn stop(call: Call) -> Outcome {
+    let timeout = call.query().number("t")?;
+    let engine = call.grant().await?;
+    engine.container_stop(call.name(), timeout, call.query().non_empty("signal")).await?;
+    reply::done()
+}
+
+pub(crate) async fn restart(call: Call) -> Outcome {
+    let timeout = call.query().number("t")?;
+    let engine = call.grant().await?;
+    let signal = call.query().non_empty("signal");
+    engine.container_restart(call.name(), timeout, signal, &engine.caller).await?;
+    reply::done()
+}
+
+pub(crate) async fn kill(call: Call) -> Outcome {
+    let engine = call.grant().await?;
+    engine.container_kill(call.name(), call.query().non_empty("signal")).await?;
+    reply::done()
+}
+
+pub(crate) async fn pause(call: Call) -> Outcome {
+    call.grant().await?.container_pause(call.name()).await?;
+    reply::done()
+}
+
+pub(crate) async fn unpause(call: Call) -> Outcome {
+    call.grant().await?.container_unpause(call.name()).await?;
+    reply::done()
+}
+
+/// Rows and columns of a terminal.
+pub(crate) fn size(call: &Call) -> Result<(u16, u16), Failure> {
+    let rows = call.query().number("h")?;
+    let columns = call.query().number("w")?;
+    match (rows, columns) {
+        (Some(rows), Some(columns)) => Ok((rows, columns)),
+        (None, _) => Err(Failure::invalid("invalid resize height \"\": a whole number is needed")),
+        (_, None) => Err(Failure::invalid("invalid resize width \"\": a whole number is needed")),
+    }
+}
+
+pub(crate) async fn resize(call: Call) -> Outcome {
+    let (rows, columns) = size(&call)?;
+    call.grant().await?.container_resize(call.name(), rows, columns).await?;
+    Ok(reply::empty(StatusCode::OK))
+}
+
+pub(crate) async fn rename(call: Call) -> Outcome {
+    let engine = call.grant().await?;
+    engine.container_rename(call.name(), call.query().text("name")).await?;
+    reply::done()
+}
+
+pub(crate) async fn update(mut call: Call) -> Outcome {
+    let (body, engine) = call.grant_json::<ContainerUpdateBody>().await?;
+    let updated = engine.container_update(call.name(), body).await?;
+    let mut value = serde_json::to_value(&updated)
+        .map_err(|e| Failure::internal(format!("the answer cannot be written: {e}")))?;
+    if let Some(map) = value.as_object_mut() {
+        map.entry("Warnings").or_insert(Value::Null);
+    }
+    reply::ok(&value)
+}
+
+pub(crate) async fn remove(call: Call) -> Outcome {
+    let query = call.query();
+    let options =
+        RemoveOptions { force: query.flag("force"), volumes: query.flag("v"), link: query.flag("link") };
+    call.grant().await?.container_remove(call.name(), options).await?;
+    reply::done()
+}
+
+pub(crate) async fn top(call: Call) -> Outcome {
+    let engine = call.grant().await?;
+    reply::ok(&engine.container_top(call.name(), call.query().text("ps_args")).await?)
+}
+
+pub(crate) async fn prune(call: Call) -> Outcome {
+    let filters = call.query().filters(&["until", "label", "label!"])?;
+    let engine = call.grant().await?;
+    let pruned = engine.container_prune(&filters).await?;
+    reply::ok(&json!({
+        "ContainersDeleted": pruned.containers_deleted.unwrap_or_default(),
+        "SpaceReclaimed": pruned.space_reclaimed.unwrap_or_default(),
+    }))
+}
+
+pub(crate) async fn not_built(call: Call) -> Outcome {
+    call.grant().await?;
+    let op = call.op();
+    Err(Failure::unsupported(format!("{} {} is not supported by this engine yet", op.noun, op.verb)))
+}

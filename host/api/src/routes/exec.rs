@@ -1,0 +1,92 @@
+//! Further processes in a container.
+
+use hyper::StatusCode;
+use serde_json::Value;
+use wharf_engine::Kind;
+use wharf_engine::models::{ExecConfig, ExecStartConfig};
+
+use super::containers::size;
+use crate::error::Failure;
+use crate::gate::Call;
+use crate::hijack;
+use crate::http::reply::{self, Outcome};
+use crate::service::ExecStart;
+use crate::version::Version;
+
+pub(crate) async fn create(mut call: Call) -> Outcome {
+    let (config, engine) = call.grant_json::<ExecConfig>().await?;
+    if config.cmd.as_ref().is_none_or(Vec::is_empty) {
+        return Err(Failure::invalid("No exec command specified"));
+    }
+    terminal_size(config.console_size.as_deref(), config.tty.unwrap_or_default(), call.version())?;
+    let created = engine.exec_create(call.name(), config, &engine.caller).await?;
+    reply::json(StatusCode::CREATED, &created)
+}
+
+pub(crate) async fn inspect(call: Call) -> Outcome {
+    let engine = call.grant().await?;
+    let exec = engine.exec_inspect(call.name()).await?;
+    let mut value = serde_json::to_value(&exec)
+        .map_err(|e| Failure::internal(format!("the exec cannot be written: {e}")))?;
+    if let Some(map) = value.as_object_mut() {
+        map.entry("ExitCode").or_insert(Value::Null);
+    }
+    reply::ok(&value)
+}
+
+pub(crate) async fn resize(call: Call) -> Outcome {
+    let (rows, columns) = size(&call)?;
+    call.grant().await?.exec_resize(call.name(), rows, columns).await?;
+    Ok(reply::empty(StatusCode::OK))
+}
+
+/// Rows and columns as a body says them.
+fn terminal_size(
+    size: Option<&[usize]>,
+    tty: bool,
+    version: Version,
+) -> Result<Option<(u16, u16)>, Failure> {
+    let Some(size) = size.filter(|s| !s.is_empty() && version >= Version(42) && s.iter().any(|n| *n > 0)) else {
+        return Ok(None);
+    };
+    if !tty {
+        return Err(Failure::invalid("console size is only supported when TTY is enabled"));
+    }
+    let side = |n: Option<&usize>| n.and_then(|n| u16::try_from(*n).ok());
+    match (side(size.first()), side(size.get(1))) {
+        (Some(rows), Some(columns)) => Ok(Some((rows, columns))),
+        _ => Err(Failure::invalid("invalid ConsoleSize: it is a list of height and width")),
+    }
+}
+
+pub(crate) async fn start(mut call: Call) -> Outcome {
+    let (config, engine) = call.grant_json::<ExecStartConfig>().await?;
+    let tty = config.tty.unwrap_or_default();
+    let start = ExecStart {
+        detach: config.detach.unwrap_or_default(),
+        tty,
+        size: terminal_size(config.console_size.as_deref(), tty, call.version())?,
+    };
+    if start.detach {
+        engine.exec_start(call.name(), start).await?;
+        return Ok(reply::empty(StatusCode::OK));
+    }
+    let upgraded = call.wants_upgrade();
+    let multiplexed = !tty && call.version() >= Version(42);
+    let hijacker = call.hijacker()?;
+    let head = hijack::head(upgraded, multiplexed);
+    let session = match engine.exec_start(call.name(), start).await {
+        Ok(session) => session,
+        // A program that does not start has an exit code, which clients ask for after the stream's end.
+        Err(e) if matches!(e.kind, Kind::Invalid | Kind::Internal) => {
+            let text = format!("{}\r\n", e.message);
+            let bytes = if tty { text.into() } else { hijack::frame(1, text.as_bytes()) };
+            match hijacker.take(head, hijack::say(bytes)).await {}
+        }
+        Err(e) => return Err(e.into()),
+    };
+    let Some(session) = session else {
+        return Err(Failure::internal("the process has no streams"));
+    };
+    match hijacker.take(head, Box::new(|socket, early| Box::pin(hijack::run(socket, early, session)))).await {}
+}

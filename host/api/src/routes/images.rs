@@ -1,0 +1,259 @@
+//! Images.
+
+use std::collections::HashMap;
+use std::io;
+use std::pin::Pin;
+
+use bytes::Bytes;
+use futures_util::{Stream, stream};
+use hyper::StatusCode;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use wharf_engine::images::ImportOptions;
+use wharf_engine::{Error, Result as EngineResult};
+
+use crate::error::Failure;
+use crate::gate::Call;
+use crate::http::reply::{self, Outcome};
+use crate::shape;
+
+/// Lines of progress that may wait for a slow client.
+const PROGRESS: usize = 64;
+
+fn value<T: serde::Serialize>(model: &T) -> Result<Value, Failure> {
+    serde_json::to_value(model).map_err(|e| Failure::internal(format!("the answer cannot be written: {e}")))
+}
+
+pub(crate) async fn list(call: Call) -> Outcome {
+    let query = call.query();
+    let mut filters = query.filters(&["before", "dangling", "label", "reference", "since", "until"])?;
+    if let Some(name) = query.non_empty("filter") {
+        filters.0.entry("reference".into()).or_default().push(name.to_owned());
+    }
+    let engine = call.grant().await?;
+    let mut list = value(&engine.image_list(query.flag("all"), &filters).await?)?;
+    shape::images(&mut list, call.version());
+    reply::ok(&list)
+}
+
+pub(crate) async fn inspect(call: Call) -> Outcome {
+    let engine = call.grant().await?;
+    let mut image = engine.image_inspect(call.name()).await?;
+    shape::image(&mut image, call.version());
+    reply::ok(&image)
+}
+
+pub(crate) async fn history(call: Call) -> Outcome {
+    let engine = call.grant().await?;
+    let mut list = value(&engine.image_history(call.name()).await?)?;
+    for entry in list.as_array_mut().into_iter().flatten() {
+        if let Some(entry) = entry.as_object_mut() {
+            entry.entry("Tags").or_insert(Value::Null);
+        }
+    }
+    reply::ok(&list)
+}
+
+pub(crate) async fn tag(call: Call) -> Outcome {
+    let engine = call.grant().await?;
+    engine.image_tag(call.name(), call.query().text("repo"), call.query().text("tag")).await?;
+    Ok(reply::empty(StatusCode::CREATED))
+}
+
+pub(crate) async fn remove(call: Call) -> Outcome {
+    let query = call.query();
+    let engine = call.grant().await?;
+    reply::ok(&engine.image_remove(call.name(), query.flag("force"), query.flag("noprune")).await?)
+}
+
+pub(crate) async fn prune(call: Call) -> Outcome {
+    let filters = call.query().filters(&["dangling", "label", "label!", "until"])?;
+    let engine = call.grant().await?;
+    let pruned = engine.image_prune(&filters).await?;
+    reply::ok(&json!({
+        "ImagesDeleted": value(&pruned.images_deleted.unwrap_or_default())?,
+        "SpaceReclaimed": pruned.space_reclaimed.unwrap_or_default(),
+    }))
+}
+
+pub(crate) async fn create(mut call: Call) -> Outcome {
+    let query = call.query();
+    let text = |key| query.non_empty(key).map(str::to_owned);
+    if let Some(image) = text("fromImage") {
+        let reference = reference(&image, query.text("tag"));
+        let headers: HashMap<String, String> = call
+            .headers()
+            .iter()
+            .filter(|(name, _)| name.as_str().starts_with("x-registry-"))
+            .filter_map(|(name, v)| Some((name.as_str().to_owned(), v.to_str().ok()?.to_owned())))
+            .collect();
+        let engine = call.grant().await?;
+        let (sender, lines) = mpsc::channel(PROGRESS);
+        let work = async move { engine.image_pull(&reference, &headers, sender).await };
+        return progress(Box::pin(work), lines).await;
+    }
+    match query.text("fromSrc") {
+        "-" => {}
+        "" => return Err(Failure::invalid("either fromImage or fromSrc must be given")),
+        other => {
+            return Err(Failure::unsupported(format!(
+                "cannot import from {other:?}: this engine imports only what the client sends (fromSrc=-)"
+            )));
+        }
+    }
+    let options = ImportOptions {
+        repo: text("repo"),
+        tag: text("tag"),
+        message: text("message"),
+        changes: query.all("changes").map(str::to_owned).collect(),
+        platform: text("platform"),
+    };
+    let (body, engine) = call.grant_stream().await?;
+    let (sender, lines) = mpsc::channel(PROGRESS);
+    let work = async move {
+        let id = engine.image_import(body, options).await?;
+        let _ = sender.send(json!({"status": id})).await;
+        Ok(())
+    };
+    progress(Box::pin(work), lines).await
+}
+
+/// `tag` may be a digest.
+fn reference(image: &str, tag: &str) -> String {
+    match tag {
+        "" => image.to_owned(),
+        digest if digest.contains(':') => format!("{image}@{digest}"),
+        tag => format!("{image}:{tag}"),
+    }
+}
+
+pub(crate) async fn load(mut call: Call) -> Outcome {
+    let quiet = call.query().flag("quiet");
+    let (body, engine) = call.grant_stream().await?;
+    let (sender, lines) = mpsc::channel(PROGRESS);
+    let work = async move { engine.image_load(body, quiet, sender).await };
+    progress(Box::pin(work), lines).await
+}
+
+type Work = Pin<Box<dyn Future<Output = EngineResult<()>> + Send>>;
+
+/// Lines of progress while work is done. What fails before the first line has a status, what fails later a last line.
+async fn progress(mut work: Work, mut lines: mpsc::Receiver<Value>) -> Outcome {
+    let mut done = None;
+    let first = tokio::select! {
+        biased;
+        line = lines.recv() => line,
+        result = &mut work => {
+            done = Some(result);
+            lines.recv().await
+        }
+    };
+    if let (None, Some(Err(e))) = (&first, &done) {
+        return Err(e.clone().into());
+    }
+    Ok(reply::stream("application/json", progress_lines(work, done, first, lines)))
+}
+
+fn line(value: &Value) -> Bytes {
+    let mut bytes = serde_json::to_vec(value).unwrap_or_default();
+    bytes.extend_from_slice(b"\r\n");
+    bytes.into()
+}
+
+fn failed(e: &Error) -> Bytes {
+    line(&json!({"errorDetail": {"message": e.message}, "error": e.message}))
+}
+
+struct Lines {
+    work: Option<Work>,
+    result: Option<EngineResult<()>>,
+    first: Option<Value>,
+    lines: mpsc::Receiver<Value>,
+}
+
+fn progress_lines(
+    work: Work,
+    result: Option<EngineResult<()>>,
+    first: Option<Value>,
+    lines: mpsc::Receiver<Value>,
+) -> impl Stream<Item = io::Result<Bytes>> + Send {
+    let work = result.is_none().then_some(work);
+    stream::unfold(Lines { work, result, first, lines }, |mut state| async move {
+        if let Some(first) = state.first.take() {
+            return Some((Ok(line(&first)), state));
+        }
+        loop {
+            if let Some(work) = &mut state.work {
+                tokio::select! {
+                    biased;
+                    Some(value) = state.lines.recv() => return Some((Ok(line(&value)), state)),
+                    result = work => {
+                        state.work = None;
+                        state.result = Some(result);
+                    }
+                }
+            } else if let Some(value) = state.lines.recv().await {
+                return Some((Ok(line(&value)), state));
+            } else {
+                return match state.result.take() {
+                    Some(Err(e)) => Some((Ok(failed(&e)), state)),
+                    _ => None,
+                };
+            }
+        }
+    })
+}
+
+pub(crate) async fn search(call: Call) -> Outcome {
+    call.grant().await?;
+    Err(Failure::unsupported("cannot search: this engine has no registry client yet"))
+}
+
+pub(crate) async fn push(call: Call) -> Outcome {
+    let engine = call.grant().await?;
+    engine.image_inspect(call.name()).await?;
+    Err(Failure::unsupported("cannot push: this engine has no registry client yet"))
+}
+
+pub(crate) async fn distribution(call: Call) -> Outcome {
+    call.grant().await?;
+    Err(Failure::unsupported("cannot ask a registry: this engine has no registry client yet"))
+}
+
+pub(crate) async fn save(call: Call) -> Outcome {
+    call.grant().await?;
+    Err(Failure::unsupported("saving images is not supported by this engine yet"))
+}
+
+pub(crate) async fn build(call: Call) -> Outcome {
+    call.grant().await?;
+    Err(Failure::unsupported("building images is not supported by this engine yet"))
+}
+
+/// There is no build cache, so nothing of it is left.
+pub(crate) async fn build_prune(call: Call) -> Outcome {
+    call.grant().await?;
+    reply::ok(&json!({"CachesDeleted": [], "SpaceReclaimed": 0}))
+}
+
+pub(crate) async fn buildkit(call: Call) -> Outcome {
+    call.grant().await?;
+    Err(Failure::unsupported("building images is not supported by this engine yet; there is no BuildKit"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::reference;
+
+    #[test]
+    fn references_from_two_parameters() {
+        for (image, tag, wanted) in [
+            ("a", "", "a"),
+            ("a", "b", "a:b"),
+            ("r:5/a", "1", "r:5/a:1"),
+            ("a", "sha256:00", "a@sha256:00"),
+        ] {
+            assert_eq!(reference(image, tag), wanted);
+        }
+    }
+}

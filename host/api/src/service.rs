@@ -1,0 +1,284 @@
+//! The seam to the engine: what the API needs, so that its tests can stand something else there.
+
+use std::pin::Pin;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use futures_util::stream::BoxStream;
+use serde_json::Value;
+use wharf_engine::auth::Allowed;
+use wharf_engine::images::{Body, ImportOptions, Progress};
+use wharf_engine::models::{
+    ContainerCreateBody, ContainerCreateResponse, ContainerPruneResponse, ContainerStatsResponse,
+    ContainerTopResponse, ContainerUpdateBody, ContainerUpdateResponse, ContainerWaitResponse, ExecConfig,
+    ExecInspectResponse, IdResponse, ImageDeleteResponseItem, ImageHistoryResponseItem, ImagePruneResponse,
+    ImageSummary, NetworkConnectRequest, NetworkCreateRequest, NetworkCreateResponse,
+    NetworkDisconnectRequest, NetworkPruneResponse, SystemInfo, SystemVersion, Volume, VolumeCreateRequest,
+    VolumeListResponse, VolumePruneResponse,
+};
+use wharf_engine::{
+    Caller, CreateOptions, Engine, Error, Filters, ListOptions, RemoveOptions, Result, WaitCondition,
+};
+use wharf_io::{AttachQuery, LogQuery, StdinEnd, Written};
+use wharf_plan::auth::{Connection, Operation, Target};
+use wharf_plan::types::{Identity, Labels};
+
+/// An answer that is being worked on.
+pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
+
+/// A process's output on its way to a client.
+pub struct Output {
+    /// Bytes as the client gets them.
+    pub bytes: Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>,
+    /// Frames with headers rather than a terminal's bytes.
+    pub multiplexed: bool,
+}
+
+/// A client's way to a process's input.
+pub trait Input: Send {
+    /// Writes all of it, waiting while the process does not read.
+    fn write<'a>(&'a mut self, data: &'a [u8]) -> Pending<'a, Written>;
+    /// The client's input is at its end.
+    fn close(self: Box<Self>) -> Pin<Box<dyn Future<Output = StdinEnd> + Send>>;
+}
+
+/// Both directions of a client at a process.
+pub struct Session {
+    /// What it prints.
+    pub output: Output,
+    /// What it reads, if that was asked for.
+    pub input: Option<Box<dyn Input>>,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("input", &self.input.is_some()).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Output {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Output").field("multiplexed", &self.multiplexed).finish_non_exhaustive()
+    }
+}
+
+/// Of `POST /exec/{id}/start`.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ExecStart {
+    /// Do not wait for it, do not take its output.
+    pub detach: bool,
+    /// A terminal; as given at start, which Docker lets differ from what was given at creation.
+    pub tty: bool,
+    /// Rows and columns of the terminal.
+    pub size: Option<(u16, u16)>,
+}
+
+/// One event in both forms that clients know.
+#[derive(Debug, Clone)]
+pub struct Event {
+    /// One JSON object and a newline.
+    pub current: Bytes,
+    /// The same with `status`, `id` and `from`.
+    pub legacy: Bytes,
+}
+
+macro_rules! service {
+    ($($(#[$doc:meta])* fn $name:ident<'a>(&'a self $(, $arg:ident: $ty:ty)*) -> $ret:ty;)*) => {
+        /// One method per operation of the engine. What a stand-in leaves out answers "not supported".
+        pub trait Service: Send + Sync + 'static {
+            /// The engine's part of `GET /version`.
+            fn version(&self) -> SystemVersion;
+
+            /// Registers a wait; the future that comes back is the wait itself.
+            fn container_wait<'a>(
+                &'a self,
+                reference: &'a str,
+                condition: WaitCondition,
+            ) -> Pending<'a, Pending<'static, ContainerWaitResponse>> {
+                let _ = (reference, condition);
+                Box::pin(async { Err(Error::unsupported("container_wait")) })
+            }
+
+            /// The lines of a container's log.
+            fn container_logs<'a>(&'a self, reference: &'a str, query: LogQuery) -> Pending<'a, Output> {
+                let _ = (reference, query);
+                Box::pin(async { Err(Error::unsupported("container_logs")) })
+            }
+
+            /// A client at a container's streams.
+            fn container_attach<'a>(&'a self, reference: &'a str, query: AttachQuery) -> Pending<'a, Session> {
+                let _ = (reference, query);
+                Box::pin(async { Err(Error::unsupported("container_attach")) })
+            }
+
+            /// Starts an exec; None if detached.
+            fn exec_start<'a>(&'a self, id: &'a str, start: ExecStart) -> Pending<'a, Option<Session>> {
+                let _ = (id, start);
+                Box::pin(async { Err(Error::unsupported("exec_start")) })
+            }
+
+            /// Events from `since` to `until`, in nanoseconds since 1970.
+            fn listen(
+                &self,
+                since: Option<u64>,
+                until: Option<u64>,
+                filters: &Filters,
+            ) -> Result<BoxStream<'static, Event>> {
+                let _ = (since, until, filters);
+                Err(Error::unsupported("events"))
+            }
+
+            $(
+                $(#[$doc])*
+                fn $name<'a>(&'a self $(, $arg: $ty)*) -> Pending<'a, $ret> {
+                    let _ = ($($arg,)*);
+                    Box::pin(async { Err(Error::unsupported(stringify!($name))) })
+                }
+            )*
+        }
+
+        macro_rules! engine_methods {
+            () => {
+                $(
+                    fn $name<'a>(&'a self $(, $arg: $ty)*) -> Pending<'a, $ret> {
+                        Box::pin(Engine::$name(self $(, $arg)*))
+                    }
+                )*
+            };
+        }
+    };
+}
+
+service! {
+    /// Who is at the other end.
+    fn authenticate<'a>(&'a self, connection: &'a Connection) -> Identity;
+    /// May they.
+    fn authorize<'a>(
+        &'a self,
+        identity: &'a Identity,
+        operation: &'a Operation,
+        targets: &'a [Target],
+        query: &'a Labels,
+        body: Option<&'a Value>,
+        streaming_body: bool
+    ) -> Allowed;
+    /// `GET /info`.
+    fn info<'a>(&'a self) -> SystemInfo;
+    /// `GET /system/df`.
+    fn system_df<'a>(&'a self, kinds: &'a [String], verbose: bool) -> Value;
+    /// The engine's plugins.
+    fn plugin_list<'a>(&'a self) -> Value;
+    /// `GET /containers/json`.
+    fn container_list<'a>(&'a self, options: &'a ListOptions) -> Bytes;
+    /// `POST /containers/create`.
+    fn container_create<'a>(
+        &'a self, options: CreateOptions, body: ContainerCreateBody, caller: &'a Caller
+    ) -> ContainerCreateResponse;
+    /// `POST /containers/create?plan=1`.
+    fn container_plan<'a>(&'a self, options: CreateOptions, body: ContainerCreateBody, caller: &'a Caller) -> Value;
+    /// `POST /containers/{}/start?plan=1`.
+    fn container_start_plan<'a>(&'a self, reference: &'a str) -> Value;
+    /// `GET /containers/{}/json`.
+    fn container_inspect<'a>(&'a self, reference: &'a str, size: bool) -> Value;
+    /// `POST /containers/{}/start`.
+    fn container_start<'a>(&'a self, reference: &'a str, caller: &'a Caller) -> ();
+    /// `POST /containers/{}/stop`.
+    fn container_stop<'a>(&'a self, reference: &'a str, timeout: Option<i64>, signal: Option<&'a str>) -> ();
+    /// `POST /containers/{}/restart`.
+    fn container_restart<'a>(
+        &'a self, reference: &'a str, timeout: Option<i64>, signal: Option<&'a str>, caller: &'a Caller
+    ) -> ();
+    /// `POST /containers/{}/kill`.
+    fn container_kill<'a>(&'a self, reference: &'a str, signal: Option<&'a str>) -> ();
+    /// `POST /containers/{}/pause`.
+    fn container_pause<'a>(&'a self, reference: &'a str) -> ();
+    /// `POST /containers/{}/unpause`.
+    fn container_unpause<'a>(&'a self, reference: &'a str) -> ();
+    /// `POST /containers/{}/rename`.
+    fn container_rename<'a>(&'a self, reference: &'a str, name: &'a str) -> ();
+    /// `POST /containers/{}/update`.
+    fn container_update<'a>(&'a self, reference: &'a str, body: ContainerUpdateBody) -> ContainerUpdateResponse;
+    /// `DELETE /containers/{}`.
+    fn container_remove<'a>(&'a self, reference: &'a str, options: RemoveOptions) -> ();
+    /// `GET /containers/{}/top`.
+    fn container_top<'a>(&'a self, reference: &'a str, ps_args: &'a str) -> ContainerTopResponse;
+    /// One sample for `GET /containers/{}/stats`.
+    fn container_stats<'a>(
+        &'a self, reference: &'a str, previous: Option<&'a ContainerStatsResponse>
+    ) -> ContainerStatsResponse;
+    /// `POST /containers/{}/resize`.
+    fn container_resize<'a>(&'a self, reference: &'a str, rows: u16, columns: u16) -> ();
+    /// `POST /containers/prune`.
+    fn container_prune<'a>(&'a self, filters: &'a Filters) -> ContainerPruneResponse;
+    /// `POST /containers/{}/exec`.
+    fn exec_create<'a>(&'a self, container: &'a str, config: ExecConfig, caller: &'a Caller) -> IdResponse;
+    /// `GET /exec/{}/json`.
+    fn exec_inspect<'a>(&'a self, id: &'a str) -> ExecInspectResponse;
+    /// `POST /exec/{}/resize`.
+    fn exec_resize<'a>(&'a self, id: &'a str, rows: u16, columns: u16) -> ();
+    /// `GET /images/json`.
+    fn image_list<'a>(&'a self, all: bool, filters: &'a Filters) -> Vec<ImageSummary>;
+    /// `GET /images/{}/json`.
+    fn image_inspect<'a>(&'a self, reference: &'a str) -> Value;
+    /// `GET /images/{}/history`.
+    fn image_history<'a>(&'a self, reference: &'a str) -> Vec<ImageHistoryResponseItem>;
+    /// `POST /images/{}/tag`.
+    fn image_tag<'a>(&'a self, reference: &'a str, repo: &'a str, tag: &'a str) -> ();
+    /// `DELETE /images/{}`.
+    fn image_remove<'a>(&'a self, reference: &'a str, force: bool, noprune: bool) -> Vec<ImageDeleteResponseItem>;
+    /// `POST /images/create?fromSrc=-`.
+    fn image_import<'a>(&'a self, body: Body, options: ImportOptions) -> String;
+    /// `POST /images/load`.
+    fn image_load<'a>(&'a self, body: Body, quiet: bool, progress: Progress) -> ();
+    /// `POST /images/prune`.
+    fn image_prune<'a>(&'a self, filters: &'a Filters) -> ImagePruneResponse;
+    /// `POST /images/create?fromImage=`.
+    fn image_pull<'a>(
+        &'a self, reference: &'a str, headers: &'a std::collections::HashMap<String, String>, progress: Progress
+    ) -> ();
+    /// `GET /networks`.
+    fn network_list<'a>(&'a self, filters: &'a Filters) -> Vec<Value>;
+    /// `GET /networks/{}`.
+    fn network_inspect<'a>(&'a self, reference: &'a str) -> Value;
+    /// `POST /networks/create`.
+    fn network_create<'a>(&'a self, body: NetworkCreateRequest) -> NetworkCreateResponse;
+    /// `POST /networks/create?plan=1`.
+    fn network_plan<'a>(&'a self, body: NetworkCreateRequest) -> Value;
+    /// `DELETE /networks/{}`.
+    fn network_remove<'a>(&'a self, reference: &'a str) -> ();
+    /// `POST /networks/{}/connect`.
+    fn network_connect<'a>(&'a self, reference: &'a str, body: NetworkConnectRequest) -> ();
+    /// `POST /networks/{}/disconnect`.
+    fn network_disconnect<'a>(&'a self, reference: &'a str, body: NetworkDisconnectRequest) -> ();
+    /// `POST /networks/prune`.
+    fn network_prune<'a>(&'a self, filters: &'a Filters) -> NetworkPruneResponse;
+    /// `GET /volumes`.
+    fn volume_list<'a>(&'a self, filters: &'a Filters) -> VolumeListResponse;
+    /// `GET /volumes/{}`.
+    fn volume_inspect<'a>(&'a self, name: &'a str) -> Volume;
+    /// `POST /volumes/create`.
+    fn volume_create<'a>(&'a self, body: VolumeCreateRequest) -> Volume;
+    /// `DELETE /volumes/{}`.
+    fn volume_remove<'a>(&'a self, name: &'a str, force: bool) -> ();
+    /// `POST /volumes/prune`.
+    fn volume_prune<'a>(&'a self, filters: &'a Filters, all: bool) -> VolumePruneResponse;
+}
+
+impl Service for Engine {
+    fn version(&self) -> SystemVersion {
+        Engine::version(self)
+    }
+
+    fn container_wait<'a>(
+        &'a self,
+        reference: &'a str,
+        condition: WaitCondition,
+    ) -> Pending<'a, Pending<'static, ContainerWaitResponse>> {
+        Box::pin(async move {
+            let waiter = Engine::container_wait(self, reference, condition).await?;
+            Ok(Box::pin(waiter.wait()) as Pending<'static, ContainerWaitResponse>)
+        })
+    }
+
+    engine_methods!();
+}

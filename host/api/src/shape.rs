@@ -1,0 +1,259 @@
+//! What older clients expect an answer to look like. The engine answers in the newest shape together with the fields
+//! that older ones have; here the newest lose what is not theirs.
+
+use serde_json::{Map, Value, json};
+
+use crate::version::Version;
+
+/// `GET /containers/{}/json`.
+pub(crate) fn container(value: &mut Value, version: Version) {
+    let Some(container) = value.as_object_mut() else { return };
+    nulls(
+        container,
+        &["ExecIDs"],
+    );
+    if let Some(host) = container.get_mut("HostConfig").and_then(Value::as_object_mut) {
+        nulls(
+            host,
+            &[
+                "Binds", "CapAdd", "CapDrop", "ExtraHosts", "GroupAdd", "Links", "SecurityOpt", "VolumesFrom",
+                "DeviceCgroupRules", "DeviceRequests", "Devices", "Ulimits", "OomKillDisable", "PidsLimit",
+            ],
+        );
+    }
+    if let Some(config) = container.get_mut("Config").and_then(Value::as_object_mut) {
+        nulls(config, &["Cmd", "Entrypoint", "Volumes", "OnBuild"]);
+        if config.get("Volumes").and_then(Value::as_object).is_some_and(Map::is_empty) {
+            config.insert("Volumes".into(), Value::Null);
+        }
+        if config.get("ExposedPorts").and_then(Value::as_object).is_some_and(Map::is_empty) {
+            config.remove("ExposedPorts");
+        }
+    }
+    if let Some(network) = container.get_mut("NetworkSettings").and_then(Value::as_object_mut) {
+        network.entry("Networks").or_insert_with(|| json!({}));
+        network.entry("Ports").or_insert_with(|| json!({}));
+        if version < Version(52) {
+            legacy_network_settings(network);
+        } else {
+            for key in LEGACY_NETWORK {
+                network.remove(*key);
+            }
+        }
+        if version < Version(45) {
+            short_id_aliases(container);
+        }
+    }
+    if version < Version(48) {
+        remove(value, &["ImageManifestDescriptor"]);
+    }
+}
+
+/// Of the default network, at the top of `NetworkSettings`.
+const LEGACY_NETWORK: &[&str] = &[
+    "Bridge", "HairpinMode", "LinkLocalIPv6Address", "LinkLocalIPv6PrefixLen", "SecondaryIPAddresses",
+    "SecondaryIPv6Addresses", "EndpointID", "Gateway", "GlobalIPv6Address", "GlobalIPv6PrefixLen", "IPAddress",
+    "IPPrefixLen", "IPv6Gateway", "MacAddress",
+];
+
+fn legacy_network_settings(network: &mut Map<String, Value>) {
+    let bridge = network.get("Networks").and_then(|n| n.get("bridge")).cloned().unwrap_or(Value::Null);
+    for (key, none) in [
+        ("EndpointID", json!("")),
+        ("Gateway", json!("")),
+        ("GlobalIPv6Address", json!("")),
+        ("GlobalIPv6PrefixLen", json!(0)),
+        ("IPAddress", json!("")),
+        ("IPPrefixLen", json!(0)),
+        ("IPv6Gateway", json!("")),
+        ("MacAddress", json!("")),
+    ] {
+        let value = bridge.get(key).filter(|v| !v.is_null()).cloned().unwrap_or(none);
+        network.entry(key).or_insert(value);
+    }
+    for (key, value) in [
+        ("Bridge", json!("")),
+        ("HairpinMode", json!(false)),
+        ("LinkLocalIPv6Address", json!("")),
+        ("LinkLocalIPv6PrefixLen", json!(0)),
+        ("SecondaryIPAddresses", Value::Null),
+        ("SecondaryIPv6Addresses", Value::Null),
+    ] {
+        network.entry(key).or_insert(value);
+    }
+}
+
+/// Before 1.45 a container's short id was among the aliases that it has in user networks.
+fn short_id_aliases(container: &mut Map<String, Value>) {
+    let Some(short) = container.get("Id").and_then(Value::as_str).and_then(|id| id.get(..12)).map(str::to_owned)
+    else {
+        return;
+    };
+    let networks = container
+        .get_mut("NetworkSettings")
+        .and_then(|n| n.get_mut("Networks"))
+        .and_then(Value::as_object_mut);
+    for (name, endpoint) in networks.into_iter().flatten() {
+        if matches!(name.as_str(), "bridge" | "host" | "none") {
+            continue;
+        }
+        let Some(endpoint) = endpoint.as_object_mut() else { continue };
+        let aliases = endpoint.entry("Aliases").or_insert_with(|| json!([]));
+        if aliases.is_null() {
+            *aliases = json!([]);
+        }
+        if let Some(list) = aliases.as_array_mut()
+            && !list.iter().any(|a| a == &short)
+        {
+            list.push(Value::String(short.clone()));
+        }
+    }
+}
+
+/// `GET /images/{}/json`.
+pub(crate) fn image(value: &mut Value, version: Version) {
+    let Some(image) = value.as_object_mut() else { return };
+    for key in ["RepoTags", "RepoDigests"] {
+        let list = image.entry(key).or_insert_with(|| json!([]));
+        if list.is_null() {
+            *list = json!([]);
+        }
+    }
+    if version < Version(45) {
+        image.entry("Container").or_insert_with(|| json!(""));
+        let config = image.get("Config").cloned().unwrap_or(Value::Null);
+        image.entry("ContainerConfig").or_insert(config);
+    } else {
+        remove(value, &["Container", "ContainerConfig"]);
+    }
+    virtual_size(value, version);
+}
+
+/// `GET /images/json`.
+pub(crate) fn images(list: &mut Value, version: Version) {
+    for image in list.as_array_mut().into_iter().flatten() {
+        let Some(entry) = image.as_object_mut() else { continue };
+        for (key, none) in [
+            ("RepoTags", json!([])),
+            ("RepoDigests", json!([])),
+            ("Labels", Value::Null),
+            ("ParentId", json!("")),
+        ] {
+            entry.entry(key).or_insert(none);
+        }
+        virtual_size(image, version);
+    }
+}
+
+fn virtual_size(image: &mut Value, version: Version) {
+    let Some(image) = image.as_object_mut() else { return };
+    if version < Version(44) {
+        let size = image.get("Size").cloned().unwrap_or(json!(0));
+        image.entry("VirtualSize").or_insert(size);
+    } else {
+        image.remove("VirtualSize");
+    }
+}
+
+/// `GET /system/df`: the flat lists of before 1.52 or the usage objects of after.
+pub(crate) fn disk_usage(value: &mut Value, version: Version) {
+    if version < Version(52) {
+        remove(value, &["ImageUsage", "ContainerUsage", "VolumeUsage", "BuildCacheUsage"]);
+    }
+    if version >= Version(53) {
+        remove(value, &["LayersSize", "Images", "Containers", "Volumes", "BuildCache", "BuilderSize"]);
+    }
+}
+
+/// `GET /containers/{}/stats`.
+pub(crate) fn stats(value: &mut Value, version: Version) {
+    if version < Version(52) {
+        remove(value, &["os_type"]);
+    }
+}
+
+/// `GET /info`: lists that clients read without asking whether they are there.
+pub(crate) fn info(value: &mut Value, version: Version) {
+    let Some(info) = value.as_object_mut() else { return };
+    nulls(info, &["Warnings", "DriverStatus", "SystemStatus", "GenericResources", "Labels"]);
+    if info.get("Labels").is_some_and(Value::is_null) {
+        info.insert("Labels".into(), json!([]));
+    }
+    if version < Version(53) {
+        info.remove("NRI");
+    }
+    if version < Version(50) {
+        info.remove("DiscoveredDevices");
+    }
+    if version < Version(49) {
+        info.remove("FirewallBackend");
+    }
+    if version < Version(46) {
+        info.remove("Containerd");
+    }
+}
+
+fn remove(value: &mut Value, keys: &[&str]) {
+    if let Some(map) = value.as_object_mut() {
+        for key in keys {
+            map.remove(*key);
+        }
+    }
+}
+
+/// Fields that Docker writes as null where the models leave them out.
+fn nulls(map: &mut Map<String, Value>, keys: &[&str]) {
+    for key in keys {
+        map.entry(*key).or_insert(Value::Null);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{container, disk_usage, image, images};
+    use crate::version::Version;
+
+    #[test]
+    fn network_settings_lose_or_keep_the_old_fields() {
+        let value = json!({"Id": "0123456789abcdef", "NetworkSettings": {"Networks": {
+            "bridge": {"IPAddress": "172.17.0.2", "Gateway": "172.17.0.1"}, "n": {"Aliases": null}}}});
+        let mut old = value.clone();
+        container(&mut old, Version(51));
+        assert_eq!(old["NetworkSettings"]["IPAddress"], "172.17.0.2");
+        assert_eq!(old["NetworkSettings"]["IPPrefixLen"], 0);
+        assert!(old["NetworkSettings"]["Networks"]["n"]["Aliases"].is_null());
+        let mut new = old.clone();
+        container(&mut new, Version(52));
+        assert!(new["NetworkSettings"].get("IPAddress").is_none());
+        let mut oldest = value;
+        container(&mut oldest, Version(44));
+        assert_eq!(oldest["NetworkSettings"]["Networks"]["n"]["Aliases"], json!(["0123456789ab"]));
+        assert!(oldest["NetworkSettings"]["Networks"]["bridge"].get("Aliases").is_none());
+    }
+
+    #[test]
+    fn images_by_version() {
+        let mut old = json!({"Size": 5, "Config": {"Cmd": ["a"]}, "RepoTags": null});
+        let mut new = old.clone();
+        image(&mut old, Version(43));
+        assert_eq!((&old["VirtualSize"], &old["ContainerConfig"]["Cmd"]), (&json!(5), &json!(["a"])));
+        image(&mut new, Version(45));
+        assert!(new.get("VirtualSize").is_none() && new.get("ContainerConfig").is_none());
+        assert_eq!(new["RepoTags"], json!([]));
+        let mut list = json!([{"Size": 1}]);
+        images(&mut list, Version(43));
+        assert_eq!((&list[0]["VirtualSize"], &list[0]["RepoDigests"]), (&json!(1), &json!([])));
+    }
+
+    #[test]
+    fn disk_usage_by_version() {
+        let value = json!({"Images": [], "ImageUsage": {}});
+        for (version, old, new) in [(51, true, false), (52, true, true), (53, false, true)] {
+            let mut value = value.clone();
+            disk_usage(&mut value, Version(version));
+            assert_eq!((value.get("Images").is_some(), value.get("ImageUsage").is_some()), (old, new));
+        }
+    }
+}
