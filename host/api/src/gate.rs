@@ -13,7 +13,9 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{FutureExt, TryStreamExt};
 use http_body_util::{BodyExt, BodyStream};
 use hyper::body::Incoming;
-use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, UPGRADE};
+use hyper::header::{
+    AUTHORIZATION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, UPGRADE,
+};
 use hyper::{Request, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -234,15 +236,18 @@ impl Call {
         let too_large = || {
             Failure::new(
                 StatusCode::PAYLOAD_TOO_LARGE,
-                format!("http: request body too large: at most {} MiB of JSON are read", MAX_BODY / 1024 / 1024),
+                format!(
+                    "http: request body too large: at most {} MiB of JSON are read",
+                    MAX_BODY / 1024 / 1024
+                ),
             )
         };
         if self.content_length().is_some_and(|n| n > MAX_BODY as u64) {
             return Err(too_large());
         }
-        tokio::time::timeout(BODY_TIMEOUT, collect(body, too_large))
-            .await
-            .map_err(|_| Failure::new(StatusCode::REQUEST_TIMEOUT, "the request's body did not come in time"))?
+        tokio::time::timeout(BODY_TIMEOUT, collect(body, too_large)).await.map_err(|_| {
+            Failure::new(StatusCode::REQUEST_TIMEOUT, "the request's body did not come in time")
+        })?
     }
 
     async fn authorize(&self, body: Option<&Value>, streaming: bool) -> Result<Granted, Failure> {

@@ -208,7 +208,11 @@ mod tests {
             (Method::GET, "/containers/a/attach/ws", Some(("container", "attach", "a"))),
             (Method::POST, "/containers/create", Some(("container", "create", ""))),
             (Method::GET, "/images/json", Some(("image", "list", ""))),
-            (Method::GET, "/images/reg:5/a/b:c@sha256:0/json", Some(("image", "inspect", "reg:5/a/b:c@sha256:0"))),
+            (
+                Method::GET,
+                "/images/reg:5/a/b:c@sha256:0/json",
+                Some(("image", "inspect", "reg:5/a/b:c@sha256:0")),
+            ),
             (Method::DELETE, "/images/a/b:c", Some(("image", "remove", "a/b:c"))),
             (Method::POST, "/images/a/b/tag", Some(("image", "tag", "a/b"))),
             (Method::GET, "/networks/x", Some(("network", "inspect", "x"))),

@@ -66,7 +66,9 @@ impl Query {
         self.non_empty(key)
             .map(|text| {
                 text.trim().parse().map_err(|_| {
-                    Failure::invalid(format!("invalid value {text:?} for parameter {key}: a whole number is needed"))
+                    Failure::invalid(format!(
+                        "invalid value {text:?} for parameter {key}: a whole number is needed"
+                    ))
                 })
             })
             .transpose()
@@ -108,9 +110,21 @@ mod tests {
     #[test]
     fn booleans_as_docker_reads_them() {
         for (text, wanted) in [
-            ("a=1", true), ("a=true", true), ("a=True", true), ("a=t", true), ("a=yes", true), ("a=x", true),
-            ("a=", false), ("a", false), ("", false), ("a=0", false), ("a=false", false), ("a=False", false),
-            ("a=no", false), ("a=none", false), ("a=%20no", false),
+            ("a=1", true),
+            ("a=true", true),
+            ("a=True", true),
+            ("a=t", true),
+            ("a=yes", true),
+            ("a=x", true),
+            ("a=", false),
+            ("a", false),
+            ("", false),
+            ("a=0", false),
+            ("a=false", false),
+            ("a=False", false),
+            ("a=no", false),
+            ("a=none", false),
+            ("a=%20no", false),
         ] {
             assert_eq!(Query::parse(text).unwrap().flag("a"), wanted, "{text:?}");
         }

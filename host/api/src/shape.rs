@@ -8,16 +8,25 @@ use crate::version::Version;
 /// `GET /containers/{}/json`.
 pub(crate) fn container(value: &mut Value, version: Version) {
     let Some(container) = value.as_object_mut() else { return };
-    nulls(
-        container,
-        &["ExecIDs"],
-    );
+    nulls(container, &["ExecIDs"]);
     if let Some(host) = container.get_mut("HostConfig").and_then(Value::as_object_mut) {
         nulls(
             host,
             &[
-                "Binds", "CapAdd", "CapDrop", "ExtraHosts", "GroupAdd", "Links", "SecurityOpt", "VolumesFrom",
-                "DeviceCgroupRules", "DeviceRequests", "Devices", "Ulimits", "OomKillDisable", "PidsLimit",
+                "Binds",
+                "CapAdd",
+                "CapDrop",
+                "ExtraHosts",
+                "GroupAdd",
+                "Links",
+                "SecurityOpt",
+                "VolumesFrom",
+                "DeviceCgroupRules",
+                "DeviceRequests",
+                "Devices",
+                "Ulimits",
+                "OomKillDisable",
+                "PidsLimit",
             ],
         );
     }
@@ -51,9 +60,20 @@ pub(crate) fn container(value: &mut Value, version: Version) {
 
 /// Of the default network, at the top of `NetworkSettings`.
 const LEGACY_NETWORK: &[&str] = &[
-    "Bridge", "HairpinMode", "LinkLocalIPv6Address", "LinkLocalIPv6PrefixLen", "SecondaryIPAddresses",
-    "SecondaryIPv6Addresses", "EndpointID", "Gateway", "GlobalIPv6Address", "GlobalIPv6PrefixLen", "IPAddress",
-    "IPPrefixLen", "IPv6Gateway", "MacAddress",
+    "Bridge",
+    "HairpinMode",
+    "LinkLocalIPv6Address",
+    "LinkLocalIPv6PrefixLen",
+    "SecondaryIPAddresses",
+    "SecondaryIPv6Addresses",
+    "EndpointID",
+    "Gateway",
+    "GlobalIPv6Address",
+    "GlobalIPv6PrefixLen",
+    "IPAddress",
+    "IPPrefixLen",
+    "IPv6Gateway",
+    "MacAddress",
 ];
 
 fn legacy_network_settings(network: &mut Map<String, Value>) {
@@ -85,7 +105,8 @@ fn legacy_network_settings(network: &mut Map<String, Value>) {
 
 /// Before 1.45 a container's short id was among the aliases that it has in user networks.
 fn short_id_aliases(container: &mut Map<String, Value>) {
-    let Some(short) = container.get("Id").and_then(Value::as_str).and_then(|id| id.get(..12)).map(str::to_owned)
+    let Some(short) =
+        container.get("Id").and_then(Value::as_str).and_then(|id| id.get(..12)).map(str::to_owned)
     else {
         return;
     };

@@ -115,7 +115,7 @@ pub(crate) struct Listener {
 
 #[derive(Debug)]
 enum Kind {
-    Unix(UnixListener, OwnPath),
+    Unix { listener: UnixListener, _path: OwnPath },
     Tcp(TcpListener),
 }
 
@@ -151,7 +151,7 @@ impl Listener {
                 let group = group(options)?;
                 check_path(path, address)?;
                 let (listener, own) = bind_unix(path, group).map_err(failed)?;
-                Kind::Unix(listener, own)
+                Kind::Unix { listener, _path: own }
             }
         };
         Ok(Self { address: address.clone(), kind })
@@ -161,13 +161,13 @@ impl Listener {
     pub(crate) fn address(&self) -> Listen {
         match &self.kind {
             Kind::Tcp(listener) => listener.local_addr().map_or_else(|_| self.address.clone(), Listen::Tcp),
-            Kind::Unix(..) => self.address.clone(),
+            Kind::Unix { .. } => self.address.clone(),
         }
     }
 
     pub(crate) async fn accept(&self) -> io::Result<Socket> {
         match &self.kind {
-            Kind::Unix(listener, _) => Ok(Socket::Unix(listener.accept().await?.0)),
+            Kind::Unix { listener, .. } => Ok(Socket::Unix(listener.accept().await?.0)),
             Kind::Tcp(listener) => {
                 let stream: TcpStream = listener.accept().await?.0;
                 stream.set_nodelay(true)?;

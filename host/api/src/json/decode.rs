@@ -111,9 +111,7 @@ impl<'de> Deserializer<'de> for Node<'_> {
             Value::Bool(b) => visitor.visit_bool(b),
             Value::Number(_) => {
                 let text = self.misfit("any").text;
-                self.value
-                    .deserialize_any(visitor)
-                    .map_err(|_| Misfit { text, whole: false })
+                self.value.deserialize_any(visitor).map_err(|_| Misfit { text, whole: false })
             }
             Value::String(s) => visitor.visit_string(s),
             Value::Array(_) => self.deserialize_seq(visitor),
@@ -268,7 +266,9 @@ fn unknown_word(name: &str, word: &str, variants: &[&str], path: &Path<'_>) -> M
         )),
         "MountType" => own(format!("invalid mount config for type {word:?}: mount type unknown")),
         "HostConfigCgroupnsModeEnum" => own(format!("invalid cgroup namespace mode: {word}")),
-        "HostConfigIsolationEnum" => own(format!("Invalid isolation: {word:?} - linux only supports 'default'")),
+        "HostConfigIsolationEnum" => {
+            own(format!("Invalid isolation: {word:?} - linux only supports 'default'"))
+        }
         _ => {
             let known: Vec<&str> = variants.iter().copied().filter(|v| !v.is_empty()).collect();
             own(format!("invalid value {word:?} for {path}: it must be one of {}", known.join(", ")))

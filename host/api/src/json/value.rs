@@ -69,9 +69,7 @@ impl Scan<'_> {
     fn literal(&mut self, word: &str, value: Value) -> Result<Value, String> {
         for byte in word.bytes() {
             if self.peek() != Some(byte) {
-                return Err(
-                    self.unexpected(&format!("in literal {word} (expecting '{}')", char::from(byte)))
-                );
+                return Err(self.unexpected(&format!("in literal {word} (expecting '{}')", char::from(byte))));
             }
             self.at += 1;
         }
@@ -188,10 +186,7 @@ impl Scan<'_> {
         let mut out = String::new();
         loop {
             let rest = self.text.get(self.at..).unwrap_or_default();
-            let plain = rest
-                .iter()
-                .position(|b| matches!(b, b'"' | b'\\' | 0..=0x1f))
-                .unwrap_or(rest.len());
+            let plain = rest.iter().position(|b| matches!(b, b'"' | b'\\' | 0..=0x1f)).unwrap_or(rest.len());
             // Go replaces what is not UTF-8 rather than refusing it.
             out.push_str(&String::from_utf8_lossy(rest.get(..plain).unwrap_or_default()));
             self.at += plain;
@@ -280,10 +275,21 @@ mod tests {
     #[test]
     fn reads_what_serde_reads() {
         for text in [
-            "null", " true ", "0", "-1", "18446744073709551615", "1.5e3", "[]", "[1, 2,\n3]", "{}",
+            "null",
+            " true ",
+            "0",
+            "-1",
+            "18446744073709551615",
+            "1.5e3",
+            "[]",
+            "[1, 2,\n3]",
+            "{}",
             r#"{"a":{"b":[null,"x\u00e9\ud83d\ude00\n"]}}"#,
         ] {
-            assert_eq!(parse(text.as_bytes()).unwrap(), serde_json::from_str::<serde_json::Value>(text).unwrap());
+            assert_eq!(
+                parse(text.as_bytes()).unwrap(),
+                serde_json::from_str::<serde_json::Value>(text).unwrap()
+            );
         }
     }
 

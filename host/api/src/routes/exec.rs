@@ -41,12 +41,9 @@ pub(crate) async fn resize(call: Call) -> Outcome {
 }
 
 /// Rows and columns as a body says them.
-fn terminal_size(
-    size: Option<&[usize]>,
-    tty: bool,
-    version: Version,
-) -> Result<Option<(u16, u16)>, Failure> {
-    let Some(size) = size.filter(|s| !s.is_empty() && version >= Version(42) && s.iter().any(|n| *n > 0)) else {
+fn terminal_size(size: Option<&[usize]>, tty: bool, version: Version) -> Result<Option<(u16, u16)>, Failure> {
+    let Some(size) = size.filter(|s| !s.is_empty() && version >= Version(42) && s.iter().any(|n| *n > 0))
+    else {
         return Ok(None);
     };
     if !tty {

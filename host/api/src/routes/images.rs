@@ -247,12 +247,9 @@ mod tests {
 
     #[test]
     fn references_from_two_parameters() {
-        for (image, tag, wanted) in [
-            ("a", "", "a"),
-            ("a", "b", "a:b"),
-            ("r:5/a", "1", "r:5/a:1"),
-            ("a", "sha256:00", "a@sha256:00"),
-        ] {
+        for (image, tag, wanted) in
+            [("a", "", "a"), ("a", "b", "a:b"), ("r:5/a", "1", "r:5/a:1"), ("a", "sha256:00", "a@sha256:00")]
+        {
             assert_eq!(reference(image, tag), wanted);
         }
     }

@@ -54,7 +54,9 @@ pub(crate) async fn attach_ws(mut call: Call) -> Outcome {
     let head = websocket::accept(&call)?;
     let hijacker = call.hijacker()?;
     let session = engine.container_attach(call.name(), query).await?;
-    match hijacker.take(head, Box::new(|socket, early| Box::pin(websocket::run(socket, early, session)))).await {}
+    match hijacker
+        .take(head, Box::new(|socket, early| Box::pin(websocket::run(socket, early, session))))
+        .await {}
 }
 
 /// Seconds since 1970 with an optional fraction, as nanoseconds.
@@ -108,8 +110,20 @@ pub(crate) async fn logs(call: Call) -> Outcome {
 }
 
 const EVENT_FILTERS: &[&str] = &[
-    "config", "container", "daemon", "event", "image", "label", "network", "node", "plugin", "scope", "secret",
-    "service", "type", "volume",
+    "config",
+    "container",
+    "daemon",
+    "event",
+    "image",
+    "label",
+    "network",
+    "node",
+    "plugin",
+    "scope",
+    "secret",
+    "service",
+    "type",
+    "volume",
 ];
 
 /// The first of the client's wishes that we can fulfil; `true` is with record separators.

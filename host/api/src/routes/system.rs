@@ -102,7 +102,8 @@ pub(crate) async fn plugins(call: Call) -> Outcome {
     call.query().filters(&["capability", "enable"])?;
     let engine = call.grant().await?;
     let list = engine.plugin_list().await?;
-    let text = |plugin: &Value, key: &str| plugin.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let text =
+        |plugin: &Value, key: &str| plugin.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
     let shown: Vec<Value> = list
         .as_array()
         .into_iter()

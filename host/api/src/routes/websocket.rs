@@ -21,7 +21,8 @@ const MAX_MESSAGE: usize = 1024 * 1024;
 /// Checks the client's part of the handshake; the answer's head.
 pub(crate) fn accept(call: &Call) -> Result<Vec<u8>, Failure> {
     let header = |name: &'static str| call.header(&HeaderName::from_static(name)).unwrap_or_default();
-    let asked = header("upgrade").eq_ignore_ascii_case("websocket") && header("sec-websocket-version") == "13";
+    let asked =
+        header("upgrade").eq_ignore_ascii_case("websocket") && header("sec-websocket-version") == "13";
     let key = header("sec-websocket-key");
     if !asked || key.is_empty() {
         return Err(Failure::invalid("this route speaks WebSocket version 13 only"));
@@ -69,7 +70,8 @@ impl Plain {
 
 /// Joins client and process until one of them ends.
 pub(crate) async fn run(socket: Socket, early: Bytes, session: Session) {
-    let config = WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE)).max_frame_size(Some(MAX_MESSAGE));
+    let config =
+        WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE)).max_frame_size(Some(MAX_MESSAGE));
     let socket =
         WebSocketStream::from_partially_read(socket, early.to_vec(), Role::Server, Some(config)).await;
     let (mut sink, mut messages) = socket.split();
