@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use wharf_engine::Engine;
 
 pub use http::listen::{Listen, ListenError, ListenOptions};
-pub use service::{Event, ExecStart, Input, Output, Pending, Service, Session};
+pub use service::{Event, Input, Output, Pending, Service, Session};
 
 /// Sockets that are bound and not served yet: clients can connect and wait.
 #[derive(Debug)]

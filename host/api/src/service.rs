@@ -1,18 +1,19 @@
 //! The seam to the engine: what the API needs, so that its tests can stand something else there.
 
 use std::pin::Pin;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::Stream;
-use futures_util::stream::BoxStream;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{Stream, TryStreamExt};
 use serde_json::Value;
 use wharf_engine::auth::Allowed;
 use wharf_engine::images::{Body, ImportOptions, Progress};
 use wharf_engine::models::{
     ContainerCreateBody, ContainerCreateResponse, ContainerPruneResponse, ContainerStatsResponse,
     ContainerTopResponse, ContainerUpdateBody, ContainerUpdateResponse, ContainerWaitResponse, ExecConfig,
-    ExecInspectResponse, IdResponse, ImageDeleteResponseItem, ImageHistoryResponseItem, ImagePruneResponse,
-    ImageSummary, NetworkConnectRequest, NetworkCreateRequest, NetworkCreateResponse,
+    ExecInspectResponse, ExecStartConfig, IdResponse, ImageDeleteResponseItem, ImageHistoryResponseItem,
+    ImagePruneResponse, ImageSummary, NetworkConnectRequest, NetworkCreateRequest, NetworkCreateResponse,
     NetworkDisconnectRequest, NetworkPruneResponse, SystemInfo, SystemVersion, Volume, VolumeCreateRequest,
     VolumeListResponse, VolumePruneResponse,
 };
@@ -62,24 +63,44 @@ impl std::fmt::Debug for Output {
     }
 }
 
-/// Of `POST /exec/{id}/start`.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct ExecStart {
-    /// Do not wait for it, do not take its output.
-    pub detach: bool,
-    /// A terminal; as given at start, which Docker lets differ from what was given at creation.
-    pub tty: bool,
-    /// Rows and columns of the terminal.
-    pub size: Option<(u16, u16)>,
+/// One event, as it is written for a client.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// The engine's.
+    Engine(Arc<wharf_io::events::Event>),
+    /// Written already.
+    Written(Bytes),
 }
 
-/// One event in both forms that clients know.
-#[derive(Debug, Clone)]
-pub struct Event {
-    /// One JSON object and a newline.
-    pub current: Bytes,
-    /// The same with `status`, `id` and `from`.
-    pub legacy: Bytes,
+impl Event {
+    /// One JSON object and a newline; `legacy` with `status`, `id` and `from`.
+    pub(crate) fn json(&self, legacy: bool) -> Bytes {
+        match self {
+            Self::Engine(event) => event.json(legacy),
+            Self::Written(bytes) => bytes.clone(),
+        }
+    }
+}
+
+impl From<wharf_io::Output> for Output {
+    fn from(output: wharf_io::Output) -> Self {
+        let multiplexed = output.multiplexed();
+        Self { bytes: Box::pin(output.into_stream().map_err(Error::from)), multiplexed }
+    }
+}
+
+impl Input for wharf_io::Stdin {
+    fn write<'a>(&'a mut self, data: &'a [u8]) -> Pending<'a, Written> {
+        Box::pin(async move { Ok(wharf_io::Stdin::write(self, data).await?) })
+    }
+
+    fn close(self: Box<Self>) -> Pin<Box<dyn Future<Output = StdinEnd> + Send>> {
+        Box::pin(wharf_io::Stdin::close(*self))
+    }
+}
+
+fn session(output: wharf_io::Output, stdin: Option<wharf_io::Stdin>) -> Session {
+    Session { output: output.into(), input: stdin.map(|stdin| Box::new(stdin) as Box<dyn Input>) }
 }
 
 macro_rules! service {
@@ -112,8 +133,13 @@ macro_rules! service {
             }
 
             /// Starts an exec; None if detached.
-            fn exec_start<'a>(&'a self, id: &'a str, start: ExecStart) -> Pending<'a, Option<Session>> {
-                let _ = (id, start);
+            fn exec_start<'a>(
+                &'a self,
+                id: &'a str,
+                config: ExecStartConfig,
+                caller: &'a Caller,
+            ) -> Pending<'a, Option<Session>> {
+                let _ = (id, config, caller);
                 Box::pin(async { Err(Error::unsupported("exec_start")) })
             }
 
@@ -278,6 +304,43 @@ impl Service for Engine {
             let waiter = Engine::container_wait(self, reference, condition).await?;
             Ok(Box::pin(waiter.wait()) as Pending<'static, ContainerWaitResponse>)
         })
+    }
+
+    fn container_logs<'a>(&'a self, reference: &'a str, query: LogQuery) -> Pending<'a, Output> {
+        Box::pin(async move { Ok(Engine::container_logs(self, reference, query).await?.into()) })
+    }
+
+    fn container_attach<'a>(&'a self, reference: &'a str, query: AttachQuery) -> Pending<'a, Session> {
+        Box::pin(async move {
+            let attached = Engine::container_attach(self, reference, query).await?;
+            Ok(session(attached.output, attached.stdin))
+        })
+    }
+
+    fn exec_start<'a>(
+        &'a self,
+        id: &'a str,
+        config: ExecStartConfig,
+        caller: &'a Caller,
+    ) -> Pending<'a, Option<Session>> {
+        Box::pin(async move {
+            let started = Engine::exec_start(self, id, config, caller).await?;
+            Ok(started.map(|(output, stdin)| session(output, stdin)))
+        })
+    }
+
+    fn listen(
+        &self,
+        since: Option<u64>,
+        until: Option<u64>,
+        filters: &Filters,
+    ) -> Result<BoxStream<'static, Event>> {
+        let filters = wharf_io::events::Filters(filters.0.clone());
+        let listener = self.events().listen(since, until, filters)?;
+        Ok(Box::pin(stream::unfold(listener, |mut listener| async move {
+            let event = listener.next().await?;
+            Some((Event::Engine(event), listener))
+        })))
     }
 
     engine_methods!();

@@ -10,15 +10,14 @@ use crate::error::Failure;
 use crate::gate::Call;
 use crate::hijack;
 use crate::http::reply::{self, Outcome};
-use crate::service::ExecStart;
 use crate::version::Version;
 
 pub(crate) async fn create(mut call: Call) -> Outcome {
-    let (config, engine) = call.grant_json::<ExecConfig>().await?;
+    let (mut config, engine) = call.grant_json::<ExecConfig>().await?;
     if config.cmd.as_ref().is_none_or(Vec::is_empty) {
         return Err(Failure::invalid("No exec command specified"));
     }
-    terminal_size(config.console_size.as_deref(), config.tty.unwrap_or_default(), call.version())?;
+    check_size(&mut config.console_size, config.tty.unwrap_or_default(), call.version())?;
     let created = engine.exec_create(call.name(), config, &engine.caller).await?;
     reply::json(StatusCode::CREATED, &created)
 }
@@ -40,39 +39,33 @@ pub(crate) async fn resize(call: Call) -> Outcome {
     Ok(reply::empty(StatusCode::OK))
 }
 
-/// Rows and columns as a body says them.
-fn terminal_size(size: Option<&[usize]>, tty: bool, version: Version) -> Result<Option<(u16, u16)>, Failure> {
-    let Some(size) = size.filter(|s| !s.is_empty() && version >= Version(42) && s.iter().any(|n| *n > 0))
-    else {
-        return Ok(None);
-    };
-    if !tty {
-        return Err(Failure::invalid("console size is only supported when TTY is enabled"));
+/// Refuses a terminal's size for what is no terminal; older clients' sizes are forgotten.
+fn check_size(size: &mut Option<Vec<usize>>, tty: bool, version: Version) -> Result<(), Failure> {
+    if version < Version(42) || size.as_ref().is_some_and(|s| s.iter().all(|n| *n == 0)) {
+        *size = None;
     }
-    let side = |n: Option<&usize>| n.and_then(|n| u16::try_from(*n).ok());
-    match (side(size.first()), side(size.get(1))) {
-        (Some(rows), Some(columns)) => Ok(Some((rows, columns))),
-        _ => Err(Failure::invalid("invalid ConsoleSize: it is a list of height and width")),
+    match size.as_deref() {
+        None => Ok(()),
+        Some(_) if !tty => Err(Failure::invalid("console size is only supported when TTY is enabled")),
+        Some([_, _]) => Ok(()),
+        Some(_) => Err(Failure::invalid("invalid ConsoleSize: it is a list of height and width")),
     }
 }
 
 pub(crate) async fn start(mut call: Call) -> Outcome {
-    let (config, engine) = call.grant_json::<ExecStartConfig>().await?;
+    let (mut config, engine) = call.grant_json::<ExecStartConfig>().await?;
     let tty = config.tty.unwrap_or_default();
-    let start = ExecStart {
-        detach: config.detach.unwrap_or_default(),
-        tty,
-        size: terminal_size(config.console_size.as_deref(), tty, call.version())?,
-    };
-    if start.detach {
-        engine.exec_start(call.name(), start).await?;
+    let detach = config.detach.unwrap_or_default();
+    check_size(&mut config.console_size, tty, call.version())?;
+    if detach {
+        engine.exec_start(call.name(), config, &engine.caller).await?;
         return Ok(reply::empty(StatusCode::OK));
     }
     let upgraded = call.wants_upgrade();
     let multiplexed = !tty && call.version() >= Version(42);
     let hijacker = call.hijacker()?;
     let head = hijack::head(upgraded, multiplexed);
-    let session = match engine.exec_start(call.name(), start).await {
+    let session = match engine.exec_start(call.name(), config, &engine.caller).await {
         Ok(session) => session,
         // A program that does not start has an exit code, which clients ask for after the stream's end.
         Err(e) if matches!(e.kind, Kind::Invalid | Kind::Internal) => {

@@ -154,7 +154,7 @@ pub(crate) async fn events(call: Call) -> Outcome {
     let engine = call.grant().await?;
     let listener = engine.listen(since, until, &filters)?;
     let lines = listener.map(move |event| {
-        let line = if legacy { event.legacy } else { event.current };
+        let line = event.json(legacy);
         Ok(if separated { [b"\x1e".as_slice(), &line].concat().into() } else { line })
     });
     Ok(reply::stream(kind, lines))
