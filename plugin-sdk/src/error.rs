@@ -45,3 +45,8 @@ constructors! {
     /// The plugin's own fault.
     internal => Internal,
 }
+
+/// What the default of an optional function answers.
+pub(crate) fn no<T>(function: &str) -> crate::Result<T> {
+    Err(Error::unsupported(format!("this driver does not support {function}")))
+}

@@ -1,17 +1,31 @@
 //! Everything that a Wharf plugin is written with.
 //!
 //! A plugin implements the trait of its kind and names it in [`export!`]. Its logic is a pure function from a request
-//! to a plan, so its tests are ordinary native tests with a [`mock::MockHost`]. `README.md` has the tutorial.
+//! to a plan, so its tests are ordinary native tests with a mock host. `README.md` has the tutorial.
 
 pub mod bindings;
 mod error;
 mod export;
 mod flags;
-pub mod host;
-pub mod network;
-pub mod services;
 
-pub use host::Host;
+pub mod authn;
+pub mod authz;
+pub mod codec;
+pub mod credentials;
+pub mod files;
+pub mod filter;
+pub mod host;
+pub mod ipam;
+pub mod lifecycle;
+pub mod net;
+pub mod network;
+pub mod policy;
+pub mod services;
+pub mod sink;
+pub mod storage;
+pub mod volume;
+
+pub use host::{Document, Host};
 pub use types::Error;
 
 /// What every function of a plugin answers.
@@ -20,14 +34,14 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// Types that every kind shares.
 pub mod types {
     pub use crate::bindings::host::wharf::plugin::types::*;
+
+    /// The value of a label or option, if it is there.
+    pub fn label<'a>(labels: &'a Labels, key: &str) -> Option<&'a str> {
+        labels.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
+    }
 }
 
-/// The vocabulary of plans about files, devices and mounts.
-pub mod files {
-    pub use crate::bindings::host::wharf::plan::files::*;
-}
-
-/// The vocabulary of plans about the network.
-pub mod net {
-    pub use crate::bindings::host::wharf::plan::net::*;
+/// Container output as columns.
+pub mod logs {
+    pub use crate::bindings::host::wharf::logs::types::*;
 }

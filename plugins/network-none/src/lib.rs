@@ -23,7 +23,7 @@ impl Driver for Isolated {
     }
 
     fn plan_network(&self, _host: &dyn Host, _network: &Network, _peers: &[Peer]) -> Result<NetworkPlan> {
-        Ok(NetworkPlan { state: nothing(), cookie: types::Cookie::new() })
+        Ok(NetworkPlan { state: net::Desired::empty(), cookie: types::Cookie::new() })
     }
 
     fn plan_endpoint(
@@ -34,7 +34,7 @@ impl Driver for Isolated {
         _peers: &[Peer],
     ) -> Result<EndpointPlan> {
         Ok(EndpointPlan {
-            state: nothing(),
+            state: net::Desired::empty(),
             addresses: Vec::new(),
             mac: None,
             gateway_v4: None,
@@ -42,23 +42,6 @@ impl Driver for Isolated {
             facts: Vec::new(),
             cookie: types::Cookie::new(),
         })
-    }
-}
-
-fn nothing() -> net::Desired {
-    net::Desired {
-        links: Vec::new(),
-        addresses: Vec::new(),
-        dynamic: Vec::new(),
-        routes: Vec::new(),
-        neighbors: Vec::new(),
-        fdb: Vec::new(),
-        publishes: Vec::new(),
-        masquerades: Vec::new(),
-        rules: Vec::new(),
-        shapes: Vec::new(),
-        dns: Vec::new(),
-        resolver: None,
     }
 }
 

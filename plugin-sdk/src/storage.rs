@@ -1,0 +1,74 @@
+//! Storage drivers: image layers and container root file systems.
+
+use crate::Result;
+use crate::bindings::storage::exports::wharf::storage::driver::Guest;
+use crate::files::Op;
+use crate::host::{Host, enter};
+use crate::types::{Json, Labels};
+
+pub use crate::bindings::storage::exports::wharf::storage::driver::{
+    ApplyMode, Capabilities, Claim, DiffMode, Features, HostFacts, Kind, Layer, PrepareRequest, Prepared,
+    Purpose, Snapshot, Stack,
+};
+
+/// A storage driver: says what there shall be on disk for a snapshot, and how it is mounted.
+pub trait Driver {
+    /// Can it work here, and how. Once per boot and per change of configuration.
+    fn probe(&self, host: &dyn Host, facts: &HostFacts, options: &Labels) -> Result<Capabilities>;
+    /// A new view or active snapshot on top of `request.lineage`, nearest ancestor first.
+    fn prepare(&self, host: &dyn Host, request: &PrepareRequest) -> Result<Prepared>;
+    /// How to mount it. Pure; asked again after a reboot.
+    fn mounts(
+        &self,
+        host: &dyn Host,
+        snapshot: &Snapshot,
+        lineage: &[Snapshot],
+        purpose: Purpose,
+    ) -> Result<Stack>;
+    /// Active becomes committed under `name`.
+    fn commit(&self, host: &dyn Host, active: &Snapshot, name: &str, lineage: &[Snapshot])
+    -> Result<Prepared>;
+    /// What removes it. The host guarantees no children and no mounts.
+    fn remove(&self, host: &dyn Host, snapshot: &Snapshot) -> Result<Vec<Op>>;
+    /// Whether the layer need not be fetched and unpacked.
+    fn claim_layer(&self, _host: &dyn Host, _layer: &Layer, _lineage: &[Snapshot]) -> Result<Claim> {
+        Ok(Claim::Decline)
+    }
+    /// What removes entries of the plugin's directory that no live snapshot owns.
+    fn collect(&self, host: &dyn Host, live: &[String], found: &[String]) -> Result<Vec<Op>>;
+    /// Facts for `inspect`, as a JSON object.
+    fn describe(&self, _host: &dyn Host, _snapshot: &Snapshot) -> Result<Json> {
+        Ok("{}".to_owned())
+    }
+}
+
+/// A driver as an exported interface; [`crate::export!`] makes it.
+#[derive(Debug)]
+pub struct Component<D>(std::marker::PhantomData<D>);
+
+impl<D: Driver + Default> Guest for Component<D> {
+    fn probe(host: HostFacts, options: Labels) -> Result<Capabilities> {
+        D::default().probe(enter(), &host, &options)
+    }
+    fn prepare(request: PrepareRequest) -> Result<Prepared> {
+        D::default().prepare(enter(), &request)
+    }
+    fn mounts(snapshot: Snapshot, lineage: Vec<Snapshot>, purpose: Purpose) -> Result<Stack> {
+        D::default().mounts(enter(), &snapshot, &lineage, purpose)
+    }
+    fn commit(active: Snapshot, name: String, lineage: Vec<Snapshot>) -> Result<Prepared> {
+        D::default().commit(enter(), &active, &name, &lineage)
+    }
+    fn remove(snapshot: Snapshot) -> Result<Vec<Op>> {
+        D::default().remove(enter(), &snapshot)
+    }
+    fn claim_layer(layer: Layer, lineage: Vec<Snapshot>) -> Result<Claim> {
+        D::default().claim_layer(enter(), &layer, &lineage)
+    }
+    fn collect(live: Vec<String>, found: Vec<String>) -> Result<Vec<Op>> {
+        D::default().collect(enter(), &live, &found)
+    }
+    fn describe(snapshot: Snapshot) -> Result<Json> {
+        D::default().describe(enter(), &snapshot)
+    }
+}

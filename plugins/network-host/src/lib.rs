@@ -1,0 +1,48 @@
+//! The network driver `host`: the network of the host itself.
+//!
+//! The container joins the network namespace of the host (feature `host-namespace`), so there is nothing to plan.
+#![cfg_attr(not(target_arch = "wasm32"), forbid(unsafe_code))]
+
+use wharf_plugin_sdk::network::{
+    Capabilities, Driver, Endpoint, EndpointPlan, Network, NetworkPlan, Peer, Scope,
+};
+use wharf_plugin_sdk::{Host, Result, net, types};
+
+/// The driver.
+#[derive(Debug, Default)]
+pub struct HostNetwork;
+
+impl Driver for HostNetwork {
+    fn capabilities(&self, _host: &dyn Host) -> Result<Capabilities> {
+        Ok(Capabilities {
+            data_scope: Scope::Local,
+            connectivity_scope: Scope::Local,
+            option_schema: r#"{"type":"object","additionalProperties":false}"#.into(),
+            features: vec!["host-namespace".into()],
+        })
+    }
+
+    fn plan_network(&self, _host: &dyn Host, _network: &Network, _peers: &[Peer]) -> Result<NetworkPlan> {
+        Ok(NetworkPlan { state: net::Desired::empty(), cookie: types::Cookie::new() })
+    }
+
+    fn plan_endpoint(
+        &self,
+        _host: &dyn Host,
+        _network: &Network,
+        _endpoint: &Endpoint,
+        _peers: &[Peer],
+    ) -> Result<EndpointPlan> {
+        Ok(EndpointPlan {
+            state: net::Desired::empty(),
+            addresses: Vec::new(),
+            mac: None,
+            gateway_v4: None,
+            gateway_v6: None,
+            facts: Vec::new(),
+            cookie: types::Cookie::new(),
+        })
+    }
+}
+
+wharf_plugin_sdk::export!(network: HostNetwork);
