@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use wharf_plan::net::Desired;
 use wharf_plan::types::Timestamp;
 use wharf_store::Transaction;
 
@@ -20,6 +21,8 @@ pub struct Call {
     pub trace_parent: Option<String>,
     /// A fixed time instead of now, for replays.
     pub now: Option<Timestamp>,
+    /// For `plan_endpoint`: the network's state as applied, which the plan may refer to.
+    pub network: Option<Arc<Desired>>,
     /// What earlier calls of the same operation have written but not yet committed; this call sees it.
     pub pending: Transaction,
 }
@@ -41,6 +44,13 @@ impl Call {
     #[must_use]
     pub fn about(mut self, object: impl Into<Arc<str>>) -> Self {
         self.object = Some(object.into());
+        self
+    }
+
+    /// Names the network, as applied, that an endpoint is planned for.
+    #[must_use]
+    pub fn within(mut self, network: Arc<Desired>) -> Self {
+        self.network = Some(network);
         self
     }
 

@@ -5,10 +5,7 @@ use std::path::PathBuf;
 
 use wharf_store::Store;
 
-/// What one plugin may do. Whatever is absent is refused.
-#[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Grant {}
+use crate::Grant;
 
 /// Where the host finds what it needs.
 #[derive(Debug, Clone)]
@@ -34,7 +31,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Settings with the compiler beside this program, no directories, and no grants.
+    /// Settings with the compiler beside this program, no directories, and the grants of the bundled plugins.
     pub fn new(store: Store, cache: PathBuf) -> Self {
         let compiler =
             std::env::current_exe().map(|me| me.with_file_name("wharf-compile")).unwrap_or_default();
@@ -46,7 +43,7 @@ impl Settings {
             node: String::new(),
             engine_version: env!("CARGO_PKG_VERSION").into(),
             config: BTreeMap::new(),
-            grants: BTreeMap::new(),
+            grants: crate::bundled_grants(),
             order: Vec::new(),
         }
     }

@@ -47,7 +47,7 @@ pub struct Entry {
     pub key: String,
     /// Content.
     pub value: Vec<u8>,
-    /// Grows by one with each write of this key.
+    /// Grows with each write of this key, also over its removal: no version ever stands for two contents.
     pub version: u64,
 }
 
@@ -82,7 +82,8 @@ impl Transaction {
         self
     }
 
-    /// Makes the whole transaction fail with [`Error::Conflict`] unless the entry has this version (0: is absent).
+    /// Makes the whole transaction fail with [`Error::Conflict`] unless the entry has this version (0: is absent)
+    /// before any change of this transaction, wherever in it the expectation stands.
     pub fn expect(&mut self, table: &str, key: &str, version: u64) -> &mut Self {
         self.changes.push(Change::Expect(table.into(), key.into(), version));
         self
@@ -92,6 +93,23 @@ impl Transaction {
     pub fn merge(&mut self, other: Self) -> &mut Self {
         self.changes.extend(other.changes);
         self
+    }
+
+    /// What the changes so far make of an entry: `None` if they do not touch it, `Some(None)` if they remove it.
+    pub fn staged(&self, table: &str, key: &str) -> Option<Option<&[u8]>> {
+        self.changes.iter().rev().find_map(|change| match change {
+            Change::Put(t, k, value) if t == table && k == key => Some(Some(value.as_slice())),
+            Change::Delete(t, k) if t == table && k == key => Some(None),
+            _ => None,
+        })
+    }
+
+    /// Keys of a table that the changes so far write or remove, in any order, perhaps repeated.
+    pub fn touched<'a>(&'a self, table: &'a str) -> impl Iterator<Item = &'a str> {
+        self.changes.iter().filter_map(move |change| match change {
+            Change::Put(t, k, _) | Change::Delete(t, k) if t == table => Some(k.as_str()),
+            _ => None,
+        })
     }
 
     /// Whether there is nothing to do.
@@ -130,7 +148,8 @@ fn connect(path: &Path) -> Result<Connection> {
     db.execute_batch(
         "CREATE TABLE IF NOT EXISTS entries (
             tbl TEXT NOT NULL, key TEXT NOT NULL, version INTEGER NOT NULL, value BLOB NOT NULL,
-            PRIMARY KEY (tbl, key)) WITHOUT ROWID",
+            PRIMARY KEY (tbl, key)) WITHOUT ROWID;
+         CREATE TABLE IF NOT EXISTS removed (tbl TEXT PRIMARY KEY, version INTEGER NOT NULL) WITHOUT ROWID",
     )?;
     Ok(db)
 }
@@ -253,27 +272,41 @@ fn apply_group(db: &mut Connection, group: &[Request]) -> Result<Vec<Result<()>>
 
 fn apply(db: &Connection, transaction: &Transaction) -> Result<()> {
     for change in &transaction.changes {
+        if let Change::Expect(table, key, version) = change {
+            let found: Option<u64> = db
+                .prepare_cached("SELECT version FROM entries WHERE tbl = ?1 AND key = ?2")?
+                .query_row(params![table, key], |row| row.get(0))
+                .optional()?;
+            if found.unwrap_or(0) != *version {
+                return Err(Error::Conflict { table: table.clone(), key: key.clone() });
+            }
+        }
+    }
+    for change in &transaction.changes {
         match change {
             Change::Put(table, key, value) => {
                 db.prepare_cached(
-                    "INSERT INTO entries (tbl, key, version, value) VALUES (?1, ?2, 1, ?3)
+                    "INSERT INTO entries (tbl, key, version, value)
+                     VALUES (?1, ?2, 1 + coalesce((SELECT version FROM removed WHERE tbl = ?1), 0), ?3)
                      ON CONFLICT (tbl, key) DO UPDATE SET version = version + 1, value = excluded.value",
                 )?
                 .execute(params![table, key, value])?;
             }
             Change::Delete(table, key) => {
-                db.prepare_cached("DELETE FROM entries WHERE tbl = ?1 AND key = ?2")?
-                    .execute(params![table, key])?;
-            }
-            Change::Expect(table, key, version) => {
-                let found: Option<u64> = db
-                    .prepare_cached("SELECT version FROM entries WHERE tbl = ?1 AND key = ?2")?
+                // The table remembers the highest version that went, so that a key made anew goes on from there.
+                let gone: Option<u64> = db
+                    .prepare_cached("DELETE FROM entries WHERE tbl = ?1 AND key = ?2 RETURNING version")?
                     .query_row(params![table, key], |row| row.get(0))
                     .optional()?;
-                if found.unwrap_or(0) != *version {
-                    return Err(Error::Conflict { table: table.clone(), key: key.clone() });
+                if let Some(version) = gone {
+                    db.prepare_cached(
+                        "INSERT INTO removed (tbl, version) VALUES (?1, ?2)
+                         ON CONFLICT (tbl) DO UPDATE SET version = max(version, excluded.version)",
+                    )?
+                    .execute(params![table, version])?;
                 }
             }
+            Change::Expect(..) => {}
         }
     }
     Ok(())

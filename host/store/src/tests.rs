@@ -81,3 +81,43 @@ async fn one_conflict_does_not_undo_its_neighbours() {
     assert_eq!(good, 100);
     assert_eq!(store.table("t").unwrap().len(), 100);
 }
+
+#[tokio::test]
+async fn expectations_speak_of_the_state_before_the_transaction() {
+    let (_dir, store) = store();
+    let mut t = Transaction::new();
+    t.put("a", "k", "1");
+    store.commit(t).await.unwrap();
+    let mut first = Transaction::new();
+    first.expect("a", "k", 1).put("a", "k", "2");
+    let mut second = Transaction::new();
+    second.expect("a", "k", 1).put("a", "other", "x");
+    first.merge(second);
+    assert_eq!(first.staged("a", "k"), Some(Some(&b"2"[..])));
+    assert_eq!(first.staged("a", "none"), None);
+    assert_eq!(first.touched("a").collect::<Vec<_>>(), ["k", "other"]);
+    store.commit(first).await.unwrap();
+    assert_eq!(store.get("a", "k").unwrap().unwrap().version, 2);
+}
+
+#[tokio::test]
+async fn a_key_made_anew_does_not_repeat_a_version() {
+    let (_dir, store) = store();
+    for value in ["1", "2"] {
+        let mut t = Transaction::new();
+        t.put("a", "k", value);
+        store.commit(t).await.unwrap();
+    }
+    let mut t = Transaction::new();
+    t.delete("a", "k");
+    assert_eq!(t.staged("a", "k"), Some(None));
+    store.commit(t).await.unwrap();
+    let mut t = Transaction::new();
+    t.put("a", "k", "3").put("b", "k", "1");
+    store.commit(t).await.unwrap();
+    assert_eq!(store.get("a", "k").unwrap().unwrap().version, 3);
+    assert_eq!(store.get("b", "k").unwrap().unwrap().version, 1);
+    let mut t = Transaction::new();
+    t.expect("a", "k", 1).put("a", "k", "4");
+    assert!(matches!(store.commit(t).await, Err(Error::Conflict { .. })));
+}
