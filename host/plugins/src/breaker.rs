@@ -36,7 +36,12 @@ pub(crate) struct Breaker(Mutex<Inner>);
 
 impl Breaker {
     /// How long calls like this one are refused; `None`: go ahead.
-    pub(crate) fn refuses(&self, function: &str, object: Option<&Arc<str>>, now: Instant) -> Option<Duration> {
+    pub(crate) fn refuses(
+        &self,
+        function: &str,
+        object: Option<&Arc<str>>,
+        now: Instant,
+    ) -> Option<Duration> {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if inner.aside.is_empty() {
             return None;
@@ -65,7 +70,8 @@ impl Breaker {
         }
         let same = |a: &Strike, b: &Strike| a.function == b.function && a.object == b.object;
         let only = inner.strikes.front().and_then(|first| {
-            let poison = first.object.clone().filter(|_| inner.strikes.iter().all(|strike| same(first, strike)))?;
+            let poison =
+                first.object.clone().filter(|_| inner.strikes.iter().all(|strike| same(first, strike)))?;
             Some((first.function, poison))
         });
         inner.strikes.clear();

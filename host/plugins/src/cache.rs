@@ -88,7 +88,9 @@ impl Cache {
         make(&dir, false)?;
         check_private(&dir)?;
         for entry in std::fs::read_dir(root).into_iter().flatten().flatten() {
-            if entry.file_name() != FINGERPRINT && entry.file_name().as_encoded_bytes().starts_with(b"wasmtime-") {
+            if entry.file_name() != FINGERPRINT
+                && entry.file_name().as_encoded_bytes().starts_with(b"wasmtime-")
+            {
                 // What cannot be removed now is removed next time.
                 let _ = std::fs::remove_dir_all(entry.path());
             }
@@ -114,7 +116,9 @@ impl Cache {
     fn find(&self, digest: &str) -> Option<File> {
         for entry in std::fs::read_dir(&self.dir).ok()?.flatten() {
             let name = entry.file_name();
-            let Some(sum) = name.to_str().and_then(|n| n.strip_prefix(digest)?.strip_prefix('-')) else { continue };
+            let Some(sum) = name.to_str().and_then(|n| n.strip_prefix(digest)?.strip_prefix('-')) else {
+                continue;
+            };
             match verified(&entry.path(), sum) {
                 Ok(file) => {
                     self.used.lock().unwrap_or_else(PoisonError::into_inner).insert(name);

@@ -36,7 +36,9 @@ pub(crate) const OFFERED: &[&str] = &[
 /// Whether `import` is one of [`OFFERED`] in any patch release.
 pub(crate) fn is_offered(import: &str) -> bool {
     OFFERED.iter().any(|offered| {
-        import.strip_prefix(offered).is_some_and(|rest| rest.strip_prefix('.').is_some_and(|p| p.parse::<u32>().is_ok()))
+        import
+            .strip_prefix(offered)
+            .is_some_and(|rest| rest.strip_prefix('.').is_some_and(|p| p.parse::<u32>().is_ok()))
     })
 }
 
@@ -226,7 +228,9 @@ fn kv(to: &mut LinkerInstance<HostState>) -> wasmtime::Result<()> {
         let usage = cx.data().kv_usage();
         Ok((cx.data_mut().running()?.kv.set(&key, value, usage),))
     })?;
-    to.func_wrap("remove", |mut cx: Cx<'_>, (key,): (String,)| Ok((cx.data_mut().running()?.kv.remove(&key),)))?;
+    to.func_wrap("remove", |mut cx: Cx<'_>, (key,): (String,)| {
+        Ok((cx.data_mut().running()?.kv.remove(&key),))
+    })?;
     to.func_wrap("scan", |mut cx: Cx<'_>, (prefix, after, limit): (String, Option<String>, u32)| {
         let page = cx.data_mut().running()?.kv.scan(&prefix, after.as_deref(), limit);
         Ok((page.map(|(entries, next)| Page { entries: entries.into_iter().map(entry).collect(), next }),))
@@ -270,20 +274,19 @@ fn documents(to: &mut LinkerInstance<HostState>) -> wasmtime::Result<()> {
 
 /// Interfaces that need a grant.
 fn granted(linker: &mut Linker<HostState>) -> wasmtime::Result<()> {
-    linker
-        .instance("wharf:plugin/config@0.1.0")?
-        .func_wrap("get", |mut cx: Cx<'_>, (): ()| {
-            cx.data_mut().running()?;
-            Ok((cx.data().identity.config.clone(),))
-        })?;
+    linker.instance("wharf:plugin/config@0.1.0")?.func_wrap("get", |mut cx: Cx<'_>, (): ()| {
+        cx.data_mut().running()?;
+        Ok((cx.data().identity.config.clone(),))
+    })?;
     linker.instance("wharf:plugin/secrets@0.1.0")?.func_wrap(
         "reveal",
         |mut cx: Cx<'_>, (name,): (String,)| {
             cx.data_mut().running()?;
-            let answer: Result<(Vec<u8>,), Error> = Err(match cx.data().identity.grant.secrets.contains(&name) {
-                true => error(Code::Unsupported, "this engine keeps no secrets for plugins yet"),
-                false => error(Code::Denied, format!("secret {name:?} is not granted")),
-            });
+            let answer: Result<(Vec<u8>,), Error> =
+                Err(match cx.data().identity.grant.secrets.contains(&name) {
+                    true => error(Code::Unsupported, "this engine keeps no secrets for plugins yet"),
+                    false => error(Code::Denied, format!("secret {name:?} is not granted")),
+                });
             Ok((answer.map(|(secret,)| secret),))
         },
     )?;

@@ -186,7 +186,11 @@ impl Host {
             Err(error) => {
                 let last_words = running.and_then(|running| running.last_error);
                 let kind = explain(&error, &store, &meter, limits, last_words);
-                tracing::debug!(plugin = &*plugin.identity.name, error = format!("{error:?}"), "a call failed");
+                tracing::debug!(
+                    plugin = &*plugin.identity.name,
+                    error = format!("{error:?}"),
+                    "a call failed"
+                );
                 Ran { result: Err(kind), kv: Transaction::new(), took }
             }
         }

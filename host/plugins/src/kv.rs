@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use wharf_plan::types::{Code, Error};
 use wharf_store::{Store, Transaction};
 
-use crate::limits::{KV_CALL_BYTES, KV_CALL_ENTRIES, KV_CALL_READS, KV_KEY_BYTES, KV_PLUGIN_BYTES, KV_VALUE_BYTES};
+use crate::limits::{
+    KV_CALL_BYTES, KV_CALL_ENTRIES, KV_CALL_READS, KV_KEY_BYTES, KV_PLUGIN_BYTES, KV_VALUE_BYTES,
+};
 
 /// Prefix of the tables in which plugins' own entries are kept.
 const TABLE: &str = "plugin-kv/";
@@ -89,7 +91,10 @@ impl Kv {
             return Err(error(Code::Exhausted, format!("more than {KV_CALL_ENTRIES} entries in one call")));
         }
         if self.read_bytes > KV_CALL_READS {
-            return Err(error(Code::Exhausted, format!("one call reads at most {} MiB", KV_CALL_READS >> 20)));
+            return Err(error(
+                Code::Exhausted,
+                format!("one call reads at most {} MiB", KV_CALL_READS >> 20),
+            ));
         }
         Ok(())
     }
@@ -124,7 +129,10 @@ impl Kv {
         }
         self.bytes += size;
         if self.bytes > KV_CALL_BYTES {
-            return Err(error(Code::Exhausted, format!("one call writes at most {} KiB", KV_CALL_BYTES >> 10)));
+            return Err(error(
+                Code::Exhausted,
+                format!("one call writes at most {} KiB", KV_CALL_BYTES >> 10),
+            ));
         }
         self.writes.insert(key.to_owned(), value);
         Ok(())
@@ -132,7 +140,10 @@ impl Kv {
 
     pub(crate) fn set(&mut self, key: &str, value: Vec<u8>, usage: usize) -> Result<(), Error> {
         if usage + self.bytes + value.len() > KV_PLUGIN_BYTES {
-            return Err(error(Code::Exhausted, format!("a plugin keeps at most {} MiB", KV_PLUGIN_BYTES >> 20)));
+            return Err(error(
+                Code::Exhausted,
+                format!("a plugin keeps at most {} MiB", KV_PLUGIN_BYTES >> 20),
+            ));
         }
         self.write(key, Some(value))
     }

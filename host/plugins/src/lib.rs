@@ -194,7 +194,9 @@ impl Plugins {
         let mut names: Vec<String> = self
             .of_kind(kind)
             .iter()
-            .filter_map(|handle| handle.slot.current.load().identity.manifest.drivers(kind).into_iter().next())
+            .filter_map(|handle| {
+                handle.slot.current.load().identity.manifest.drivers(kind).into_iter().next()
+            })
             .collect();
         names.sort();
         names
@@ -246,7 +248,9 @@ impl Plugins {
             .collect();
         let order = &self.inner.settings.order;
         // Slots come by name already, and the sort keeps that order among equals.
-        found.sort_by_key(|handle| order.iter().position(|name| **name == *handle.slot.name).unwrap_or(order.len()));
+        found.sort_by_key(|handle| {
+            order.iter().position(|name| **name == *handle.slot.name).unwrap_or(order.len())
+        });
         found
     }
 

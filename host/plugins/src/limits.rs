@@ -31,13 +31,7 @@ pub(crate) const fn of(kind: Kind) -> Limits {
         Kind::Sink => (64 * MIB, 200, 30_000, 4 * MIB, true),
         Kind::Credentials | Kind::Resolver => (16 * MIB, 50, 10_000, MIB, false),
     };
-    Limits {
-        memory,
-        cpu: Duration::from_millis(cpu),
-        wall: Duration::from_millis(wall),
-        answer,
-        resident,
-    }
+    Limits { memory, cpu: Duration::from_millis(cpu), wall: Duration::from_millis(wall), answer, resident }
 }
 
 /// Largest memory of any kind: the size of the pool's slots.

@@ -17,7 +17,7 @@ use crate::limits::Limits;
 use crate::meter::Meter;
 use crate::plugin::{self, Failed, Plugin};
 use crate::sandbox::Sandbox;
-use crate::{Call, ErrorKind, Inner, Plugins, PluginError, Registry, Settings};
+use crate::{Call, ErrorKind, Inner, PluginError, Plugins, Registry, Settings};
 
 /// Table of the versions that last ran, by plugin name.
 const VERSIONS: &str = "plugin-version";
@@ -212,7 +212,12 @@ async fn load_one(
         Ok(loaded) => loaded?,
         Err(error) => {
             let reason = format!("loading it failed: {error}");
-            return Err(Box::new(Failed { path: path.to_owned(), manifest: None, digest: String::new(), reason }));
+            return Err(Box::new(Failed {
+                path: path.to_owned(),
+                manifest: None,
+                digest: String::new(),
+                reason,
+            }));
         }
     };
     let plugin = Arc::new(plugin);
@@ -252,12 +257,12 @@ async fn first_contact(plugin: &Arc<Plugin>, host: &Host) -> Result<(), String> 
 
 async fn check_config(plugin: &Arc<Plugin>, host: &Host) -> Result<(), String> {
     let config = &plugin.identity.config;
-    serde_json::from_str::<serde_json::Value>(config).map_err(|e| format!("its configuration is not JSON: {e}"))?;
+    serde_json::from_str::<serde_json::Value>(config)
+        .map_err(|e| format!("its configuration is not JSON: {e}"))?;
     let Some(index) = plugin.lifecycle_function("check-config") else { return Ok(()) };
     let call = Call::new("check-config");
-    let ran = host
-        .run::<_, Result<(), Vec<Issue>>>(plugin, LOADING, &index, &call, (config.as_str(),), None)
-        .await;
+    let ran =
+        host.run::<_, Result<(), Vec<Issue>>>(plugin, LOADING, &index, &call, (config.as_str(),), None).await;
     match ran.result {
         Ok(Ok(())) => Ok(()),
         Ok(Err(issues)) => {
@@ -286,7 +291,9 @@ async fn migrate(plugin: &Arc<Plugin>, host: &Host) -> Result<(), String> {
             .await;
         match ran.result {
             Ok(Ok(())) => transaction.merge(ran.kv),
-            Ok(Err(error)) => return Err(format!("it cannot take over from version {before}: {}", error.message)),
+            Ok(Err(error)) => {
+                return Err(format!("it cannot take over from version {before}: {}", error.message));
+            }
             Err(kind) => return Err(fault(plugin, "migrate", kind)),
         };
     }

@@ -89,7 +89,8 @@ pub(crate) fn load(
     cache: &Cache,
     settings: &Settings,
 ) -> Result<Plugin, Box<Failed>> {
-    let mut failed = Failed { path: path.to_owned(), manifest: None, digest: String::new(), reason: String::new() };
+    let mut failed =
+        Failed { path: path.to_owned(), manifest: None, digest: String::new(), reason: String::new() };
     let result = read(path).and_then(|bytes| {
         failed.digest = cache::digest(&bytes);
         let manifest = Manifest::of(&bytes)?;
@@ -167,7 +168,10 @@ fn check_imports(component: &Component, sandbox: &Sandbox) -> Result<(), String>
 
 type Exports = BTreeMap<Kind, HashMap<&'static str, ComponentExportIndex>>;
 
-fn exports(component: &Component, sandbox: &Sandbox) -> Result<(Exports, Option<ComponentExportIndex>), String> {
+fn exports(
+    component: &Component,
+    sandbox: &Sandbox,
+) -> Result<(Exports, Option<ComponentExportIndex>), String> {
     let mut exports = BTreeMap::new();
     for kind in Kind::ALL {
         let Some(interface) = component.get_export_index(None, kind.interface()) else { continue };
@@ -187,7 +191,10 @@ fn exports(component: &Component, sandbox: &Sandbox) -> Result<(Exports, Option<
             .filter(|(_, item)| matches!(item.ty, ComponentItem::ComponentInstance(_)))
             .map(|(name, _)| name.to_owned())
             .collect();
-        return Err(format!("it exports no kind of plugin that this engine knows (it has: {})", offered.join(", ")));
+        return Err(format!(
+            "it exports no kind of plugin that this engine knows (it has: {})",
+            offered.join(", ")
+        ));
     }
     let lifecycle = component.get_export_index(None, "wharf:plugin/lifecycle@0.1.0");
     Ok((exports, lifecycle))
@@ -195,7 +202,12 @@ fn exports(component: &Component, sandbox: &Sandbox) -> Result<(Exports, Option<
 
 impl Plugin {
     /// A store with this plugin's bounds, ready for an instance.
-    pub(crate) fn store(&self, sandbox: &Sandbox, entries: &wharf_store::Store, memory: usize) -> Store<HostState> {
+    pub(crate) fn store(
+        &self,
+        sandbox: &Sandbox,
+        entries: &wharf_store::Store,
+        memory: usize,
+    ) -> Store<HostState> {
         let state = HostState {
             identity: self.identity.clone(),
             store: entries.clone(),

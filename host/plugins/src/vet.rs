@@ -208,7 +208,8 @@ impl Vet for Vec<String> {
 /// Records as columns must agree with each other, or whoever reads them reads beyond.
 fn chunk(chunk: &logs::Chunk) -> Judged {
     let ordered = chunk.ends.windows(2).all(|pair| pair.first() <= pair.last());
-    let inside = chunk.ends.last().is_none_or(|end| usize::try_from(*end).is_ok_and(|end| end <= chunk.data.len()));
+    let inside =
+        chunk.ends.last().is_none_or(|end| usize::try_from(*end).is_ok_and(|end| end <= chunk.data.len()));
     if chunk.times.len() == chunk.ends.len() && chunk.marks.len() == chunk.ends.len() && ordered && inside {
         return Ok(());
     }
