@@ -5,7 +5,7 @@ use std::fmt;
 use nix::errno::Errno;
 
 /// Result of everything in this crate.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// A failed system call, or a refusal of ours expressed in the kernel's words.
 ///

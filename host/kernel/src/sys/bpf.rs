@@ -70,6 +70,8 @@ struct IdAttr {
     id: u32,
     next: u32,
     open_flags: u32,
+    /// No padding: the kernel refuses what it does not know unless it is zero.
+    pad: u32,
 }
 
 fn bpf<T>(command: i32, attr: &mut T, name: &'static str) -> Result<libc::c_long> {

@@ -192,3 +192,20 @@ pub fn pivot_to_cwd() -> Result<()> {
     let result = unsafe { libc::chdir(c"/".as_ptr()) };
     check(result.into(), || "chdir(\"/\")".into()).map(drop)
 }
+
+/// For a host whose root is its initial ramdisk, which cannot be pivoted away: moves the working directory's mount
+/// over the root and changes into it, so that no path leads to what lies beneath.
+pub fn chroot_to_cwd(root: BorrowedFd<'_>) -> Result<()> {
+    let host = super::file::openat(None, c"/", libc::O_PATH | libc::O_DIRECTORY, 0)?;
+    let (from, to) = (root.as_raw_fd(), host.as_raw_fd());
+    let flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH;
+    // SAFETY: both paths are constant C strings.
+    let result = unsafe { libc::syscall(libc::SYS_move_mount, from, c"".as_ptr(), to, c"".as_ptr(), flags) };
+    check(result, || format!("move_mount({from}, \"\", {to}, \"\", {flags:#x})"))?;
+    // SAFETY: constant string.
+    let result = unsafe { libc::chroot(c".".as_ptr()) };
+    check(result.into(), || "chroot(\".\")".into())?;
+    // SAFETY: constant string.
+    let result = unsafe { libc::chdir(c"/".as_ptr()) };
+    check(result.into(), || "chdir(\"/\")".into()).map(drop)
+}

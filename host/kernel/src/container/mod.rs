@@ -1,0 +1,201 @@
+//! From a plan to a running process.
+//!
+//! [`run`] and [`exec`] are called by the keeper, which has one thread and little memory. They turn the plan into C
+//! strings and numbers ([`prepare`]), fork with `clone3`, and return at once; the child sets itself up ([`setup`],
+//! [`process`]) and executes the program. How that went comes back over a socket that is closed by the exec
+//! ([`Report`]), so the caller waits for nobody: a child that hangs while it is set up hangs alone.
+
+mod pivot;
+mod prepare;
+mod process;
+mod report;
+mod setup;
+mod terminal;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use wharf_plan::run::{ExecPlan, Namespace, RunPlan, Stage, StartError};
+
+use crate::cgroup::{Cgroups, Version};
+use crate::error::{Error, Result};
+use crate::sys::process::Side;
+use crate::sys::{file, process as sys, socket};
+
+pub use report::{Report, read_report};
+
+/// What is the same for every container, opened once by the keeper.
+#[derive(Debug)]
+pub struct Host {
+    cgroups: Option<Cgroups>,
+    pid_namespace: OwnedFd,
+    init: OwnedFd,
+}
+
+impl Host {
+    /// `init` is the program for process 1 of containers that ask for one.
+    ///
+    /// A host without any cgroup file system can still run processes that are not put into one.
+    pub fn new(init: &[u8]) -> Result<Self> {
+        Ok(Self {
+            cgroups: Cgroups::detect().ok(),
+            pid_namespace: file::openat(None, c"/proc/self/ns/pid", libc::O_RDONLY, 0)?,
+            init: file::memfd(c"wharf-init", init, true)?,
+        })
+    }
+
+    /// The cgroup file systems.
+    pub fn cgroups(&self) -> Option<&Cgroups> {
+        self.cgroups.as_ref()
+    }
+}
+
+/// A process on its way: forked, not yet known to have executed its program.
+#[derive(Debug)]
+pub struct Spawned {
+    /// As the caller sees it.
+    pub pid: i32,
+    /// Descriptor of it.
+    pub pidfd: OwnedFd,
+    /// Becomes readable with reports, see [`read_report`].
+    pub report: OwnedFd,
+}
+
+/// The process that an exec joins.
+#[derive(Debug, Clone, Copy)]
+pub struct Target<'a> {
+    /// The container's first process.
+    pub pidfd: BorrowedFd<'a>,
+    /// Its pid, as the caller sees it.
+    pub pid: i32,
+    /// Its cgroup, as in the container's plan.
+    pub cgroup: Option<&'a str>,
+}
+
+/// A failure with the step it belongs to.
+pub(crate) fn failed(stage: Stage, what: &str, error: &Error) -> StartError {
+    StartError { stage, errno: error.errno(), what: format!("{what}: {}", describe(error)) }
+}
+
+/// The call without the error number, which the [`StartError`] prints itself.
+fn describe(error: &Error) -> String {
+    let text = error.to_string();
+    match text.split_once(" = -1 ") {
+        Some((call, rest)) => match rest.split_once("): ") {
+            Some((_, note)) => format!("{call}: {note}"),
+            None => call.to_owned(),
+        },
+        None => text,
+    }
+}
+
+/// Adds step and subject to an error.
+pub(crate) trait At<T> {
+    /// The subject is made on failure only.
+    fn at<S: AsRef<str>>(self, stage: Stage, what: impl FnOnce() -> S) -> Result<T, StartError>;
+}
+
+impl<T> At<T> for Result<T> {
+    fn at<S: AsRef<str>>(self, stage: Stage, what: impl FnOnce() -> S) -> Result<T, StartError> {
+        self.map_err(|error| failed(stage, what().as_ref(), &error))
+    }
+}
+
+/// A descriptor of the plan by its number.
+fn fd<'a>(fds: &'a [OwnedFd], index: u32) -> Result<BorrowedFd<'a>, StartError> {
+    usize::try_from(index).ok().and_then(|i| fds.get(i)).map(AsFd::as_fd).ok_or_else(|| StartError {
+        stage: Stage::Request,
+        errno: libc::EBADF,
+        what: format!("the plan names descriptor {index}, but {} came with it", fds.len()),
+    })
+}
+
+/// Starts a container. `fds` are what the plan's numbers mean; they can be closed when this returns.
+pub fn run(host: &Host, plan: &RunPlan, fds: &[OwnedFd]) -> Result<Spawned, StartError> {
+    let job = prepare::Run::new(host, plan, fds)?;
+    let spaces = plan.namespaces;
+    let mut flags = sys::CLONE_NEWNS;
+    for (namespace, flag) in [
+        (spaces.pid, sys::CLONE_NEWPID),
+        (spaces.ipc, sys::CLONE_NEWIPC),
+        (spaces.uts, sys::CLONE_NEWUTS),
+        (spaces.net, sys::CLONE_NEWNET),
+    ] {
+        if namespace == Namespace::New {
+            flags |= flag;
+        }
+    }
+    let pid_namespace = match spaces.pid {
+        Namespace::Join(number) => Some(fd(fds, number)?),
+        _ => None,
+    };
+    let cgroup = match (&plan.cgroup, host.cgroups()) {
+        (Some(cgroup), Some(cgroups)) if cgroups.version() == Version::V2 => {
+            Some(cgroups.open(&cgroup.path).at(Stage::Cgroup, || format!("opening {}", cgroup.path))?)
+        }
+        _ => None,
+    };
+    spawn(host, flags, pid_namespace, cgroup.as_ref().map(AsFd::as_fd), |report| {
+        setup::run(host, &job, report)
+    })
+}
+
+/// Starts a further process in a running container.
+pub fn exec(
+    host: &Host,
+    plan: &ExecPlan,
+    fds: &[OwnedFd],
+    target: Target<'_>,
+) -> Result<Spawned, StartError> {
+    let job = prepare::Exec::new(host, plan, fds, target)?;
+    let cgroup = match (target.cgroup, host.cgroups()) {
+        (Some(path), Some(cgroups)) if cgroups.version() == Version::V2 => {
+            Some(cgroups.open(path).at(Stage::Cgroup, || format!("opening {path}"))?)
+        }
+        _ => None,
+    };
+    let start = |cgroup: Option<BorrowedFd<'_>>| {
+        spawn(host, 0, Some(target.pidfd), cgroup, |report| setup::exec(host, &job, report))
+    };
+    match (start(cgroup.as_ref().map(AsFd::as_fd)), host.cgroups(), target.cgroup) {
+        // Something in the container manages cgroups of its own: then the container's has no processes of its own
+        // and takes none. Where its first process is, another one can be.
+        (Err(e), Some(cgroups), Some(path)) if e.errno == libc::EBUSY && cgroups.version() == Version::V2 => {
+            let inner =
+                cgroups.open_of(target.pid, path).at(Stage::Cgroup, || "opening the cgroup of process 1")?;
+            start(Some(inner.as_fd()))
+        }
+        (result, ..) => result,
+    }
+}
+
+/// Forks; `child` gets the report's socket and returns only when the set-up failed.
+fn spawn(
+    host: &Host,
+    flags: u64,
+    pid_namespace: Option<BorrowedFd<'_>>,
+    cgroup: Option<BorrowedFd<'_>>,
+    child: impl FnOnce(BorrowedFd<'_>) -> StartError,
+) -> Result<Spawned, StartError> {
+    // Both ends never block: the child's few small messages fit, and the keeper must not wait.
+    let (ours, theirs) = socket::pair(true).at(Stage::Request, || "the report's socket")?;
+    if let Some(namespace) = pid_namespace {
+        sys::setns(namespace, sys::CLONE_NEWPID).at(Stage::Namespace, || "joining the pid namespace")?;
+    }
+    let side = sys::clone_process(flags, cgroup);
+    if let Ok(Side::Child) = side {
+        let error = child(theirs.as_fd());
+        report::send_failure(theirs.as_fd(), &error);
+        sys::exit(255);
+    }
+    if pid_namespace.is_some() {
+        // Only where children go was changed. Going back cannot fail: it is our own active namespace.
+        sys::setns(host.pid_namespace.as_fd(), sys::CLONE_NEWPID)
+            .at(Stage::Namespace, || "going back to the own pid namespace")?;
+    }
+    match side
+        .at(if cgroup.is_some() { Stage::Cgroup } else { Stage::Namespace }, || "starting the process")?
+    {
+        Side::Parent(pid, pidfd) => Ok(Spawned { pid, pidfd, report: ours }),
+        Side::Child => sys::exit(255),
+    }
+}

@@ -1,0 +1,101 @@
+//! What a child tells the keeper between fork and exec.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use wharf_plan::run::{Stage, StartError};
+
+use crate::error::{Error, Result};
+use crate::sys::socket;
+
+/// A message is cut here; the longest are paths.
+const LONGEST: usize = 4096;
+
+const TERMINAL: u8 = 1;
+const FAILURE: u8 = 2;
+
+const STAGES: [Stage; 10] = [
+    Stage::Request,
+    Stage::Namespace,
+    Stage::Cgroup,
+    Stage::Mount,
+    Stage::Sysctl,
+    Stage::Stdio,
+    Stage::Cwd,
+    Stage::Credentials,
+    Stage::Security,
+    Stage::Exec,
+];
+
+/// One message of a child.
+#[derive(Debug)]
+pub enum Report {
+    /// Nothing yet.
+    Pending,
+    /// The master of its terminal.
+    Terminal(OwnedFd),
+    /// It gave up and ends.
+    Failed(StartError),
+    /// The socket was closed: the program runs, or the child was killed before.
+    Closed,
+}
+
+/// The next message, without waiting.
+pub fn read_report(report: BorrowedFd<'_>) -> Result<Report> {
+    let mut buffer = [0u8; LONGEST];
+    let mut fds = Vec::new();
+    let length = match socket::receive(report, &mut buffer, &mut fds) {
+        Err(e) if e.is(libc::EAGAIN) => return Ok(Report::Pending),
+        // The child died with messages of ours unread; we send none, but be sure.
+        Err(e) if e.is(libc::ECONNRESET) => return Ok(Report::Closed),
+        result => result?,
+    };
+    match (buffer.get(..length).unwrap_or_default(), fds.pop()) {
+        ([], _) => Ok(Report::Closed),
+        ([TERMINAL], Some(master)) => Ok(Report::Terminal(master)),
+        ([FAILURE, stage, a, b, c, d, what @ ..], _) => Ok(Report::Failed(StartError {
+            stage: STAGES.get(usize::from(*stage)).copied().unwrap_or(Stage::Request),
+            errno: i32::from_le_bytes([*a, *b, *c, *d]),
+            what: String::from_utf8_lossy(what).into_owned(),
+        })),
+        _ => Err(Error::refused("report", libc::EPROTO, "not a message of a child")),
+    }
+}
+
+pub(super) fn send_terminal(report: BorrowedFd<'_>, master: BorrowedFd<'_>) -> Result<()> {
+    socket::send(report, &[TERMINAL], &[master])
+}
+
+pub(super) fn send_failure(report: BorrowedFd<'_>, error: &StartError) {
+    let stage = STAGES.iter().position(|s| *s == error.stage).and_then(|s| u8::try_from(s).ok()).unwrap_or(0);
+    let mut message = vec![FAILURE, stage];
+    message.extend_from_slice(&error.errno.to_le_bytes());
+    message.extend_from_slice(error.what.as_bytes());
+    message.truncate(LONGEST);
+    // Nobody is left to hear of a failure here; the keeper sees that the process ended.
+    let _ = socket::send(report, &message, &[]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn failures_survive_the_way() {
+        let (ours, theirs) = socket::pair(true).unwrap();
+        assert!(matches!(read_report(ours.as_fd()).unwrap(), Report::Pending));
+        for stage in STAGES {
+            let sent = StartError { stage, errno: libc::ENOENT, what: "mount proc on /proc".into() };
+            send_failure(theirs.as_fd(), &sent);
+            let Report::Failed(got) = read_report(ours.as_fd()).unwrap() else { panic!("{stage:?}") };
+            assert_eq!(got, sent);
+        }
+        let long = StartError { stage: Stage::Exec, errno: 1, what: "x".repeat(100_000) };
+        send_failure(theirs.as_fd(), &long);
+        assert!(matches!(read_report(ours.as_fd()).unwrap(), Report::Failed(_)));
+        send_terminal(theirs.as_fd(), theirs.as_fd()).unwrap();
+        assert!(matches!(read_report(ours.as_fd()).unwrap(), Report::Terminal(_)));
+        drop(theirs);
+        assert!(matches!(read_report(ours.as_fd()).unwrap(), Report::Closed));
+    }
+}
