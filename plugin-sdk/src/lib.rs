@@ -10,6 +10,7 @@ mod flags;
 
 pub mod authn;
 pub mod authz;
+pub mod cidr;
 pub mod codec;
 pub mod credentials;
 pub mod files;
