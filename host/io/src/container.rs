@@ -3,13 +3,20 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::codec::Codecs;
+use crate::driver::{Driver, Drivers};
 use crate::error::{Error, Result};
 use crate::exec::{ExecIo, ExecSpec};
-use crate::reader::Output;
-use crate::stdin::Stdin;
+use crate::keys;
+use crate::options::{self, LogOptions};
+use crate::pump::{Handle, Pump};
+use crate::reader::{LineView, Output, View};
+use crate::spool::{Limits, Spool, Start, Stream};
+use crate::stdin::{Input, Stdin};
+use crate::sys;
 
 /// What does not change while a container lives.
 #[derive(Debug, Clone)]
@@ -106,45 +113,87 @@ pub struct Attached {
 }
 
 /// The host-wide part: pump threads, log drivers.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Streams {
-    _private: (),
-}
-
-impl std::fmt::Debug for Streams {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Streams").finish_non_exhaustive()
-    }
+    pump: Arc<Pump>,
+    drivers: Arc<Drivers>,
 }
 
 impl Streams {
     /// Called once, inside the async runtime.
     pub fn open(codecs: Arc<dyn Codecs>) -> Result<Self> {
-        let _ = codecs;
-        Err(Error::unsupported("container output"))
+        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(4);
+        let failed = |error| Error::host("starting the output threads", error);
+        let pump = Pump::new(threads).map_err(failed)?;
+        let runtime =
+            tokio::runtime::Handle::try_current().map_err(|error| Error::host("log drivers", error))?;
+        let drivers = Drivers::open(codecs, runtime, threads.min(2)).map_err(failed)?;
+        Ok(Self { pump: Arc::new(pump), drivers: Arc::new(drivers) })
     }
 
     /// Checks driver and options at container create: Docker's texts, nothing changed.
     pub fn check(&self, driver: &str, options: &BTreeMap<String, String>) -> Result<()> {
-        let _ = (driver, options);
-        Err(Error::unsupported("container output"))
+        LogOptions::parse(driver, options)?;
+        if driver != NONE {
+            self.drivers.known(driver)?;
+        }
+        Ok(())
     }
 
     /// The handle of one container, new or known from the store. Does no input or output.
     pub fn container(&self, spec: StreamSpec) -> Arc<ContainerIo> {
-        Arc::new(ContainerIo { spec })
+        // Checked when the container was made; what cannot be read any more gets the defaults.
+        let options = LogOptions::parse(&spec.log_driver, &spec.log_options).unwrap_or_default();
+        let limits = if spec.log_driver == NONE {
+            Limits { segment: 1 << 20, total: 4 << 20, attached: 1 << 30 }
+        } else {
+            Limits::of(options.max_size, options.max_file)
+        };
+        let spool = Arc::new(Spool::new(spec.dir.join("spool"), limits));
+        let driver = (spec.log_driver != NONE).then(|| self.drivers.add(&spec, options, &spool));
+        Arc::new(ContainerIo {
+            thread: self.pump.choose(),
+            pump: self.pump.clone(),
+            spec,
+            spool,
+            driver,
+            input: Arc::default(),
+            slot: Mutex::default(),
+        })
     }
 
     /// The streams of one exec.
-    pub fn exec(&self, spec: ExecSpec) -> ExecIo {
-        ExecIo::new(spec)
+    pub fn exec(&self, spec: ExecSpec) -> Result<ExecIo> {
+        ExecIo::new(spec, self.pump.clone())
     }
+}
+
+/// The driver that keeps nothing.
+const NONE: &str = "none";
+
+#[derive(Debug, Default)]
+struct Slot {
+    /// Our ends, from `start` to `started`.
+    pipes: [Option<OwnedFd>; 2],
+    /// What is pumped.
+    handles: Vec<Handle>,
+    /// A duplicate of the terminal's master, for resizing.
+    pty: Option<OwnedFd>,
+    size: Option<(u16, u16)>,
+    /// A run was announced by `start` and has not begun.
+    starting: bool,
 }
 
 /// One container's streams over all its runs.
 #[derive(Debug)]
 pub struct ContainerIo {
     spec: StreamSpec,
+    pump: Arc<Pump>,
+    thread: usize,
+    spool: Arc<Spool>,
+    driver: Option<Arc<Driver>>,
+    input: Arc<Input>,
+    slot: Mutex<Slot>,
 }
 
 impl ContainerIo {
@@ -153,61 +202,234 @@ impl ContainerIo {
         &self.spec
     }
 
+    fn lock(&self) -> MutexGuard<'_, Slot> {
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Makes the descriptors of a new run. Attach clients registered before see everything from the first byte.
     pub fn start(&self) -> Result<ChildStdio> {
-        Err(Error::unsupported("container output"))
+        let failed = |error| Error::host("making the container's pipes", error);
+        let mut stdio = ChildStdio::default();
+        let mut slot = self.lock();
+        if self.spec.open_stdin {
+            self.input.reset();
+        }
+        slot.starting = true;
+        if self.spec.tty {
+            return Ok(stdio);
+        }
+        let [stdin, stdout, stderr] = &mut stdio.child;
+        let mut hold = |name: &str, fd: &OwnedFd| -> std::io::Result<()> {
+            stdio.hold.push((name.to_owned(), fd.try_clone()?));
+            Ok(())
+        };
+        if self.spec.open_stdin {
+            let (read, write) = sys::pipe().map_err(failed)?;
+            hold("stdin", &write).map_err(failed)?;
+            self.input.open(write).map_err(failed)?;
+            *stdin = Some(read);
+        }
+        for (ours, (name, theirs)) in slot.pipes.iter_mut().zip([("stdout", stdout), ("stderr", stderr)]) {
+            let (read, write) = sys::pipe().map_err(failed)?;
+            hold(name, &read).map_err(failed)?;
+            (*ours, *theirs) = (Some(read), Some(write));
+        }
+        Ok(stdio)
     }
 
     /// The process runs; pumping begins. `pty` is the terminal's master.
     pub fn started(&self, pty: Option<OwnedFd>) {
-        let _ = pty;
+        let mut slot = self.lock();
+        let pipes = std::mem::take(&mut slot.pipes);
+        self.run(&mut slot, pipes, pty);
+    }
+
+    fn run(&self, slot: &mut Slot, pipes: [Option<OwnedFd>; 2], pty: Option<OwnedFd>) {
+        slot.starting = false;
+        slot.handles.clear();
+        let mut feeds = pipes;
+        let terminal = pty.is_some();
+        if let Some(pty) = pty {
+            let prepared = (|| {
+                if let Some((rows, columns)) = slot.size {
+                    sys::resize(&pty, rows, columns)?;
+                }
+                if self.spec.open_stdin {
+                    self.input.open(pty.try_clone()?)?;
+                }
+                slot.pty = Some(pty.try_clone()?);
+                std::io::Result::Ok(())
+            })();
+            if let Err(error) = prepared {
+                tracing::warn!(container = self.spec.id, %error, "the container's terminal is not complete");
+            }
+            feeds = [Some(pty), None];
+        }
+        self.spool.begin(u32::try_from(feeds.iter().flatten().count()).unwrap_or(0));
+        for (fd, stream) in feeds.into_iter().zip([Stream::Stdout, Stream::Stderr]) {
+            let Some(fd) = fd else { continue };
+            match self.pump.feed(self.thread, fd, terminal, self.spool.clone(), stream) {
+                Ok(handle) => slot.handles.push(handle),
+                Err(error) => {
+                    tracing::error!(container = self.spec.id, %error, "the container's output cannot be read");
+                    self.spool.stream_ended();
+                }
+            }
+        }
     }
 
     /// The start failed after [`ContainerIo::start`]; the run's descriptors go and attached clients see the end.
-    pub fn abandoned(&self) {}
+    pub fn abandoned(&self) {
+        let mut slot = self.lock();
+        slot.pipes = [None, None];
+        if std::mem::take(&mut slot.starting) {
+            self.input.close();
+            self.spool.begin(0);
+        }
+    }
 
     /// A daemon that died had started it: these are what the keeper holds (`stdin`, `stdout`, `stderr`, `pty`).
     /// Called too for a container that ended meanwhile, so that its last output is read.
     pub fn adopt(&self, held: Vec<(String, OwnedFd)>) {
-        let _ = held;
+        let mut slot = self.lock();
+        let (mut pipes, mut pty) = ([None, None], None);
+        for (name, fd) in held {
+            let [stdout, stderr] = &mut pipes;
+            match name.as_str() {
+                "stdin" => {
+                    if let Err(error) = self.input.open(fd) {
+                        tracing::warn!(container = self.spec.id, %error, "the container's input cannot be used");
+                    }
+                }
+                "stdout" => *stdout = Some(fd),
+                "stderr" => *stderr = Some(fd),
+                "pty" => pty = Some(fd),
+                _ => {}
+            }
+        }
+        self.run(&mut slot, pipes, pty);
     }
 
     /// After the process ended: returns when everything that it wrote is in the spool.
     /// What other processes that hold the pipe write later is not waited for. Attached clients then see the end.
-    pub async fn finished(&self) {}
+    pub async fn finished(&self) {
+        {
+            let mut slot = self.lock();
+            slot.pty = None;
+            slot.handles.drain(..).for_each(|handle| handle.finish());
+        }
+        self.input.close();
+        let run = self.spool.runs();
+        loop {
+            let mut changed = pin!(self.spool.changed().notified());
+            changed.as_mut().enable();
+            if self.spool.ended(run) {
+                return;
+            }
+            changed.await;
+        }
+    }
 
-    /// Resolves when the container's stdin was closed for good (StdinOnce): the keeper shall drop its `stdin` too.
-    pub async fn stdin_closed(&self) {}
+    /// Resolves when the container's stdin was closed for good (StdinOnce, or the end of the run): the keeper shall
+    /// drop its `stdin` too.
+    pub async fn stdin_closed(&self) {
+        self.input.closed().await;
+    }
 
     /// Tells the terminal its size; remembered when there is none yet.
     pub fn resize(&self, rows: u16, columns: u16) -> Result<()> {
-        let _ = (rows, columns);
-        Err(Error::unsupported("container output"))
+        let mut slot = self.lock();
+        slot.size = Some((rows, columns));
+        match &slot.pty {
+            Some(pty) => {
+                sys::resize(pty, rows, columns).map_err(|error| Error::host("resizing the terminal", error))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Rows and columns wanted before the start.
     pub fn size(&self) -> Option<(u16, u16)> {
-        None
+        self.lock().size
     }
 
     /// The container is removed: attached clients and followers read what is there and see the end. Call before the
     /// directory is deleted; files need not be deleted one by one.
-    pub fn removed(&self) {}
+    pub fn removed(&self) {
+        self.input.close();
+        if let Some(driver) = &self.driver {
+            driver.remove();
+        }
+        self.spool.remove();
+    }
 
     /// `LogPath` of inspect; empty if the driver has no file.
     pub fn log_path(&self) -> String {
-        String::new()
+        self.driver.as_ref().map_or_else(String::new, |driver| driver.path().to_string_lossy().into_owned())
+    }
+
+    /// Resolves when the log driver's file has all output of ended runs (or the driver failed).
+    pub async fn logged(&self) {
+        if let Some(driver) = &self.driver {
+            driver.idle().await;
+        }
     }
 
     /// The lines of the log.
     pub async fn logs(&self, query: LogQuery) -> Result<Output> {
-        let _ = query;
-        Err(Error::unsupported("container output"))
+        if !query.stdout && !query.stderr {
+            return Err(Error::invalid("Bad parameters: you must choose at least one stream"));
+        }
+        if self.spec.log_driver == NONE {
+            return Err(Error::unsupported("configured logging driver does not support reading"));
+        }
+        let want = [query.stdout, query.stderr];
+        let spool = self.spool.clone();
+        let follow = (query.follow && spool.running()).then(|| spool.runs());
+        let find = move || match (query.tail, query.since) {
+            (Tail::Lines(lines), _) => spool.tail(want, lines),
+            (Tail::All, Some(since)) => spool.since(want, since),
+            (Tail::All, None) => Ok(Start::at(spool.begin_position()?)),
+        };
+        let failed = |error| Error::host("reading the container's log", error);
+        let start = tokio::task::spawn_blocking(find)
+            .await
+            .map_err(|error| Error::host("reading the container's log", error))?
+            .map_err(failed)?;
+        let details = query.details.then(|| {
+            options::details(
+                &self.spec.log_options,
+                &self.spec.source.container.labels,
+                &self.spec.source.environment,
+            )
+        });
+        let lines =
+            LineView { timestamps: query.timestamps, details, since: query.since, until: query.until };
+        let view =
+            View { start, want, follow, multiplexed: !self.spec.tty, attached: false, lines: Some(lines) };
+        Output::spool(&self.spool, view).map_err(failed)
     }
 
     /// A client at the container's streams.
     pub fn attach(&self, query: AttachQuery) -> Result<Attached> {
-        let _ = query;
-        Err(Error::unsupported("container output"))
+        let keys = keys::of(query.detach_keys.as_deref())?;
+        let failed = |error| Error::host("reading the container's output", error);
+        let multiplexed = !self.spec.tty;
+        let want = [query.stdout, query.stderr];
+        let output = if want == [false; 2] && !query.stdin || !query.logs && !query.stream {
+            Output::empty(multiplexed)
+        } else {
+            let spool = &self.spool;
+            let start = if query.logs { spool.begin_position() } else { spool.end() }.map_err(failed)?;
+            let follow = query.stream.then(|| if spool.running() { spool.runs() } else { spool.runs() + 1 });
+            let view =
+                View { start: Start::at(start), want, follow, multiplexed, attached: true, lines: None };
+            Output::spool(spool, view).map_err(failed)?
+        };
+        let stdin = (query.stdin && query.stream && self.spec.open_stdin).then(|| {
+            let terminal = self.spec.tty;
+            Stdin::new(self.input.clone(), terminal.then_some(&*keys), self.spec.stdin_once && !terminal)
+        });
+        Ok(Attached { output, stdin })
     }
 }

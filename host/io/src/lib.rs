@@ -6,17 +6,24 @@
 
 mod codec;
 mod container;
+mod driver;
 mod error;
 pub mod events;
 mod exec;
+mod frame;
 pub mod keys;
+mod lines;
 pub mod options;
+mod pump;
 mod reader;
+pub mod spool;
 mod stdin;
+mod sys;
 
 pub use codec::{Codec, CodecError, CodecFuture, Codecs};
 pub use container::{AttachQuery, Attached, ChildStdio, ContainerIo, LogQuery, StreamSpec, Streams, Tail};
 pub use error::{Error, ErrorKind, Result};
 pub use exec::{ExecIo, ExecSpec};
+pub use frame::parse_time;
 pub use reader::Output;
 pub use stdin::{Stdin, StdinEnd, Written};

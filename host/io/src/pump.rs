@@ -1,0 +1,451 @@
+//! The threads that move output from pipes into spools.
+//!
+//! A pipe is registered once and costs nothing until it has bytes. Threads do no more than move bytes and wake readers:
+//! no client, plugin or async task can hold one up.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::event::{EventfdFlags, Timespec};
+use slab::Slab;
+
+use crate::spool::{Moved, Source, Spool, Stream};
+use crate::sys;
+
+/// Bytes taken from one pipe before others have their turn.
+const TURN: usize = 256 << 10;
+/// Spools whose files a thread leaves open; more are closed when they are quiet.
+const OPEN_FILES: usize = 256;
+/// The token of the wake descriptor.
+const WAKE: u64 = u64::MAX;
+
+/// Where the bytes go.
+#[derive(Debug, Clone)]
+enum Sink {
+    Spool(Arc<Spool>, Stream),
+    /// An exec whose client went.
+    Nowhere,
+}
+
+/// One pipe or terminal.
+#[derive(Debug)]
+struct Feed {
+    fd: OwnedFd,
+    terminal: bool,
+    sink: Sink,
+    /// The process is gone: what is in the pipe is all that counts.
+    last: AtomicBool,
+    /// Taken out of epoll until a reader moves.
+    held: AtomicBool,
+}
+
+/// What a thread is asked for between events.
+#[derive(Debug)]
+enum Request {
+    Finish(usize),
+    Look,
+    Stop,
+}
+
+#[derive(Debug)]
+struct Worker {
+    epoll: OwnedFd,
+    wake: OwnedFd,
+    feeds: Mutex<Slab<Arc<Feed>>>,
+    requests: Mutex<Vec<Request>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Worker {
+    fn request(&self, request: Request) {
+        lock(&self.requests).push(request);
+        // Fails only when the counter is full, and then the thread is awake anyway.
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
+}
+
+/// A registered pipe.
+#[derive(Debug, Clone)]
+pub(crate) struct Handle {
+    worker: Arc<Worker>,
+    key: usize,
+}
+
+impl Handle {
+    /// The process is gone: reads what is there now and closes, even if other processes hold the pipe.
+    pub(crate) fn finish(&self) {
+        self.worker.request(Request::Finish(self.key));
+    }
+}
+
+/// All pump threads.
+#[derive(Debug)]
+pub(crate) struct Pump {
+    workers: Vec<Arc<Worker>>,
+    next: AtomicUsize,
+}
+
+impl Drop for Pump {
+    fn drop(&mut self) {
+        for worker in &self.workers {
+            worker.request(Request::Stop);
+        }
+    }
+}
+
+impl Pump {
+    pub(crate) fn new(threads: usize) -> io::Result<Self> {
+        let mut workers = Vec::new();
+        for number in 0..threads.max(1) {
+            let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+            let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+            epoll::add(&epoll, &wake, EventData::new_u64(WAKE), EventFlags::IN)?;
+            let worker =
+                Arc::new(Worker { epoll, wake, feeds: Mutex::default(), requests: Mutex::default() });
+            workers.push(worker.clone());
+            std::thread::Builder::new()
+                .name(format!("output-{number}"))
+                .spawn(move || Thread::new(worker).run())?;
+        }
+        Ok(Self { workers, next: AtomicUsize::new(0) })
+    }
+
+    /// A thread for a container; all its streams go to the same.
+    pub(crate) fn choose(&self) -> usize {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Pumps a stream of a run into its spool, which counts the stream as open already.
+    pub(crate) fn feed(
+        &self,
+        thread: usize,
+        fd: OwnedFd,
+        terminal: bool,
+        spool: Arc<Spool>,
+        stream: Stream,
+    ) -> io::Result<Handle> {
+        self.add(
+            thread,
+            Feed {
+                fd,
+                terminal,
+                sink: Sink::Spool(spool, stream),
+                last: AtomicBool::new(false),
+                held: AtomicBool::new(false),
+            },
+        )
+    }
+
+    /// Reads a stream to its end and throws it away.
+    pub(crate) fn discard(&self, fd: OwnedFd, terminal: bool) -> io::Result<()> {
+        let thread = self.choose();
+        let (last, held) = (AtomicBool::new(false), AtomicBool::new(false));
+        self.add(thread, Feed { fd, terminal, sink: Sink::Nowhere, last, held }).map(|_| ())
+    }
+
+    fn add(&self, thread: usize, feed: Feed) -> io::Result<Handle> {
+        let worker = self
+            .workers
+            .get(thread % self.workers.len().max(1))
+            .cloned()
+            .ok_or_else(|| io::Error::other("no pump thread"))?;
+        sys::nonblocking(&feed.fd)?;
+        if let Sink::Spool(spool, _) = &feed.sink {
+            let waker = Arc::downgrade(&worker);
+            spool.on_release(Arc::new(move || {
+                if let Some(worker) = waker.upgrade() {
+                    worker.request(Request::Look);
+                }
+            }));
+        }
+        let feed = Arc::new(feed);
+        let mut feeds = lock(&worker.feeds);
+        let key = feeds.insert(feed.clone());
+        if let Err(error) =
+            epoll::add(&worker.epoll, &feed.fd, EventData::new_u64(key as u64), EventFlags::IN)
+        {
+            feeds.remove(key);
+            return Err(error.into());
+        }
+        drop(feeds);
+        Ok(Handle { worker, key })
+    }
+
+    /// How many streams are registered.
+    #[cfg(test)]
+    pub(crate) fn streams(&self) -> usize {
+        self.workers.iter().map(|worker| lock(&worker.feeds).len()).sum()
+    }
+}
+
+/// What became of a stream's turn.
+#[derive(Debug, PartialEq, Eq)]
+enum Turn {
+    More,
+    Empty,
+    End,
+    /// A terminal that no process has open; another may open it while the container lives.
+    HungUp,
+    Hold(Duration),
+}
+
+struct Thread {
+    worker: Arc<Worker>,
+    buffer: Vec<u8>,
+    /// Streams that wait for a reader, with the time to look again.
+    holds: Vec<(usize, Instant)>,
+    /// Streams whose spools' files may be open, the latest at the end.
+    recent: Vec<usize>,
+}
+
+impl Thread {
+    fn new(worker: Arc<Worker>) -> Self {
+        Self { worker, buffer: vec![0; 64 << 10], holds: Vec::new(), recent: Vec::new() }
+    }
+
+    fn run(mut self) {
+        let mut events: Vec<epoll::Event> = Vec::with_capacity(128);
+        loop {
+            events.clear();
+            let timeout = self.timeout();
+            let spare = rustix::buffer::spare_capacity(&mut events);
+            match epoll::wait(&self.worker.epoll, spare, timeout.as_ref()) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => {
+                    tracing::error!(%error, "the output thread cannot wait for output");
+                    return;
+                }
+            }
+            for event in &events {
+                let token = event.data.u64();
+                if token == WAKE {
+                    let mut count = [0; 8];
+                    let _ = rustix::io::read(&self.worker.wake, &mut count);
+                } else if let Ok(key) = usize::try_from(token) {
+                    self.turn(key);
+                }
+            }
+            if !self.requests() {
+                return;
+            }
+            self.look_at_holds();
+        }
+    }
+
+    fn timeout(&self) -> Option<Timespec> {
+        let next = self.holds.iter().map(|(_, at)| *at).min()?;
+        let wait = next.saturating_duration_since(Instant::now());
+        Some(Timespec {
+            tv_sec: i64::try_from(wait.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: wait.subsec_nanos().into(),
+        })
+    }
+
+    /// False: stop.
+    fn requests(&mut self) -> bool {
+        let requests = std::mem::take(&mut *lock(&self.worker.requests));
+        for request in requests {
+            match request {
+                Request::Finish(key) => self.finish(key),
+                Request::Look => {
+                    let now = Instant::now();
+                    self.holds.iter_mut().for_each(|(_, at)| *at = now);
+                }
+                Request::Stop => return false,
+            }
+        }
+        true
+    }
+
+    fn look_at_holds(&mut self) {
+        if self.holds.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        let (due, rest) = std::mem::take(&mut self.holds).into_iter().partition(|(_, at)| *at <= now);
+        self.holds = rest;
+        let due: Vec<(usize, Instant)> = due;
+        for (key, _) in due {
+            let Some(feed) = self.feed(key) else { continue };
+            if feed.held.swap(false, Ordering::SeqCst)
+                && let Err(error) =
+                    epoll::add(&self.worker.epoll, &feed.fd, EventData::new_u64(key as u64), EventFlags::IN)
+            {
+                tracing::error!(%error, "a container's output cannot be waited for");
+                self.remove(key);
+            }
+        }
+    }
+
+    fn feed(&self, key: usize) -> Option<Arc<Feed>> {
+        lock(&self.worker.feeds).get(key).cloned()
+    }
+
+    fn turn(&mut self, key: usize) {
+        let Some(feed) = self.feed(key) else { return };
+        if feed.held.load(Ordering::SeqCst) {
+            return;
+        }
+        match self.pump(&feed, TURN) {
+            Turn::More if feed.terminal => {
+                // Armed anew: it may be edge-triggered since a hang-up.
+                let _ = epoll::modify(
+                    &self.worker.epoll,
+                    &feed.fd,
+                    EventData::new_u64(key as u64),
+                    EventFlags::IN,
+                );
+            }
+            Turn::More => {}
+            Turn::Empty if feed.last.load(Ordering::SeqCst) => self.remove(key),
+            Turn::Empty => {}
+            Turn::End => self.remove(key),
+            Turn::HungUp => {
+                if feed.last.load(Ordering::SeqCst) {
+                    self.remove(key);
+                } else {
+                    // Level-triggered it would be reported for ever.
+                    let flags = EventFlags::IN | EventFlags::ET;
+                    let _ =
+                        epoll::modify(&self.worker.epoll, &feed.fd, EventData::new_u64(key as u64), flags);
+                }
+            }
+            Turn::Hold(wait) => {
+                feed.held.store(true, Ordering::SeqCst);
+                let _ = epoll::delete(&self.worker.epoll, &feed.fd);
+                self.holds.push((key, Instant::now() + wait));
+            }
+        }
+        if let Sink::Spool(..) = feed.sink
+            && self.recent.last() != Some(&key)
+        {
+            self.remember(key);
+        }
+    }
+
+    /// The process is gone. What it wrote is in the pipe, so at most what a pipe holds is read.
+    fn finish(&mut self, key: usize) {
+        let Some(feed) = self.feed(key) else { return };
+        feed.last.store(true, Ordering::SeqCst);
+        let mut left = rustix::pipe::fcntl_getpipe_size(&feed.fd).unwrap_or(64 << 10);
+        if let Ok(now) = rustix::io::ioctl_fionread(&feed.fd)
+            && !feed.terminal
+        {
+            left = usize::try_from(now).unwrap_or(left);
+        }
+        while left > 0 {
+            match self.pump(&feed, left.min(TURN)) {
+                // A terminal gives as much as it has; a pipe what was counted.
+                Turn::More => left = left.saturating_sub(TURN),
+                Turn::Empty | Turn::End | Turn::HungUp => break,
+                Turn::Hold(wait) => {
+                    // Its reader is alive and behind: the rest comes when it moved.
+                    if !feed.held.swap(true, Ordering::SeqCst) {
+                        let _ = epoll::delete(&self.worker.epoll, &feed.fd);
+                        self.holds.push((key, Instant::now() + wait));
+                    }
+                    return;
+                }
+            }
+        }
+        self.remove(key);
+    }
+
+    fn remove(&mut self, key: usize) {
+        let feed = lock(&self.worker.feeds).try_remove(key);
+        let Some(feed) = feed else { return };
+        if !feed.held.load(Ordering::SeqCst) {
+            let _ = epoll::delete(&self.worker.epoll, &feed.fd);
+        }
+        self.holds.retain(|(held, _)| *held != key);
+        self.recent.retain(|recent| *recent != key);
+        if let Sink::Spool(spool, _) = &feed.sink {
+            spool.stream_ended();
+        }
+    }
+
+    /// Closes files of quiet spools, so that thousands of containers that once printed do not hold thousands of files.
+    fn remember(&mut self, key: usize) {
+        self.recent.retain(|recent| *recent != key);
+        self.recent.push(key);
+        if self.recent.len() > OPEN_FILES {
+            let oldest = self.recent.remove(0);
+            if let Some(feed) = self.feed(oldest)
+                && let Sink::Spool(spool, _) = &feed.sink
+            {
+                spool.close_files();
+            }
+        }
+    }
+
+    fn pump(&mut self, feed: &Feed, max: usize) -> Turn {
+        match self.try_pump(feed, max) {
+            Ok(turn) => turn,
+            Err(error) => match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
+                Some(rustix::io::Errno::AGAIN) => Turn::Empty,
+                Some(rustix::io::Errno::IO) if feed.terminal => Turn::HungUp,
+                _ => {
+                    tracing::error!(%error, "a container's output cannot be read");
+                    Turn::End
+                }
+            },
+        }
+    }
+
+    fn try_pump(&mut self, feed: &Feed, max: usize) -> io::Result<Turn> {
+        if !feed.terminal {
+            return match &feed.sink {
+                Sink::Nowhere => Ok(match crate::spool::discard(feed.fd.as_fd(), max)? {
+                    0 => Turn::End,
+                    n => {
+                        if n < max {
+                            Turn::Empty
+                        } else {
+                            Turn::More
+                        }
+                    }
+                }),
+                Sink::Spool(spool, stream) => {
+                    Ok(match spool.append(*stream, Source::Pipe(feed.fd.as_fd()), max)? {
+                        Moved::Bytes(n) if n < max => Turn::Empty,
+                        Moved::Bytes(_) => Turn::More,
+                        Moved::Empty => Turn::Empty,
+                        Moved::End => Turn::End,
+                        Moved::Hold(wait) => Turn::Hold(wait),
+                    })
+                }
+            };
+        }
+        // A terminal gives a few kilobytes at most in one read, and cannot be spliced.
+        if let Sink::Spool(spool, _) = &feed.sink
+            && let Some(wait) = spool.hold()?
+        {
+            return Ok(Turn::Hold(wait));
+        }
+        let mut filled = 0;
+        let end = loop {
+            let Some(rest) = self.buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) else {
+                break Ok(Turn::More);
+            };
+            match rustix::io::read(&feed.fd, rest) {
+                Ok(0) => break Ok(Turn::End),
+                Ok(n) => filled += n,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => break Err(error.into()),
+            }
+        };
+        if let (Sink::Spool(spool, stream), Some(bytes)) = (&feed.sink, self.buffer.get(..filled))
+            && filled > 0
+        {
+            spool.append(*stream, Source::Bytes(bytes), filled)?;
+        }
+        end
+    }
+}

@@ -1,0 +1,291 @@
+//! The spool: everything a container printed, on disk, before anybody else sees it.
+//!
+//! # Form
+//! A directory of segments, each a data file (the bytes, nothing else: `cat *.data` is the output) and an index of
+//! fixed-size [records](Record). A record is written *before* the bytes it describes are moved, and has no length: it ends where the
+//! next begins. So a daemon killed between any two instructions leaves either bytes with their record, or a record
+//! without bytes, which the next daemon drops. The kernel takes bytes out of the pipe only as it writes them to
+//! the file, so none is lost or doubled either. Nothing is made before the first byte.
+//!
+//! # Limits, and slow readers
+//! Segments are dropped from the old end when all of them together are larger than [`Limits::total`]. Readers hold a
+//! claim at their position:
+//! - a follower of `logs` or a log driver holds back dropping up to twice the limit. Then it loses what it
+//!   did not read, and is told how much ([`Fill::Gap`]). It never slows the container.
+//! - an attached client stands for a pipe (`docker run image dump | gzip`), in which a hole would be damage. It holds back dropping up
+//!   to [`Limits::attached`]; then the container is held back as by a pipe, but only while that client
+//!   reads: one that took nothing for [`GRACE`] is stuck, loses its claim and is told of the gap when it reads again.
+//!
+//! A disk that is full costs output, never a standing container: what cannot be kept is counted in the next record.
+
+mod cursor;
+mod record;
+mod segment;
+mod tail;
+mod write;
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use slab::Slab;
+use tokio::sync::Notify;
+
+pub(crate) use cursor::{Cursor, Fill, Run};
+pub use record::{Record, Stream};
+use segment::{Files, Segment};
+pub(crate) use tail::Start;
+pub(crate) use write::{Moved, Source, discard};
+
+/// An attached client that took nothing for so long does not hold the container back any more.
+pub const GRACE: Duration = Duration::from_secs(10);
+
+/// How much a spool may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes after which a new segment begins.
+    pub segment: u64,
+    /// Bytes of all segments after which old ones go.
+    pub total: u64,
+    /// Bytes up to which an attached client that reads holds back dropping.
+    pub attached: u64,
+}
+
+impl Limits {
+    /// From a driver's `max-size` and `max-file`.
+    pub fn of(max_size: u64, max_file: u32) -> Self {
+        let total = max_size.saturating_mul(u64::from(max_file)).clamp(64 << 10, 1 << 40);
+        Self {
+            segment: (total / u64::from(max_file.clamp(2, 5))).max(16 << 10),
+            total,
+            attached: total + (1 << 30),
+        }
+    }
+}
+
+/// Who reads, and how far; keeps segments from being dropped.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    position: AtomicU64,
+    /// Milliseconds of the process's clock at the last progress.
+    progress: AtomicU64,
+    attached: bool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    loaded: bool,
+    removed: bool,
+    segments: VecDeque<Arc<Segment>>,
+    claims: Slab<Arc<Claim>>,
+    /// Files of a removed spool that somebody still reads.
+    pinned: Vec<Arc<Files>>,
+}
+
+/// All output of one container.
+pub(crate) struct Spool {
+    dir: Box<Path>,
+    limits: Limits,
+    state: Mutex<State>,
+    writer: Mutex<write::Writer>,
+    /// Told after every change that a reader may wait for.
+    changed: Notify,
+    /// The pump waits until a reader moves on.
+    held: AtomicBool,
+    /// Wakes the pump that waits.
+    release: OnceLock<Arc<dyn Fn() + Send + Sync>>,
+    /// Called after bytes arrived: the log driver.
+    arrived: OnceLock<Arc<dyn Fn() + Send + Sync>>,
+    started: AtomicU32,
+    ended: AtomicU32,
+    open: AtomicU32,
+}
+
+impl std::fmt::Debug for Spool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Spool").field("dir", &self.dir).finish_non_exhaustive()
+    }
+}
+
+/// Milliseconds since the first call; never 0.
+fn milliseconds() -> u64 {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1)
+}
+
+impl Spool {
+    /// Touches no file.
+    pub(crate) fn new(dir: PathBuf, limits: Limits) -> Self {
+        Self {
+            dir: dir.into_boxed_path(),
+            limits,
+            state: Mutex::default(),
+            writer: Mutex::default(),
+            changed: Notify::new(),
+            held: AtomicBool::new(false),
+            release: OnceLock::new(),
+            arrived: OnceLock::new(),
+            started: AtomicU32::new(0),
+            ended: AtomicU32::new(0),
+            open: AtomicU32::new(0),
+        }
+    }
+
+    pub(crate) fn on_arrival(&self, hook: Arc<dyn Fn() + Send + Sync>) {
+        let _ = self.arrived.set(hook);
+    }
+
+    pub(crate) fn on_release(&self, hook: Arc<dyn Fn() + Send + Sync>) {
+        let _ = self.release.set(hook);
+    }
+
+    /// A run with so many streams begins.
+    pub(crate) fn begin(&self, streams: u32) {
+        self.open.store(streams, Ordering::SeqCst);
+        self.started.fetch_add(1, Ordering::SeqCst);
+        if streams == 0 {
+            self.end_run();
+        }
+    }
+
+    /// One stream of the run is at its end.
+    pub(crate) fn stream_ended(&self) {
+        if self.open.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.end_run();
+        }
+    }
+
+    fn end_run(&self) {
+        self.ended.store(self.started.load(Ordering::SeqCst), Ordering::SeqCst);
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner).close();
+        self.changed.notify_waiters();
+        if let Some(hook) = self.arrived.get() {
+            hook();
+        }
+    }
+
+    /// Runs that began.
+    pub(crate) fn runs(&self) -> u32 {
+        self.started.load(Ordering::SeqCst)
+    }
+
+    /// Whether a run's output goes on.
+    pub(crate) fn running(&self) -> bool {
+        self.started.load(Ordering::SeqCst) != self.ended.load(Ordering::SeqCst)
+    }
+
+    /// Whether nothing comes any more for readers of this run.
+    pub(crate) fn ended(&self, run: u32) -> bool {
+        self.ended.load(Ordering::SeqCst) >= run || self.lock().removed
+    }
+
+    /// Waited for with `enable` before looking.
+    pub(crate) fn changed(&self) -> &Notify {
+        &self.changed
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Knows the segments on disk; the first call looks.
+    fn loaded(&self) -> io::Result<MutexGuard<'_, State>> {
+        let mut state = self.lock();
+        if !state.loaded {
+            let bases = Segment::list(&self.dir)?;
+            for base in bases {
+                let (segment, _) = Segment::recover(&self.dir, base)?;
+                if let Some(last) = state.segments.back()
+                    && last.extent().end > base
+                {
+                    tracing::warn!(dir = %self.dir.display(), base, "spool segments overlap; the later one is ignored");
+                    continue;
+                }
+                state.segments.push_back(Arc::new(segment));
+            }
+            state.loaded = true;
+        }
+        Ok(state)
+    }
+
+    /// Position after the last byte.
+    pub(crate) fn end(&self) -> io::Result<u64> {
+        Ok(self.loaded()?.segments.back().map_or(0, |segment| segment.extent().end))
+    }
+
+    /// Position of the first byte that is still there.
+    pub(crate) fn begin_position(&self) -> io::Result<u64> {
+        Ok(self.loaded()?.segments.front().map_or(0, |segment| segment.base))
+    }
+
+    fn claim(&self, position: u64, attached: bool) -> (usize, Arc<Claim>) {
+        let claim = Arc::new(Claim { position: position.into(), progress: milliseconds().into(), attached });
+        (self.lock().claims.insert(claim.clone()), claim)
+    }
+
+    fn unclaim(&self, key: usize) {
+        let mut state = self.lock();
+        state.claims.try_remove(key);
+        self.trim(&mut state, self.limits.total);
+        drop(state);
+        self.moved_on();
+    }
+
+    /// A reader left a segment: a pump that waits for it looks again.
+    fn moved_on(&self) {
+        if self.held.swap(false, Ordering::SeqCst)
+            && let Some(release) = self.release.get()
+        {
+            release();
+        }
+    }
+
+    /// Drops old segments as the claims allow.
+    fn trim(&self, state: &mut State, limit: u64) {
+        let mut total: u64 = state.segments.iter().map(|segment| segment.size()).sum();
+        while total > limit && state.segments.len() > 1 {
+            let Some(oldest) = state.segments.front() else { break };
+            if total <= self.held_back(state, oldest.extent().end).0 {
+                break;
+            }
+            total -= oldest.size();
+            oldest.unlink(&self.dir);
+            state.segments.pop_front();
+        }
+    }
+
+    /// Up to how many bytes readers that are before `end` hold back dropping, and for how long an attached one does.
+    fn held_back(&self, state: &State, end: u64) -> (u64, Option<Duration>) {
+        let (mut bytes, mut wait) = (0, None);
+        let now = milliseconds();
+        for (_, claim) in &state.claims {
+            if claim.position.load(Ordering::SeqCst) >= end {
+                continue;
+            }
+            let idle = Duration::from_millis(now.saturating_sub(claim.progress.load(Ordering::Relaxed)));
+            bytes = bytes.max(self.limits.total.saturating_mul(2));
+            if claim.attached && idle < GRACE {
+                bytes = bytes.max(self.limits.attached);
+                wait = wait.max(Some(GRACE.saturating_sub(idle)));
+            }
+        }
+        (bytes, wait)
+    }
+
+    /// The container is removed and its directory goes: whoever reads reads on from open files, then sees the end.
+    pub(crate) fn remove(&self) {
+        let mut state = self.lock();
+        state.removed = true;
+        if !state.claims.is_empty() {
+            let files = state.segments.iter().filter_map(|segment| segment.files(&self.dir).ok()).collect();
+            state.pinned = files;
+        }
+        drop(state);
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner).close();
+        self.changed.notify_waiters();
+        self.moved_on();
+    }
+}
