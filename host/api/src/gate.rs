@@ -40,7 +40,7 @@ use crate::{hijack, json};
 /// Largest JSON body.
 pub(crate) const MAX_BODY: usize = 4 * 1024 * 1024;
 /// How long a JSON body may take.
-const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+const BODY_TIMEOUT: Duration = Duration::from_mins(1);
 /// How long a connection's identity is believed before the plugins are asked again.
 const IDENTITY_AGE: Duration = Duration::from_secs(10);
 /// Decisions remembered per connection.
@@ -132,6 +132,7 @@ pub(crate) struct Call {
     hijacker: Option<Hijacker>,
     service: Arc<dyn Service>,
     visitor: Arc<Visitor>,
+    identity: Option<Arc<Identity>>,
     passed: Arc<AtomicBool>,
 }
 
@@ -251,8 +252,9 @@ impl Call {
     }
 
     async fn authorize(&self, body: Option<&Value>, streaming: bool) -> Result<Granted, Failure> {
-        let service = &*self.service;
-        let identity = self.visitor.identify(service, &self.headers).await?;
+        let Some(identity) = self.identity.clone() else {
+            return Err(Failure::new(StatusCode::UNAUTHORIZED, "the caller is not known"));
+        };
         let key = (std::ptr::from_ref(self.op).addr(), self.name.clone());
         if !self.remembered(&key) {
             let operation = Operation {
@@ -272,7 +274,8 @@ impl Call {
                 .into_iter()
                 .collect();
             let query = self.query.pairs().to_vec();
-            let allowed = service.authorize(&identity, &operation, &targets, &query, body, streaming).await?;
+            let allowed =
+                self.service.authorize(&identity, &operation, &targets, &query, body, streaming).await?;
             if allowed.cache_ms > 0 && body.is_none() && !self.headers.contains_key(AUTHORIZATION) {
                 self.remember(key, allowed.cache_ms);
             }
@@ -333,9 +336,13 @@ fn answer(
     hijacker: Option<Hijacker>,
 ) -> Answer {
     match prepare(service, visitor, request, hijacker) {
-        Ok(call) => {
+        Ok(mut call) => {
             let (passed, op) = (Arc::clone(&call.passed), call.op);
-            let handling = AssertUnwindSafe((op.handler)(call)).catch_unwind();
+            let handling = AssertUnwindSafe(async move {
+                call.identity = Some(call.visitor.identify(&*call.service, &call.headers).await?);
+                (op.handler)(call).await
+            })
+            .catch_unwind();
             Box::pin(async move {
                 let outcome = match handling.await {
                     Ok(outcome) => outcome,
@@ -393,6 +400,7 @@ fn prepare(
         hijacker,
         service: Arc::clone(service),
         visitor: Arc::clone(visitor),
+        identity: None,
         passed: Arc::new(AtomicBool::new(false)),
     })
 }

@@ -70,3 +70,35 @@ pub async fn serve(
     Server::bind(addresses, options)?.run(Arc::new(engine), shutdown).await;
     Ok(())
 }
+
+/// A route and the operation that it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// HTTP method.
+    pub method: String,
+    /// Path without version; `{}` stands for a name.
+    pub path: String,
+    /// What it is about.
+    pub noun: &'static str,
+    /// What is done.
+    pub verb: &'static str,
+    /// Changes something.
+    pub mutates: bool,
+    /// Becomes a raw stream.
+    pub upgrades: bool,
+}
+
+/// Everything that can be asked.
+pub fn operations() -> impl Iterator<Item = Route> {
+    ops::OPS.iter().map(|op| Route {
+        method: op.method.to_string(),
+        path: match op.suffix {
+            Some(suffix) => format!("{}{{}}{suffix}", op.prefix),
+            None => op.prefix.to_owned(),
+        },
+        noun: op.noun,
+        verb: op.verb,
+        mutates: op.mutates,
+        upgrades: op.upgrades,
+    })
+}

@@ -145,7 +145,7 @@ mod tests {
     #[test]
     fn filters_in_both_forms_and_unknown_ones_refused() {
         for text in [r#"{"label":["a=b"]}"#, r#"{"label":{"a=b":true}}"#] {
-            let encoded: String = text.bytes().map(|b| format!("%{b:02x}")).collect();
+            let encoded: String = text.bytes().fold(String::new(), |all, b| format!("{all}%{b:02x}"));
             let query = Query::parse(&format!("filters={encoded}")).unwrap();
             assert_eq!(query.filters(&["label"]).unwrap().get("label"), ["a=b"]);
             let refused = query.filters(&["name"]).unwrap_err();

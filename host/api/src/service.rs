@@ -106,6 +106,7 @@ fn session(output: wharf_io::Output, stdin: Option<wharf_io::Stdin>) -> Session 
 macro_rules! service {
     ($($(#[$doc:meta])* fn $name:ident<'a>(&'a self $(, $arg:ident: $ty:ty)*) -> $ret:ty;)*) => {
         /// One method per operation of the engine. What a stand-in leaves out answers "not supported".
+        #[allow(clippy::elidable_lifetime_names, reason = "the macro cannot know which arguments borrow")]
         pub trait Service: Send + Sync + 'static {
             /// The engine's part of `GET /version`.
             fn version(&self) -> SystemVersion;
@@ -290,6 +291,7 @@ service! {
     fn volume_prune<'a>(&'a self, filters: &'a Filters, all: bool) -> VolumePruneResponse;
 }
 
+#[allow(clippy::elidable_lifetime_names, reason = "as in the trait")]
 impl Service for Engine {
     fn version(&self) -> SystemVersion {
         Engine::version(self)

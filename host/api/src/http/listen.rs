@@ -75,8 +75,10 @@ impl Listen {
             if let Ok(address) = address.parse() {
                 return Ok(Self::Tcp(address));
             }
+            let port = |text: &str| text.parse().map_err(|_| bad("the port is no number"));
             let (host, port) = match address.rsplit_once(':') {
-                Some((host, port)) => (host, port.parse().map_err(|_| bad("the port is no number"))?),
+                _ if address.ends_with(']') => (address, 2375),
+                Some((host, text)) => (host, port(text)?),
                 None => (address, 2375),
             };
             return match host {

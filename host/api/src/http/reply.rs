@@ -98,8 +98,8 @@ pub(crate) fn ok<T: Serialize + ?Sized>(value: &T) -> Outcome {
 }
 
 /// `204`.
-pub(crate) fn done() -> Outcome {
-    Ok(empty(StatusCode::NO_CONTENT))
+pub(crate) fn done() -> Reply {
+    empty(StatusCode::NO_CONTENT)
 }
 
 /// A stream of bytes whose head goes out at once.

@@ -31,7 +31,7 @@ impl Socket {
             Self::Unix(s) => s.ready(Interest::WRITABLE).await,
             Self::Tcp(s) => s.ready(Interest::WRITABLE).await,
         };
-        ready.map_or(true, |r| r.is_write_closed())
+        !ready.is_ok_and(|r| !r.is_write_closed())
     }
 
     /// Reads what there is, waiting for the first byte; 0 is the end. Shares the socket with [`Self::send`].

@@ -194,7 +194,7 @@ impl<'de> Deserializer<'de> for Node<'_> {
             Value::Object(map) => map.into_iter().collect(),
             _ => return Err(self.misfit("map")),
         };
-        visitor.visit_map(Entries { entries: entries.into_iter(), value: None, path: self.path })
+        visitor.visit_map(Entries { left: entries.into_iter(), value: None, path: self.path })
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
@@ -226,7 +226,7 @@ impl<'de> Deserializer<'de> for Node<'_> {
                 known.push((field, Value::Null));
             }
         }
-        visitor.visit_map(Fields { fields: known.into_iter(), value: None, path: self.path })
+        visitor.visit_map(Fields { left: known.into_iter(), value: None, path: self.path })
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
@@ -297,7 +297,7 @@ impl<'de> SeqAccess<'de> for List<'_> {
 }
 
 struct Entries<'p> {
-    entries: std::vec::IntoIter<(String, Value)>,
+    left: std::vec::IntoIter<(String, Value)>,
     value: Option<(String, Value)>,
     path: &'p Path<'p>,
 }
@@ -306,7 +306,7 @@ impl<'de> MapAccess<'de> for Entries<'_> {
     type Error = Misfit;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Misfit> {
-        let Some((key, value)) = self.entries.next() else {
+        let Some((key, value)) = self.left.next() else {
             return Ok(None);
         };
         self.value = Some((key.clone(), value));
@@ -320,7 +320,7 @@ impl<'de> MapAccess<'de> for Entries<'_> {
 }
 
 struct Fields<'p> {
-    fields: std::vec::IntoIter<(&'static str, Value)>,
+    left: std::vec::IntoIter<(&'static str, Value)>,
     value: Option<(&'static str, Value)>,
     path: &'p Path<'p>,
 }
@@ -329,7 +329,7 @@ impl<'de> MapAccess<'de> for Fields<'_> {
     type Error = Misfit;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Misfit> {
-        let Some((field, value)) = self.fields.next() else {
+        let Some((field, value)) = self.left.next() else {
             return Ok(None);
         };
         self.value = Some((field, value));

@@ -43,7 +43,6 @@ impl Scan<'_> {
             b'\n' => "'\\n'".to_owned(),
             b'\r' => "'\\r'".to_owned(),
             b'\t' => "'\\t'".to_owned(),
-            0x20..=0x7e => format!("'{}'", char::from(byte)),
             0..=0x1f | 0x7f => format!("'\\x{byte:02x}'"),
             _ => format!("'{}'", char::from(byte)),
         };

@@ -89,14 +89,14 @@ pub(crate) async fn start(call: Call) -> Outcome {
         return reply::ok(&engine.container_start_plan(call.name()).await?);
     }
     engine.container_start(call.name(), &engine.caller).await?;
-    reply::done()
+    Ok(reply::done())
 }
 
 pub(crate) async fn stop(call: Call) -> Outcome {
     let timeout = call.query().number("t")?;
     let engine = call.grant().await?;
     engine.container_stop(call.name(), timeout, call.query().non_empty("signal")).await?;
-    reply::done()
+    Ok(reply::done())
 }
 
 pub(crate) async fn restart(call: Call) -> Outcome {
@@ -104,23 +104,23 @@ pub(crate) async fn restart(call: Call) -> Outcome {
     let engine = call.grant().await?;
     let signal = call.query().non_empty("signal");
     engine.container_restart(call.name(), timeout, signal, &engine.caller).await?;
-    reply::done()
+    Ok(reply::done())
 }
 
 pub(crate) async fn kill(call: Call) -> Outcome {
     let engine = call.grant().await?;
     engine.container_kill(call.name(), call.query().non_empty("signal")).await?;
-    reply::done()
+    Ok(reply::done())
 }
 
 pub(crate) async fn pause(call: Call) -> Outcome {
     call.grant().await?.container_pause(call.name()).await?;
-    reply::done()
+    Ok(reply::done())
 }
 
 pub(crate) async fn unpause(call: Call) -> Outcome {
     call.grant().await?.container_unpause(call.name()).await?;
-    reply::done()
+    Ok(reply::done())
 }
 
 /// Rows and columns of a terminal.
@@ -143,7 +143,7 @@ pub(crate) async fn resize(call: Call) -> Outcome {
 pub(crate) async fn rename(call: Call) -> Outcome {
     let engine = call.grant().await?;
     engine.container_rename(call.name(), call.query().text("name")).await?;
-    reply::done()
+    Ok(reply::done())
 }
 
 pub(crate) async fn update(mut call: Call) -> Outcome {
@@ -162,7 +162,7 @@ pub(crate) async fn remove(call: Call) -> Outcome {
     let options =
         RemoveOptions { force: query.flag("force"), volumes: query.flag("v"), link: query.flag("link") };
     call.grant().await?.container_remove(call.name(), options).await?;
-    reply::done()
+    Ok(reply::done())
 }
 
 pub(crate) async fn top(call: Call) -> Outcome {

@@ -45,9 +45,8 @@ fn check_size(size: &mut Option<Vec<usize>>, tty: bool, version: Version) -> Res
         *size = None;
     }
     match size.as_deref() {
-        None => Ok(()),
         Some(_) if !tty => Err(Failure::invalid("console size is only supported when TTY is enabled")),
-        Some([_, _]) => Ok(()),
+        None | Some([_, _]) => Ok(()),
         Some(_) => Err(Failure::invalid("invalid ConsoleSize: it is a list of height and width")),
     }
 }

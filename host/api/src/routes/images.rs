@@ -164,7 +164,7 @@ fn failed(e: &Error) -> Bytes {
     line(&json!({"errorDetail": {"message": e.message}, "error": e.message}))
 }
 
-struct Lines {
+struct Progressing {
     work: Option<Work>,
     result: Option<EngineResult<()>>,
     first: Option<Value>,
@@ -178,7 +178,7 @@ fn progress_lines(
     lines: mpsc::Receiver<Value>,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send {
     let work = result.is_none().then_some(work);
-    stream::unfold(Lines { work, result, first, lines }, |mut state| async move {
+    stream::unfold(Progressing { work, result, first, lines }, |mut state| async move {
         if let Some(first) = state.first.take() {
             return Some((Ok(line(&first)), state));
         }

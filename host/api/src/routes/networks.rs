@@ -44,7 +44,7 @@ pub(crate) async fn create(mut call: Call) -> Outcome {
 pub(crate) async fn remove(call: Call) -> Outcome {
     let engine = call.grant().await?;
     engine.network_remove(call.name()).await?;
-    reply::done()
+    Ok(reply::done())
 }
 
 pub(crate) async fn connect(mut call: Call) -> Outcome {

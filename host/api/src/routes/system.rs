@@ -13,7 +13,7 @@ use crate::http::reply::{self, Content, Outcome};
 use crate::shape;
 use crate::version::{NEWEST_TEXT, OLDEST_TEXT};
 
-/// Clients choose API version and builder from these headers. Builder 1 is the one that needs no BuildKit.
+/// Clients choose API version and builder from these headers. Builder 1 is the one that needs no `BuildKit`.
 pub(crate) async fn ping(call: Call) -> Outcome {
     call.grant().await?;
     let head_only = call.op().method == Method::HEAD;
@@ -87,8 +87,8 @@ pub(crate) async fn info(call: Call) -> Outcome {
 
 pub(crate) async fn df(call: Call) -> Outcome {
     let kinds: Vec<String> = call.query().all("type").map(str::to_owned).collect();
-    const KNOWN: [&str; 4] = ["container", "image", "volume", "build-cache"];
-    if let Some(kind) = kinds.iter().find(|k| !KNOWN.contains(&k.as_str())) {
+    let known = ["container", "image", "volume", "build-cache"];
+    if let Some(kind) = kinds.iter().find(|k| !known.contains(&k.as_str())) {
         return Err(Failure::invalid(format!("unknown object type: {kind}")));
     }
     let engine = call.grant().await?;

@@ -35,7 +35,7 @@ pub(crate) async fn create(mut call: Call) -> Outcome {
 pub(crate) async fn remove(call: Call) -> Outcome {
     let engine = call.grant().await?;
     engine.volume_remove(call.name(), call.query().flag("force")).await?;
-    reply::done()
+    Ok(reply::done())
 }
 
 pub(crate) async fn prune(call: Call) -> Outcome {
