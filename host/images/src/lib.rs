@@ -4,17 +4,37 @@
 //! snapshot of it and never wait. Layers are unpacked by the host into snapshots that a storage plugin plans.
 #![forbid(unsafe_code)]
 
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::io::AsyncRead;
+use tokio_util::io::SyncIoBridge;
 use wharf_store::Store;
 
+use crate::archive::unpack::Budget;
+use crate::inner::{Inner, blocking};
+use crate::load::{Archive, Loading};
+use crate::record::{ImageRecord, Index, LayerRecord, NameRecord};
+
+pub mod archive;
+mod changes;
+mod content;
+mod digest;
 pub mod driver;
 mod error;
+mod import;
+mod inner;
+mod layers;
+mod load;
 mod model;
+mod oci;
+mod record;
+pub mod reference;
+mod remove;
 pub mod snapshots;
 
+pub use changes::apply_changes;
 pub use driver::StorageDriver;
 pub use error::{Error, Kind, Result};
 pub use model::{
@@ -71,6 +91,8 @@ pub struct Settings {
     pub data_root: PathBuf,
     /// Files that a reboot may take.
     pub exec_root: PathBuf,
+    /// Directories that the administrator granted to the driver, by name.
+    pub granted: BTreeMap<String, PathBuf>,
     /// Bounds for hostile input.
     pub limits: Limits,
     /// Flush layers to the disk before an image is recorded, so that it survives a power cut.
@@ -80,23 +102,63 @@ pub struct Settings {
 /// The images of this host. Clones share everything.
 #[derive(Clone)]
 pub struct Images {
-    settings: Arc<Settings>,
+    pub(crate) inner: Arc<Inner>,
+}
+
+/// This host's architecture in Go's words, which are those of images.
+pub fn host_architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        "x86" => "386",
+        "powerpc64" => "ppc64le",
+        other => other,
+    }
+}
+
+/// Makes whoever works on an archive stop when nobody waits for the result any more.
+struct Cancel(Arc<Budget>);
+
+impl Drop for Cancel {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
 }
 
 impl Images {
     /// Opens the index and sweeps away what an earlier process left unfinished.
     pub async fn open(settings: Settings) -> Result<Self> {
-        Ok(Self { settings: Arc::new(settings) })
+        let inner = Arc::new(Inner::open(settings).await?);
+        let index = read_index(&inner)?;
+        inner.index.store(Arc::new(index));
+        inner.sweep().await?;
+        let images = Self { inner };
+        images.sweep_layers().await;
+        Ok(images)
+    }
+
+    /// Removes layers that no image came to need before an earlier process ended.
+    async fn sweep_layers(&self) {
+        let _changing = self.inner.changing.lock().await;
+        let mut index = self.inner.index.load().as_ref().clone();
+        match self.inner.collect_layers(&mut index).await {
+            Ok(_) => {}
+            Err(error) => tracing::error!(%error, "could not remove layers that nothing needs"),
+        }
+        self.inner.index.store(Arc::new(index));
+        if let Err(error) = self.inner.sweep_recipes().await {
+            tracing::error!(%error, "could not remove recipes of layers that are gone");
+        }
     }
 
     /// Name of the storage driver.
     pub fn driver(&self) -> &str {
-        &self.settings.driver
+        &self.inner.settings.driver
     }
 
     /// `DriverStatus` of `info`.
     pub fn status(&self) -> Vec<(String, String)> {
-        Vec::new()
+        self.inner.capabilities.status.clone()
     }
 
     /// Container root file systems.
@@ -107,59 +169,133 @@ impl Images {
     /// Makes an image of one layer from a tar stream, plain or compressed.
     pub async fn import<R: AsyncRead + Send + Unpin + 'static>(
         &self,
-        _input: R,
-        _options: ImportOptions,
+        input: R,
+        options: ImportOptions,
     ) -> Result<Arc<Image>> {
-        Err(Error::unsupported("import is not supported yet"))
+        let budget = self.inner.budget();
+        let _cancel = Cancel(Arc::clone(&budget));
+        self.inner.import(SyncIoBridge::new(input), options, budget).await
     }
 
     /// Takes in the images of a `docker save` archive or an OCI layout, plain or compressed.
     pub async fn load<R: AsyncRead + Send + Unpin + 'static>(
         &self,
-        _input: R,
-        _options: LoadOptions,
-        _progress: impl FnMut(Progress) + Send + 'static,
+        input: R,
+        options: LoadOptions,
+        mut progress: impl FnMut(Progress) + Send + 'static,
     ) -> Result<Vec<Loaded>> {
-        Err(Error::unsupported("load is not supported yet"))
+        let inner = Arc::clone(&self.inner);
+        let budget = inner.budget();
+        let _cancel = Cancel(Arc::clone(&budget));
+        let input = SyncIoBridge::new(input);
+        let runtime = tokio::runtime::Handle::current();
+        // On a thread to its end, also when nobody waits for it any more: it must clean up.
+        blocking(move || {
+            let mut loading = Loading {
+                inner,
+                runtime: runtime.clone(),
+                budget,
+                progress: &mut progress,
+                archive: Archive::default(),
+            };
+            let read = loading.read(input);
+            runtime.block_on(async {
+                match read {
+                    Ok(()) => loading.make(&options).await,
+                    Err(error) => {
+                        loading.give_up().await;
+                        Err(error)
+                    }
+                }
+            })
+        })
+        .await
     }
 
     /// Makes an image of files given as bytes, if it is not there yet.
     pub async fn create_embedded(
         &self,
-        _name: &str,
-        _files: &[EmbeddedFile],
-        _config: ImageConfig,
+        name: &str,
+        files: &[EmbeddedFile],
+        config: ImageConfig,
     ) -> Result<Arc<Image>> {
-        Err(Error::unsupported("embedded images are not supported yet"))
+        let options = ImportOptions { repository: name.to_owned(), ..ImportOptions::default() };
+        let layer = import::archive(files)?;
+        // The same bytes give the same image, so that asking again changes nothing.
+        let text = import::configuration(&config, &options, "1970-01-01T00:00:00Z", &digest::of(&layer))?;
+        let reference = import::name(&options)?;
+        if let Some(image) = self.inner.index.load().images.get(&digest::of(text.as_bytes())) {
+            let wanted = reference.as_ref().map(reference::Reference::familiar);
+            if wanted.is_none_or(|name| image.repo_tags.contains(&name)) {
+                return Ok(Arc::clone(image));
+            }
+        }
+        let unpacked = self.inner.unpack_base(std::io::Cursor::new(layer), self.inner.budget()).await?;
+        self.inner.record_single(unpacked, reference, text).await
     }
 
     /// All images, newest first.
     pub fn list(&self) -> Vec<Arc<Image>> {
-        Vec::new()
+        let mut images: Vec<Arc<Image>> = self.inner.index.load().images.values().cloned().collect();
+        images.sort_by(|a, b| b.created_unix.cmp(&a.created_unix).then_with(|| a.id.cmp(&b.id)));
+        images
     }
 
     /// Finds an image by name, digest, id or unique start of an id, as Docker does.
     pub fn resolve(&self, reference: &str) -> Result<Arc<Image>> {
-        Err(Error::not_found(format!("No such image: {reference}")))
+        remove::resolve(&self.inner.index.load(), reference)
     }
 
     /// Gives an image another name. Answers the familiar name, and the id of the image that lost it.
-    pub async fn tag(&self, _reference: &str, _target: &str) -> Result<(String, Option<String>)> {
-        Err(Error::unsupported("tag is not supported yet"))
+    pub async fn tag(&self, reference: &str, target: &str) -> Result<(String, Option<String>)> {
+        self.inner.tag(reference, target).await
     }
 
     /// Removes a name, or an image with all its names, and what only it needed.
-    pub async fn remove(&self, _reference: &str, _options: RemoveOptions) -> Result<Vec<Deleted>> {
-        Err(Error::unsupported("removal is not supported yet"))
+    pub async fn remove(&self, reference: &str, options: RemoveOptions) -> Result<Vec<Deleted>> {
+        self.inner.remove(reference, &options).await
     }
 
     /// Removes images that nothing uses.
-    pub async fn prune(&self, _options: PruneOptions) -> Result<Pruned> {
-        Err(Error::unsupported("prune is not supported yet"))
+    pub async fn prune(&self, options: PruneOptions) -> Result<Pruned> {
+        self.inner.prune(&options).await
     }
 
     /// Disk use, each layer counted once.
     pub fn usage(&self) -> Usage {
-        Usage::default()
+        let index = self.inner.index.load();
+        let mut users: HashMap<&str, u32> = HashMap::new();
+        for layer in index.images.values().flat_map(|image| image.layers.iter()) {
+            *users.entry(&layer.chain_id).or_default() += 1;
+        }
+        let images = index.images.values().map(|image| {
+            let shared = image
+                .layers
+                .iter()
+                .filter(|l| users.get(l.chain_id.as_str()).is_some_and(|n| *n > 1))
+                .map(|l| l.size)
+                .sum();
+            (image.id.clone(), ImageUsage { size: image.size, shared, unique: image.size - shared })
+        });
+        Usage { layers_size: index.layers.values().map(|l| l.size).sum(), images: images.collect() }
     }
+}
+
+/// Reads everything that was recorded.
+fn read_index(inner: &Inner) -> Result<Index> {
+    let store = &inner.settings.store;
+    let mut index = Index::default();
+    for (id, layer) in record::load::<LayerRecord>(store, record::LAYERS, &inner.plugin)? {
+        index.layers.insert(id, Arc::new(layer));
+    }
+    for (name, found) in record::load::<NameRecord>(store, record::NAMES, &inner.plugin)? {
+        index.names.insert(name, found.image);
+    }
+    for (id, image) in record::load::<ImageRecord>(store, record::IMAGES, &inner.plugin)? {
+        // An image that lost a layer is told of and left out; the rest works.
+        if let Err(error) = index.insert(&id, &image) {
+            tracing::error!(%error, "an image is damaged");
+        }
+    }
+    Ok(index)
 }

@@ -2,13 +2,20 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
+use std::sync::{Arc, PoisonError};
 
 use serde::Serialize;
+use wharf_kernel::files;
 use wharf_plan::files::{Mount, Op};
+use wharf_plan::storage::{Kind, PrepareRequest, Purpose};
+use wharf_store::Transaction;
 
 use crate::Images;
+use crate::driver::Answer;
 use crate::error::{Error, Result};
+use crate::inner::{Inner, blocking, operation};
 use crate::model::Image;
+use crate::record::{SNAPSHOTS, SnapshotRecord, State, encode};
 
 /// The service that keeps them; made by [`Images::snapshots`]. Clones share everything.
 #[derive(Clone)]
@@ -39,48 +46,178 @@ pub struct SnapshotOptions {
 }
 
 impl Snapshots {
+    fn inner(&self) -> &Arc<Inner> {
+        &self.images.inner
+    }
+
+    fn record(&self, container: &str) -> Option<Arc<SnapshotRecord>> {
+        let containers = self.inner().containers.read().unwrap_or_else(PoisonError::into_inner);
+        containers.get(container).cloned()
+    }
+
+    fn known(&self, container: &str) -> Result<Arc<SnapshotRecord>> {
+        self.record(container)
+            .ok_or_else(|| Error::not_found(format!("container {container} has no root file system")))
+    }
+
+    fn keep(&self, container: &str, record: SnapshotRecord) {
+        let mut containers = self.inner().containers.write().unwrap_or_else(PoisonError::into_inner);
+        containers.insert(container.to_owned(), Arc::new(record));
+    }
+
     /// Makes the writable file system of a container on top of an image. With `dry_run` only plans it.
     pub async fn prepare(
         &self,
-        _container: &str,
-        _image: &Image,
-        _options: SnapshotOptions,
+        container: &str,
+        image: &Image,
+        options: SnapshotOptions,
     ) -> Result<SnapshotPlan> {
-        Err(Error::unsupported("snapshots are not supported yet"))
+        let inner = self.inner();
+        // The image may go while this runs; its layers may not.
+        let _pin = image.chain_id().map(|chain| inner.pin(chain));
+        let mut operation = operation();
+        operation.dry_run = options.dry_run;
+        let lineage = Inner::lineage(&inner.index.load(), image.chain_id())
+            .map_err(|_| Error::not_found(format!("No such image: {}", image.id)))?;
+        let request = PrepareRequest {
+            id: container.to_owned(),
+            kind: Kind::Active,
+            lineage,
+            labels: Vec::new(),
+            options: inner.settings.options.clone(),
+            size_limit: options.size_limit,
+            id_maps: Vec::new(),
+            mount_label: options.mount_label,
+        };
+        let lineage = request.lineage.clone();
+        if options.dry_run {
+            let driver = &inner.settings.storage;
+            let Answer { value: prepared, .. } = driver.prepare(&operation, &request).await?;
+            let snapshot = wharf_plan::storage::Snapshot {
+                id: request.id,
+                kind: Kind::Active,
+                labels: request.labels,
+                cookie: prepared.cookie,
+            };
+            let stack = inner.stack(&operation, &snapshot, &lineage, Purpose::RunContainer).await?;
+            driver.check(&prepared.ops, &stack.mounts)?;
+            return Ok(SnapshotPlan {
+                plugin: inner.plugin.clone(),
+                ops: prepared.ops,
+                mounts: stack.mounts,
+            });
+        }
+        let (mut record, kv, ops) =
+            inner.prepare(&operation, request, image.chain_id().map(str::to_owned)).await?;
+        let stack = match inner.stack(&operation, &record.snapshot, &lineage, Purpose::RunContainer).await {
+            Ok(stack) => stack,
+            Err(error) => {
+                inner.discard(&record, Transaction::new()).await?;
+                return Err(error);
+            }
+        };
+        let mounts = stack.mounts.clone();
+        record.stack = Some(stack);
+        record.state = State::Ready;
+        let mut transaction = kv;
+        transaction.put(SNAPSHOTS, &inner.key(container), encode(&record)?);
+        if let Err(error) = inner.settings.store.commit(transaction).await {
+            inner.discard(&record, Transaction::new()).await?;
+            return Err(error.into());
+        }
+        self.keep(container, record);
+        Ok(SnapshotPlan { plugin: inner.plugin.clone(), ops, mounts })
+    }
+
+    /// How to mount it: as planned when it was made; after a reboot the driver is asked again.
+    async fn stack(&self, container: &str) -> Result<Arc<SnapshotRecord>> {
+        let record = self.known(container)?;
+        let inner = self.inner();
+        if record.stack.is_some() && record.boot == inner.boot {
+            return Ok(record);
+        }
+        let lineage = Inner::lineage(&inner.index.load(), record.chain.as_deref())?;
+        let stack = inner.stack(&operation(), &record.snapshot, &lineage, Purpose::RunContainer).await?;
+        let fresh =
+            SnapshotRecord { stack: Some(stack), boot: inner.boot.clone(), ..record.as_ref().clone() };
+        let mut transaction = Transaction::new();
+        transaction.put(SNAPSHOTS, &inner.key(container), encode(&fresh)?);
+        inner.settings.store.commit(transaction).await?;
+        self.keep(container, fresh.clone());
+        Ok(Arc::new(fresh))
     }
 
     /// The root file system as a detached mount; it vanishes with the descriptor unless moved into a namespace.
-    pub async fn mount(&self, _container: &str) -> Result<OwnedFd> {
-        Err(Error::unsupported("snapshots are not supported yet"))
+    pub async fn mount(&self, container: &str) -> Result<OwnedFd> {
+        let record = self.stack(container).await?;
+        let roots = Arc::clone(&self.inner().roots);
+        blocking(move || {
+            let mounts = record.stack.as_ref().map(|s| s.mounts.as_slice()).unwrap_or_default();
+            Ok(files::mount(&roots, mounts)?)
+        })
+        .await
     }
 
     /// Removes it. One that does not exist is no error. The disk space is freed in the background.
-    pub async fn remove(&self, _container: &str) -> Result<()> {
-        Err(Error::unsupported("snapshots are not supported yet"))
+    pub async fn remove(&self, container: &str) -> Result<()> {
+        let Some(record) = self.record(container) else { return Ok(()) };
+        let inner = self.inner();
+        inner.discard(&record, Transaction::new()).await?;
+        let mut containers = inner.containers.write().unwrap_or_else(PoisonError::into_inner);
+        containers.remove(container);
+        Ok(())
     }
 
     /// Whether the container has one.
-    pub fn exists(&self, _container: &str) -> bool {
-        false
+    pub fn exists(&self, container: &str) -> bool {
+        self.record(container).is_some()
     }
 
     /// Bytes that the container wrote (`SizeRw`).
-    pub async fn size(&self, _container: &str) -> Result<u64> {
-        Err(Error::unsupported("snapshots are not supported yet"))
+    pub async fn size(&self, container: &str) -> Result<u64> {
+        let record = self.stack(container).await?;
+        let roots = Arc::clone(&self.inner().roots);
+        blocking(move || {
+            let Some(upper) = record.stack.as_ref().and_then(|s| s.upper.as_ref()) else { return Ok(0) };
+            let root = roots.open_dir(upper)?;
+            let used = files::tree::usage(std::os::fd::AsFd::as_fd(&root)).map_err(std::io::Error::from)?;
+            Ok(used)
+        })
+        .await
     }
 
     /// The driver's facts for `GraphDriver.Data` of `inspect`.
-    pub async fn describe(&self, _container: &str) -> Result<Vec<(String, String)>> {
-        Ok(Vec::new())
+    pub async fn describe(&self, container: &str) -> Result<Vec<(String, String)>> {
+        let record = self.known(container)?;
+        let driver = &self.inner().settings.storage;
+        let text = driver.describe(&operation(), &record.snapshot).await?.value;
+        let facts: std::collections::BTreeMap<String, serde_json::Value> =
+            serde_json::from_str(&text).map_err(|e| Error::internal(format!("{}: {e}", driver.name())))?;
+        let plain = |value: serde_json::Value| match value {
+            serde_json::Value::String(text) => text,
+            other => other.to_string(),
+        };
+        Ok(facts.into_iter().map(|(key, value)| (key, plain(value))).collect())
     }
 
     /// An image's files, read-only, as a detached mount: for reading `/etc/passwd` before there is a container.
-    pub async fn view(&self, _image: &Image) -> Result<OwnedFd> {
-        Err(Error::unsupported("snapshots are not supported yet"))
+    pub async fn view(&self, image: &Image) -> Result<OwnedFd> {
+        let Some(chain) = image.chain_id() else {
+            return Err(Error::not_found(format!("image {} has no files", image.short_id())));
+        };
+        // The mount itself holds the files from here on.
+        self.inner().view(chain).await.map(|(root, _pin)| root)
     }
 
     /// Removes every container file system whose container is not in `live`. Answers their container ids.
-    pub async fn sweep(&self, _live: &BTreeSet<String>) -> Result<Vec<String>> {
-        Ok(Vec::new())
+    pub async fn sweep(&self, live: &BTreeSet<String>) -> Result<Vec<String>> {
+        let known: Vec<String> = {
+            let containers = self.inner().containers.read().unwrap_or_else(PoisonError::into_inner);
+            containers.keys().filter(|id| !live.contains(*id)).cloned().collect()
+        };
+        for container in &known {
+            self.remove(container).await?;
+        }
+        Ok(known)
     }
 }

@@ -43,6 +43,25 @@ pub fn apply(roots: &Roots, ops: &[Op]) -> Result<(), Error> {
     Ok(())
 }
 
+/// Takes back what a plan did or began, given the operations that undo it: whatever is not there is fine, and one that
+/// fails does not keep the others. Answers the first failure.
+pub fn take_back(roots: &Roots, ops: &[Op]) -> Result<(), Error> {
+    let mut result = Ok(());
+    for op in ops {
+        match apply(roots, std::slice::from_ref(op)) {
+            Ok(()) => {}
+            Err(error) if error.errno() == Some(Errno::NOENT.raw_os_error()) => {}
+            Err(error) => {
+                tracing::warn!(%error, "a step of undoing failed");
+                if result.is_ok() {
+                    result = Err(error);
+                }
+            }
+        }
+    }
+    result
+}
+
 /// Whether there is something at a place.
 pub fn exists(roots: &Roots, place: &Place) -> bool {
     roots.open(place, OFlags::PATH | OFlags::NOFOLLOW).is_ok()

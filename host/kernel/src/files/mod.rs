@@ -17,7 +17,7 @@ mod mount;
 mod trash;
 pub mod tree;
 
-pub use apply::{apply, exists};
+pub use apply::{apply, exists, take_back};
 pub use mount::{OverlayMode, detached, mount, mount_all, mount_with};
 pub use trash::{drain, empty_trash, remove_tree};
 

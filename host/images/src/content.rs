@@ -1,0 +1,135 @@
+//! Files that this crate keeps by itself, beside the snapshots: blobs by their hash, and recipes of layers.
+//!
+//! A file is written under a name of its own in `ingest`, checked while it is written, and renamed into place, so
+//! that whatever has its final name is whole after a crash of this process. Against power cuts the whole file system
+//! is flushed once before an image's record is written (see `Settings::durable`), instead of every file by itself.
+
+use std::fs::{DirBuilder, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use crate::digest::{self, HashReader};
+
+/// The directories.
+#[derive(Debug, Clone)]
+pub(crate) struct Content {
+    root: PathBuf,
+}
+
+/// A file that is being written; it vanishes unless it is kept.
+#[derive(Debug)]
+pub(crate) struct Ingest {
+    path: PathBuf,
+    kept: bool,
+}
+
+pub(crate) fn private_dir(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+impl Content {
+    pub(crate) fn open(data_root: &Path) -> io::Result<Self> {
+        let content = Self { root: data_root.join("content") };
+        for dir in ["blobs/sha256", "recipes", "ingest"] {
+            private_dir(&content.root.join(dir))?;
+        }
+        // Whatever is here belongs to a process that is gone: the data root has one owner at a time.
+        for entry in std::fs::read_dir(content.root.join("ingest"))? {
+            std::fs::remove_file(entry?.path())?;
+        }
+        Ok(content)
+    }
+
+    pub(crate) fn ingest(&self) -> io::Result<(Ingest, File)> {
+        let path = self.root.join("ingest").join(format!("{:032x}", rand::random::<u128>()));
+        let file = File::options().read(true).write(true).create_new(true).open(&path)?;
+        Ok((Ingest { path, kept: false }, file))
+    }
+
+    fn blob(&self, digest: &str) -> PathBuf {
+        self.root.join("blobs/sha256").join(digest::hex(digest))
+    }
+
+    fn recipe(&self, chain: &str) -> PathBuf {
+        self.root.join("recipes").join(digest::hex(chain))
+    }
+
+    pub(crate) fn keep_recipe(&self, ingest: Ingest, chain: &str) -> io::Result<()> {
+        ingest.keep(&self.recipe(chain))
+    }
+
+    pub(crate) fn open_recipe(&self, chain: &str) -> io::Result<File> {
+        File::open(self.recipe(chain))
+    }
+
+    pub(crate) fn remove_recipe(&self, chain: &str) -> io::Result<()> {
+        absent_is_fine(std::fs::remove_file(self.recipe(chain)))
+    }
+
+    /// Layers that have a recipe.
+    pub(crate) fn recipes(&self) -> io::Result<Vec<String>> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(self.root.join("recipes"))? {
+            found.push(format!("sha256:{}", entry?.file_name().to_string_lossy()));
+        }
+        Ok(found)
+    }
+
+    /// Stores a stream that must have this hash; answers its length.
+    pub(crate) fn put(&self, input: impl Read, expected: &str, limit: u64) -> io::Result<u64> {
+        let (ingest, mut file) = self.ingest()?;
+        let mut input = HashReader::new(input.take(limit.saturating_add(1)));
+        io::copy(&mut input, &mut file)?;
+        file.flush()?;
+        let (found, length) = input.finish();
+        if length > limit {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("blob {expected} is too large")));
+        }
+        if found != expected {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("blob {expected} is damaged: its content is {found}"),
+            ));
+        }
+        ingest.keep(&self.blob(expected))?;
+        Ok(length)
+    }
+
+    pub(crate) fn get(&self, digest: &str) -> io::Result<File> {
+        File::open(self.blob(digest))
+    }
+
+    pub(crate) fn remove(&self, digest: &str) -> io::Result<()> {
+        absent_is_fine(std::fs::remove_file(self.blob(digest)))
+    }
+}
+
+fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+impl Ingest {
+    fn keep(mut self, path: &Path) -> io::Result<()> {
+        std::fs::rename(&self.path, path)?;
+        self.kept = true;
+        Ok(())
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Ingest {
+    fn drop(&mut self) {
+        if !self.kept
+            && let Err(error) = std::fs::remove_file(&self.path)
+        {
+            tracing::warn!(%error, "could not remove an unfinished file; the next start will");
+        }
+    }
+}

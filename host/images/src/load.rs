@@ -1,0 +1,557 @@
+//! Taking in archives of images.
+//!
+//! An archive is one stream whose table of contents comes last, so layers are unpacked as they pass by, each into a
+//! snapshot that belongs to nothing yet; when the table is there, those that it names become layers, in order, and
+//! the others go. Drivers that must know what a layer lies on get it from a file kept meanwhile.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{self, Read, Seek};
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+
+use serde::Deserialize;
+use wharf_store::Transaction;
+
+use crate::archive::decompress::{Compression, Peek, decompress};
+use crate::archive::tar::{self, Kind, Reader};
+use crate::archive::unpack::{Budget, normal};
+use crate::content::Ingest;
+use crate::digest::{self, HashReader};
+use crate::error::{Error, Result};
+use crate::inner::Inner;
+use crate::layers::Unpacked;
+use crate::model::{LoadOptions, Loaded, Progress};
+use crate::oci;
+use crate::record::{ConfigFile, IMAGES, ImageRecord, Index, NAMES, NameRecord, encode};
+use crate::reference::Reference;
+
+/// Layers unpacked at the same time.
+const PARALLEL: usize = 4;
+/// Pieces on their way to a layer's thread.
+const QUEUE: usize = 8;
+const PIECE: usize = 256 << 10;
+
+/// An entry of `manifest.json`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct Item {
+    pub config: String,
+    #[serde(default)]
+    pub repo_tags: Option<Vec<String>>,
+    #[serde(default)]
+    pub layers: Option<Vec<String>>,
+    #[serde(default)]
+    pub parent: Option<String>,
+}
+
+/// A layer's blob as it was found in the archive.
+enum Staged {
+    Unpacked(Box<Unpacked>),
+    /// Waits in a file for its turn.
+    Spooled(Ingest, std::fs::File),
+    /// Used already, for the layer with this diff id.
+    Taken(String),
+}
+
+/// An archive's content once it is read.
+#[derive(Default)]
+pub(crate) struct Archive {
+    documents: BTreeMap<Vec<u8>, Vec<u8>>,
+    links: HashMap<Vec<u8>, Vec<u8>>,
+    staged: HashMap<Vec<u8>, Result<Staged>>,
+}
+
+impl Archive {
+    /// Follows links inside the archive: `docker save` of old wrote a repeated layer as one.
+    fn resolve(&self, name: &str) -> Result<Vec<u8>> {
+        let outside = || Error::invalid(format!("the archive refers to {name:?}, which lies outside of it"));
+        let mut path = normal(name.as_bytes()).ok_or_else(outside)?;
+        for _ in 0..8 {
+            match self.links.get(&path) {
+                None => return Ok(path),
+                Some(next) => path.clone_from(next),
+            }
+        }
+        Err(Error::invalid(format!("too many links at {name:?} in the archive")))
+    }
+
+    /// A document by its name.
+    pub(crate) fn document(&self, name: &str) -> Result<Option<&[u8]>> {
+        Ok(self.documents.get(&self.resolve(name)?).map(Vec::as_slice))
+    }
+
+    /// A text document that must be there.
+    pub(crate) fn text(&self, name: &str) -> Result<&str> {
+        let found =
+            self.document(name)?.ok_or_else(|| Error::invalid(format!("the archive has no {name:?}")))?;
+        std::str::from_utf8(found).map_err(|_| Error::invalid(format!("{name:?} in the archive is not text")))
+    }
+}
+
+/// One image of an archive, ready to be made.
+pub(crate) struct Wanted {
+    pub config: String,
+    pub layers: Vec<String>,
+    pub names: Vec<Reference>,
+    pub parent: Option<String>,
+}
+
+/// Reads what another thread sends.
+struct Pieces {
+    from: mpsc::Receiver<io::Result<Vec<u8>>>,
+    piece: Vec<u8>,
+    at: usize,
+}
+
+impl Read for Pieces {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.at >= self.piece.len() {
+            match self.from.recv() {
+                Ok(Ok(piece)) => (self.piece, self.at) = (piece, 0),
+                Ok(Err(e)) => return Err(e),
+                Err(_) => return Ok(0),
+            }
+        }
+        let rest = self.piece.get(self.at..).unwrap_or_default();
+        let n = rest.len().min(buffer.len());
+        if let (Some(to), Some(from)) = (buffer.get_mut(..n), rest.get(..n)) {
+            to.copy_from_slice(from);
+        }
+        self.at += n;
+        Ok(n)
+    }
+}
+
+/// Layers under way: their names in the archive and their threads.
+type Running = Vec<(Vec<u8>, JoinHandle<Result<Unpacked>>)>;
+
+pub(crate) struct Loading<'a> {
+    pub inner: Arc<Inner>,
+    pub runtime: tokio::runtime::Handle,
+    pub budget: Arc<Budget>,
+    pub progress: &'a mut dyn FnMut(Progress),
+    pub archive: Archive,
+}
+
+impl Loading<'_> {
+    /// Reads the whole stream. Blocks.
+    pub(crate) fn read(&mut self, input: impl Read + Send) -> Result<()> {
+        let mut running = Running::new();
+        let read = self.entries(input, &mut running);
+        if read.is_err() {
+            self.budget.cancel();
+        }
+        while !running.is_empty() {
+            self.finish_one(&mut running);
+        }
+        read
+    }
+
+    fn finish_one(&mut self, running: &mut Running) {
+        if running.is_empty() {
+            return;
+        }
+        let (name, thread) = running.remove(0);
+        let result = match thread.join() {
+            Ok(result) => result.map(|unpacked| Staged::Unpacked(Box::new(unpacked))),
+            Err(_) => Err(Error::internal("a thread that unpacks a layer ended")),
+        };
+        self.archive.staged.insert(name, result);
+    }
+
+    fn entries(&mut self, input: impl Read + Send, running: &mut Running) -> Result<()> {
+        let limits = self.inner.settings.limits.clone();
+        let mut reader = Reader::new(decompress(input)?);
+        let (mut count, mut documents) = (0u64, 0u64);
+        while let Some(header) = reader.next_entry()? {
+            count += 1;
+            if count > limits.archive_entries {
+                return Err(Error::too_large(format!(
+                    "the archive has more than {} entries",
+                    limits.archive_entries
+                )));
+            }
+            let Some(path) = normal(&header.path) else {
+                return Err(Error::invalid(format!(
+                    "{} leads outside of the archive",
+                    crate::archive::unpack::show(&header.path)
+                )));
+            };
+            match header.kind {
+                Kind::Symlink | Kind::HardLink => {
+                    let mut target = header.link.clone();
+                    if header.kind == Kind::Symlink {
+                        // Relative to the link's own directory.
+                        target = tree_join(&path, &target);
+                    }
+                    if let Some(target) = normal(&target) {
+                        self.archive.links.insert(path, target);
+                    }
+                }
+                Kind::File => {
+                    if self.archive.documents.contains_key(&path) || self.archive.staged.contains_key(&path) {
+                        return Err(Error::invalid(format!(
+                            "the archive has {} twice",
+                            crate::archive::unpack::show(&path)
+                        )));
+                    }
+                    let size = header.size;
+                    let expected = blob_digest(&path);
+                    let mut entry = Peek::new((&mut reader).take(size))?;
+                    if is_layer(entry.start()) {
+                        if self.archive.staged.len() + running.len() >= limits.layers * limits.images.min(64)
+                        {
+                            return Err(Error::too_large("the archive has too many layers"));
+                        }
+                        self.layer(path, size, expected, &mut entry, running)?;
+                    } else if size <= limits.document {
+                        documents += size;
+                        if documents > limits.documents {
+                            return Err(Error::too_large("the archive's documents are too large"));
+                        }
+                        let mut data = Vec::new();
+                        entry.read_to_end(&mut data)?;
+                        if let Some(expected) = expected
+                            && digest::of(&data) != expected
+                        {
+                            return Err(Error::invalid(format!("blob {expected} of the archive is damaged")));
+                        }
+                        self.archive.documents.insert(path, data);
+                    }
+                    // Anything else large is no part of an image as far as we know; if a manifest names it, that
+                    // is said then.
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands a layer's bytes to a thread of its own, or keeps them.
+    fn layer(
+        &mut self,
+        path: Vec<u8>,
+        size: u64,
+        expected: Option<String>,
+        entry: &mut impl Read,
+        running: &mut Running,
+    ) -> Result<()> {
+        let label = label(&path);
+        if !self.inner.can_rebase() {
+            let (ingest, mut file) = self.inner.content.ingest()?;
+            let mut hashed = HashReader::new(entry);
+            let mut buffer = vec![0u8; PIECE];
+            loop {
+                let n = hashed.read(&mut buffer)?;
+                if n == 0 {
+                    break;
+                }
+                self.budget.spend(n as u64)?;
+                io::Write::write_all(&mut file, buffer.get(..n).unwrap_or_default())?;
+            }
+            verify(expected, &hashed.finish().0)?;
+            self.archive.staged.insert(path, Ok(Staged::Spooled(ingest, file)));
+            return Ok(());
+        }
+        while running.len() >= PARALLEL {
+            self.finish_one(running);
+        }
+        let target = self.runtime.block_on(self.inner.layer_target(None))?;
+        let (to, from) = mpsc::sync_channel(QUEUE);
+        let (inner, runtime, budget) =
+            (Arc::clone(&self.inner), self.runtime.clone(), Arc::clone(&self.budget));
+        let thread = std::thread::Builder::new().name("unpack".into()).spawn(move || {
+            let mut pieces = Pieces { from, piece: Vec::new(), at: 0 };
+            let unpacked = inner.unpack(&runtime, target, &mut pieces, &budget)?;
+            // What decompression did not need may still bring the news that the blob is damaged.
+            match io::copy(&mut pieces, &mut io::sink()) {
+                Ok(_) => Ok(unpacked),
+                Err(e) => {
+                    runtime.block_on(inner.discard_unpacked(unpacked))?;
+                    Err(e.into())
+                }
+            }
+        })?;
+        running.push((path, thread));
+        let mut hashed = HashReader::new(entry);
+        let mut current = 0;
+        let mut wanted = true;
+        loop {
+            let mut piece = vec![0u8; PIECE];
+            let mut filled = 0;
+            while let Some(rest) = piece.get_mut(filled..).filter(|r| !r.is_empty()) {
+                match hashed.read(rest) {
+                    Ok(0) => break,
+                    Ok(n) => filled += n,
+                    Err(e) => {
+                        // The thread must not take a broken stream for a finished one.
+                        let copy = io::Error::new(e.kind(), e.to_string());
+                        let _ = to.send(Err(copy));
+                        return Err(e.into());
+                    }
+                }
+            }
+            if filled == 0 {
+                break;
+            }
+            piece.truncate(filled);
+            current += filled as u64;
+            (self.progress)(Progress::Layer { id: label.clone(), current, total: size });
+            // A layer that failed no longer listens; the rest of the archive may do without it.
+            wanted = wanted && to.send(Ok(piece)).is_ok();
+        }
+        let found = hashed.finish().0;
+        if let Err(error) = verify(expected, &found) {
+            let _ = to.send(Err(io::Error::new(io::ErrorKind::InvalidData, error.to_string())));
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// Removes everything unpacked so far.
+    pub(crate) async fn give_up(&mut self) {
+        for (_, staged) in self.archive.staged.drain() {
+            if let Ok(Staged::Unpacked(unpacked)) = staged
+                && let Err(error) = self.inner.discard_unpacked(*unpacked).await
+            {
+                tracing::error!(%error, "could not remove an unpacked layer; the next start will");
+            }
+        }
+    }
+
+    /// Images that the archive's table of contents asks for.
+    fn wanted(&self, options: &LoadOptions) -> Result<Vec<Wanted>> {
+        let limits = &self.inner.settings.limits;
+        let wanted = if let Some(table) = self.archive.document("manifest.json")? {
+            let items: Vec<Item> = serde_json::from_slice(table)
+                .map_err(|e| Error::invalid(format!("invalid manifest.json in the archive: {e}")))?;
+            items.into_iter().map(|item| self.item(item)).collect::<Result<Vec<_>>>()?
+        } else if self.archive.document("index.json")?.is_some() {
+            oci::images(&self.archive, options, limits)?
+        } else {
+            return Err(Error::invalid(
+                "unrecognized image format: the archive has neither manifest.json nor index.json",
+            ));
+        };
+        if wanted.is_empty() {
+            return Err(Error::invalid("the archive contains no image"));
+        }
+        if wanted.len() > limits.images {
+            return Err(Error::too_large(format!("the archive has more than {} images", limits.images)));
+        }
+        Ok(wanted)
+    }
+
+    fn item(&self, item: Item) -> Result<Wanted> {
+        let mut names = Vec::new();
+        for tag in item.repo_tags.into_iter().flatten() {
+            let name = Reference::parse(&tag).map_err(|e| e.at(format!("invalid tag {tag:?}")))?;
+            if name.tag.is_none() || name.digest.is_some() {
+                return Err(Error::invalid(format!("invalid tag {tag:?}")));
+            }
+            names.push(name);
+        }
+        Ok(Wanted {
+            config: self.archive.text(&item.config)?.to_owned(),
+            layers: item.layers.unwrap_or_default(),
+            names,
+            parent: item.parent.filter(|p| !p.is_empty()),
+        })
+    }
+
+    /// Makes the images. Whatever of the archive was not needed is removed, also when something fails.
+    pub(crate) async fn make(&mut self, options: &LoadOptions) -> Result<Vec<Loaded>> {
+        let inner = Arc::clone(&self.inner);
+        let _changing = inner.changing.lock().await;
+        let mut index = inner.index.load().as_ref().clone();
+        let made = match self.wanted(options) {
+            Ok(wanted) => self.make_all(&mut index, wanted).await,
+            Err(error) => Err(error),
+        };
+        let mut cleaned = Ok(());
+        for (_, staged) in self.archive.staged.drain() {
+            if let Ok(Staged::Unpacked(unpacked)) = staged
+                && let Err(error) = inner.discard_unpacked(*unpacked).await
+            {
+                cleaned = Err(error);
+            }
+        }
+        if made.is_err() {
+            // Layers committed for an image that was not made.
+            index.images.clone_from(&inner.index.load().images);
+            if let Err(error) = inner.collect_layers(&mut index).await {
+                tracing::error!(%error, "could not remove the layers of an image that was not made");
+            }
+            index.names.clone_from(&inner.index.load().names);
+        }
+        inner.index.store(Arc::new(index));
+        let made = made?;
+        cleaned?;
+        Ok(made)
+    }
+
+    async fn make_all(&mut self, index: &mut Index, wanted: Vec<Wanted>) -> Result<Vec<Loaded>> {
+        let inner = Arc::clone(&self.inner);
+        let limits = &inner.settings.limits;
+        let mut transaction = Transaction::new();
+        let mut loaded = Vec::new();
+        let now = i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX);
+        for image in wanted {
+            let file = ConfigFile::parse(&image.config)?;
+            let diff_ids = file.rootfs.diff_ids.clone().unwrap_or_default();
+            if image.layers.len() != diff_ids.len() {
+                return Err(Error::invalid(format!(
+                    "invalid manifest, layers length mismatch: expected {}, got {}",
+                    image.layers.len(),
+                    diff_ids.len()
+                )));
+            }
+            if diff_ids.len() > limits.layers {
+                return Err(Error::invalid("max depth exceeded"));
+            }
+            if !file.os.is_empty() && file.os != "linux" {
+                return Err(Error::invalid(format!("cannot load {} image on linux", file.os)));
+            }
+            let mut below: Option<String> = None;
+            for (position, (name, diff_id)) in image.layers.iter().zip(&diff_ids).enumerate() {
+                crate::reference::check_digest(diff_id)
+                    .map_err(|e| e.at(format!("layer {position} of the image configuration")))?;
+                below = Some(self.place(index, below.as_deref(), position, name, diff_id).await?);
+            }
+            let id = digest::of(image.config.as_bytes());
+            let parent = image.parent.filter(|parent| index.images.contains_key(parent));
+            let record = ImageRecord {
+                config: image.config,
+                parent,
+                last_tag_time: if image.names.is_empty() { 0 } else { now },
+            };
+            transaction.put(IMAGES, &inner.key(&id), encode(&record)?);
+            let mut moved = Vec::new();
+            for name in &image.names {
+                if let Some(old) = index.names.insert(name.full(), id.clone())
+                    && old != id
+                {
+                    index.rename(&old);
+                    moved.push((name.familiar(), old));
+                }
+                transaction.put(NAMES, &inner.key(&name.full()), encode(&NameRecord { image: id.clone() })?);
+            }
+            index.insert(&id, &record)?;
+            loaded.push((id, image.names, moved));
+        }
+        inner.make_durable().await?;
+        inner.settings.store.commit(transaction).await?;
+        let mut result = Vec::new();
+        for (id, names, moved) in loaded {
+            let image = index.images.get(&id).cloned().ok_or_else(|| Error::internal("a lost image"))?;
+            result.push(Loaded { image, names: names.iter().map(Reference::familiar).collect(), moved });
+        }
+        Ok(result)
+    }
+
+    /// Makes one blob the layer on top of `below`.
+    async fn place(
+        &mut self,
+        index: &mut Index,
+        below: Option<&str>,
+        position: usize,
+        name: &str,
+        diff_id: &str,
+    ) -> Result<String> {
+        let chain_id = digest::chain(below, diff_id);
+        let path = self.archive.resolve(name)?;
+        let known = index.layers.contains_key(&chain_id);
+        let mismatch = |found: &str| {
+            Error::invalid(format!(
+                "invalid diffID for layer {position}: expected \"{diff_id}\", got \"{found}\""
+            ))
+        };
+        let inner = Arc::clone(&self.inner);
+        match self.archive.staged.remove(&path) {
+            Some(Ok(Staged::Unpacked(unpacked))) => {
+                let found = unpacked.diff_id.clone();
+                self.archive.staged.insert(path, Ok(Staged::Taken(found.clone())));
+                if found != diff_id {
+                    inner.discard_unpacked(*unpacked).await?;
+                    return Err(mismatch(&found));
+                }
+                inner.commit_layer(index, below, *unpacked).await
+            }
+            Some(Ok(Staged::Spooled(ingest, mut file))) => {
+                file.rewind()?;
+                let input = file.try_clone()?;
+                self.archive.staged.insert(path, Ok(Staged::Spooled(ingest, file)));
+                if known {
+                    return Ok(chain_id);
+                }
+                // The driver asks for layers by the index, so it has to know those made so far.
+                inner.publish_layers(index);
+                let target = inner.layer_target(below).await?;
+                let (worker, runtime, budget) =
+                    (Arc::clone(&inner), self.runtime.clone(), Arc::clone(&self.budget));
+                let unpacked =
+                    crate::inner::blocking(move || worker.unpack(&runtime, target, input, &budget)).await?;
+                if unpacked.diff_id != diff_id {
+                    let found = unpacked.diff_id.clone();
+                    inner.discard_unpacked(unpacked).await?;
+                    return Err(mismatch(&found));
+                }
+                inner.commit_layer(index, below, unpacked).await
+            }
+            Some(Ok(Staged::Taken(found))) => {
+                self.archive.staged.insert(path, Ok(Staged::Taken(found.clone())));
+                if found != diff_id {
+                    return Err(mismatch(&found));
+                }
+                if known {
+                    return Ok(chain_id);
+                }
+                // The same blob on top of something else: unpack it again from the layer it has become.
+                inner.copy_layer(index, &self.runtime, below, diff_id, &self.budget).await
+            }
+            Some(Err(error)) => {
+                let again = error.clone();
+                self.archive.staged.insert(path, Err(error));
+                Err(again.at(format!("layer {position}")))
+            }
+            None if known => Ok(chain_id),
+            None => Err(Error::invalid(format!("layer {position}: the archive has no layer {name:?}"))),
+        }
+    }
+}
+
+fn verify(expected: Option<String>, found: &str) -> Result<()> {
+    match expected {
+        Some(expected) if expected != found => {
+            Err(Error::invalid(format!("blob {expected} of the archive is damaged: its content is {found}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Looks like a layer: a tar stream, or something compressed.
+fn is_layer(start: &[u8]) -> bool {
+    Compression::of(start) != Compression::None || tar::is_start(start)
+}
+
+/// What the name of a blob says its hash is.
+fn blob_digest(path: &[u8]) -> Option<String> {
+    let hex = std::str::from_utf8(path.strip_prefix(b"blobs/sha256/")?).ok()?;
+    crate::reference::is_hex64(hex).then(|| format!("sha256:{hex}"))
+}
+
+/// A short name for progress.
+fn label(path: &[u8]) -> String {
+    let text = String::from_utf8_lossy(path);
+    let text = text.strip_prefix("blobs/sha256/").unwrap_or(&text);
+    text.chars().take(12).collect()
+}
+
+/// A link's target as a path from the archive's root.
+fn tree_join(link: &[u8], target: &[u8]) -> Vec<u8> {
+    let (dir, _) = wharf_kernel::files::tree::split(link);
+    let mut path = dir.to_vec();
+    path.push(b'/');
+    path.extend_from_slice(target);
+    path
+}
