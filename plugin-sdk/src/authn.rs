@@ -4,7 +4,9 @@ use crate::Result;
 use crate::bindings::authn::exports::wharf::auth::authn::Guest;
 use crate::host::{Host, enter};
 
-pub use crate::bindings::authn::exports::wharf::auth::authn::{Connection, Evidence, Identified, Outcome, Peer};
+pub use crate::bindings::authn::exports::wharf::auth::authn::{
+    Connection, Evidence, Identified, Outcome, Peer,
+};
 pub use crate::types::Identity;
 
 /// Makes an identity out of what a connection shows.

@@ -95,7 +95,8 @@ impl Cidr {
         // More than this nobody iterates over; it also keeps the shift in range.
         let count = if possible { 1_u128 << u32::from(length - whole.length).min(64) } else { 0 };
         let step = u32::from(width - length.min(width));
-        (0..count).map(move |index| Self { address: whole.from_number(whole.first() | (index << step)), length })
+        (0..count)
+            .map(move |index| Self { address: whole.from_number(whole.first() | (index << step)), length })
     }
 
     fn first(&self) -> u128 {
@@ -145,7 +146,17 @@ mod tests {
         for good in ["10.0.0.1/8", "::/0", "fd00::1/64", "1.2.3.4/32", "0.0.0.0/0"] {
             assert_eq!(cidr(good).to_string(), good);
         }
-        for bad in ["", "/", "10.0.0.0", "10.0.0.0/33", "10.0.0.0/+8", "10.0.0.0/-1", "::/129", "a/8", "10.0.0.0/8/8"] {
+        for bad in [
+            "",
+            "/",
+            "10.0.0.0",
+            "10.0.0.0/33",
+            "10.0.0.0/+8",
+            "10.0.0.0/-1",
+            "::/129",
+            "a/8",
+            "10.0.0.0/8/8",
+        ] {
             assert!(Cidr::parse(bad).is_err(), "{bad}");
         }
     }

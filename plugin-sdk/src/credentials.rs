@@ -5,7 +5,9 @@ use crate::bindings::credentials::exports::wharf::registry::credentials::Guest;
 use crate::error::no;
 use crate::host::{Host, enter};
 
-pub use crate::bindings::credentials::exports::wharf::registry::credentials::{Access, Credential, Secret, Want};
+pub use crate::bindings::credentials::exports::wharf::registry::credentials::{
+    Access, Credential, Secret, Want,
+};
 
 /// Finds credentials.
 pub trait Helper {

@@ -45,4 +45,16 @@ pub mod types {
 /// Container output as columns.
 pub mod logs {
     pub use crate::bindings::host::wharf::logs::types::*;
+
+    /// Bits of [`Chunk::marks`].
+    pub mod marks {
+        /// Written to standard error.
+        pub const STDERR: u8 = 1;
+        /// A piece of a line.
+        pub const PARTIAL: u8 = 2;
+        /// The piece that ends the line.
+        pub const LAST_PARTIAL: u8 = 4;
+        /// Cut off by the host.
+        pub const TRUNCATED: u8 = 8;
+    }
 }

@@ -72,8 +72,7 @@ impl Link {
 
     /// A bridge on the host.
     pub fn bridge(name: impl Into<String>) -> Self {
-        let kind =
-            LinkKind::Bridge(Bridge { vlan_filtering: false, stp: false, multicast_snooping: true });
+        let kind = LinkKind::Bridge(Bridge { vlan_filtering: false, stp: false, multicast_snooping: true });
         Self::new(kind, Name::Exact(name.into()), Site::Host)
     }
 

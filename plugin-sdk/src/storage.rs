@@ -26,8 +26,13 @@ pub trait Driver {
         purpose: Purpose,
     ) -> Result<Stack>;
     /// Active becomes committed under `name`.
-    fn commit(&self, host: &dyn Host, active: &Snapshot, name: &str, lineage: &[Snapshot])
-    -> Result<Prepared>;
+    fn commit(
+        &self,
+        host: &dyn Host,
+        active: &Snapshot,
+        name: &str,
+        lineage: &[Snapshot],
+    ) -> Result<Prepared>;
     /// What removes it. The host guarantees no children and no mounts.
     fn remove(&self, host: &dyn Host, snapshot: &Snapshot) -> Result<Vec<Op>>;
     /// Whether the layer need not be fetched and unpacked.

@@ -8,7 +8,8 @@ use crate::host::{Host, enter};
 use crate::types::Cookie;
 
 pub use crate::bindings::volume::exports::wharf::volume::driver::{
-    Capabilities, Change, Content, CreateRequest, External, Features, MountPlan, MountRequest, Scope, Stats, Volume,
+    Capabilities, Change, Content, CreateRequest, External, Features, MountPlan, MountRequest, Scope, Stats,
+    Volume,
 };
 
 /// A volume driver: says what there shall be for a volume, and how a container gets it.

@@ -62,9 +62,12 @@ impl Driver for BridgeDriver {
     fn plan_network(&self, _host: &dyn Host, network: &Network, _peers: &[Peer]) -> Result<NetworkPlan> {
         let options = Options::read(&network.id, &network.options, network.internal)?;
         let mut state = Desired::empty();
-        let mut bridge = Link::bridge(options.bridge.clone())
-            .mtu(options.mtu)
-            .mac(Some(mac(fnv(network.id.as_bytes()).to_le_bytes().first_chunk().copied().unwrap_or_default())));
+        let mut bridge =
+            Link::bridge(options.bridge.clone()).mtu(options.mtu).mac(Some(mac(fnv(network.id.as_bytes())
+                .to_le_bytes()
+                .first_chunk()
+                .copied()
+                .unwrap_or_default())));
         bridge = if network.ipv6 {
             bridge.sysctl("ipv6.disable_ipv6", "0").sysctl("ipv6.accept_ra", "0")
         } else {
@@ -112,7 +115,8 @@ impl Driver for BridgeDriver {
         _peers: &[Peer],
     ) -> Result<EndpointPlan> {
         let options = Options::read(&network.id, &network.options, network.internal)?;
-        let addresses: Vec<Cidr> = endpoint.addresses.iter().map(|text| Cidr::parse(text)).collect::<Result<_>>()?;
+        let addresses: Vec<Cidr> =
+            endpoint.addresses.iter().map(|text| Cidr::parse(text)).collect::<Result<_>>()?;
         let mac = endpoint_mac(endpoint, &addresses)?;
 
         let mut state = Desired::empty();
@@ -286,14 +290,20 @@ fn interface(endpoint: &Endpoint, options: &Options) -> Result<Name> {
 /// What was asked for, or one that follows from the IPv4 address: after a restart neighbours know it already.
 fn endpoint_mac(endpoint: &Endpoint, addresses: &[Cidr]) -> Result<String> {
     if let Some(text) = endpoint.mac.as_deref().filter(|text| !text.is_empty()) {
-        let parts: Vec<Option<u8>> =
-            text.split([':', '-']).map(|part| u8::from_str_radix(part, 16).ok().filter(|_| part.len() == 2)).collect();
-        return match parts.as_slice() {
-            [Some(a), Some(b), Some(c), Some(d), Some(e), Some(f)] if a & 1 == 0 => {
-                Ok(format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"))
-            }
-            _ => Err(Error::invalid(format!("invalid MAC address {text:?}"))),
-        };
+        let mut bytes = [0_u8; 6];
+        let mut parts = text.split([':', '-']);
+        let read = bytes.iter_mut().all(|byte| {
+            let part = parts.next().filter(|part| part.len() == 2 && !part.starts_with('+'));
+            part.and_then(|part| u8::from_str_radix(part, 16).ok()).is_some_and(|value| {
+                *byte = value;
+                true
+            })
+        });
+        let multicast = bytes.first().is_some_and(|byte| byte & 1 != 0);
+        if !read || parts.next().is_some() || multicast || bytes == [0; 6] {
+            return Err(Error::invalid(format!("invalid MAC address {text:?}")));
+        }
+        return Ok(bytes.map(|byte| format!("{byte:02x}")).join(":"));
     }
     let v4 = addresses.iter().find_map(|own| match own.address() {
         IpAddr::V4(ip) => Some(ip),

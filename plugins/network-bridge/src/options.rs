@@ -77,7 +77,9 @@ impl Options {
             Some("nat-unprotected") => Ok(GatewayMode::NatUnprotected),
             Some("routed") => Ok(GatewayMode::Routed),
             Some("isolated") if internal => Ok(GatewayMode::Isolated),
-            Some("isolated") => Err(Error::invalid("gateway mode 'isolated' can only be used for an internal network")),
+            Some("isolated") => {
+                Err(Error::invalid("gateway mode 'isolated' can only be used for an internal network"))
+            }
             Some(other) => Err(Error::invalid(format!("unknown gateway mode {other}"))),
         };
         let address = |key: &str, v4: bool| match text(key) {
@@ -91,8 +93,9 @@ impl Options {
         };
         let flag = |key: &str, default: bool| match text(key) {
             None => Ok(default),
-            Some(value) => boolean(value)
-                .ok_or_else(|| Error::invalid(format!("invalid value {value:?} for option {key}: true or false"))),
+            Some(value) => boolean(value).ok_or_else(|| {
+                Error::invalid(format!("invalid value {value:?} for option {key}: true or false"))
+            }),
         };
         let host_binding = match address("com.docker.network.bridge.host_binding_ipv4", true)? {
             Some(IpAddr::V4(ip)) if !ip.is_unspecified() => Some(ip),

@@ -27,7 +27,8 @@ pub struct Overlay;
 impl Driver for Overlay {
     fn probe(&self, _host: &dyn Host, facts: &HostFacts, options: &Labels) -> Result<Capabilities> {
         for (name, _) in options {
-            let short = name.strip_prefix("overlay2.").or_else(|| name.strip_prefix("overlay.")).unwrap_or(name);
+            let short =
+                name.strip_prefix("overlay2.").or_else(|| name.strip_prefix("overlay.")).unwrap_or(name);
             if !matches!(short, "size" | "override_kernel_check") {
                 return Err(Error::invalid(format!("overlay2: unknown option {name}")));
             }
@@ -136,7 +137,11 @@ impl Driver for Overlay {
 
     fn collect(&self, _host: &dyn Host, live: &[String], found: &[String]) -> Result<Vec<Op>> {
         let live: std::collections::BTreeSet<String> = live.iter().map(|id| dir_name(id)).collect();
-        Ok(found.iter().filter(|name| !live.contains(*name)).map(|name| Op::RemoveTree(data(name.clone()))).collect())
+        Ok(found
+            .iter()
+            .filter(|name| !live.contains(*name))
+            .map(|name| Op::RemoveTree(data(name.clone())))
+            .collect())
     }
 
     fn describe(&self, _host: &dyn Host, snapshot: &Snapshot) -> Result<String> {

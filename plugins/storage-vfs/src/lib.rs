@@ -22,7 +22,12 @@ impl Driver for Vfs {
         if facts.features.iter().any(|feature| feature == "project-quota") {
             features |= Features::SIZE_LIMIT;
         }
-        Ok(Capabilities { apply: ApplyMode::Unpack, diff: DiffMode::DoubleWalk, features, status: Vec::new() })
+        Ok(Capabilities {
+            apply: ApplyMode::Unpack,
+            diff: DiffMode::DoubleWalk,
+            features,
+            status: Vec::new(),
+        })
     }
 
     fn prepare(&self, _host: &dyn Host, request: &PrepareRequest) -> Result<Prepared> {
