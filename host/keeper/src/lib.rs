@@ -6,8 +6,10 @@
 
 mod client;
 mod server;
+mod wire;
 
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use wharf_plan::run::ExitStatus;
@@ -41,7 +43,7 @@ pub struct Entry {
     pub started_at: u64,
     /// Set once it has ended.
     pub exit: Option<ExitStatus>,
-    /// Names of the descriptors held for it; `pidfd` is always among them.
+    /// Names of the descriptors held for it, `pidfd` among them while it runs.
     pub held: Vec<String>,
 }
 
@@ -60,4 +62,9 @@ pub enum KeeperError {
     /// It refused, with its reason.
     #[error("the keeper refused: {0}")]
     Refused(String),
+}
+
+/// Where the keeper of an exec root listens.
+pub fn socket_path(exec_root: &Path) -> PathBuf {
+    exec_root.join("keeper.sock")
 }

@@ -29,6 +29,7 @@ pub struct Host {
     cgroups: Option<Cgroups>,
     pid_namespace: OwnedFd,
     init: OwnedFd,
+    open_files: Option<(u64, u64)>,
 }
 
 impl Host {
@@ -40,7 +41,18 @@ impl Host {
             cgroups: Cgroups::detect().ok(),
             pid_namespace: file::openat(None, c"/proc/self/ns/pid", libc::O_RDONLY, 0)?,
             init: file::memfd(c"wharf-init", init, true)?,
+            open_files: None,
         })
+    }
+
+    /// The limit of open files that processes get whose plan says nothing about it, where the caller raised its own.
+    pub fn set_open_files(&mut self, soft: u64, hard: u64) {
+        self.open_files = Some((soft, hard));
+    }
+
+    /// What was set by [`set_open_files`](Self::set_open_files), else zeroes.
+    pub fn open_files(&self) -> (u64, u64) {
+        self.open_files.unwrap_or_default()
     }
 
     /// The cgroup file systems.

@@ -30,7 +30,7 @@ pub(super) struct Process<'a> {
 }
 
 impl<'a> Process<'a> {
-    fn new(plan: &'a ProcessPlan, fds: &'a [OwnedFd]) -> Result<Self, StartError> {
+    fn new(host: &Host, plan: &'a ProcessPlan, fds: &'a [OwnedFd]) -> Result<Self, StartError> {
         let text = |s: &String| cstring(s.as_str());
         let Some(name) = plan.args.first() else {
             return Err(request("no command specified", libc::EINVAL));
@@ -43,10 +43,11 @@ impl<'a> Process<'a> {
         if !cwd.starts_with('/') {
             return Err(request(&format!("the working directory {cwd:?} is not absolute"), libc::EINVAL));
         }
-        let rlimits = plan
-            .rlimits
-            .iter()
-            .map(|limit| Ok((rlimit(&limit.kind)?, limit.soft, limit.hard)))
+        // The plan's own come last and so win.
+        let inherited = host.open_files.map(|(soft, hard)| Ok((libc::RLIMIT_NOFILE as u32, soft, hard)));
+        let rlimits = inherited
+            .into_iter()
+            .chain(plan.rlimits.iter().map(|limit| Ok((rlimit(&limit.kind)?, limit.soft, limit.hard))))
             .collect::<Result<_>>()
             .at(Stage::Credentials, || "resource limits")?;
         if plan.capabilities.ambient & !plan.capabilities.inheritable != 0 {
@@ -220,7 +221,7 @@ impl<'a> Run<'a> {
             }
         }
         Ok(Self {
-            process: Process::new(&plan.process, fds)?,
+            process: Process::new(host, &plan.process, fds)?,
             rootfs: fd(fds, plan.rootfs)?,
             root_propagation: propagation(&plan.rootfs_propagation).at(Stage::Request, || "root")?,
             joins,
@@ -404,7 +405,7 @@ impl<'a> Exec<'a> {
         fds: &'a [OwnedFd],
         target: Target<'a>,
     ) -> Result<Self, StartError> {
-        Ok(Self { process: Process::new(&plan.process, fds)?, target, cgroups: joined(host, target.cgroup)? })
+        Ok(Self { process: Process::new(host, &plan.process, fds)?, target, cgroups: joined(host, target.cgroup)? })
     }
 }
 

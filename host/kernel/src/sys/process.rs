@@ -195,34 +195,46 @@ pub fn wait_child(process: BorrowedFd<'_>) -> Result<Option<Ended>> {
     Ok(Some(if code == libc::CLD_EXITED { Ended::Exited(status) } else { Ended::Signaled(status) }))
 }
 
-/// The wait status that the kernel keeps with a pidfd (Linux 6.15), also of a process that was not our child.
-/// None where the process runs or the kernel does not tell.
-pub fn pidfd_exit(process: BorrowedFd<'_>) -> Option<Ended> {
-    /// `struct pidfd_info` up to the fields of Linux 6.15.
-    #[repr(C)]
-    #[derive(Default)]
-    struct Info {
-        mask: u64,
-        cgroupid: u64,
-        ids: [u32; 12],
-        exit_code: i32,
-        coredump: [u32; 3],
-    }
-    const PIDFD_INFO_EXIT: u64 = 1 << 3;
+/// `struct pidfd_info` up to the fields of Linux 6.15.
+#[repr(C)]
+#[derive(Default)]
+struct PidfdInfo {
+    mask: u64,
+    cgroupid: u64,
+    ids: [u32; 11],
+    exit_code: i32,
+}
+
+const PIDFD_INFO_EXIT: u64 = 1 << 3;
+
+fn pidfd_info(process: BorrowedFd<'_>) -> Option<PidfdInfo> {
     // _IOWR(0xFF, 11, struct pidfd_info): the size in the number tells the kernel how much it may fill.
-    #[allow(clippy::cast_possible_truncation, reason = "the structure is 80 bytes")]
-    let request = (3u32 << 30) | ((size_of::<Info>() as u32) << 16) | (0xff << 8) | 11;
-    let mut info = Info { mask: PIDFD_INFO_EXIT, ..Info::default() };
+    #[allow(clippy::cast_possible_truncation, reason = "the structure is 64 bytes")]
+    let request = (3u32 << 30) | ((size_of::<PidfdInfo>() as u32) << 16) | (0xff << 8) | 11;
+    let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
     // SAFETY: the kernel fills at most the size that the request says.
     let result = unsafe { libc::ioctl(process.as_raw_fd(), request.into(), std::ptr::from_mut(&mut info)) };
-    if result < 0 || info.mask & PIDFD_INFO_EXIT == 0 {
-        return None;
-    }
+    (result >= 0).then_some(info)
+}
+
+/// The wait status that the kernel keeps with a pidfd (Linux 6.15), also of a process that was not our child.
+/// None where the process has not been reaped or the kernel does not tell.
+pub fn pidfd_exit(process: BorrowedFd<'_>) -> Option<Ended> {
+    let info = pidfd_info(process).filter(|info| info.mask & PIDFD_INFO_EXIT != 0)?;
     let status = info.exit_code;
     Some(if libc::WIFSIGNALED(status) {
         Ended::Signaled(libc::WTERMSIG(status))
     } else {
         Ended::Exited(libc::WEXITSTATUS(status))
+    })
+}
+
+/// Whether [`pidfd_exit`] will tell anything on this kernel: 6.15, which also reports the reaping as a hang-up.
+pub fn pidfd_tells_exit() -> bool {
+    nix::sys::utsname::uname().is_ok_and(|name| {
+        let release = name.release().to_string_lossy().into_owned();
+        let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse::<u32>().unwrap_or(0));
+        (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 15)
     })
 }
 
@@ -460,24 +472,69 @@ pub fn install_seccomp(program: &[u8]) -> Result<()> {
     check(result, || format!("seccomp(SECCOMP_SET_MODE_FILTER, {len} instructions)")).map(drop)
 }
 
-/// Goes into the background: the caller's process ends with code 0, a grandchild in a session of its own goes on.
+/// Goes into the background: a grandchild in a session of its own goes on, with the descriptor over which it tells
+/// the caller's process, by [`daemon_ready`], that it serves. That process waits for it, prints what went wrong, and ends
+/// with code 0 or 1.
 ///
 /// To be called while the process has one thread.
-pub fn daemonize() -> Result<()> {
+pub fn daemonize() -> Result<OwnedFd> {
+    let (ours, theirs) = super::socket::pair(false)?;
     for first in [true, false] {
         // SAFETY: single-threaded by contract, so the child may go on as the parent would have.
         let pid = unsafe { libc::fork() };
         if check(pid.into(), || "fork()".into())? > 0 {
-            exit(0);
+            if !first {
+                exit(0);
+            }
+            drop(theirs);
+            let mut text = [0u8; 4096];
+            let length = super::socket::receive(ours.as_fd(), &mut text, &mut Vec::new()).unwrap_or(0);
+            match text.get(..length).unwrap_or_default() {
+                [b'+', ..] => exit(0),
+                [] => exit(1),
+                [_, message @ ..] => {
+                    // The message is all that is left to do; who does not read it does without.
+                    let _ = std::io::Write::write_all(&mut std::io::stderr(), message);
+                    exit(1);
+                }
+            }
         }
         if first {
             setsid()?;
+            std::env::set_current_dir("/")?;
         }
     }
-    Ok(())
+    drop(ours);
+    Ok(theirs)
 }
 
-/// The number of threads of this process.
+/// Ends the waiting of [`daemonize`]; an empty text is success.
+pub fn daemon_ready(ready: OwnedFd, failure: &str) {
+    let mark = if failure.is_empty() { '+' } else { '-' };
+    // If the one who waits was killed, nobody needs to know.
+    let _ = super::socket::send(ready.as_fd(), format!("{mark}{failure}").as_bytes(), &[]);
+}
+
+/// Takes the record lock of a whole file for this process; false where another process has it.
+pub fn lock_file(file: BorrowedFd<'_>) -> Result<bool> {
+    let raw = file.as_raw_fd();
+    // SAFETY: all zeroes are a valid description: from the start, to the end.
+    let mut lock: libc::flock = unsafe { MaybeUninit::zeroed().assume_init() };
+    #[allow(clippy::cast_possible_truncation, reason = "small constants")]
+    {
+        lock.l_type = libc::F_WRLCK as i16;
+        lock.l_whence = libc::SEEK_SET as i16;
+    }
+    // SAFETY: the structure lives for the call.
+    let result = unsafe { libc::fcntl(raw, libc::F_SETLK, std::ptr::from_ref(&lock)) };
+    match check(result.into(), || format!("fcntl({raw}, F_SETLK, F_WRLCK)")) {
+        Ok(_) => Ok(true),
+        Err(e) if e.is(libc::EAGAIN) || e.is(libc::EACCES) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// The caller's pid.
 pub fn own_pid() -> i32 {
     // SAFETY: no arguments. The raw call, as libc may remember the pid of before a fork.
     let pid = unsafe { libc::syscall(libc::SYS_getpid) };
