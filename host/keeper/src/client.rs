@@ -179,7 +179,9 @@ async fn read(shared: Arc<Shared>, first: Socket) {
         // What ended while there was no keeper, or before its end was told.
         let list = Arc::clone(&shared);
         tokio::spawn(async move {
-            if let Ok(Message { body: Answer::Entries(entries), .. }) = list.ask(&Request::List, Vec::new()).await {
+            if let Ok(Message { body: Answer::Entries(entries), .. }) =
+                list.ask(&Request::List, Vec::new()).await
+            {
                 let state = list.lock();
                 if let Some(exits) = &state.exits {
                     for (id, exit) in entries.into_iter().filter_map(|e| Some((e.id, e.exit?))) {
@@ -268,7 +270,8 @@ impl Keeper {
         let mut fds = message.fds.into_iter();
         match message.body {
             Answer::Started { pid, started_at, pty } => {
-                let pidfd = fds.next().ok_or_else(|| failed(libc::EPROTO, "the keeper sent no pidfd".into()))?;
+                let pidfd =
+                    fds.next().ok_or_else(|| failed(libc::EPROTO, "the keeper sent no pidfd".into()))?;
                 Ok(Started { pid, pidfd, pty: if pty { fds.next() } else { None }, started_at })
             }
             Answer::Failed(error) => Err(error),

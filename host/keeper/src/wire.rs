@@ -7,8 +7,8 @@
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use serde::{Deserialize, Serialize};
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use wharf_kernel::sys::{file, socket};
 use wharf_kernel::{Error, Result};
 use wharf_plan::run::{ExecPlan, ExitStatus, RunPlan, StartError};
@@ -51,7 +51,11 @@ pub(crate) enum Answer {
     /// Instead of it: another daemon is connected.
     Busy,
     /// With the pidfd and, if so, the terminal.
-    Started { pid: i32, started_at: u64, pty: bool },
+    Started {
+        pid: i32,
+        started_at: u64,
+        pty: bool,
+    },
     Failed(StartError),
     Entries(Vec<Entry>),
     /// With the descriptors in this order.
@@ -87,7 +91,8 @@ fn packet(flags: u8, sequence: u64, payload: &[u8], fds: Vec<OwnedFd>) -> Packet
 
 /// A message as packets.
 pub(crate) fn encode(sequence: u64, message: &impl Serialize, mut fds: Vec<OwnedFd>) -> Result<Vec<Packet>> {
-    let payload = postcard::to_stdvec(message).map_err(|e| Error::refused("encode", libc::EINVAL, e.to_string()))?;
+    let payload =
+        postcard::to_stdvec(message).map_err(|e| Error::refused("encode", libc::EINVAL, e.to_string()))?;
     if payload.len() > LONGEST || fds.len() > MOST_FDS {
         return Err(Error::refused("encode", libc::EMSGSIZE, "the message is too long"));
     }
@@ -211,8 +216,13 @@ mod tests {
     fn nonsense_is_refused() {
         let (ours, theirs) = socket::pair(true).unwrap();
         let mut buffer = vec![0; PACKET];
-        for bytes in [&b"short"[..], &[0; 9], &[9, 0, 0, 0, 0, 0, 0, 0, 0, 1], &[2, 0, 0, 0, 0, 0, 0, 0, 0], &[0xff; 40]]
-        {
+        for bytes in [
+            &b"short"[..],
+            &[0; 9],
+            &[9, 0, 0, 0, 0, 0, 0, 0, 0, 1],
+            &[2, 0, 0, 0, 0, 0, 0, 0, 0],
+            &[0xff; 40],
+        ] {
             socket::send(ours.as_fd(), bytes, &[]).unwrap();
             let got = Assembler::default().receive::<Request>(theirs.as_fd(), &mut buffer);
             assert!(got.is_err(), "{bytes:?}: {got:?}");

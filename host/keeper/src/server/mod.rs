@@ -38,7 +38,10 @@ struct Daemon {
 enum End {
     Shutdown,
     /// Replace this process by the program.
-    Reload { program: String, sequence: u64 },
+    Reload {
+        program: String,
+        sequence: u64,
+    },
 }
 
 struct Server {
@@ -102,7 +105,9 @@ impl Server {
     fn accept(&mut self) -> Result<()> {
         let socket = match socket::accept(self.listener.as_fd()) {
             // It went away again, or there are no descriptors left for it.
-            Err(e) if matches!(e.errno(), libc::EAGAIN | libc::ECONNABORTED | libc::EMFILE | libc::ENFILE) => {
+            Err(e)
+                if matches!(e.errno(), libc::EAGAIN | libc::ECONNABORTED | libc::EMFILE | libc::ENFILE) =>
+            {
                 return Ok(());
             }
             result => result?,
@@ -134,7 +139,8 @@ impl Server {
             // Closing it takes it out of the epoll set as well, unless a child being set up has a copy.
             let _ = self.epoll.delete(&daemon.socket);
             self.table.forget_waiting();
-            self.alone_since = Some(Instant::now() - if self.table.is_empty() { IDLE } else { Duration::ZERO });
+            self.alone_since =
+                Some(Instant::now() - if self.table.is_empty() { IDLE } else { Duration::ZERO });
         }
     }
 
@@ -202,5 +208,8 @@ fn hung_up(socket: &OwnedFd) -> bool {
     use nix::poll::{PollFd, PollFlags, poll};
     let mut polls = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
     let ready = poll(&mut polls, 0u8).is_ok();
-    ready && polls.iter().any(|p| p.revents().is_some_and(|r| r.intersects(PollFlags::POLLHUP | PollFlags::POLLERR)))
+    ready
+        && polls
+            .iter()
+            .any(|p| p.revents().is_some_and(|r| r.intersects(PollFlags::POLLHUP | PollFlags::POLLERR)))
 }

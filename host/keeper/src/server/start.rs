@@ -202,10 +202,22 @@ impl Server {
                 (listener, lock, None, state::adopt(&settings)?)
             }
         };
-        let daemon =
-            daemon.map(|socket| Daemon { socket, assembler: Assembler::default(), queue: Default::default() });
-        let mut server =
-            Self { settings, host, epoll, listener, lock, daemon, table, buffer: vec![0; PACKET], alone_since: None };
+        let daemon = daemon.map(|socket| Daemon {
+            socket,
+            assembler: Assembler::default(),
+            queue: Default::default(),
+        });
+        let mut server = Self {
+            settings,
+            host,
+            epoll,
+            listener,
+            lock,
+            daemon,
+            table,
+            buffer: vec![0; PACKET],
+            alone_since: None,
+        };
         server.watch_all()?;
         if let Some(sequence) = reloaded {
             server.answer(sequence, &Answer::Done, Vec::new());

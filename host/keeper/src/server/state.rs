@@ -81,8 +81,10 @@ pub(super) fn adopt(settings: &Settings) -> Result<Table> {
     let mut table = Table::default();
     let root = fs::Root::open(&settings.state())?;
     for (name, _) in root.list(".")? {
-        let saved = root.read_limited(&name, LONGEST).ok().and_then(|b| postcard::from_bytes::<Saved>(&b).ok());
-        let Some(saved) = saved.filter(|s| s.boot == settings.boot && name.to_str() == Some(s.id.as_str())) else {
+        let saved =
+            root.read_limited(&name, LONGEST).ok().and_then(|b| postcard::from_bytes::<Saved>(&b).ok());
+        let Some(saved) = saved.filter(|s| s.boot == settings.boot && name.to_str() == Some(s.id.as_str()))
+        else {
             let _ = root.remove_file(&name);
             continue;
         };

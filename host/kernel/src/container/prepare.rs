@@ -405,7 +405,11 @@ impl<'a> Exec<'a> {
         fds: &'a [OwnedFd],
         target: Target<'a>,
     ) -> Result<Self, StartError> {
-        Ok(Self { process: Process::new(host, &plan.process, fds)?, target, cgroups: joined(host, target.cgroup)? })
+        Ok(Self {
+            process: Process::new(host, &plan.process, fds)?,
+            target,
+            cgroups: joined(host, target.cgroup)?,
+        })
     }
 }
 
