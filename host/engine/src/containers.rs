@@ -1,196 +1,181 @@
-//! Operations on containers.
+//! Operations on containers that only look or pass streams through; the others are beside this file.
 
-use bytes::Bytes;
+use std::sync::Arc;
+
 use serde_json::Value;
+use tokio::sync::watch;
 
-use crate::models::{
-    ContainerCreateBody, ContainerCreateResponse, ContainerPruneResponse, ContainerStatsResponse,
-    ContainerTopResponse, ContainerUpdateBody, ContainerUpdateResponse, ContainerWaitResponse,
-};
-use crate::{
-    Caller, CreateOptions, Engine, Error, Filters, ListOptions, RemoveOptions, Result, WaitCondition,
-};
+use crate::error::{Error, Result};
+use crate::models::{ContainerCreateBody, ContainerWaitResponse};
+use crate::registry::{Container, Life};
+use crate::{Engine, WaitCondition, io};
 
 /// A registered wait: made before the answer's headers go out, awaited after.
 #[derive(Debug)]
 pub struct Waiter {
-    _private: (),
+    pub(crate) life: watch::Receiver<Life>,
+    pub(crate) exits: u64,
+    pub(crate) condition: WaitCondition,
+    /// Keeps the sending side alive.
+    pub(crate) container: Arc<Container>,
 }
 
 impl Waiter {
     /// Waits for the condition.
-    pub async fn wait(self) -> Result<ContainerWaitResponse> {
-        Err(Error::unsupported("container wait"))
+    pub async fn wait(mut self) -> Result<ContainerWaitResponse> {
+        let exits = self.exits;
+        let condition = self.condition;
+        let done = self
+            .life
+            .wait_for(|l| match condition {
+                WaitCondition::NotRunning => !l.alive || l.exits > exits || l.removed,
+                WaitCondition::NextExit => l.exits > exits || l.removed,
+                WaitCondition::Removed => l.removed,
+            })
+            .await
+            .map_err(|_| Error::unavailable("the daemon is shutting down"))?;
+        let error = done.error.clone();
+        let answer = ContainerWaitResponse {
+            status_code: done.exit_code.into(),
+            error: (!error.is_empty())
+                .then_some(crate::models::ContainerWaitExitError { message: Some(error) }),
+        };
+        drop(done);
+        drop(self.container);
+        Ok(answer)
     }
 }
 
 impl Engine {
-    /// `GET /containers/json`: the whole JSON answer.
-    pub async fn container_list(&self, options: &ListOptions) -> Result<Bytes> {
-        let _ = options;
-        Err(Error::unsupported("container list"))
-    }
-
-    /// `POST /containers/create`. The body comes from [`crate::containers::create_body`].
-    pub async fn container_create(
-        &self,
-        options: CreateOptions,
-        body: ContainerCreateBody,
-        caller: &Caller,
-    ) -> Result<ContainerCreateResponse> {
-        let _ = (options, body, caller);
-        Err(Error::unsupported("container create"))
-    }
-
-    /// `POST /containers/create?plan=1`: what would be done, by whom; nothing is changed.
-    pub async fn container_plan(
-        &self,
-        options: CreateOptions,
-        body: ContainerCreateBody,
-        caller: &Caller,
-    ) -> Result<Value> {
-        let _ = (options, body, caller);
-        Err(Error::unsupported("container plan"))
-    }
-
-    /// `POST /containers/{id}/start?plan=1`.
-    pub async fn container_start_plan(&self, reference: &str) -> Result<Value> {
-        let _ = reference;
-        Err(Error::unsupported("container plan"))
-    }
-
-    /// `GET /containers/{id}/json`, in the shape of the newest API version plus the fields that older ones have.
-    pub async fn container_inspect(&self, reference: &str, size: bool) -> Result<Value> {
-        let _ = (reference, size);
-        Err(Error::unsupported("container inspect"))
-    }
-
-    /// `POST /containers/{id}/start`; [`crate::Kind::NotModified`] if it runs.
-    pub async fn container_start(&self, reference: &str, caller: &Caller) -> Result<()> {
-        let _ = (reference, caller);
-        Err(Error::unsupported("container start"))
-    }
-
-    /// `POST /containers/{id}/stop`; [`crate::Kind::NotModified`] if it does not run.
-    pub async fn container_stop(
-        &self,
-        reference: &str,
-        timeout: Option<i64>,
-        signal: Option<&str>,
-    ) -> Result<()> {
-        let _ = (reference, timeout, signal);
-        Err(Error::unsupported("container stop"))
-    }
-
-    /// `POST /containers/{id}/restart`.
-    pub async fn container_restart(
-        &self,
-        reference: &str,
-        timeout: Option<i64>,
-        signal: Option<&str>,
-        caller: &Caller,
-    ) -> Result<()> {
-        let _ = (reference, timeout, signal, caller);
-        Err(Error::unsupported("container restart"))
-    }
-
-    /// `POST /containers/{id}/kill`.
-    pub async fn container_kill(&self, reference: &str, signal: Option<&str>) -> Result<()> {
-        let _ = (reference, signal);
-        Err(Error::unsupported("container kill"))
-    }
-
-    /// `POST /containers/{id}/pause`.
-    pub async fn container_pause(&self, reference: &str) -> Result<()> {
-        let _ = reference;
-        Err(Error::unsupported("container pause"))
-    }
-
-    /// `POST /containers/{id}/unpause`.
-    pub async fn container_unpause(&self, reference: &str) -> Result<()> {
-        let _ = reference;
-        Err(Error::unsupported("container unpause"))
-    }
-
-    /// `POST /containers/{id}/rename`.
-    pub async fn container_rename(&self, reference: &str, name: &str) -> Result<()> {
-        let _ = (reference, name);
-        Err(Error::unsupported("container rename"))
-    }
-
-    /// `POST /containers/{id}/update`.
-    pub async fn container_update(
-        &self,
-        reference: &str,
-        body: ContainerUpdateBody,
-    ) -> Result<ContainerUpdateResponse> {
-        let _ = (reference, body);
-        Err(Error::unsupported("container update"))
-    }
-
-    /// `DELETE /containers/{id}`.
-    pub async fn container_remove(&self, reference: &str, options: RemoveOptions) -> Result<()> {
-        let _ = (reference, options);
-        Err(Error::unsupported("container remove"))
-    }
-
-    /// `POST /containers/{id}/wait`, first half: registers, so that no exit after this is missed.
-    pub async fn container_wait(&self, reference: &str, condition: WaitCondition) -> Result<Waiter> {
-        let _ = (reference, condition);
-        Err(Error::unsupported("container wait"))
-    }
-
-    /// `GET /containers/{id}/top`.
-    pub async fn container_top(&self, reference: &str, ps_args: &str) -> Result<ContainerTopResponse> {
-        let _ = (reference, ps_args);
-        Err(Error::unsupported("container top"))
-    }
-
-    /// One sample of `GET /containers/{id}/stats`; `previous` becomes its `precpu_stats`.
-    pub async fn container_stats(
-        &self,
-        reference: &str,
-        previous: Option<&ContainerStatsResponse>,
-    ) -> Result<ContainerStatsResponse> {
-        let _ = (reference, previous);
-        Err(Error::unsupported("container stats"))
-    }
-
     /// `GET /containers/{id}/logs`.
-    pub async fn container_logs(
-        &self,
-        reference: &str,
-        query: crate::io::LogQuery,
-    ) -> Result<crate::io::Output> {
-        let _ = (reference, query);
-        Err(Error::unsupported("container logs"))
+    pub async fn container_logs(&self, reference: &str, query: io::LogQuery) -> Result<io::Output> {
+        let container = self.inner.registry.find(reference)?;
+        if !query.stdout && !query.stderr {
+            return Err(Error::invalid("Bad parameters: you must choose at least one stream"));
+        }
+        Ok(container.io.logs(query).await?)
     }
 
     /// `POST /containers/{id}/attach`. The container need not run yet.
-    pub async fn container_attach(
-        &self,
-        reference: &str,
-        query: crate::io::AttachQuery,
-    ) -> Result<crate::io::Attached> {
-        let _ = (reference, query);
-        Err(Error::unsupported("container attach"))
+    pub async fn container_attach(&self, reference: &str, query: io::AttachQuery) -> Result<io::Attached> {
+        let container = self.inner.registry.find(reference)?;
+        let now = container.now();
+        if now.state.status == crate::record::Status::Paused {
+            return Err(Error::conflict(format!(
+                "container {} is paused, unpause the container before attach",
+                now.def.id
+            )));
+        }
+        if now.state.status == crate::record::Status::Restarting {
+            return Err(Error::conflict(format!(
+                "container {} is restarting, wait until the container is running",
+                now.def.id
+            )));
+        }
+        let attached = container.io.attach(query)?;
+        self.container_event(&now, "attach", &[]);
+        std::future::ready(Ok(attached)).await
     }
 
     /// `POST /containers/{id}/resize`.
     pub async fn container_resize(&self, reference: &str, rows: u16, columns: u16) -> Result<()> {
-        let _ = (reference, rows, columns);
-        Err(Error::unsupported("container resize"))
+        let container = self.inner.registry.find(reference)?;
+        container.io.resize(rows, columns)?;
+        let now = container.now();
+        self.container_event(
+            &now,
+            "resize",
+            &[("height", &rows.to_string()), ("width", &columns.to_string())],
+        );
+        std::future::ready(Ok(())).await
     }
 
-    /// `POST /containers/prune`.
-    pub async fn container_prune(&self, filters: &Filters) -> Result<ContainerPruneResponse> {
-        let _ = filters;
-        Err(Error::unsupported("container prune"))
+    /// Whether a container has a terminal; decides the content type of its streams.
+    pub fn container_tty(&self, reference: &str) -> Result<bool> {
+        Ok(self.inner.registry.find(reference)?.now().def.config.tty == Some(true))
     }
 }
 
 /// Reads a create body from JSON whose field names are in Docker's own case: a string where a list of strings may
 /// stand, nulls, and Docker's texts for words that are none of an enumeration's.
-pub fn create_body(json: Value) -> Result<ContainerCreateBody> {
-    serde_json::from_value(json).map_err(|e| Error::invalid(e.to_string()))
+pub fn create_body(mut json: Value) -> Result<ContainerCreateBody> {
+    if let Value::Object(map) = &mut json {
+        for key in ["Cmd", "Entrypoint", "Shell"] {
+            if let Some(value @ Value::String(_)) = map.get_mut(key) {
+                *value = Value::Array(vec![value.take()]);
+            }
+        }
+        // Objects that are only sets of names.
+        if let Some(Value::Object(host)) = map.get_mut("HostConfig") {
+            words(host)?;
+        }
+    }
+    serde_json::from_value(json).map_err(|e| Error::invalid(format!("invalid JSON: {e}")))
+}
+
+fn words(host: &mut serde_json::Map<String, Value>) -> Result<()> {
+    if let Some(name) = host.get("RestartPolicy").and_then(|p| p.get("Name")).and_then(Value::as_str)
+        && !matches!(name, "" | "no" | "always" | "on-failure" | "unless-stopped")
+    {
+        return Err(Error::invalid(format!(
+            "invalid restart policy: unknown policy '{name}'; use one of 'no', 'always', 'on-failure', or \
+             'unless-stopped'"
+        )));
+    }
+    if let Some(mode) = host.get("CgroupnsMode").and_then(Value::as_str)
+        && !matches!(mode, "" | "private" | "host")
+    {
+        return Err(Error::invalid(format!("invalid cgroup namespace mode: {mode}")));
+    }
+    if let Some(isolation) = host.get("Isolation").and_then(Value::as_str)
+        && !matches!(isolation, "" | "default")
+    {
+        return Err(Error::invalid(format!("invalid isolation ({isolation}): only 'default' is supported on linux")));
+    }
+    for mount in host.get("Mounts").and_then(Value::as_array).into_iter().flatten() {
+        if let Some(kind) = mount.get("Type").and_then(Value::as_str)
+            && !matches!(kind, "bind" | "volume" | "tmpfs" | "image" | "npipe" | "cluster")
+        {
+            return Err(Error::invalid(format!("mount type unknown: {kind:?}")));
+        }
+        if let Some(word) =
+            mount.get("BindOptions").and_then(|b| b.get("Propagation")).and_then(Value::as_str)
+            && !matches!(word, "" | "private" | "rprivate" | "shared" | "rshared" | "slave" | "rslave")
+        {
+            return Err(Error::invalid(format!(
+                "invalid mount config for type \"bind\": invalid propagation mode: {word}"
+            )));
+        }
+    }
+    // Some clients send an empty list where Go has an empty map.
+    for key in ["PortBindings", "Tmpfs", "Sysctls", "StorageOpt"] {
+        if host.get(key).is_some_and(Value::is_array) {
+            host.remove(key);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn bodies() {
+        let body = create_body(json!({"Image": "x", "Cmd": "ls", "Entrypoint": null, "HostConfig": {"Binds": null}})).unwrap();
+        assert_eq!(body.cmd, Some(vec!["ls".to_owned()]));
+        for (bad, text) in [
+            (
+                json!({"HostConfig": {"RestartPolicy": {"Name": "x"}}}),
+                "invalid restart policy: unknown policy 'x'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'",
+            ),
+            (json!({"HostConfig": {"CgroupnsMode": "x"}}), "invalid cgroup namespace mode: x"),
+            (json!({"HostConfig": {"Mounts": [{"Type": "x"}]}}), "mount type unknown: \"x\""),
+        ] {
+            assert_eq!(create_body(bad).unwrap_err().message, text);
+        }
+        assert_eq!(create_body(json!({"Image": 5})).unwrap_err().kind, crate::Kind::Invalid);
+        assert_eq!(create_body(json!([])).unwrap_err().kind, crate::Kind::Invalid);
+    }
 }

@@ -7,18 +7,38 @@
 
 pub mod auth;
 pub mod containers;
+mod create;
+mod drivers;
+mod endpoints;
 pub mod error;
 pub mod exec;
+mod exit;
+mod filesystem;
+mod host;
 pub mod images;
+mod inspect;
+mod list;
 pub mod networks;
+mod open;
 pub mod options;
 pub mod planner;
+mod policy;
+mod pool;
+mod record;
+mod recover;
+mod registry;
+mod remove;
 pub mod settings;
+mod start;
+mod stats;
+mod stop;
 pub mod system;
 pub mod volumes;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 
+use arc_swap::ArcSwap;
 pub use bollard_stubs::models;
 pub use error::{Error, Kind, Result};
 pub use options::{Caller, CreateOptions, Filters, ListOptions, RemoveOptions, WaitCondition};
@@ -36,7 +56,31 @@ pub struct Engine {
 
 pub(crate) struct Inner {
     pub(crate) settings: Settings,
+    pub(crate) host: host::Host,
+    pub(crate) facts: planner::Facts,
+    pub(crate) id: String,
+    pub(crate) store: wharf_store::Store,
+    pub(crate) plugins: wharf_plugins::Plugins,
+    pub(crate) images: wharf_images::Images,
+    pub(crate) keeper: wharf_keeper::Keeper,
+    pub(crate) streams: io::Streams,
     pub(crate) events: io::events::Bus,
+    pub(crate) cgroups: wharf_kernel::cgroup::Cgroups,
+    pub(crate) net: wharf_kernel::net::Net,
+    pub(crate) namespaces: Arc<wharf_kernel::netns::Pool>,
+    pub(crate) pool: pool::Pool,
+    pub(crate) registry: registry::Registry,
+    pub(crate) networks: networks::Networks,
+    pub(crate) volumes: volumes::Volumes,
+    pub(crate) execs: exec::Execs,
+    pub(crate) dirs: filesystem::Dirs,
+    /// Seccomp programs of Docker's default profile, by capability set.
+    pub(crate) seccomp: Mutex<HashMap<u64, Vec<Vec<u8>>>>,
+    /// Set once the daemon is ending: nothing is started any more.
+    pub(crate) closing: std::sync::atomic::AtomicBool,
+    pub(crate) decisions: auth::Decisions,
+    /// What the host's own resolver says, read at start.
+    pub(crate) resolver: ArcSwap<planner::files::Resolver>,
 }
 
 impl std::fmt::Debug for Engine {
@@ -46,11 +90,6 @@ impl std::fmt::Debug for Engine {
 }
 
 impl Engine {
-    /// Opens the state, repairs what an earlier daemon left half done, adopts running containers.
-    pub async fn open(settings: Settings) -> Result<Self> {
-        Ok(Self { inner: Arc::new(Inner { settings, events: io::events::Bus::new() }) })
-    }
-
     /// How it was set up.
     pub fn settings(&self) -> &Settings {
         &self.inner.settings
@@ -61,6 +100,8 @@ impl Engine {
         &self.inner.events
     }
 
-    /// The orderly end: stops containers unless `live_restore`, ends the keeper, writes what is pending.
-    pub async fn shutdown(&self) {}
+    /// The plugins of this engine.
+    pub fn plugins(&self) -> &wharf_plugins::Plugins {
+        &self.inner.plugins
+    }
 }

@@ -8,6 +8,7 @@ pub mod modes;
 pub mod mounts;
 pub mod names;
 pub mod ports;
+pub(crate) mod report;
 pub mod run;
 pub mod security;
 pub mod signals;

@@ -1,0 +1,244 @@
+//! What happens when a process ends: the record, the waiting clients, the tidying up, the restart policy.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use wharf_plan::policy::Origin;
+use wharf_plan::run::ExitStatus;
+
+use crate::models::RestartPolicyNameEnum;
+use crate::record::{STATES, State, Status, now as clock, put};
+use crate::registry::{Container, Held, Now};
+use crate::{Caller, Engine, RemoveOptions, endpoints};
+
+/// First pause before a restart, and the longest.
+const BACKOFF: (u64, u64) = (100, 60_000);
+/// A run of this length makes the next pause short again.
+const STEADY: Duration = Duration::from_secs(10);
+
+/// Whether a restart policy wants another start.
+pub(crate) fn wants_restart(
+    policy: RestartPolicyNameEnum,
+    most: i64,
+    state: &State,
+    code: i32,
+    stopped: bool,
+) -> bool {
+    if stopped {
+        return false;
+    }
+    match policy {
+        RestartPolicyNameEnum::ALWAYS | RestartPolicyNameEnum::UNLESS_STOPPED => true,
+        RestartPolicyNameEnum::ON_FAILURE => code != 0 && (most <= 0 || i64::from(state.restarts) < most),
+        RestartPolicyNameEnum::NO | RestartPolicyNameEnum::EMPTY => false,
+    }
+}
+
+/// Pause before the next restart in milliseconds, from the last pause and the length of the run.
+pub(crate) fn backoff(last: u64, run: Duration) -> u64 {
+    if last == 0 || run >= STEADY { BACKOFF.0 } else { (last * 2).min(BACKOFF.1) }
+}
+
+/// Name and limit of a container's policy.
+pub(crate) fn policy(now: &Now) -> (RestartPolicyNameEnum, i64) {
+    let policy = now.def.host.restart_policy.as_ref();
+    (
+        policy.and_then(|p| p.name).unwrap_or(RestartPolicyNameEnum::NO),
+        policy.and_then(|p| p.maximum_retry_count).unwrap_or(0),
+    )
+}
+
+impl Engine {
+    /// Takes exits from the keeper for as long as the engine lives.
+    pub(crate) fn watch_exits(&self) {
+        let mut exits = self.inner.keeper.exits();
+        let weak = Arc::downgrade(&self.inner);
+        tokio::spawn(async move {
+            while let Some((id, status)) = exits.recv().await {
+                let Some(inner) = weak.upgrade() else { return };
+                let engine = Engine { inner };
+                tokio::spawn(async move { engine.exited(&id, status).await });
+            }
+        });
+    }
+
+    async fn exited(&self, id: &str, status: ExitStatus) {
+        if self.inner.execs.exited(self, id, status).await {
+            return;
+        }
+        let Some(container) = self.inner.registry.get(id) else {
+            // A start that was given up; nobody else will forget it.
+            let _ = self.inner.keeper.forget(id).await;
+            return;
+        };
+        let mut held = container.lock.lock().await;
+        // It may be told twice: by the stream of exits and by the list after a reconnection.
+        if container.now().state.status.is_alive() {
+            self.record_exit(&container, &mut held, status).await;
+        }
+    }
+
+    /// Writes an exit down and does what follows; the lock is held and the container was alive.
+    pub(crate) async fn record_exit(&self, container: &Arc<Container>, held: &mut Held, status: ExitStatus) {
+        let before = container.now();
+        // What is undone needs no record: it dies with its namespace or is found by the sweep.
+        let (cgroups, path) = (self.inner.cgroups.clone(), before.state.cgroup.clone());
+        let cgroup = self.inner.pool.start(move || {
+            let oom = cgroups.oom_kills(&path).unwrap_or(0);
+            (oom, cgroups.remove(&path, Duration::from_secs(5)))
+        });
+        let (net, gone) = (self.inner.net.clone(), before.state.endpoints.clone());
+        let network = (!gone.is_empty()).then(|| {
+            self.inner.pool.start(move || gone.values().for_each(|endpoint| endpoints::undo(&net, endpoint)))
+        });
+        container.io.finished().await;
+        let (oom, removed) = cgroup.await.unwrap_or((0, Ok(())));
+        if let Err(error) = removed {
+            tracing::warn!(%error, id = before.def.id, "cgroup not removed; the next sweep will");
+        }
+        let run = Duration::from_nanos(status.at.saturating_sub(before.state.started_at));
+        let (name, most) = policy(&before);
+        let closing = self.inner.closing.load(Ordering::Acquire);
+        let again = !closing
+            && wants_restart(name, most, &before.state, status.code, before.state.stopped_by_user);
+        let mut state = (*before.state).clone();
+        state.status = if again { Status::Restarting } else { Status::Exited };
+        state.pid = 0;
+        state.exit_code = status.code;
+        state.finished_at = if status.at == 0 { clock() } else { status.at };
+        state.oom_killed = status.oom_killed || (oom > 0 && status.code == 137);
+        let ended = std::mem::take(&mut state.endpoints);
+        let (mut tx, turns) = self.release_addresses(ended.values()).await;
+        if let Err(error) = put(&mut tx, STATES, &before.def.id, &state) {
+            tracing::error!(%error, "state not written");
+        }
+        if let Err(error) = self.inner.store.commit(tx).await {
+            tracing::error!(%error, id = before.def.id, "the exit is not recorded");
+        }
+        drop(turns);
+        let after = Now { state: Arc::new(state), ..(*before).clone() };
+        self.inner.registry.update(container, after.clone());
+        container.change_life(|life| {
+            life.exits += 1;
+            life.alive = false;
+            life.exit_code = status.code;
+        });
+        if after.state.oom_killed {
+            self.container_event(&after, "oom", &[]);
+        }
+        let seconds = run.as_secs().to_string();
+        self.container_event(
+            &after,
+            "die",
+            &[("exitCode", &status.code.to_string()), ("execDuration", &seconds)],
+        );
+        for endpoint in ended.values() {
+            if let Ok(network) = self.inner.networks.find(&endpoint.network) {
+                self.network_event(&network.record(), "disconnect", &[("container", &after.def.id)]);
+            }
+        }
+        if let Some(network) = network {
+            let _ = network.await;
+        }
+        // Only now may the namespace go: its links die with it.
+        if let Err(error) = self.inner.keeper.forget(&before.def.id).await {
+            tracing::debug!(%error, id = before.def.id, "keeper");
+        }
+        self.after_exit(container, held, again, run).await;
+    }
+
+    /// The restart policy or `--rm`.
+    pub(crate) async fn after_exit(&self, container: &Arc<Container>, held: &mut Held, again: bool, run: Duration) {
+        let now = container.now();
+        if again {
+            held.backoff = backoff(held.backoff, run);
+            self.restart_later(container, held.backoff);
+        } else if now.def.host.auto_remove == Some(true) && !self.inner.closing.load(Ordering::Acquire) {
+            let options = RemoveOptions { volumes: true, ..RemoveOptions::default() };
+            if let Err(error) = self.remove_locked(container, held, options).await {
+                tracing::warn!(%error, id = now.def.id, "--rm did not remove the container");
+            }
+        }
+    }
+
+    /// Starts it again after a pause, unless something else happens to it meanwhile.
+    pub(crate) fn restart_later(&self, container: &Arc<Container>, milliseconds: u64) {
+        let weak = Arc::downgrade(&self.inner);
+        let container = Arc::clone(container);
+        let run = container.now().state.run;
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+            let Some(inner) = weak.upgrade() else { return };
+            let engine = Engine { inner };
+            let mut held = container.lock.lock().await;
+            let state = Arc::clone(&container.now().state);
+            if state.status != Status::Restarting || state.run != run || held.removing {
+                return;
+            }
+            let caller = Caller { identity: None, origin: Origin::RestartPolicy };
+            if let Err(error) = engine.start_locked(&container, &mut held, &caller, state.restarts + 1).await {
+                tracing::warn!(%error, id = %container.id, "restart failed");
+                engine.retry_failed_start(&container, &mut held).await;
+            }
+        });
+    }
+
+    /// A start by the policy that failed counts as a failed run.
+    async fn retry_failed_start(&self, container: &Arc<Container>, held: &mut Held) {
+        let now = container.now();
+        let (name, most) = policy(&now);
+        let code = now.state.exit_code.max(1);
+        if self.inner.closing.load(Ordering::Acquire)
+            || !wants_restart(name, most, &now.state, code, now.state.stopped_by_user)
+        {
+            return;
+        }
+        let mut state = (*now.state).clone();
+        state.status = Status::Restarting;
+        let mut tx = wharf_store::Transaction::new();
+        if put(&mut tx, STATES, &now.def.id, &state).is_err() || self.inner.store.commit(tx).await.is_err() {
+            return;
+        }
+        self.inner.registry.update(container, Now { state: Arc::new(state), ..(*now).clone() });
+        held.backoff = backoff(held.backoff, Duration::ZERO);
+        self.restart_later(container, held.backoff);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use RestartPolicyNameEnum as P;
+
+    #[test]
+    fn policies() {
+        let state = |restarts| State { restarts, ..State::default() };
+        let cases = [
+            (P::NO, 0, 0, 1, false, false),
+            (P::ALWAYS, 0, 0, 0, false, true),
+            (P::ALWAYS, 0, 0, 0, true, false),
+            (P::UNLESS_STOPPED, 0, 5, 1, false, true),
+            (P::ON_FAILURE, 0, 99, 1, false, true),
+            (P::ON_FAILURE, 0, 0, 0, false, false),
+            (P::ON_FAILURE, 2, 1, 1, false, true),
+            (P::ON_FAILURE, 2, 2, 1, false, false),
+        ];
+        for (policy, most, restarts, code, stopped, wanted) in cases {
+            assert_eq!(wants_restart(policy, most, &state(restarts), code, stopped), wanted, "{policy:?} {most} {restarts}");
+        }
+    }
+
+    #[test]
+    fn pauses_double_up_to_a_minute() {
+        let mut last = 0;
+        let mut all = Vec::new();
+        for _ in 0..12 {
+            last = backoff(last, Duration::from_secs(1));
+            all.push(last);
+        }
+        assert_eq!(all[..4], [100, 200, 400, 800]);
+        assert_eq!(all[11], 60_000);
+        assert_eq!(backoff(60_000, Duration::from_secs(10)), 100);
+    }
+}

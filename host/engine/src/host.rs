@@ -1,0 +1,79 @@
+//! Facts about this machine.
+
+use std::path::Path;
+
+use crate::planner::Facts;
+use crate::settings::Settings;
+
+/// What does not change while the daemon lives.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Host {
+    pub(crate) kernel: String,
+    pub(crate) os: String,
+    pub(crate) os_version: String,
+    pub(crate) name: String,
+    pub(crate) architecture: String,
+    /// Changes with every boot.
+    pub(crate) boot: String,
+    pub(crate) apparmor: bool,
+    pub(crate) cpus: u32,
+    pub(crate) memory: u64,
+    pub(crate) filesystems: Vec<String>,
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
+}
+
+impl Host {
+    /// Looks.
+    pub(crate) fn detect() -> Self {
+        let release = read("/etc/os-release");
+        let field = |key: &str| {
+            release
+                .lines()
+                .find_map(|l| l.strip_prefix(key))
+                .map(|v| v.trim_matches('"').to_owned())
+                .unwrap_or_default()
+        };
+        let memory = read("/proc/meminfo")
+            .lines()
+            .find_map(|l| l.strip_prefix("MemTotal:"))
+            .and_then(|v| v.trim().strip_suffix("kB"))
+            .and_then(|v| v.trim().parse::<u64>().ok())
+            .unwrap_or(0)
+            * 1024;
+        Self {
+            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+            os: field("PRETTY_NAME="),
+            os_version: field("VERSION_ID="),
+            name: read("/proc/sys/kernel/hostname").trim().to_owned(),
+            architecture: std::env::consts::ARCH.to_owned(),
+            boot: read("/proc/sys/kernel/random/boot_id").trim().to_owned(),
+            apparmor: read("/sys/module/apparmor/parameters/enabled").starts_with('Y'),
+            cpus: std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1)),
+            memory,
+            filesystems: read("/proc/filesystems")
+                .lines()
+                .filter_map(|l| l.split_whitespace().last())
+                .map(str::to_owned)
+                .collect(),
+        }
+    }
+
+    /// What the planner wants to know.
+    pub(crate) fn facts(&self, settings: &Settings, cgroup_version: u8) -> Facts {
+        Facts {
+            cpus: self.cpus,
+            memory: self.memory,
+            cgroup_version,
+            apparmor: self.apparmor,
+            log_driver: settings.log_driver.clone(),
+            log_options: settings.log_options.clone(),
+            storage_driver: settings.storage_driver.clone(),
+            init: settings.init,
+            no_new_privileges: settings.no_new_privileges,
+            cgroup_parent: settings.cgroup_parent.clone(),
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! The containers in memory: found by id, name or the start of an id; read without any container's lock.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use tokio::sync::watch;
+use wharf_io::ContainerIo;
+
+use crate::error::{Error, Result};
+use crate::planner::run::Blueprint;
+use crate::record::{Definition, State};
+
+/// An unchanging view of one container.
+#[derive(Debug, Clone)]
+pub(crate) struct Now {
+    pub(crate) def: Arc<Definition>,
+    pub(crate) state: Arc<State>,
+    pub(crate) blueprint: Arc<Blueprint>,
+}
+
+/// What those who wait look at.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Life {
+    /// Exits so far in this daemon's life.
+    pub(crate) exits: u64,
+    pub(crate) alive: bool,
+    pub(crate) exit_code: i32,
+    pub(crate) error: String,
+    pub(crate) removed: bool,
+}
+
+/// What only the holder of the lock touches.
+#[derive(Debug, Default)]
+pub(crate) struct Held {
+    /// Back-off of the restart policy, in milliseconds; 0 before the first.
+    pub(crate) backoff: u64,
+    /// Somebody is removing it.
+    pub(crate) removing: bool,
+}
+
+/// The list entry of one container, and until when it is right.
+#[derive(Debug, Clone)]
+pub(crate) struct Fragment {
+    pub(crate) json: Bytes,
+    /// Text that depends on the time.
+    pub(crate) status: String,
+}
+
+/// One container.
+#[derive(Debug)]
+pub(crate) struct Container {
+    pub(crate) id: Arc<str>,
+    /// For changes, one at a time.
+    pub(crate) lock: tokio::sync::Mutex<Held>,
+    now: ArcSwap<Now>,
+    pub(crate) io: Arc<ContainerIo>,
+    life: watch::Sender<Life>,
+    pub(crate) fragment: ArcSwap<Option<Fragment>>,
+    pub(crate) execs: Mutex<BTreeSet<String>>,
+}
+
+impl Container {
+    pub(crate) fn new(now: Now, io: Arc<ContainerIo>) -> Arc<Self> {
+        let life = Life {
+            alive: now.state.status.is_alive(),
+            exit_code: now.state.exit_code,
+            ..Life::default()
+        };
+        Arc::new(Self {
+            id: now.def.id.as_str().into(),
+            lock: tokio::sync::Mutex::default(),
+            now: ArcSwap::from_pointee(now),
+            io,
+            life: watch::Sender::new(life),
+            fragment: ArcSwap::from_pointee(None),
+            execs: Mutex::default(),
+        })
+    }
+
+    /// The view of this moment.
+    pub(crate) fn now(&self) -> Arc<Now> {
+        self.now.load_full()
+    }
+
+    pub(crate) fn watch(&self) -> watch::Receiver<Life> {
+        self.life.subscribe()
+    }
+
+    pub(crate) fn change_life(&self, change: impl FnOnce(&mut Life)) {
+        self.life.send_modify(change);
+    }
+
+    pub(crate) fn exec_ids(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        // A set is whole after every operation.
+        self.execs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Default)]
+struct Index {
+    by_id: BTreeMap<Arc<str>, Arc<Container>>,
+    /// Names, also those of containers that are being created.
+    by_name: HashMap<String, Arc<str>>,
+}
+
+/// All containers.
+#[derive(Default)]
+pub(crate) struct Registry {
+    index: RwLock<Index>,
+    /// Grows with every visible change.
+    generation: AtomicU64,
+    pub(crate) listing: ArcSwap<Option<Listing>>,
+}
+
+/// The whole plain list, ready to send.
+pub(crate) struct Listing {
+    pub(crate) generation: u64,
+    pub(crate) second: u64,
+    pub(crate) all: Bytes,
+    pub(crate) running: Bytes,
+}
+
+impl Registry {
+    fn read(&self) -> RwLockReadGuard<'_, Index> {
+        // Every writer leaves the maps whole between its statements.
+        self.index.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Index> {
+        self.index.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a name for an id, or says who has it.
+    pub(crate) fn reserve(&self, name: &str, id: &str) -> Result<()> {
+        use std::collections::hash_map::Entry;
+        match self.write().by_name.entry(name.to_owned()) {
+            Entry::Occupied(taken) => Err(Error::conflict(format!(
+                "Conflict. The container name \"/{name}\" is already in use by container \"{}\". You have to remove (or \
+                 rename) that container to be able to reuse that name.",
+                taken.get()
+            ))),
+            Entry::Vacant(free) => {
+                free.insert(id.into());
+                Ok(())
+            }
+        }
+    }
+
+    /// Gives a name back, if it is that id's.
+    pub(crate) fn release(&self, name: &str, id: &str) {
+        let mut index = self.write();
+        if index.by_name.get(name).is_some_and(|owner| **owner == *id) {
+            index.by_name.remove(name);
+        }
+    }
+
+    /// Adds a container whose name is reserved.
+    pub(crate) fn insert(&self, container: &Arc<Container>) {
+        self.write().by_id.insert(Arc::clone(&container.id), Arc::clone(container));
+        self.touch();
+    }
+
+    /// Takes it out, with its name.
+    pub(crate) fn remove(&self, id: &str, name: &str) {
+        self.write().by_id.remove(id);
+        self.release(name, id);
+        self.touch();
+    }
+
+    /// Replaces a container's view.
+    pub(crate) fn update(&self, container: &Container, now: Now) {
+        container.now.store(Arc::new(now));
+        container.fragment.store(Arc::new(None));
+        self.touch();
+    }
+
+    fn touch(&self) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// All, oldest id order.
+    pub(crate) fn all(&self) -> Vec<Arc<Container>> {
+        self.read().by_id.values().cloned().collect()
+    }
+
+    pub(crate) fn get(&self, id: &str) -> Option<Arc<Container>> {
+        self.read().by_id.get(id).cloned()
+    }
+
+    /// Finds by full id, then name, then the start of an id.
+    pub(crate) fn find(&self, reference: &str) -> Result<Arc<Container>> {
+        let index = self.read();
+        if let Some(found) = index.by_id.get(reference) {
+            return Ok(Arc::clone(found));
+        }
+        let name = reference.strip_prefix('/').unwrap_or(reference);
+        if let Some(found) = index.by_name.get(name).and_then(|id| index.by_id.get(id)) {
+            return Ok(Arc::clone(found));
+        }
+        let hex = !reference.is_empty() && reference.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        if hex {
+            let mut range = index
+                .by_id
+                .range::<str, _>((std::ops::Bound::Included(reference), std::ops::Bound::Unbounded))
+                .take_while(|(id, _)| id.starts_with(reference));
+            match (range.next(), range.next()) {
+                (Some((_, one)), None) => return Ok(Arc::clone(one)),
+                (Some(_), Some(_)) => {
+                    return Err(Error::invalid(format!("Multiple IDs found with provided prefix: {reference}")));
+                }
+                (None, _) => {}
+            }
+        }
+        Err(Error::no_container(reference))
+    }
+}

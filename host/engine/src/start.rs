@@ -1,0 +1,700 @@
+//! Starting a container.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use wharf_kernel::fs::Root;
+use wharf_kernel::{mount, seccomp};
+use wharf_plan::run::{Device, Fd, Namespace, Namespaces, Stage, StartError};
+use wharf_plan::types::Labels;
+use wharf_store::Transaction;
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::planner::modes::{Ipc, Mode, NetworkMode};
+use crate::planner::mounts::{Kind as MountKind, MountSpec};
+use crate::planner::run::{self, HostDevice, Start};
+use crate::planner::security::Seccomp;
+use crate::planner::{config, security, user};
+use crate::policy::Subject;
+use crate::record::{Endpoint, STATES, State, Status, put};
+use crate::registry::{Container, Held, Now};
+use crate::{Caller, Engine, endpoints, filesystem};
+
+/// Descriptors on their way to the keeper, numbered as they are added.
+#[derive(Default)]
+pub(crate) struct Fds(pub(crate) Vec<OwnedFd>);
+
+impl Fds {
+    pub(crate) fn add(&mut self, fd: OwnedFd) -> Fd {
+        self.0.push(fd);
+        Fd::try_from(self.0.len() - 1).unwrap_or(Fd::MAX)
+    }
+}
+
+/// What a kernel thread prepares of the file system.
+struct Files {
+    account: user::Account,
+    rootfs: OwnedFd,
+    own: Vec<(&'static str, OwnedFd)>,
+    trees: Vec<Option<(OwnedFd, bool)>>,
+    devices: Vec<HostDevice>,
+    shm: Option<OwnedFd>,
+}
+
+impl Engine {
+    /// `POST /containers/{id}/start`; [`crate::Kind::NotModified`] if it runs.
+    pub async fn container_start(&self, reference: &str, caller: &Caller) -> Result<()> {
+        let container = self.inner.registry.find(reference)?;
+        let mut held = container.lock.lock().await;
+        if held.removing {
+            return Err(Error::conflict("container is marked for removal and cannot be started"));
+        }
+        match container.now().state.status {
+            Status::Running | Status::Starting => return Err(Error::not_modified()),
+            Status::Paused => {
+                return Err(Error::conflict("cannot start a paused container, try unpause instead"));
+            }
+            Status::Removing | Status::Dead => {
+                return Err(Error::conflict("container is marked for removal and cannot be started"));
+            }
+            Status::Created | Status::Exited | Status::Restarting => {}
+        }
+        held.backoff = 0;
+        self.start_locked(&container, &mut held, caller, 0).await
+    }
+
+    /// Starts it; the lock is held. `restarts` counts the restart policy's doings.
+    pub(crate) async fn start_locked(
+        &self,
+        container: &Arc<Container>,
+        held: &mut Held,
+        caller: &Caller,
+        restarts: u32,
+    ) -> Result<()> {
+        if self.inner.closing.load(Ordering::Acquire) {
+            return Err(Error::unavailable("the daemon is shutting down"));
+        }
+        let now = container.now();
+        self.review(
+            caller,
+            Subject {
+                point: "container-start",
+                target: &now.def.id,
+                labels: endpoints::labels(now.def.config.labels.iter().flatten()),
+                dry_run: false,
+            },
+            || &now.def.host,
+        )
+        .await?;
+        let cgroup = self.cgroup_path(&now);
+        let mut state = State {
+            status: Status::Starting,
+            pid: 0,
+            started_at: 0,
+            finished_at: now.state.finished_at,
+            exit_code: 0,
+            oom_killed: false,
+            error: String::new(),
+            restarts,
+            stopped_by_user: false,
+            run: now.state.run + 1,
+            endpoints: BTreeMap::new(),
+            cgroup: cgroup.clone(),
+            boot: self.inner.host.boot.clone(),
+        };
+        match self.try_start(container, &now, &mut state).await {
+            Ok(()) => {
+                let _ = held;
+                Ok(())
+            }
+            Err(e) => {
+                self.start_failed(container, &now, state, &e).await;
+                Err(e)
+            }
+        }
+    }
+
+    /// The failed start's traces go; the container shows the reason.
+    async fn start_failed(&self, container: &Container, now: &Now, mut state: State, error: &Error) {
+        container.io.abandoned();
+        let code = match error.kind {
+            Kind::Invalid if error.message.contains("executable file not found") => 127,
+            Kind::Invalid if error.message.contains("no such file or directory") => 127,
+            Kind::Invalid if error.message.contains("permission denied") => 126,
+            _ => 128,
+        };
+        let (cgroups, path) = (self.inner.cgroups.clone(), state.cgroup.clone());
+        let removed = self.inner.pool.start(move || cgroups.remove(&path, std::time::Duration::from_secs(2)));
+        let endpoints = std::mem::take(&mut state.endpoints);
+        let (mut tx, turns) = self.release_addresses(endpoints.values()).await;
+        state.status = if now.state.status == Status::Created { Status::Created } else { Status::Exited };
+        state.exit_code = code;
+        state.error.clone_from(&error.message);
+        state.started_at = now.state.started_at;
+        if let Err(e) = put(&mut tx, STATES, &now.def.id, &state) {
+            tracing::error!(error = %e, "state not written");
+        }
+        if let Err(e) = self.inner.store.commit(tx).await {
+            tracing::error!(error = %e, id = now.def.id, "the failed start is not recorded");
+        }
+        drop(turns);
+        if let Ok(Err(e)) = removed.await {
+            tracing::warn!(error = %e, id = now.def.id, "cgroup of a failed start not removed");
+        }
+        let state = Arc::new(state);
+        container.change_life(|life| {
+            life.exits += 1;
+            life.alive = false;
+            life.exit_code = code;
+            life.error.clone_from(&error.message);
+        });
+        self.inner.registry.update(container, Now { state, ..now.clone() });
+    }
+
+    async fn try_start(&self, container: &Arc<Container>, now: &Now, state: &mut State) -> Result<()> {
+        let def = &now.def;
+        let b = &now.blueprint;
+        // The cgroup needs nothing else, so it is made beside everything.
+        let resources = {
+            let devices = host_devices(&def.host, b.privileged)?;
+            run::resources(b, &self.inner.facts, &devices)
+        };
+        let (cgroups, path) = (self.inner.cgroups.clone(), state.cgroup.clone());
+        let cgroup = self.inner.pool.start(move || cgroups.create(&path, &resources));
+        let rootfs = self.inner.images.snapshots();
+        let mounting = rootfs.mount(&def.id);
+        let planned = self.plan_endpoints(now, false).await?;
+        state.endpoints = planned.endpoints;
+        // The record comes before the deed, and is written while the deed is prepared.
+        let mut tx = planned.kv;
+        put(&mut tx, STATES, &def.id, &*state)?;
+        let turns = planned.turns;
+        let store = self.inner.store.clone();
+        let recording = async move {
+            let result = store.commit(tx).await;
+            drop(turns);
+            result
+        };
+        let net_source = self.network_source(now).await?;
+        let networking = self.prepare_network(now, state.endpoints.clone(), net_source.is_none());
+        let volumes = self.volume_trees(now);
+        let (recorded, network, root, volumes) = tokio::join!(recording, networking, mounting, volumes);
+        // Whoever of them has failed, the others have come to their end.
+        recorded?;
+        let made = network?;
+        state.endpoints = made.endpoints;
+        let result = async {
+            let rootfs = root?;
+            let volumes = volumes?;
+            let files = self.prepare_files(now, rootfs, volumes, !state.endpoints.is_empty(), state).await?;
+            cgroup.await?.doing("cannot make the cgroup")?;
+            self.hand_over(container, now, state, files, made.namespace.or(net_source), made.holders).await
+        }
+        .await;
+        if let Err(e) = result {
+            let (net, endpoints) = (self.inner.net.clone(), state.endpoints.clone());
+            let _ = self
+                .inner
+                .pool
+                .run(move || endpoints.values().for_each(|endpoint| endpoints::undo(&net, endpoint)))
+                .await;
+            return Err(e);
+        }
+        Ok(())
+    }
+
+    /// The namespace of another container or the host, for those modes.
+    async fn network_source(&self, now: &Now) -> Result<Option<NetNamespace>> {
+        match &now.blueprint.network {
+            NetworkMode::Host => Ok(Some(NetNamespace::Host)),
+            NetworkMode::Container(other) => {
+                let other = self.inner.registry.find(other)?;
+                let their = other.now();
+                if !their.state.status.is_alive() {
+                    return Err(Error::conflict(format!(
+                        "cannot join network of a non running container: {}",
+                        their.def.id
+                    )));
+                }
+                if their.blueprint.network == NetworkMode::Host {
+                    return Ok(Some(NetNamespace::Host));
+                }
+                Ok(Some(NetNamespace::Fd(self.container_netns(&their.def.id).await?)))
+            }
+            NetworkMode::None | NetworkMode::Network(_) => Ok(None),
+        }
+    }
+
+    async fn prepare_network(
+        &self,
+        now: &Now,
+        mut endpoints: BTreeMap<String, Endpoint>,
+        own: bool,
+    ) -> Result<MadeNetwork> {
+        if !own {
+            return Ok(MadeNetwork { endpoints, namespace: None, holders: Vec::new() });
+        }
+        let (pool, net) = (Arc::clone(&self.inner.namespaces), self.inner.net.clone());
+        let made = self
+            .inner
+            .pool
+            .run(move || -> Result<_, (String, wharf_kernel::net::Error)> {
+                let namespace = pool
+                    .take()
+                    .map_err(|e| (String::new(), wharf_kernel::net::Error::Missing(e.to_string())))?;
+                let holders = endpoints::apply(&net, &mut endpoints, &namespace)?;
+                Ok((endpoints, namespace, holders))
+            })
+            .await?;
+        let (endpoints, namespace, holders) =
+            made.map_err(|(id, e)| endpoints::failure(&now.def.name, &id, &e))?;
+        Ok(MadeNetwork { endpoints, namespace: Some(NetNamespace::Fd(namespace)), holders })
+    }
+
+    /// Everything about files that needs the root file system: one visit to a kernel thread.
+    async fn prepare_files(
+        &self,
+        now: &Now,
+        rootfs: OwnedFd,
+        volumes: Vec<Option<OwnedFd>>,
+        rewrite_hosts: bool,
+        state: &State,
+    ) -> Result<Files> {
+        let def = Arc::clone(&now.def);
+        let dir = self.inner.dirs.container(&def.id);
+        let hosts = rewrite_hosts.then(|| {
+            let view = Now { state: Arc::new(state.clone()), ..now.clone() };
+            self.hosts_file(&view)
+        });
+        let privileged = now.blueprint.privileged;
+        let shared_shm = match &now.blueprint.ipc {
+            Ipc::Host => true,
+            Ipc::Container(_) | Ipc::None | Ipc::Private { .. } => false,
+        };
+        let own_net = !matches!(now.blueprint.network, NetworkMode::Container(_));
+        self.inner
+            .pool
+            .run(move || -> Result<Files> {
+                if let Some(text) = hosts {
+                    filesystem::write_public(&dir.join("hosts"), &text)?;
+                }
+                let root = Root::new(rootfs);
+                let account = account(&root, def.config.user.as_deref().unwrap_or(""), &def.host)?;
+                let mut own = Vec::new();
+                if own_net {
+                    for (target, name) in
+                        [("/etc/resolv.conf", "resolv.conf"), ("/etc/hostname", "hostname"), ("/etc/hosts", "hosts")]
+                    {
+                        own.push((target, mount::bind_path(&dir.join(name), false)?));
+                    }
+                }
+                let mut trees = Vec::with_capacity(def.mounts.len());
+                for (spec, volume) in def.mounts.iter().zip(volumes) {
+                    trees.push(match (spec.kind, volume) {
+                        (MountKind::Tmpfs, _) => None,
+                        (_, Some(tree)) => Some((tree, false)),
+                        (_, None) => Some(bind_tree(spec)?),
+                    });
+                }
+                let shm = if shared_shm { Some(mount::bind_path(Path::new("/dev/shm"), true)?) } else { None };
+                let devices = host_devices(&def.host, privileged)?;
+                Ok(Files { account, rootfs: root.into_fd(), own, trees, devices, shm })
+            })
+            .await?
+    }
+
+    async fn hand_over(
+        &self,
+        container: &Arc<Container>,
+        now: &Now,
+        state: &mut State,
+        files: Files,
+        net: Option<NetNamespace>,
+        holders: Vec<OwnedFd>,
+    ) -> Result<()> {
+        let def = &now.def;
+        let b = &now.blueprint;
+        let stdio = container.io.start()?;
+        let mut fds = Fds::default();
+        let mut hold: Vec<(String, Fd)> = Vec::new();
+        let rootfs = fds.add(files.rootfs);
+        let own = files.own.into_iter().map(|(target, fd)| (target, fds.add(fd))).collect();
+        let is_file: Vec<bool> = files.trees.iter().map(|t| t.as_ref().is_some_and(|(_, file)| *file)).collect();
+        let trees = files.trees.into_iter().map(|t| t.map(|(fd, _)| fds.add(fd))).collect();
+        let mut shm = files.shm.map(|fd| fds.add(fd));
+        let mut namespaces = Namespaces {
+            cgroup: if b.host_cgroupns { Namespace::Host } else { Namespace::New },
+            uts: if b.uts == Mode::Host { Namespace::Host } else { Namespace::New },
+            ..Namespaces::default()
+        };
+        namespaces.net = match net {
+            Some(NetNamespace::Fd(fd)) => {
+                let fd = fds.add(fd);
+                hold.push(("netns".into(), fd));
+                Namespace::Join(fd)
+            }
+            Some(NetNamespace::Host) => Namespace::Host,
+            None => Namespace::New,
+        };
+        self.join_others(b, &mut namespaces, &mut fds, &mut shm).await?;
+        if b.ipc == (Ipc::Private { shareable: true }) {
+            let size = format!("size={}", b.shm_size);
+            let flags = mount::Flags { no_suid: true, no_dev: true, no_exec: true, read_only: false };
+            let tree = mount::tmpfs(&["mode=1777", &size], flags)?;
+            hold.push(("shm".into(), fds.add(mount::bind(tree.as_fd(), false)?)));
+            shm = Some(fds.add(tree));
+        }
+        for (n, fd) in holders.into_iter().enumerate() {
+            hold.push((format!("port-{n}"), fds.add(fd)));
+        }
+        for (name, fd) in stdio.hold {
+            hold.push((name, fds.add(fd)));
+        }
+        let child = stdio.child.map(|fd| fd.map(|fd| fds.add(fd)));
+        let specs: Vec<(MountSpec, bool)> = def.mounts.iter().cloned().zip(is_file).collect();
+        let hostname = config::hostname(&def.config, &def.id);
+        let plan = run::plan(
+            &def.id,
+            &def.config,
+            &def.host,
+            b,
+            &self.inner.facts,
+            &specs,
+            Start {
+                account: files.account,
+                rootfs,
+                files: own,
+                trees,
+                namespaces,
+                shm,
+                devices: files.devices,
+                seccomp: self.seccomp(b)?,
+                apparmor: self.apparmor(b),
+                stdio: child,
+                console_size: container.io.size().or_else(|| console_size(&def.host)),
+                cgroup_path: state.cgroup.clone(),
+                hold,
+                hostname: &hostname,
+            },
+        );
+        let started = self
+            .inner
+            .keeper
+            .run(plan, fds.0)
+            .await
+            .map_err(|e| start_error(&b.args, def.config.working_dir.as_deref().unwrap_or(""), &e))?;
+        state.status = Status::Running;
+        state.pid = started.pid;
+        state.started_at = started.started_at;
+        container.io.started(started.pty);
+        let state = Arc::new(state.clone());
+        let new = Now { state, ..now.clone() };
+        container.change_life(|life| {
+            life.alive = true;
+            life.error.clear();
+        });
+        self.inner.registry.update(container, new.clone());
+        self.after_start(container, &new).await;
+        Ok(())
+    }
+
+    /// What follows a start and cannot make it fail any more.
+    async fn after_start(&self, container: &Arc<Container>, now: &Now) {
+        // The recorded plan had no ports that the host chose, nor links' names.
+        if now.state.endpoints.values().any(|e| e.publishes != e.desired.publishes) {
+            let mut tx = Transaction::new();
+            let written = match put(&mut tx, STATES, &now.def.id, &*now.state) {
+                Ok(()) => self.inner.store.commit(tx).await.map_err(Error::from),
+                Err(e) => Err(e),
+            };
+            if let Err(error) = written {
+                tracing::warn!(%error, id = now.def.id, "chosen ports are not recorded");
+            }
+        }
+        for (name, endpoint) in &now.state.endpoints {
+            if let Ok(network) = self.inner.networks.find(&endpoint.network) {
+                self.network_event(&network.record(), "connect", &[("container", &now.def.id), ("name", name)]);
+            }
+        }
+        self.container_event(now, "start", &[]);
+        if now.def.config.stdin_once == Some(true) {
+            let (keeper, io, id) =
+                (self.inner.keeper.clone(), Arc::clone(&container.io), now.def.id.clone());
+            tokio::spawn(async move {
+                io.stdin_closed().await;
+                // An ended container has no stdin to release.
+                let _ = keeper.release(&id, vec!["stdin".into()]).await;
+            });
+        }
+    }
+
+    async fn join_others(
+        &self,
+        b: &run::Blueprint,
+        namespaces: &mut Namespaces,
+        fds: &mut Fds,
+        shm: &mut Option<Fd>,
+    ) -> Result<()> {
+        let fetch = async |reference: &str, name: &str| -> Result<Option<OwnedFd>> {
+            let other = self.inner.registry.find(reference)?;
+            if !other.now().state.status.is_alive() {
+                return Err(Error::conflict(format!("cannot join {name} of a non running container: {}", other.id)));
+            }
+            let held = self.inner.keeper.fetch(&other.id).await?;
+            Ok(held.into_iter().find(|(held, _)| held == name).map(|(_, fd)| fd))
+        };
+        match &b.pid {
+            Mode::Private => {}
+            Mode::Host => namespaces.pid = Namespace::Host,
+            Mode::Container(other) => {
+                let pidfd = fetch(other, "pidfd").await?.ok_or_else(|| Error::internal("no pidfd is held"))?;
+                namespaces.pid = Namespace::Join(fds.add(pidfd));
+            }
+        }
+        match &b.ipc {
+            Ipc::Private { .. } | Ipc::None => {}
+            Ipc::Host => namespaces.ipc = Namespace::Host,
+            Ipc::Container(other) => {
+                let pidfd = fetch(other, "pidfd").await?.ok_or_else(|| Error::internal("no pidfd is held"))?;
+                namespaces.ipc = Namespace::Join(fds.add(pidfd));
+                if let Some(tree) = fetch(other, "shm").await? {
+                    *shm = Some(fds.add(mount::bind(tree.as_fd(), false)?));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Programs of the container's seccomp rules; those of the default profile are made once per capability set.
+    pub(crate) fn seccomp(&self, b: &run::Blueprint) -> Result<Vec<Vec<u8>>> {
+        match run::seccomp(b) {
+            Seccomp::Unconfined => Ok(Vec::new()),
+            Seccomp::Builtin => {
+                let mut known =
+                    self.inner.seccomp.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                if known.len() > 256 {
+                    known.clear();
+                }
+                Ok(known.entry(b.capabilities).or_insert_with(|| seccomp::docker_default(b.capabilities)).clone())
+            }
+            Seccomp::Profile(json) => seccomp::from_profile(json, b.capabilities)
+                .map_err(|e| Error::invalid(format!("Decoding seccomp profile failed: {e}"))),
+        }
+    }
+
+    pub(crate) fn apparmor(&self, b: &run::Blueprint) -> Option<String> {
+        // No default profile is loaded by this engine yet, so only a named one applies.
+        if !self.inner.facts.apparmor || b.privileged {
+            return None;
+        }
+        b.security.apparmor.clone().filter(|p| p != "unconfined" && p != "docker-default")
+    }
+}
+
+struct MadeNetwork {
+    endpoints: BTreeMap<String, Endpoint>,
+    namespace: Option<NetNamespace>,
+    holders: Vec<OwnedFd>,
+}
+
+/// Where the network namespace of a start comes from.
+pub(crate) enum NetNamespace {
+    Host,
+    Fd(OwnedFd),
+}
+
+fn console_size(host: &crate::models::HostConfig) -> Option<(u16, u16)> {
+    match host.console_size.as_deref() {
+        Some([rows, columns]) if *rows > 0 && *columns > 0 => {
+            Some((u16::try_from(*rows).ok()?, u16::try_from(*columns).ok()?))
+        }
+        _ => None,
+    }
+}
+
+/// Reads the account files beneath a root, bounded; absent ones are empty.
+pub(crate) fn account(root: &Root, wanted: &str, host: &crate::models::HostConfig) -> Result<user::Account> {
+    let read = |path: &str| match root.open_file(path) {
+        Ok(file) => {
+            use std::io::Read;
+            let mut data = Vec::new();
+            let limit = u64::try_from(user::FILE_LIMIT).unwrap_or(u64::MAX);
+            // What lies behind the limit is not looked at; a hostile file costs no more than that.
+            file.take(limit).read_to_end(&mut data).map(|_| data).unwrap_or_default()
+        }
+        Err(_) => Vec::new(),
+    };
+    user::resolve(
+        wanted,
+        host.group_add.as_deref().unwrap_or_default(),
+        &read("/etc/passwd"),
+        &read("/etc/group"),
+    )
+}
+
+/// A bind's tree; `-v` makes the directory where it is missing.
+fn bind_tree(spec: &MountSpec) -> Result<(OwnedFd, bool)> {
+    let path = PathBuf::from(&spec.source);
+    if spec.create_source && !path.exists() {
+        std::fs::create_dir_all(&path).map_err(|e| {
+            Error::internal(format!("error while creating mount source path '{}': {e}", spec.source))
+        })?;
+    }
+    filesystem::tree(&path, spec)
+}
+
+/// Devices of the host that a container gets: those asked for, or with `--privileged` all.
+fn host_devices(host: &crate::models::HostConfig, privileged: bool) -> Result<Vec<HostDevice>> {
+    let mut all = Vec::new();
+    if privileged {
+        walk_devices(Path::new("/dev"), 0, &mut all);
+    }
+    for asked in host.devices.iter().flatten() {
+        let path = asked.path_on_host.clone().unwrap_or_default();
+        let inside = asked.path_in_container.clone().filter(|p| !p.is_empty()).unwrap_or_else(|| path.clone());
+        let access = security::device_access(asked.cgroup_permissions.as_deref().unwrap_or(""))?;
+        match device(Path::new(&path), &inside) {
+            Ok(Some(node)) => all.push(HostDevice { node, access: access.to_owned() }),
+            Ok(None) if Path::new(&path).is_dir() => {
+                let mut below = Vec::new();
+                walk_devices(Path::new(&path), 0, &mut below);
+                for mut found in below {
+                    if let Some(rest) = found.node.path.strip_prefix(&path) {
+                        found.node.path = format!("{inside}{rest}");
+                    }
+                    access.clone_into(&mut found.access);
+                    all.push(found);
+                }
+            }
+            Ok(None) => {
+                return Err(Error::internal(format!(
+                    "error gathering device information while adding custom device {path:?}: not a device node"
+                )));
+            }
+            Err(e) => {
+                let text = if e.kind() == std::io::ErrorKind::NotFound {
+                    "no such file or directory".to_owned()
+                } else {
+                    e.to_string()
+                };
+                return Err(Error::internal(format!(
+                    "error gathering device information while adding custom device {path:?}: {text}"
+                )));
+            }
+        }
+    }
+    Ok(all)
+}
+
+fn device(path: &Path, inside: &str) -> std::io::Result<Option<Device>> {
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    let meta = std::fs::metadata(path)?;
+    let kind = if meta.file_type().is_char_device() {
+        'c'
+    } else if meta.file_type().is_block_device() {
+        'b'
+    } else {
+        return Ok(None);
+    };
+    let rdev = meta.rdev();
+    // The kernel's encoding of device numbers (include/linux/kdev_t.h, new_decode_dev and its 64-bit form).
+    let major = ((rdev >> 8) & 0xfff) | ((rdev >> 32) & !0xfff);
+    let minor = (rdev & 0xff) | ((rdev >> 12) & !0xff);
+    Ok(Some(Device {
+        path: inside.to_owned(),
+        kind,
+        major: u32::try_from(major & 0xffff_ffff).unwrap_or(0),
+        minor: u32::try_from(minor & 0xffff_ffff).unwrap_or(0),
+        mode: meta.mode() & 0o777,
+        uid: meta.uid(),
+        gid: meta.gid(),
+    }))
+}
+
+fn walk_devices(dir: &Path, depth: u32, all: &mut Vec<HostDevice>) {
+    if depth > 4 || all.len() > 10_000 {
+        return;
+    }
+    let Ok(entries) = std::fs::read_dir(dir) else { return };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        let Some(text) = path.to_str() else { continue };
+        // What a container has of its own.
+        if matches!(text, "/dev/pts" | "/dev/shm" | "/dev/fd" | "/dev/mqueue" | "/dev/console" | "/dev/ptmx" | "/dev/.lxc") {
+            continue;
+        }
+        let Ok(kind) = entry.file_type() else { continue };
+        if kind.is_symlink() {
+            continue;
+        }
+        if kind.is_dir() {
+            walk_devices(&path, depth + 1, all);
+        } else if let Ok(Some(node)) = device(&path, text) {
+            all.push(HostDevice { node, access: "rwm".into() });
+        }
+    }
+}
+
+/// Docker's words for a process that did not start: clients look for them to tell 126 and 127 apart.
+pub(crate) fn start_error(args: &[String], cwd: &str, e: &StartError) -> Error {
+    const HEAD: &str = "failed to create task for container: failed to create shim task: OCI runtime create failed: \
+                        wharf create failed: unable to start container process";
+    const ENOENT: i32 = 2;
+    const EACCES: i32 = 13;
+    let program = args.first().map_or("", String::as_str);
+    match (e.stage, e.errno) {
+        (Stage::Exec, ENOENT) if !program.contains('/') => {
+            Error::invalid(format!("{HEAD}: exec: {program:?}: executable file not found in $PATH"))
+        }
+        (Stage::Exec, ENOENT) => {
+            Error::invalid(format!("{HEAD}: exec: {program:?}: stat {program}: no such file or directory"))
+        }
+        (Stage::Exec, EACCES) => Error::invalid(format!("{HEAD}: exec: {program:?}: permission denied")),
+        (Stage::Exec, errno) => Error::invalid(format!("{HEAD}: exec {program}: {}", errno_text(errno))),
+        (Stage::Cwd, errno) => Error::invalid(format!(
+            "{HEAD}: error during container init: chdir to cwd ({cwd:?}) set in config.json failed: {}",
+            errno_text(errno)
+        )),
+        _ => Error::internal(format!("{HEAD}: error during container init: {e}")),
+    }
+}
+
+/// The kernel's words without Rust's addition of the number.
+fn errno_text(errno: i32) -> String {
+    let text = std::io::Error::from_raw_os_error(errno).to_string().to_lowercase();
+    text.split(" (os error").next().unwrap_or("").to_owned()
+}
+
+/// Labels of a container for plugins.
+pub(crate) fn plugin_labels(now: &Now) -> Labels {
+    endpoints::labels(now.def.config.labels.iter().flatten())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_that_clients_look_for() {
+        let e = |stage, errno| StartError { stage, errno, what: "x".into() };
+        let args = |p: &str| vec![p.to_owned()];
+        let not_found = start_error(&args("nosuch"), "", &e(Stage::Exec, 2));
+        assert!(not_found.message.contains("exec: \"nosuch\": executable file not found in $PATH"));
+        assert_eq!(not_found.kind, Kind::Invalid);
+        assert!(start_error(&args("/x"), "", &e(Stage::Exec, 2)).message.contains("no such file or directory"));
+        assert!(start_error(&args("/x"), "", &e(Stage::Exec, 13)).message.contains("permission denied"));
+        assert!(start_error(&args("/x"), "", &e(Stage::Exec, 8)).message.contains("exec format error"));
+        assert!(start_error(&args("/x"), "/w", &e(Stage::Cwd, 20)).message.contains("not a directory"));
+        assert_eq!(start_error(&args("/x"), "", &e(Stage::Mount, 1)).kind, Kind::Internal);
+    }
+
+    #[test]
+    fn device_numbers() {
+        let null = device(Path::new("/dev/null"), "/dev/n").unwrap().unwrap();
+        assert_eq!((null.kind, null.major, null.minor, null.path.as_str()), ('c', 1, 3, "/dev/n"));
+        assert!(device(Path::new("/dev"), "/dev").unwrap().is_none());
+    }
+}

@@ -1,0 +1,365 @@
+//! Stopping, killing, pausing, renaming, updating, waiting.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use wharf_store::Transaction;
+
+use crate::containers::Waiter;
+use crate::error::{Context, Error, Result};
+use crate::exit::policy;
+use crate::models::{ContainerUpdateBody, ContainerUpdateResponse, RestartPolicyNameEnum};
+use crate::planner::{limits, names, run, signals};
+use crate::record::{CONTAINERS, NAMES, STATES, State, Status, put};
+use crate::registry::{Container, Life, Now};
+use crate::{Caller, Engine, WaitCondition};
+
+/// How long a killed process may take to be gone before the daemon says so.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
+/// Seconds that `stop` gives when nobody says otherwise.
+const STOP_SECONDS: i64 = 10;
+
+fn not_running(id: &str) -> Error {
+    Error::conflict(format!("container {id} is not running"))
+}
+
+/// Waits until the container has ended once more than `exits` times.
+async fn ended(life: &mut watch::Receiver<Life>, exits: u64) {
+    // The sender lives as long as the container that the caller holds.
+    let _ = life.wait_for(|l| l.exits > exits || l.removed || !l.alive).await;
+}
+
+impl Engine {
+    /// Changes only the state; the lock is held.
+    pub(crate) async fn set_state(&self, container: &Container, change: impl FnOnce(&mut State)) -> Result<Now> {
+        let now = container.now();
+        let mut state = (*now.state).clone();
+        change(&mut state);
+        let mut tx = Transaction::new();
+        put(&mut tx, STATES, &now.def.id, &state)?;
+        self.inner.store.commit(tx).await?;
+        let new = Now { state: Arc::new(state), ..(*now).clone() };
+        self.inner.registry.update(container, new.clone());
+        Ok(new)
+    }
+
+    async fn signal(&self, now: &Now, signal: i32) -> Result<()> {
+        self.inner.keeper.signal(&now.def.id, signal).await?;
+        if now.state.status == Status::Paused && signal == signals::KILL {
+            // A frozen process dies only once it is thawed.
+            let (cgroups, path) = (self.inner.cgroups.clone(), now.state.cgroup.clone());
+            self.inner.pool.run(move || cgroups.thaw(&path)).await?.doing("cannot thaw")?;
+        }
+        Ok(())
+    }
+
+    /// Marks a stop by the user and ends a pending restart. Answers whether there is a process to end.
+    async fn begin_stop(&self, container: &Arc<Container>) -> Result<Option<Now>> {
+        let held = container.lock.lock().await;
+        let now = container.now();
+        let result = match now.state.status {
+            Status::Restarting => {
+                self.set_state(container, |s| {
+                    s.status = Status::Exited;
+                    s.stopped_by_user = true;
+                })
+                .await?;
+                None
+            }
+            Status::Running | Status::Paused => {
+                // Only a restart policy asks for the mark; without one there is nothing to remember.
+                if policy(&now).0 == RestartPolicyNameEnum::NO {
+                    Some((*now).clone())
+                } else {
+                    Some(self.set_state(container, |s| s.stopped_by_user = true).await?)
+                }
+            }
+            _ => return Err(Error::not_modified()),
+        };
+        drop(held);
+        Ok(result)
+    }
+
+    /// `POST /containers/{id}/stop`; [`crate::Kind::NotModified`] if it does not run.
+    pub async fn container_stop(
+        &self,
+        reference: &str,
+        timeout: Option<i64>,
+        signal: Option<&str>,
+    ) -> Result<()> {
+        let container = self.inner.registry.find(reference)?;
+        let signal = signal.filter(|s| !s.is_empty()).map(signals::parse).transpose()?;
+        self.stop(&container, timeout, signal).await
+    }
+
+    pub(crate) async fn stop(
+        &self,
+        container: &Arc<Container>,
+        timeout: Option<i64>,
+        signal: Option<i32>,
+    ) -> Result<()> {
+        let mut life = container.watch();
+        let exits = life.borrow().exits;
+        let Some(now) = self.begin_stop(container).await? else { return Ok(()) };
+        let config = &now.def.config;
+        let own = config.stop_signal.as_deref().filter(|s| !s.is_empty()).map(signals::parse).transpose()?;
+        let signal = signal.or(own).unwrap_or(signals::TERM);
+        let seconds = timeout.or(config.stop_timeout).unwrap_or(STOP_SECONDS);
+        if now.state.status == Status::Paused {
+            let (cgroups, path) = (self.inner.cgroups.clone(), now.state.cgroup.clone());
+            self.inner.pool.run(move || cgroups.thaw(&path)).await?.doing("cannot thaw")?;
+        }
+        // It may have ended by itself just now.
+        let _ = self.inner.keeper.signal(&now.def.id, signal).await;
+        self.container_event(&now, "kill", &[("signal", &signal.to_string())]);
+        let gone = match u64::try_from(seconds) {
+            Ok(seconds) => {
+                tokio::time::timeout(Duration::from_secs(seconds), ended(&mut life, exits)).await.is_ok()
+            }
+            // A negative time is without end.
+            Err(_) => {
+                ended(&mut life, exits).await;
+                true
+            }
+        };
+        if !gone {
+            self.kill_and_wait(&now, &mut life, exits).await?;
+        }
+        self.container_event(&container.now(), "stop", &[]);
+        Ok(())
+    }
+
+    async fn kill_and_wait(&self, now: &Now, life: &mut watch::Receiver<Life>, exits: u64) -> Result<()> {
+        if !life.borrow().alive || life.borrow().exits > exits {
+            return Ok(());
+        }
+        self.container_event(now, "kill", &[("signal", "9")]);
+        let _ = self.signal(now, signals::KILL).await;
+        if tokio::time::timeout(KILL_PATIENCE, ended(life, exits)).await.is_err() {
+            return Err(Error::internal(format!(
+                "cannot stop container: {}: tried to kill container, but did not receive an exit event",
+                now.def.id
+            )));
+        }
+        Ok(())
+    }
+
+    /// Kills it for a removal; it is gone when this returns.
+    pub(crate) async fn kill_for_removal(&self, container: &Arc<Container>) -> Result<()> {
+        let mut life = container.watch();
+        let exits = life.borrow().exits;
+        match self.begin_stop(container).await {
+            Ok(Some(now)) => self.kill_and_wait(&now, &mut life, exits).await,
+            Ok(None) => Ok(()),
+            Err(e) if e.kind == crate::Kind::NotModified => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// `POST /containers/{id}/restart`.
+    pub async fn container_restart(
+        &self,
+        reference: &str,
+        timeout: Option<i64>,
+        signal: Option<&str>,
+        caller: &Caller,
+    ) -> Result<()> {
+        let container = self.inner.registry.find(reference)?;
+        let signal = signal.filter(|s| !s.is_empty()).map(signals::parse).transpose()?;
+        if container.now().def.host.auto_remove == Some(true) && container.now().state.status.is_alive() {
+            // Its end would remove it.
+            self.set_auto_remove(&container, false).await?;
+            let result = self.restart(&container, timeout, signal, caller).await;
+            self.set_auto_remove(&container, true).await?;
+            return result;
+        }
+        self.restart(&container, timeout, signal, caller).await
+    }
+
+    async fn set_auto_remove(&self, container: &Arc<Container>, on: bool) -> Result<()> {
+        let _held = container.lock.lock().await;
+        let now = container.now();
+        let mut def = (*now.def).clone();
+        def.host.auto_remove = Some(on);
+        // In memory only: a daemon that dies meanwhile shall still remove it.
+        self.inner.registry.update(container, Now { def: Arc::new(def), ..(*now).clone() });
+        Ok(())
+    }
+
+    async fn restart(
+        &self,
+        container: &Arc<Container>,
+        timeout: Option<i64>,
+        signal: Option<i32>,
+        caller: &Caller,
+    ) -> Result<()> {
+        match self.stop(container, timeout, signal).await {
+            Ok(()) => {}
+            Err(e) if e.kind == crate::Kind::NotModified => {}
+            Err(e) => return Err(e.context(format_args!("Cannot restart container {}", container.id))),
+        }
+        let mut held = container.lock.lock().await;
+        if container.now().state.status.is_alive() || held.removing {
+            return Err(Error::conflict(format!("container {} was changed by someone else meanwhile", container.id)));
+        }
+        held.backoff = 0;
+        self.start_locked(container, &mut held, caller, 0).await?;
+        self.container_event(&container.now(), "restart", &[]);
+        Ok(())
+    }
+
+    /// `POST /containers/{id}/kill`.
+    pub async fn container_kill(&self, reference: &str, signal: Option<&str>) -> Result<()> {
+        let signal = match signal.filter(|s| !s.is_empty()) {
+            Some(text) => signals::parse(text)?,
+            None => signals::KILL,
+        };
+        let container = self.inner.registry.find(reference)?;
+        let mut life = container.watch();
+        let exits = life.borrow().exits;
+        let now = container.now();
+        if !now.state.status.is_alive() {
+            return Err(not_running(&now.def.id).context(format_args!("cannot kill container: {reference}")));
+        }
+        let stopping = signal == signals::KILL
+            || now
+                .def
+                .config
+                .stop_signal
+                .as_deref()
+                .filter(|s| !s.is_empty())
+                .map_or(signal == signals::TERM, |s| signals::parse(s).is_ok_and(|s| s == signal));
+        if stopping && policy(&now).0 != RestartPolicyNameEnum::NO {
+            match self.begin_stop(&container).await {
+                Err(e) if e.kind != crate::Kind::NotModified => return Err(e),
+                _ => {}
+            }
+        }
+        self.signal(&now, signal).await.map_err(|e| {
+            e.context(format_args!("cannot kill container: {reference}"))
+        })?;
+        self.container_event(&now, "kill", &[("signal", &signal.to_string())]);
+        if signal == signals::KILL {
+            // As with Docker, a kill has happened when it is answered.
+            let _ = tokio::time::timeout(KILL_PATIENCE, ended(&mut life, exits)).await;
+        }
+        Ok(())
+    }
+
+    /// `POST /containers/{id}/pause`.
+    pub async fn container_pause(&self, reference: &str) -> Result<()> {
+        let container = self.inner.registry.find(reference)?;
+        let _held = container.lock.lock().await;
+        let now = container.now();
+        match now.state.status {
+            Status::Running => {}
+            Status::Paused => return Err(Error::conflict(format!("container {} is already paused", now.def.id))),
+            Status::Restarting => {
+                return Err(Error::conflict(format!("container {} is restarting, wait until the container is running", now.def.id)));
+            }
+            _ => return Err(not_running(&now.def.id)),
+        }
+        let (cgroups, path) = (self.inner.cgroups.clone(), now.state.cgroup.clone());
+        self.inner.pool.run(move || cgroups.freeze(&path)).await?.doing("cannot pause container")?;
+        let new = self.set_state(&container, |s| s.status = Status::Paused).await?;
+        self.container_event(&new, "pause", &[]);
+        Ok(())
+    }
+
+    /// `POST /containers/{id}/unpause`.
+    pub async fn container_unpause(&self, reference: &str) -> Result<()> {
+        let container = self.inner.registry.find(reference)?;
+        let _held = container.lock.lock().await;
+        let now = container.now();
+        if now.state.status != Status::Paused {
+            return Err(Error::conflict(format!("container {} is not paused", now.def.id)));
+        }
+        let (cgroups, path) = (self.inner.cgroups.clone(), now.state.cgroup.clone());
+        self.inner.pool.run(move || cgroups.thaw(&path)).await?.doing("cannot unpause container")?;
+        let new = self.set_state(&container, |s| s.status = Status::Running).await?;
+        self.container_event(&new, "unpause", &[]);
+        Ok(())
+    }
+
+    /// `POST /containers/{id}/rename`.
+    pub async fn container_rename(&self, reference: &str, name: &str) -> Result<()> {
+        let container = self.inner.registry.find(reference)?;
+        if name.is_empty() || name == "/" {
+            return Err(Error::invalid("Neither old nor new names may be empty"));
+        }
+        let _held = container.lock.lock().await;
+        let now = container.now();
+        let name = names::container(name)?;
+        if now.def.name == name {
+            return Err(Error::invalid("Renaming a container with the same name as its current name"));
+        }
+        self.inner.registry.reserve(name, &now.def.id)?;
+        let old = now.def.name.clone();
+        let mut def = (*now.def).clone();
+        name.clone_into(&mut def.name);
+        let mut tx = Transaction::new();
+        tx.delete(NAMES, &old).expect(NAMES, name, 0).put(NAMES, name, def.id.as_bytes());
+        let written = match put(&mut tx, CONTAINERS, &def.id, &def) {
+            Ok(()) => self.inner.store.commit(tx).await.map_err(Error::from),
+            Err(e) => Err(e),
+        };
+        if let Err(e) = written {
+            self.inner.registry.release(name, &now.def.id);
+            return Err(e);
+        }
+        self.inner.registry.release(&old, &now.def.id);
+        let new = Now { def: Arc::new(def), ..(*now).clone() };
+        self.inner.registry.update(&container, new.clone());
+        self.container_event(&new, "rename", &[("oldName", &format!("/{old}"))]);
+        Ok(())
+    }
+
+    /// `POST /containers/{id}/update`.
+    pub async fn container_update(
+        &self,
+        reference: &str,
+        body: ContainerUpdateBody,
+    ) -> Result<ContainerUpdateResponse> {
+        let container = self.inner.registry.find(reference)?;
+        let _held = container.lock.lock().await;
+        let now = container.now();
+        let mut def = (*now.def).clone();
+        def.host = limits::updated(&now.def.host, &body);
+        if body.memory.is_some_and(|m| m > 0) && body.memory_swap.unwrap_or(0) == 0 {
+            let (memory, swap) = (def.host.memory.unwrap_or(0), now.def.host.memory_swap.unwrap_or(0));
+            if swap > 0 && swap < memory {
+                return Err(Error::conflict(
+                    "Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the \
+                     same time",
+                ));
+            }
+        }
+        let blueprint = run::blueprint(&def.config, &def.host, &self.inner.facts)?;
+        let warnings = limits::check(&blueprint.limits, &self.inner.facts, true)?;
+        if now.state.status.is_alive() && blueprint.limits != now.blueprint.limits {
+            let (cgroups, path) = (self.inner.cgroups.clone(), now.state.cgroup.clone());
+            let resources = limits::resources(&blueprint.limits, &self.inner.facts, Vec::new());
+            self.inner
+                .pool
+                .run(move || cgroups.update(&path, &resources))
+                .await?
+                .doing(format_args!("Cannot update container {}", now.def.id))?;
+        }
+        let mut tx = Transaction::new();
+        put(&mut tx, CONTAINERS, &def.id, &def)?;
+        self.inner.store.commit(tx).await?;
+        let new = Now { def: Arc::new(def), blueprint: Arc::new(blueprint), state: Arc::clone(&now.state) };
+        self.inner.registry.update(&container, new.clone());
+        self.container_event(&new, "update", &[]);
+        Ok(ContainerUpdateResponse { warnings: Some(warnings) })
+    }
+
+    /// `POST /containers/{id}/wait`, first half: registers, so that no exit after this is missed.
+    pub async fn container_wait(&self, reference: &str, condition: WaitCondition) -> Result<Waiter> {
+        let container = self.inner.registry.find(reference)?;
+        let life = container.watch();
+        let exits = life.borrow().exits;
+        std::future::ready(Ok(Waiter { life, exits, condition, container })).await
+    }
+}
