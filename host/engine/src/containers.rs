@@ -130,7 +130,9 @@ fn words(host: &mut serde_json::Map<String, Value>) -> Result<()> {
     if let Some(isolation) = host.get("Isolation").and_then(Value::as_str)
         && !matches!(isolation, "" | "default")
     {
-        return Err(Error::invalid(format!("invalid isolation ({isolation}): only 'default' is supported on linux")));
+        return Err(Error::invalid(format!(
+            "invalid isolation ({isolation}): only 'default' is supported on linux"
+        )));
     }
     for mount in host.get("Mounts").and_then(Value::as_array).into_iter().flatten() {
         if let Some(kind) = mount.get("Type").and_then(Value::as_str)
@@ -163,7 +165,10 @@ mod tests {
 
     #[test]
     fn bodies() {
-        let body = create_body(json!({"Image": "x", "Cmd": "ls", "Entrypoint": null, "HostConfig": {"Binds": null}})).unwrap();
+        let body = create_body(
+            json!({"Image": "x", "Cmd": "ls", "Entrypoint": null, "HostConfig": {"Binds": null}}),
+        )
+        .unwrap();
         assert_eq!(body.cmd, Some(vec!["ls".to_owned()]));
         for (bad, text) in [
             (

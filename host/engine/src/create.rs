@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use wharf_images::Image;
 use wharf_images::snapshots::{SnapshotOptions, SnapshotPlan};
 use wharf_io::StreamSpec;
@@ -13,7 +13,7 @@ use wharf_store::Transaction;
 
 use crate::endpoints::{container_ref, labels};
 use crate::error::{Error, Kind, Result};
-use crate::models::{ContainerCreateBody, ContainerCreateResponse, EndpointSettings};
+use crate::models::{ContainerCreateBody, ContainerCreateResponse};
 use crate::planner::config::Request;
 use crate::planner::modes::{Ipc, Mode, NetworkMode};
 use crate::planner::mounts::{Kind as MountKind, MountSpec};
@@ -77,8 +77,10 @@ impl Engine {
         run::defaults(&mut host, &self.inner.facts)?;
         let blueprint = run::blueprint(&config, &host, &self.inner.facts)?;
         self.check_references(&blueprint)?;
-        let networks =
-            self.requested_networks(&blueprint.network, request.networking.endpoints_config.unwrap_or_default())?;
+        let networks = self.requested_networks(
+            &blueprint.network,
+            request.networking.endpoints_config.unwrap_or_default(),
+        )?;
         if config.hostname.as_deref().unwrap_or("").is_empty()
             && !matches!(blueprint.network, NetworkMode::Container(_))
             && blueprint.uts == Mode::Private
@@ -303,8 +305,7 @@ impl Engine {
             search: settings.dns_search.clone(),
             options: settings.dns_options.clone(),
         };
-        let resolver =
-            files::resolver(&now.blueprint.resolver, &engine, &self.inner.resolver.load(), own);
+        let resolver = files::resolver(&now.blueprint.resolver, &engine, &self.inner.resolver.load(), own);
         let hostname = config::hostname(&now.def.config, &now.def.id);
         vec![
             ("hostname", format!("{hostname}\n")),
@@ -383,7 +384,11 @@ impl Engine {
             .prepare(
                 &draft.now.def.id,
                 &draft.image,
-                SnapshotOptions { dry_run: true, size_limit: size_limit(&draft.now)?, ..SnapshotOptions::default() },
+                SnapshotOptions {
+                    dry_run: true,
+                    size_limit: size_limit(&draft.now)?,
+                    ..SnapshotOptions::default()
+                },
             )
             .await?;
         self.report(&draft.now, Some(snapshot), draft.policies, &draft.warnings).await
@@ -433,7 +438,14 @@ impl Engine {
             said.insert(0, ("root file system".to_owned(), s.plugin.clone()));
         }
         said.extend(policies.into_iter().map(|p| ("policy".to_owned(), p)));
-        Ok(crate::planner::report::report(def, &plan, &view.state.endpoints, snapshot.as_ref(), &said, warnings))
+        Ok(crate::planner::report::report(
+            def,
+            &plan,
+            &view.state.endpoints,
+            snapshot.as_ref(),
+            &said,
+            warnings,
+        ))
     }
 
     /// Tells about a container, with its labels, image and name.
@@ -502,9 +514,4 @@ fn check_platform(wanted: Option<&str>, image: &Image) -> Result<()> {
         ));
     }
     Ok(())
-}
-
-/// Settings of a network nobody said anything about.
-pub(crate) fn plain() -> EndpointSettings {
-    EndpointSettings::default()
 }

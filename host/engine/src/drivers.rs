@@ -50,7 +50,11 @@ impl StorageDriver for StorageSeam {
     ) -> Answering<'a, Capabilities> {
         Box::pin(async move { answer(self.0.probe(&call(operation), host, options).await) })
     }
-    fn prepare<'a>(&'a self, operation: &'a Operation, request: &'a PrepareRequest) -> Answering<'a, Prepared> {
+    fn prepare<'a>(
+        &'a self,
+        operation: &'a Operation,
+        request: &'a PrepareRequest,
+    ) -> Answering<'a, Prepared> {
         Box::pin(async move { answer(self.0.prepare(&call(operation), request).await) })
     }
     fn mounts<'a>(

@@ -35,11 +35,7 @@ pub(crate) fn container_ref(def: &Definition) -> ContainerRef {
         image: def.image_name.clone(),
         image_digest: Some(def.image.clone()),
         labels: labels(def.config.labels.iter().flatten()),
-        group: def
-            .config
-            .labels
-            .as_ref()
-            .and_then(|l| l.get("com.docker.compose.project").cloned()),
+        group: def.config.labels.as_ref().and_then(|l| l.get("com.docker.compose.project").cloned()),
     }
 }
 
@@ -148,7 +144,10 @@ impl Engine {
         if !requests.is_empty() {
             let ipam = self.inner.plugins.ipam(&record.ipam_driver)?;
             let answer = ipam.request_addresses(&call, &requests).await.map_err(|e| {
-                Error::from(e).context(format_args!("no address for container {} in network {}", now.def.name, record.name))
+                Error::from(e).context(format_args!(
+                    "no address for container {} in network {}",
+                    now.def.name, record.name
+                ))
             })?;
             call.after(&answer);
             planned.kv.merge(answer.kv);
@@ -156,9 +155,7 @@ impl Engine {
             leases = record.pools.iter().map(|p| p.pool.clone()).zip(answer.value).collect();
         }
         let addresses: Vec<String> = leases.iter().map(|(_, l)| l.address.clone()).collect();
-        let address = |v6: bool| {
-            addresses.iter().map(|a| split_cidr(a).0).find(|ip| ip.contains(':') == v6)
-        };
+        let address = |v6: bool| addresses.iter().map(|a| split_cidr(a).0).find(|ip| ip.contains(':') == v6);
         // Ports are published on the way out only.
         let publishes = if at == 0 {
             ports::publishes(&now.blueprint.ports, address(false), address(true))
@@ -267,8 +264,7 @@ pub(crate) fn apply(
 
 /// Takes an endpoint away whose namespace goes too.
 pub(crate) fn undo(network: &net::Net, endpoint: &Endpoint) {
-    if let Err(error) =
-        network.remove_endpoint(&endpoint.id, &endpoint.desired, net::Links::DieWithNamespace)
+    if let Err(error) = network.remove_endpoint(&endpoint.id, &endpoint.desired, net::Links::DieWithNamespace)
     {
         tracing::warn!(%error, endpoint = endpoint.id, "endpoint not fully removed; the next sweep will");
     }

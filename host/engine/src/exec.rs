@@ -107,7 +107,12 @@ impl Engine {
     }
 
     /// `POST /containers/{id}/exec`.
-    pub async fn exec_create(&self, container: &str, config: ExecConfig, caller: &Caller) -> Result<IdResponse> {
+    pub async fn exec_create(
+        &self,
+        container: &str,
+        config: ExecConfig,
+        caller: &Caller,
+    ) -> Result<IdResponse> {
         let (container, now) = self.exec_target(container)?;
         if config.cmd.as_ref().is_none_or(|c| c.is_empty()) {
             return Err(Error::invalid("No exec command specified"));
@@ -140,7 +145,7 @@ impl Engine {
             stdout: config.attach_stdout == Some(true),
             stderr: config.attach_stderr == Some(true),
             detach_keys: config.detach_keys.clone().filter(|k| !k.is_empty()),
-        });
+        })?;
         let action = format!("exec_create: {}", config.cmd.clone().unwrap_or_default().join(" "));
         let exec = Arc::new(Exec {
             id: id.clone(),

@@ -100,8 +100,8 @@ impl Engine {
         let run = Duration::from_nanos(status.at.saturating_sub(before.state.started_at));
         let (name, most) = policy(&before);
         let closing = self.inner.closing.load(Ordering::Acquire);
-        let again = !closing
-            && wants_restart(name, most, &before.state, status.code, before.state.stopped_by_user);
+        let again =
+            !closing && wants_restart(name, most, &before.state, status.code, before.state.stopped_by_user);
         let mut state = (*before.state).clone();
         state.status = if again { Status::Restarting } else { Status::Exited };
         state.pid = 0;
@@ -149,7 +149,13 @@ impl Engine {
     }
 
     /// The restart policy or `--rm`.
-    pub(crate) async fn after_exit(&self, container: &Arc<Container>, held: &mut Held, again: bool, run: Duration) {
+    pub(crate) async fn after_exit(
+        &self,
+        container: &Arc<Container>,
+        held: &mut Held,
+        again: bool,
+        run: Duration,
+    ) {
         let now = container.now();
         if again {
             held.backoff = backoff(held.backoff, run);
@@ -177,7 +183,8 @@ impl Engine {
                 return;
             }
             let caller = Caller { identity: None, origin: Origin::RestartPolicy };
-            if let Err(error) = engine.start_locked(&container, &mut held, &caller, state.restarts + 1).await {
+            if let Err(error) = engine.start_locked(&container, &mut held, &caller, state.restarts + 1).await
+            {
                 tracing::warn!(%error, id = %container.id, "restart failed");
                 engine.retry_failed_start(&container, &mut held).await;
             }
@@ -225,7 +232,11 @@ mod tests {
             (P::ON_FAILURE, 2, 2, 1, false, false),
         ];
         for (policy, most, restarts, code, stopped, wanted) in cases {
-            assert_eq!(wants_restart(policy, most, &state(restarts), code, stopped), wanted, "{policy:?} {most} {restarts}");
+            assert_eq!(
+                wants_restart(policy, most, &state(restarts), code, stopped),
+                wanted,
+                "{policy:?} {most} {restarts}"
+            );
         }
     }
 

@@ -18,7 +18,6 @@ pub(crate) struct Host {
     pub(crate) apparmor: bool,
     pub(crate) cpus: u32,
     pub(crate) memory: u64,
-    pub(crate) filesystems: Vec<String>,
 }
 
 fn read(path: impl AsRef<Path>) -> String {
@@ -53,11 +52,6 @@ impl Host {
             apparmor: read("/sys/module/apparmor/parameters/enabled").starts_with('Y'),
             cpus: std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1)),
             memory,
-            filesystems: read("/proc/filesystems")
-                .lines()
-                .filter_map(|l| l.split_whitespace().last())
-                .map(str::to_owned)
-                .collect(),
         }
     }
 

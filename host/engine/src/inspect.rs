@@ -207,11 +207,13 @@ impl Engine {
         }
         // Those two have no endpoints, but clients look for the name.
         if let mode @ ("host" | "none") = def.host.network_mode.as_deref().unwrap_or("") {
-            networks.insert(mode.to_owned(), endpoint_settings(self, now, mode, &EndpointSettings::default()));
+            networks
+                .insert(mode.to_owned(), endpoint_settings(self, now, mode, &EndpointSettings::default()));
         }
         let published: Vec<_> = now.state.endpoints.values().flat_map(|e| e.publishes.clone()).collect();
         let exposed = def.config.exposed_ports.clone().unwrap_or_default();
-        let port_map = if alive { ports::port_map(&exposed, &published) } else { crate::models::PortMap::new() };
+        let port_map =
+            if alive { ports::port_map(&exposed, &published) } else { crate::models::PortMap::new() };
         let first = networks.get("bridge").cloned().unwrap_or(Value::Null);
         let legacy = |key: &str, empty: Value| first.get(key).cloned().unwrap_or(empty);
         let sandbox = if alive { def.id.clone() } else { String::new() };

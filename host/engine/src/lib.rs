@@ -4,6 +4,8 @@
 //! checked and turned into plans by code that does no input or output (`planner`), and plans are carried out, recorded
 //! and undone by the rest.
 #![forbid(unsafe_code)]
+// Docker's `HostConfig` as one literal has more members than the macro may otherwise take.
+#![recursion_limit = "512"]
 
 pub mod auth;
 pub mod containers;

@@ -277,8 +277,22 @@ fn go_duration(text: &str) -> Option<f64> {
 }
 
 const KEYS: &[&str] = &[
-    "ancestor", "annotation", "before", "exited", "expose", "health", "id", "is-task", "isolation", "label", "name", "network",
-    "publish", "since", "status", "volume",
+    "ancestor",
+    "annotation",
+    "before",
+    "exited",
+    "expose",
+    "health",
+    "id",
+    "is-task",
+    "isolation",
+    "label",
+    "name",
+    "network",
+    "publish",
+    "since",
+    "status",
+    "volume",
 ];
 
 /// Filters of a container list, worked out.
@@ -306,7 +320,11 @@ impl Pattern {
         let mut at = 0;
         for (n, part) in parts.iter().enumerate() {
             let rest = name.get(at..).unwrap_or("");
-            let found = if n == 0 && *start { rest.starts_with(part.as_str()).then_some(0) } else { rest.find(part.as_str()) };
+            let found = if n == 0 && *start {
+                rest.starts_with(part.as_str()).then_some(0)
+            } else {
+                rest.find(part.as_str())
+            };
             let Some(found) = found else { return false };
             at += found + part.len();
         }
@@ -387,7 +405,12 @@ impl<'a> Filter<'a> {
         let port = |text: &str, public: bool| {
             ports::expose(text).is_ok_and(|wanted| {
                 let published = now.state.endpoints.values().flat_map(|e| &e.publishes);
-                let exposed = def.config.exposed_ports.iter().flatten().flat_map(|e| ports::expose(e).unwrap_or_default());
+                let exposed = def
+                    .config
+                    .exposed_ports
+                    .iter()
+                    .flatten()
+                    .flat_map(|e| ports::expose(e).unwrap_or_default());
                 wanted.iter().any(|w| {
                     if public {
                         published.clone().any(|p| ports::Port::new(p.host_port, p.protocol) == *w)
@@ -410,7 +433,11 @@ impl<'a> Filter<'a> {
             && self.images.as_ref().is_none_or(|ids| ids.contains(&def.image))
             && any("network", &|n| {
                 def.networks.contains_key(n)
-                    || engine.inner.networks.find(n).is_ok_and(|o| def.networks.contains_key(&o.record().name))
+                    || engine
+                        .inner
+                        .networks
+                        .find(n)
+                        .is_ok_and(|o| def.networks.contains_key(&o.record().name))
             })
             && any("volume", &|v| def.mounts.iter().any(|m| m.source == v || m.destination == v))
             && any("publish", &|p| port(p, true))

@@ -25,25 +25,15 @@ pub(crate) struct Object {
     record: ArcSwap<Network>,
     /// Held from asking for an address until the answer is recorded.
     pub(crate) turn: Arc<tokio::sync::Mutex<()>>,
-    /// Held while the network itself is changed.
-    pub(crate) change: tokio::sync::Mutex<()>,
 }
 
 impl Object {
     pub(crate) fn new(record: Network) -> Arc<Self> {
-        Arc::new(Self {
-            record: ArcSwap::from_pointee(record),
-            turn: Arc::default(),
-            change: tokio::sync::Mutex::default(),
-        })
+        Arc::new(Self { record: ArcSwap::from_pointee(record), turn: Arc::default() })
     }
 
     pub(crate) fn record(&self) -> Arc<Network> {
         self.record.load_full()
-    }
-
-    pub(crate) fn set(&self, record: Network) {
-        self.record.store(Arc::new(record));
     }
 }
 
@@ -82,9 +72,9 @@ impl Networks {
         let mut matches = all.iter().filter(|(id, _)| !reference.is_empty() && id.starts_with(reference));
         match (matches.next(), matches.next()) {
             (Some((_, one)), None) => Ok(Arc::clone(one)),
-            (Some(_), Some(_)) => {
-                Err(Error::invalid(format!("network {reference} is ambiguous (2 matches found on ID prefix)")))
-            }
+            (Some(_), Some(_)) => Err(Error::invalid(format!(
+                "network {reference} is ambiguous (2 matches found on ID prefix)"
+            ))),
             (None, _) => Err(Error::not_found(format!("network {reference} not found"))),
         }
     }
@@ -142,7 +132,9 @@ impl Engine {
     async fn draft_network(&self, id: String, body: NetworkCreateRequest, dry_run: bool) -> Result<Drafted> {
         let driver_name = body.driver.unwrap_or_default();
         let driver = self.inner.plugins.network(plugin_driver(&driver_name)).map_err(|_| {
-            Error::not_found(format!("could not find plugin {driver_name} in v1 plugin registry: plugin not found"))
+            Error::not_found(format!(
+                "could not find plugin {driver_name} in v1 plugin registry: plugin not found"
+            ))
         })?;
         let ipam = body.ipam.unwrap_or_default();
         let ipam_driver = ipam.driver.filter(|d| !d.is_empty()).unwrap_or_else(|| "default".into());
@@ -265,7 +257,10 @@ impl Engine {
             let driver = body.driver.as_deref().unwrap_or("");
             return Err(Error::forbidden(format!("only one instance of \"{driver}\" network is allowed")));
         }
-        if body.scope.as_deref() == Some("swarm") || body.ingress == Some(true) || body.config_only == Some(true) {
+        if body.scope.as_deref() == Some("swarm")
+            || body.ingress == Some(true)
+            || body.config_only == Some(true)
+        {
             return Err(Error::unsupported("a network of this scope"));
         }
         Ok(())
@@ -330,7 +325,11 @@ impl Engine {
                 tracing::warn!(network = name, "no plugin for this predefined network");
                 continue;
             }
-            let mut body = NetworkCreateRequest { name: name.to_owned(), driver: Some(driver.to_owned()), ..NetworkCreateRequest::default() };
+            let mut body = NetworkCreateRequest {
+                name: name.to_owned(),
+                driver: Some(driver.to_owned()),
+                ..NetworkCreateRequest::default()
+            };
             if name == "bridge" {
                 body.options = Some(self.bridge_options());
                 let (subnet, gateway) = self.bridge_subnet()?;
@@ -358,7 +357,10 @@ impl Engine {
             ("com.docker.network.bridge.enable_icc", "true".to_owned()),
             ("com.docker.network.bridge.enable_ip_masquerade", "true".to_owned()),
             ("com.docker.network.bridge.host_binding_ipv4", "0.0.0.0".to_owned()),
-            ("com.docker.network.bridge.name", settings.bridge_name.clone().unwrap_or_else(|| "docker0".into())),
+            (
+                "com.docker.network.bridge.name",
+                settings.bridge_name.clone().unwrap_or_else(|| "docker0".into()),
+            ),
             ("com.docker.network.driver.mtu", mtu.to_string()),
         ]
         .into_iter()
@@ -406,8 +408,11 @@ impl Engine {
                     one.insert("Gateway".into(), json!(split_cidr(&gateway.address).0));
                 }
                 if !p.reserved.is_empty() {
-                    let map: BTreeMap<_, _> =
-                        p.reserved.iter().map(|(n, l)| (n.clone(), split_cidr(&l.address).0.to_owned())).collect();
+                    let map: BTreeMap<_, _> = p
+                        .reserved
+                        .iter()
+                        .map(|(n, l)| (n.clone(), split_cidr(&l.address).0.to_owned()))
+                        .collect();
                     one.insert("AuxiliaryAddresses".into(), json!(map));
                 }
                 Value::Object(one)
@@ -416,9 +421,8 @@ impl Engine {
         let mut members = serde_json::Map::new();
         if with_members {
             for (id, name, e) in self.members(record) {
-                let full = |v6: bool| {
-                    e.address(v6).map(|(ip, length)| format!("{ip}/{length}")).unwrap_or_default()
-                };
+                let full =
+                    |v6: bool| e.address(v6).map(|(ip, length)| format!("{ip}/{length}")).unwrap_or_default();
                 members.insert(
                     id,
                     json!({
@@ -429,7 +433,8 @@ impl Engine {
             }
         }
         let no_options = record.predefined && record.driver != "bridge";
-        let ipam_options = if record.ipam_options.is_empty() { Value::Null } else { json!(record.ipam_options) };
+        let ipam_options =
+            if record.ipam_options.is_empty() { Value::Null } else { json!(record.ipam_options) };
         json!({
             "Name": record.name, "Id": record.id, "Created": rfc3339(record.created), "Scope": "local",
             "Driver": record.driver, "EnableIPv4": record.ipv4, "EnableIPv6": record.ipv6,
@@ -597,7 +602,8 @@ impl Engine {
         for object in self.inner.networks.all() {
             let record = object.record();
             let find = |key: &str| record.labels.get(key).map(String::as_str);
-            let used = self.inner.registry.all().iter().any(|c| c.now().def.networks.contains_key(&record.name));
+            let used =
+                self.inner.registry.all().iter().any(|c| c.now().def.networks.contains_key(&record.name));
             if record.predefined
                 || used
                 || !filters.labels("label", find)

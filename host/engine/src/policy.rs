@@ -1,7 +1,5 @@
 //! Admission: policies change or refuse what is about to happen.
 
-use std::sync::Arc;
-
 use serde::Serialize;
 use serde_json::Value;
 use wharf_plan::policy::{Authorship, Edit, EditKind, Review};
@@ -43,6 +41,14 @@ impl Engine {
             return Ok(Reviewed::default());
         }
         let mut value = serde_json::to_value(object())?;
+        // Conditions of the manifests are looked at natively: a policy about something else costs no call.
+        let policies: Vec<_> = {
+            let document = Document::new(value.clone());
+            policies.into_iter().filter(|p| p.applies(&document)).collect()
+        };
+        if policies.is_empty() {
+            return Ok(Reviewed::default());
+        }
         let review = Review {
             point: subject.point.to_owned(),
             identity: caller.identity.clone(),
@@ -102,7 +108,9 @@ fn apply(object: &mut Value, edit: &Edit) -> Result<(), String> {
     for step in parent.split('/').skip(1) {
         let step = step.replace("~1", "/").replace("~0", "~");
         at = match at {
-            Value::Array(list) => step.parse::<usize>().ok().and_then(|i| list.get_mut(i)).ok_or("no such element")?,
+            Value::Array(list) => {
+                step.parse::<usize>().ok().and_then(|i| list.get_mut(i)).ok_or("no such element")?
+            }
             Value::Null => {
                 *at = Value::Object(serde_json::Map::new());
                 at.as_object_mut().ok_or("not an object")?.entry(step).or_insert(Value::Null)
@@ -142,11 +150,6 @@ fn apply(object: &mut Value, edit: &Edit) -> Result<(), String> {
         _ => return Err("not an object".into()),
     }
     Ok(())
-}
-
-/// The plugin's name as reports show it.
-pub(crate) fn said(plugin: &Arc<str>) -> String {
-    plugin.to_string()
 }
 
 #[cfg(test)]

@@ -92,7 +92,10 @@ impl Pool {
     }
 
     /// Does the work and waits for it.
-    pub(crate) async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T> {
         self.start(work).await
     }
 }

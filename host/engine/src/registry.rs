@@ -64,11 +64,8 @@ pub(crate) struct Container {
 
 impl Container {
     pub(crate) fn new(now: Now, io: Arc<ContainerIo>) -> Arc<Self> {
-        let life = Life {
-            alive: now.state.status.is_alive(),
-            exit_code: now.state.exit_code,
-            ..Life::default()
-        };
+        let life =
+            Life { alive: now.state.status.is_alive(), exit_code: now.state.exit_code, ..Life::default() };
         Arc::new(Self {
             id: now.def.id.as_str().into(),
             lock: tokio::sync::Mutex::default(),
@@ -213,7 +210,9 @@ impl Registry {
             match (range.next(), range.next()) {
                 (Some((_, one)), None) => return Ok(Arc::clone(one)),
                 (Some(_), Some(_)) => {
-                    return Err(Error::invalid(format!("Multiple IDs found with provided prefix: {reference}")));
+                    return Err(Error::invalid(format!(
+                        "Multiple IDs found with provided prefix: {reference}"
+                    )));
                 }
                 (None, _) => {}
             }

@@ -107,7 +107,8 @@ impl Engine {
         let mut reclaimed = 0_u64;
         for container in self.inner.registry.all() {
             let now = container.now();
-            let find = |key: &str| now.def.config.labels.as_ref().and_then(|l| l.get(key)).map(String::as_str);
+            let find =
+                |key: &str| now.def.config.labels.as_ref().and_then(|l| l.get(key)).map(String::as_str);
             if now.state.status.is_alive()
                 || now.state.status == Status::Restarting
                 || !filters.labels("label", find)
@@ -129,7 +130,7 @@ impl Engine {
             "container",
             "prune",
             "",
-            [("reclaimed".to_owned(), reclaimed.to_string())].into(),
+            [("reclaimed".to_owned(), reclaimed.to_string())],
         );
         Ok(ContainerPruneResponse {
             containers_deleted: Some(deleted),

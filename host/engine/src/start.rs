@@ -285,9 +285,11 @@ impl Engine {
                 let account = account(&root, def.config.user.as_deref().unwrap_or(""), &def.host)?;
                 let mut own = Vec::new();
                 if own_net {
-                    for (target, name) in
-                        [("/etc/resolv.conf", "resolv.conf"), ("/etc/hostname", "hostname"), ("/etc/hosts", "hosts")]
-                    {
+                    for (target, name) in [
+                        ("/etc/resolv.conf", "resolv.conf"),
+                        ("/etc/hostname", "hostname"),
+                        ("/etc/hosts", "hosts"),
+                    ] {
                         own.push((target, mount::bind_path(&dir.join(name), false)?));
                     }
                 }
@@ -299,7 +301,8 @@ impl Engine {
                         (_, None) => Some(bind_tree(spec)?),
                     });
                 }
-                let shm = if shared_shm { Some(mount::bind_path(Path::new("/dev/shm"), true)?) } else { None };
+                let shm =
+                    if shared_shm { Some(mount::bind_path(Path::new("/dev/shm"), true)?) } else { None };
                 let devices = host_devices(&def.host, privileged)?;
                 Ok(Files { account, rootfs: root.into_fd(), own, trees, devices, shm })
             })
@@ -322,7 +325,8 @@ impl Engine {
         let mut hold: Vec<(String, Fd)> = Vec::new();
         let rootfs = fds.add(files.rootfs);
         let own = files.own.into_iter().map(|(target, fd)| (target, fds.add(fd))).collect();
-        let is_file: Vec<bool> = files.trees.iter().map(|t| t.as_ref().is_some_and(|(_, file)| *file)).collect();
+        let is_file: Vec<bool> =
+            files.trees.iter().map(|t| t.as_ref().is_some_and(|(_, file)| *file)).collect();
         let trees = files.trees.into_iter().map(|t| t.map(|(fd, _)| fds.add(fd))).collect();
         let mut shm = files.shm.map(|fd| fds.add(fd));
         let mut namespaces = Namespaces {
@@ -416,13 +420,16 @@ impl Engine {
         }
         for (name, endpoint) in &now.state.endpoints {
             if let Ok(network) = self.inner.networks.find(&endpoint.network) {
-                self.network_event(&network.record(), "connect", &[("container", &now.def.id), ("name", name)]);
+                self.network_event(
+                    &network.record(),
+                    "connect",
+                    &[("container", &now.def.id), ("name", name)],
+                );
             }
         }
         self.container_event(now, "start", &[]);
         if now.def.config.stdin_once == Some(true) {
-            let (keeper, io, id) =
-                (self.inner.keeper.clone(), Arc::clone(&container.io), now.def.id.clone());
+            let (keeper, io, id) = (self.inner.keeper.clone(), Arc::clone(&container.io), now.def.id.clone());
             tokio::spawn(async move {
                 io.stdin_closed().await;
                 // An ended container has no stdin to release.
@@ -441,7 +448,10 @@ impl Engine {
         let fetch = async |reference: &str, name: &str| -> Result<Option<OwnedFd>> {
             let other = self.inner.registry.find(reference)?;
             if !other.now().state.status.is_alive() {
-                return Err(Error::conflict(format!("cannot join {name} of a non running container: {}", other.id)));
+                return Err(Error::conflict(format!(
+                    "cannot join {name} of a non running container: {}",
+                    other.id
+                )));
             }
             let held = self.inner.keeper.fetch(&other.id).await?;
             Ok(held.into_iter().find(|(held, _)| held == name).map(|(_, fd)| fd))
@@ -450,7 +460,8 @@ impl Engine {
             Mode::Private => {}
             Mode::Host => namespaces.pid = Namespace::Host,
             Mode::Container(other) => {
-                let pidfd = fetch(other, "pidfd").await?.ok_or_else(|| Error::internal("no pidfd is held"))?;
+                let pidfd =
+                    fetch(other, "pidfd").await?.ok_or_else(|| Error::internal("no pidfd is held"))?;
                 namespaces.pid = Namespace::Join(fds.add(pidfd));
             }
         }
@@ -458,7 +469,8 @@ impl Engine {
             Ipc::Private { .. } | Ipc::None => {}
             Ipc::Host => namespaces.ipc = Namespace::Host,
             Ipc::Container(other) => {
-                let pidfd = fetch(other, "pidfd").await?.ok_or_else(|| Error::internal("no pidfd is held"))?;
+                let pidfd =
+                    fetch(other, "pidfd").await?.ok_or_else(|| Error::internal("no pidfd is held"))?;
                 namespaces.ipc = Namespace::Join(fds.add(pidfd));
                 if let Some(tree) = fetch(other, "shm").await? {
                     *shm = Some(fds.add(mount::bind(tree.as_fd(), false)?));
@@ -473,12 +485,14 @@ impl Engine {
         match run::seccomp(b) {
             Seccomp::Unconfined => Ok(Vec::new()),
             Seccomp::Builtin => {
-                let mut known =
-                    self.inner.seccomp.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                let mut known = self.inner.seccomp.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 if known.len() > 256 {
                     known.clear();
                 }
-                Ok(known.entry(b.capabilities).or_insert_with(|| seccomp::docker_default(b.capabilities)).clone())
+                Ok(known
+                    .entry(b.capabilities)
+                    .or_insert_with(|| seccomp::docker_default(b.capabilities))
+                    .clone())
             }
             Seccomp::Profile(json) => seccomp::from_profile(json, b.capabilities)
                 .map_err(|e| Error::invalid(format!("Decoding seccomp profile failed: {e}"))),
@@ -554,7 +568,8 @@ fn host_devices(host: &crate::models::HostConfig, privileged: bool) -> Result<Ve
     }
     for asked in host.devices.iter().flatten() {
         let path = asked.path_on_host.clone().unwrap_or_default();
-        let inside = asked.path_in_container.clone().filter(|p| !p.is_empty()).unwrap_or_else(|| path.clone());
+        let inside =
+            asked.path_in_container.clone().filter(|p| !p.is_empty()).unwrap_or_else(|| path.clone());
         let access = security::device_access(asked.cgroup_permissions.as_deref().unwrap_or(""))?;
         match device(Path::new(&path), &inside) {
             Ok(Some(node)) => all.push(HostDevice { node, access: access.to_owned() }),
@@ -623,7 +638,10 @@ fn walk_devices(dir: &Path, depth: u32, all: &mut Vec<HostDevice>) {
         let path = entry.path();
         let Some(text) = path.to_str() else { continue };
         // What a container has of its own.
-        if matches!(text, "/dev/pts" | "/dev/shm" | "/dev/fd" | "/dev/mqueue" | "/dev/console" | "/dev/ptmx" | "/dev/.lxc") {
+        if matches!(
+            text,
+            "/dev/pts" | "/dev/shm" | "/dev/fd" | "/dev/mqueue" | "/dev/console" | "/dev/ptmx" | "/dev/.lxc"
+        ) {
             continue;
         }
         let Ok(kind) = entry.file_type() else { continue };
@@ -684,7 +702,9 @@ mod tests {
         let not_found = start_error(&args("nosuch"), "", &e(Stage::Exec, 2));
         assert!(not_found.message.contains("exec: \"nosuch\": executable file not found in $PATH"));
         assert_eq!(not_found.kind, Kind::Invalid);
-        assert!(start_error(&args("/x"), "", &e(Stage::Exec, 2)).message.contains("no such file or directory"));
+        assert!(
+            start_error(&args("/x"), "", &e(Stage::Exec, 2)).message.contains("no such file or directory")
+        );
         assert!(start_error(&args("/x"), "", &e(Stage::Exec, 13)).message.contains("permission denied"));
         assert!(start_error(&args("/x"), "", &e(Stage::Exec, 8)).message.contains("exec format error"));
         assert!(start_error(&args("/x"), "/w", &e(Stage::Cwd, 20)).message.contains("not a directory"));

@@ -32,7 +32,11 @@ async fn ended(life: &mut watch::Receiver<Life>, exits: u64) {
 
 impl Engine {
     /// Changes only the state; the lock is held.
-    pub(crate) async fn set_state(&self, container: &Container, change: impl FnOnce(&mut State)) -> Result<Now> {
+    pub(crate) async fn set_state(
+        &self,
+        container: &Container,
+        change: impl FnOnce(&mut State),
+    ) -> Result<Now> {
         let now = container.now();
         let mut state = (*now.state).clone();
         change(&mut state);
@@ -201,7 +205,10 @@ impl Engine {
         }
         let mut held = container.lock.lock().await;
         if container.now().state.status.is_alive() || held.removing {
-            return Err(Error::conflict(format!("container {} was changed by someone else meanwhile", container.id)));
+            return Err(Error::conflict(format!(
+                "container {} was changed by someone else meanwhile",
+                container.id
+            )));
         }
         held.backoff = 0;
         self.start_locked(container, &mut held, caller, 0).await?;
@@ -236,9 +243,9 @@ impl Engine {
                 _ => {}
             }
         }
-        self.signal(&now, signal).await.map_err(|e| {
-            e.context(format_args!("cannot kill container: {reference}"))
-        })?;
+        self.signal(&now, signal)
+            .await
+            .map_err(|e| e.context(format_args!("cannot kill container: {reference}")))?;
         self.container_event(&now, "kill", &[("signal", &signal.to_string())]);
         if signal == signals::KILL {
             // As with Docker, a kill has happened when it is answered.
@@ -254,9 +261,14 @@ impl Engine {
         let now = container.now();
         match now.state.status {
             Status::Running => {}
-            Status::Paused => return Err(Error::conflict(format!("container {} is already paused", now.def.id))),
+            Status::Paused => {
+                return Err(Error::conflict(format!("container {} is already paused", now.def.id)));
+            }
             Status::Restarting => {
-                return Err(Error::conflict(format!("container {} is restarting, wait until the container is running", now.def.id)));
+                return Err(Error::conflict(format!(
+                    "container {} is restarting, wait until the container is running",
+                    now.def.id
+                )));
             }
             _ => return Err(not_running(&now.def.id)),
         }

@@ -1,29 +1,317 @@
 //! Operations on the engine as a whole.
 
-use serde_json::Value;
+use std::collections::HashMap;
 
-use crate::models::{SystemInfo, SystemVersion};
-use crate::{Engine, Error, Result};
+use serde_json::{Value, json};
+
+use crate::Engine;
+use crate::error::Result;
+use crate::models::{
+    LocalNodeState, PluginsInfo, RegistryServiceConfig, Runtime, SwarmInfo, SystemInfo,
+    SystemInfoCgroupDriverEnum, SystemInfoCgroupVersionEnum, SystemInfoDefaultAddressPools, SystemVersion,
+    SystemVersionPlatform,
+};
+use crate::planner::mounts::Kind as MountKind;
+use crate::record::{Status, now as clock, rfc3339};
+
+/// Docker's name for an architecture.
+fn go_arch(architecture: &str) -> &str {
+    match architecture {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
 
 impl Engine {
     /// `GET /info`.
     pub async fn info(&self) -> Result<SystemInfo> {
-        Err(Error::unsupported("info"))
+        let inner = &self.inner;
+        let (mut running, mut paused, mut stopped) = (0, 0, 0);
+        let containers = inner.registry.all();
+        for container in &containers {
+            match container.now().state.status {
+                Status::Running => running += 1,
+                Status::Paused => paused += 1,
+                _ => stopped += 1,
+            }
+        }
+        let kinds = |kind: wharf_plugins::Kind| -> Vec<String> {
+            let mut names: Vec<String> = inner
+                .plugins
+                .list()
+                .into_iter()
+                .filter(|p| p.kinds.contains(&kind) && p.state == wharf_plugins::State::Ready)
+                .flat_map(|p| if p.drivers.is_empty() { vec![p.name.to_string()] } else { p.drivers })
+                .collect();
+            names.sort();
+            names.dedup();
+            names
+        };
+        let mut network: Vec<String> = kinds(wharf_plugins::Kind::Network);
+        for name in &mut network {
+            if name == "none" {
+                "null".clone_into(name);
+            }
+        }
+        let driver_status = inner.images.status().into_iter().map(|(k, v)| vec![k, v]).collect();
+        let mut security = vec!["name=seccomp,profile=builtin".to_owned()];
+        if inner.host.apparmor {
+            security.insert(0, "name=apparmor".into());
+        }
+        security.push("name=cgroupns".into());
+        let v2 = inner.facts.cgroup_version == 2;
+        std::future::ready(Ok(SystemInfo {
+            id: Some(inner.id.clone()),
+            containers: i64::try_from(containers.len()).ok(),
+            containers_running: Some(running),
+            containers_paused: Some(paused),
+            containers_stopped: Some(stopped),
+            images: i64::try_from(inner.images.list().len()).ok(),
+            driver: Some(inner.images.driver().to_owned()),
+            driver_status: Some(driver_status),
+            docker_root_dir: Some(inner.settings.data_root.display().to_string()),
+            plugins: Some(PluginsInfo {
+                volume: Some(kinds(wharf_plugins::Kind::Volume)),
+                network: Some(network),
+                authorization: Some(
+                    inner.plugins.authorizers().iter().map(|a| a.plugin().to_string()).collect(),
+                ),
+                log: Some(kinds(wharf_plugins::Kind::Codec)),
+            }),
+            memory_limit: Some(true),
+            swap_limit: Some(true),
+            cpu_cfs_period: Some(true),
+            cpu_cfs_quota: Some(true),
+            cpu_shares: Some(true),
+            cpu_set: Some(true),
+            pids_limit: Some(true),
+            oom_kill_disable: Some(!v2),
+            ipv4_forwarding: Some(
+                std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").is_ok_and(|t| t.starts_with('1')),
+            ),
+            debug: Some(inner.settings.debug),
+            nfd: std::fs::read_dir("/proc/self/fd").ok().and_then(|d| i64::try_from(d.count()).ok()),
+            n_goroutines: std::fs::read_dir("/proc/self/task")
+                .ok()
+                .and_then(|d| i64::try_from(d.count()).ok()),
+            system_time: Some(rfc3339(clock())),
+            logging_driver: Some(inner.settings.log_driver.clone()),
+            cgroup_driver: Some(SystemInfoCgroupDriverEnum::CGROUPFS),
+            cgroup_version: Some(if v2 {
+                SystemInfoCgroupVersionEnum::_2
+            } else {
+                SystemInfoCgroupVersionEnum::_1
+            }),
+            n_events_listener: Some(0),
+            kernel_version: Some(inner.host.kernel.clone()),
+            operating_system: Some(inner.host.os.clone()),
+            os_version: Some(inner.host.os_version.clone()),
+            os_type: Some("linux".into()),
+            architecture: Some(inner.host.architecture.clone()),
+            ncpu: Some(inner.host.cpus.into()),
+            mem_total: i64::try_from(inner.host.memory).ok(),
+            index_server_address: Some("https://index.docker.io/v1/".into()),
+            registry_config: Some(RegistryServiceConfig {
+                insecure_registry_cidrs: Some(vec!["::1/128".into(), "127.0.0.0/8".into()]),
+                index_configs: Some(HashMap::from([(
+                    "docker.io".to_owned(),
+                    crate::models::IndexInfo {
+                        name: Some("docker.io".into()),
+                        mirrors: Some(Vec::new()),
+                        secure: Some(true),
+                        official: Some(true),
+                    },
+                )])),
+                mirrors: Some(Vec::new()),
+            }),
+            generic_resources: None,
+            http_proxy: Some(String::new()),
+            https_proxy: Some(String::new()),
+            no_proxy: Some(String::new()),
+            name: Some(inner.host.name.clone()),
+            labels: Some(inner.settings.labels.clone()),
+            experimental_build: Some(false),
+            server_version: Some(crate::VERSION.into()),
+            runtimes: Some(HashMap::from([(
+                "runc".to_owned(),
+                Runtime { path: Some("wharf".into()), ..Runtime::default() },
+            )])),
+            default_runtime: Some("runc".into()),
+            swarm: Some(SwarmInfo {
+                node_id: Some(String::new()),
+                node_addr: Some(String::new()),
+                local_node_state: Some(LocalNodeState::INACTIVE),
+                control_available: Some(false),
+                error: Some(String::new()),
+                ..SwarmInfo::default()
+            }),
+            live_restore_enabled: Some(inner.settings.live_restore),
+            init_binary: Some("wharf".into()),
+            security_options: Some(security),
+            product_license: Some(String::new()),
+            default_address_pools: Some(vec![
+                SystemInfoDefaultAddressPools { base: Some("172.17.0.0/12".into()), size: Some(16) },
+                SystemInfoDefaultAddressPools { base: Some("192.168.0.0/16".into()), size: Some(20) },
+            ]),
+            firewall_backend: Some(crate::models::FirewallInfo {
+                driver: Some("nftables".into()),
+                ..crate::models::FirewallInfo::default()
+            }),
+            warnings: None,
+            cdi_spec_dirs: Some(Vec::new()),
+            ..SystemInfo::default()
+        }))
+        .await
     }
 
     /// `GET /version`; the caller fills in which API versions it speaks.
     pub fn version(&self) -> SystemVersion {
-        SystemVersion { version: Some(crate::VERSION.into()), ..SystemVersion::default() }
+        SystemVersion {
+            platform: Some(SystemVersionPlatform { name: "Wharf".into() }),
+            version: Some(crate::VERSION.into()),
+            os: Some("linux".into()),
+            arch: Some(go_arch(&self.inner.host.architecture).into()),
+            kernel_version: Some(self.inner.host.kernel.clone()),
+            git_commit: Some(String::new()),
+            go_version: Some("rust".into()),
+            build_time: Some(String::new()),
+            ..SystemVersion::default()
+        }
     }
 
     /// `GET /system/df`: the older flat shape together with the newer usage objects.
     pub async fn system_df(&self, kinds: &[String], verbose: bool) -> Result<Value> {
-        let _ = (kinds, verbose);
-        Err(Error::unsupported("system df"))
+        let wanted = |kind: &str| kinds.is_empty() || kinds.iter().any(|k| k == kind);
+        let mut answer = serde_json::Map::new();
+        if wanted("image") {
+            let images = self.image_list(false, &crate::Filters::default()).await?;
+            let usage = self.inner.images.usage();
+            let used: std::collections::BTreeSet<String> =
+                self.inner.registry.all().iter().map(|c| c.now().def.image.clone()).collect();
+            let active = images.iter().filter(|i| used.contains(&i.id)).count();
+            let reclaimable: u64 =
+                usage.images.iter().filter(|(id, _)| !used.contains(*id)).map(|(_, u)| u.unique).sum();
+            answer.insert("LayersSize".into(), json!(usage.layers_size));
+            answer.insert("Images".into(), json!(images));
+            answer.insert(
+                "ImageUsage".into(),
+                json!({
+                    "ActiveCount": active, "TotalCount": images.len(), "Reclaimable": reclaimable,
+                    "TotalSize": usage.layers_size, "Items": if verbose { json!(images) } else { Value::Null },
+                }),
+            );
+        }
+        if wanted("container") {
+            let options = crate::ListOptions { all: true, size: true, ..crate::ListOptions::default() };
+            let list: Vec<Value> = serde_json::from_slice(&self.container_list(&options).await?)?;
+            let size = |v: &Value| v.get("SizeRw").and_then(Value::as_u64).unwrap_or(0);
+            let alive = |v: &Value| {
+                matches!(v.get("State").and_then(Value::as_str), Some("running" | "paused" | "restarting"))
+            };
+            let total: u64 = list.iter().map(size).sum();
+            let reclaimable: u64 = list.iter().filter(|v| !alive(v)).map(size).sum();
+            let active = list.iter().filter(|v| alive(v)).count();
+            answer.insert(
+                "ContainerUsage".into(),
+                json!({
+                    "ActiveCount": active, "TotalCount": list.len(), "Reclaimable": reclaimable, "TotalSize": total,
+                    "Items": if verbose { json!(list) } else { Value::Null },
+                }),
+            );
+            answer.insert("Containers".into(), json!(list));
+        }
+        if wanted("volume") {
+            let mut volumes = self.volume_list(&crate::Filters::default()).await?.volumes.unwrap_or_default();
+            let containers: Vec<_> = self.inner.registry.all().iter().map(|c| c.now()).collect();
+            for volume in &mut volumes {
+                let users = containers
+                    .iter()
+                    .filter(|n| {
+                        n.def.mounts.iter().any(|m| m.kind == MountKind::Volume && m.source == volume.name)
+                    })
+                    .count();
+                let path = std::path::PathBuf::from(&volume.mountpoint);
+                let size = self.inner.pool.run(move || tree_size(&path)).await?;
+                volume.usage_data = Some(crate::models::VolumeUsageData {
+                    size: i64::try_from(size).unwrap_or(-1),
+                    ref_count: i64::try_from(users).unwrap_or(-1),
+                });
+            }
+            let size = |v: &crate::models::Volume| v.usage_data.as_ref().map_or(0, |u| u.size);
+            let unused = |v: &&crate::models::Volume| v.usage_data.as_ref().is_some_and(|u| u.ref_count == 0);
+            let total: i64 = volumes.iter().map(size).sum();
+            let reclaimable: i64 = volumes.iter().filter(unused).map(size).sum();
+            let active = volumes.iter().filter(|v| !unused(v)).count();
+            answer.insert(
+                "VolumeUsage".into(),
+                json!({
+                    "ActiveCount": active, "TotalCount": volumes.len(), "Reclaimable": reclaimable, "TotalSize": total,
+                    "Items": if verbose { json!(volumes) } else { Value::Null },
+                }),
+            );
+            answer.insert("Volumes".into(), json!(volumes));
+        }
+        if wanted("build-cache") {
+            answer.insert("BuildCache".into(), json!([]));
+            answer.insert("BuilderSize".into(), json!(0));
+            answer.insert(
+                "BuildCacheUsage".into(),
+                json!({"ActiveCount": 0, "TotalCount": 0, "Reclaimable": 0, "TotalSize": 0, "Items": []}),
+            );
+        }
+        Ok(Value::Object(answer))
     }
 
     /// `GET /plugins` of the engine itself: name, version, kinds, state, counters.
     pub async fn plugin_list(&self) -> Result<Value> {
-        Err(Error::unsupported("plugin list"))
+        let list: Vec<Value> = self
+            .inner
+            .plugins
+            .list()
+            .iter()
+            .map(|p| {
+                let (state, why) = match &p.state {
+                    wharf_plugins::State::Ready => ("ready", String::new()),
+                    wharf_plugins::State::Quarantined => ("quarantined", String::new()),
+                    wharf_plugins::State::Failed(text) => ("failed", text.clone()),
+                };
+                let c = p.counters;
+                json!({
+                    "Name": p.name, "Version": p.version, "Drivers": p.drivers, "Digest": p.digest,
+                    "Interfaces": p.kinds.iter().map(|k| k.interface()).collect::<Vec<_>>(),
+                    "State": state, "Error": why,
+                    "Counters": {
+                        "Calls": c.calls, "Refusals": c.refusals, "Traps": c.traps, "Timeouts": c.timeouts,
+                        "Memory": c.memory, "Denied": c.denied, "Nanoseconds": c.nanoseconds,
+                        "Histogram": c.histogram,
+                    },
+                })
+            })
+            .collect();
+        std::future::ready(Ok(Value::Array(list))).await
     }
+}
+
+/// Bytes below a directory; links are not followed, and at most a million entries are looked at.
+fn tree_size(path: &std::path::Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let (mut total, mut seen) = (0, 0_u32);
+    let mut stack = vec![path.to_owned()];
+    while let Some(dir) = stack.pop() {
+        let Ok(entries) = std::fs::read_dir(dir) else { continue };
+        for entry in entries.flatten() {
+            seen += 1;
+            if seen > 1_000_000 {
+                return total;
+            }
+            let Ok(meta) = entry.metadata() else { continue };
+            if meta.is_dir() {
+                stack.push(entry.path());
+            } else {
+                total += meta.blocks() * 512;
+            }
+        }
+    }
+    total
 }

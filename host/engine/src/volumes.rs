@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use wharf_kernel::{files, fs, mount};
-use wharf_plan::files::{Op, Place, Root as PlaceRoot, Source, TreeCopy};
+use wharf_plan::files::{Op, Place, Root as PlaceRoot, TreeCopy};
 use wharf_plan::volume as plan;
 use wharf_plugins::Call;
 use wharf_store::Transaction;
@@ -69,9 +69,7 @@ impl Engine {
             return Ok(());
         }
         self.inner.plugins.volume(driver).map(|_| ()).map_err(|_| {
-            Error::not_found(format!(
-                "error looking up volume plugin {driver}: plugin {driver:?} not found"
-            ))
+            Error::not_found(format!("error looking up volume plugin {driver}: plugin {driver:?} not found"))
         })
     }
 
@@ -134,8 +132,7 @@ impl Engine {
     }
 
     fn volume_event(&self, volume: &Volume, action: &str, more: &[(&str, &str)]) {
-        let mut attributes: HashMap<String, String> =
-            [("driver".to_owned(), volume.driver.clone())].into();
+        let mut attributes: HashMap<String, String> = [("driver".to_owned(), volume.driver.clone())].into();
         attributes.extend(more.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())));
         self.inner.events.publish("volume", action, &volume.name, attributes);
     }
@@ -296,10 +293,7 @@ impl Engine {
     }
 
     fn find_volume(&self, name: &str) -> Result<Arc<Volume>> {
-        self.inner
-            .volumes
-            .get(name)
-            .ok_or_else(|| Error::not_found(format!("get {name}: no such volume")))
+        self.inner.volumes.get(name).ok_or_else(|| Error::not_found(format!("get {name}: no such volume")))
     }
 
     /// `GET /volumes`.
@@ -322,7 +316,8 @@ impl Engine {
             })
             .map(|v| self.volume_model(v))
             .collect();
-        std::future::ready(Ok(VolumeListResponse { volumes: Some(volumes), warnings: Some(Vec::new()) })).await
+        std::future::ready(Ok(VolumeListResponse { volumes: Some(volumes), warnings: Some(Vec::new()) }))
+            .await
     }
 
     /// `GET /volumes/{name}`.
@@ -405,7 +400,7 @@ impl Engine {
                 Err(error) => tracing::debug!(%error, volume = volume.name, "not pruned"),
             }
         }
-        self.inner.events.publish("volume", "prune", "", [("reclaimed".to_owned(), "0".to_owned())].into());
+        self.inner.events.publish("volume", "prune", "", [("reclaimed".to_owned(), "0".to_owned())]);
         Ok(VolumePruneResponse { volumes_deleted: Some(deleted), space_reclaimed: Some(0) })
     }
 }
@@ -429,15 +424,4 @@ fn copy_up(root: &fs::Root, place: &str, volume: OwnedFd, data: OwnedFd, run: Ow
     };
     let copy = TreeCopy { source: place_of("image"), target: place_of("volume"), reflink: true };
     files::apply(&roots, &[Op::CopyTree(copy)]).map_err(|e| Error::internal(e.to_string()))
-}
-
-/// Path below the plugin's data directory that a bind of a volume shows, if its plan is that simple.
-pub(crate) fn plain_path(mounts: &[wharf_plan::files::Mount]) -> Option<&str> {
-    match mounts {
-        [only] => match &only.source {
-            Source::Place(Place { root: PlaceRoot::Data, path }) => Some(path),
-            _ => None,
-        },
-        _ => None,
-    }
 }

@@ -1,0 +1,141 @@
+//! Opening the engine and ending it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use wharf_kernel::cgroup::{Cgroups, Version};
+use wharf_kernel::{net, netns};
+use wharf_store::{Store, Transaction};
+
+use crate::drivers::{CodecSeam, StorageSeam};
+use crate::error::{Context, Result};
+use crate::filesystem::Dirs;
+use crate::host::Host;
+use crate::planner::{files, names};
+use crate::pool::Pool;
+use crate::record::ENGINE;
+use crate::settings::Settings;
+use crate::{Engine, Inner, io};
+
+/// Network namespaces kept ready.
+const READY_NAMESPACES: usize = 16;
+/// Threads for kernel work at most; they are started as needed.
+const KERNEL_THREADS: usize = 32;
+
+/// This engine's own id, made once.
+async fn engine_id(store: &Store) -> Result<String> {
+    if let Some(entry) = store.get(ENGINE, "id")? {
+        return Ok(String::from_utf8_lossy(&entry.value).into_owned());
+    }
+    let hex = names::id();
+    let part = |from: usize, to: usize| hex.get(from..to).unwrap_or_default();
+    let id = format!("{}-{}-{}-{}-{}", part(0, 8), part(8, 12), part(12, 16), part(16, 20), part(20, 32));
+    let mut tx = Transaction::new();
+    tx.put(ENGINE, "id", id.as_bytes());
+    store.commit(tx).await?;
+    Ok(id)
+}
+
+impl Engine {
+    /// Opens the state, repairs what an earlier daemon left half done, adopts running containers.
+    pub async fn open(settings: Settings) -> Result<Self> {
+        let dirs = Dirs::make(&settings)?;
+        let store = Store::open(&dirs.data.join("metadata.db"))?;
+        let id = engine_id(&store).await?;
+        let host = Host::detect();
+        // Those that need nothing of each other begin together.
+        let keeper = wharf_keeper::connect(&settings.exec_root, &settings.program);
+        let plugins = async {
+            let mut given = wharf_plugins::Settings::new(store.clone(), dirs.data.join("compiled"));
+            given.dirs.clone_from(&settings.plugin_dirs);
+            given.compiler.clone_from(&settings.compiler);
+            given.node.clone_from(&host.name);
+            given.engine_version = crate::VERSION.into();
+            given.config.clone_from(&settings.plugin_config);
+            wharf_plugins::Plugins::load(given).await
+        };
+        let (keeper, plugins) = tokio::join!(keeper, plugins);
+        let (keeper, plugins) = (keeper?, plugins?);
+        let cgroups = Cgroups::detect().doing("cannot use cgroups")?;
+        let cgroup_version = if cgroups.version() == Version::V2 { 2 } else { 1 };
+        let facts = host.facts(&settings, cgroup_version);
+        let images = wharf_images::Images::open(wharf_images::Settings {
+            store: store.clone(),
+            storage: Arc::new(StorageSeam(plugins.storage(&settings.storage_driver)?)),
+            driver: settings.storage_driver.clone(),
+            options: settings.storage_options.clone(),
+            data_root: settings.data_root.clone(),
+            exec_root: settings.exec_root.clone(),
+            granted: std::collections::BTreeMap::new(),
+            limits: wharf_images::Limits::default(),
+            durable: true,
+        })
+        .await?;
+        let streams = io::Streams::open(Arc::new(CodecSeam(plugins.clone())))?;
+        let pool = Pool::new(KERNEL_THREADS);
+        let net = pool.run(net::Net::open).await?.doing("cannot use the network")?;
+        let namespaces =
+            Arc::new(netns::Pool::new(READY_NAMESPACES).doing("cannot make network namespaces")?);
+        let resolver = files::parse_resolv(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default());
+        let engine = Self {
+            inner: Arc::new(Inner {
+                settings,
+                host,
+                facts,
+                id,
+                store,
+                plugins,
+                images,
+                keeper,
+                streams,
+                events: io::events::Bus::new(),
+                cgroups,
+                net,
+                namespaces,
+                pool,
+                registry: crate::registry::Registry::default(),
+                networks: crate::networks::Networks::default(),
+                volumes: crate::volumes::Volumes::default(),
+                execs: crate::exec::Execs::default(),
+                dirs,
+                seccomp: std::sync::Mutex::default(),
+                closing: AtomicBool::new(false),
+                decisions: crate::auth::Decisions::default(),
+                resolver: ArcSwap::from_pointee(resolver),
+            }),
+        };
+        engine.recover().await?;
+        Ok(engine)
+    }
+
+    /// The orderly end: stops containers unless `live_restore`, ends the keeper, writes what is pending.
+    pub async fn shutdown(&self) {
+        self.inner.closing.store(true, Ordering::Release);
+        if self.inner.settings.live_restore {
+            return;
+        }
+        let limit = i64::try_from(self.inner.settings.shutdown_timeout).unwrap_or(15);
+        let mut stopping = tokio::task::JoinSet::new();
+        for container in self.inner.registry.all() {
+            if !container.now().state.status.is_alive() {
+                continue;
+            }
+            let engine = self.clone();
+            stopping.spawn(async move {
+                let wanted = container.now().def.config.stop_timeout.unwrap_or(10).clamp(0, limit);
+                engine.stop_for_shutdown(&container, wanted).await;
+            });
+        }
+        let patience = Duration::from_secs(self.inner.settings.shutdown_timeout.saturating_add(15));
+        let all = async { while stopping.join_next().await.is_some() {} };
+        if tokio::time::timeout(patience, all).await.is_err() {
+            tracing::warn!("some containers did not end in time; the next daemon takes them over");
+            return;
+        }
+        if let Err(error) = self.inner.keeper.shutdown().await {
+            tracing::warn!(%error, "the keeper did not end");
+        }
+    }
+}
