@@ -1,8 +1,13 @@
 //! `cargo xtask`: builds, runs and tests the whole of Wharf.
 #![forbid(unsafe_code)]
 
+mod build;
+mod daemon;
+mod needs;
 mod plugins;
+mod run;
 mod shell;
+mod test;
 mod toolchain;
 
 use anyhow::{Result, bail};
@@ -10,40 +15,48 @@ use anyhow::{Result, bail};
 use crate::plugins::Profile;
 
 const USAGE: &str = "\
-usage: cargo xtask VERB
+usage: cargo xtask VERB [--profile dev|release]
 
-  plugins [--profile dev|release]     build the bundled plugins into components
-  plugins --path DIR [--out DIR]      build a plugin crate that lives elsewhere";
+  build                            the host's programs and the bundled plugins
+  run [-- ARGS]                    builds everything, starts a daemon of its own, runs the hello image in it or the
+                                   `wharf` command line ARGS, and cleans up
+  test [-- ARGS]                   builds everything and runs every test; ARGS go to the test runner
+  plugins                          the bundled plugins alone
+  plugins --path DIR [--out DIR]   a plugin crate that lives elsewhere";
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let Err(error) = dispatch(&arguments) {
+    let code = dispatch(&arguments).unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");
-        std::process::exit(1);
-    }
+        1
+    });
+    std::process::exit(code);
 }
 
-fn dispatch(arguments: &[String]) -> Result<()> {
+fn dispatch(arguments: &[String]) -> Result<i32> {
     let (verb, rest) =
         arguments.split_first().map_or(("help", &[][..]), |(verb, rest)| (verb.as_str(), rest));
+    let (own, further) = match rest.iter().position(|argument| argument == "--") {
+        Some(at) => (rest.get(..at).unwrap_or_default(), rest.get(at + 1..).unwrap_or_default()),
+        None => (rest, &[][..]),
+    };
+    let options = |known: &[&str]| Options::parse(own, known);
     match verb {
+        "build" => println!("{}", build::everything(options(&["profile"])?.profile()?)?.display()),
+        "run" => return run::run(options(&["profile"])?.profile()?, further),
+        "test" => return test::run(options(&["profile"])?.profile()?, further),
         "plugins" => {
-            let options = Options::parse(rest, &["profile", "path", "out"])?;
-            if let Some(path) = options.get("path") {
-                let out = options.get("out").unwrap_or(".");
-                let component = plugins::build_one(path.as_ref(), out.as_ref())?;
-                println!("{}", component.display());
-            } else {
-                println!("{}", plugins::build_bundled(options.profile()?)?.display());
-            }
-            Ok(())
+            let options = options(&["profile", "path", "out"])?;
+            let done = match options.get("path") {
+                Some(path) => plugins::build_one(path.as_ref(), options.get("out").unwrap_or(".").as_ref())?,
+                None => plugins::build_bundled(options.profile()?)?,
+            };
+            println!("{}", done.display());
         }
-        "help" | "--help" | "-h" => {
-            println!("{USAGE}");
-            Ok(())
-        }
+        "help" | "--help" | "-h" => println!("{USAGE}"),
         other => bail!("unknown verb `{other}`\n{USAGE}"),
     }
+    Ok(0)
 }
 
 /// `--name value` and `--name=value`, nothing else.

@@ -23,6 +23,14 @@ pub(crate) enum Profile {
 }
 
 impl Profile {
+    /// As cargo calls it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Profile::Dev => "dev",
+            Profile::Release => "release",
+        }
+    }
+
     /// The directory of this profile below the target directory.
     pub(crate) fn dir(self) -> PathBuf {
         target_dir().join(match self {
@@ -132,7 +140,7 @@ fn check_imports(component: &[u8]) -> Result<()> {
     for payload in wasmparser::Parser::new(0).parse_all(component) {
         match payload? {
             wasmparser::Payload::ModuleSection { .. } | wasmparser::Payload::ComponentSection { .. } => {
-                depth += 1
+                depth += 1;
             }
             wasmparser::Payload::End(_) => depth = depth.saturating_sub(1),
             wasmparser::Payload::ComponentImportSection(imports) if depth == 0 => {

@@ -143,7 +143,7 @@ fn add_with_rustup() -> bool {
         return false;
     };
     let (done, ended) = std::sync::mpsc::channel::<()>();
-    let limit = Duration::from_secs(60);
+    let limit = Duration::from_mins(1);
     let started = Instant::now();
     let pid = child.id();
     // A watcher that ends the child, so that waiting for it needs no polling.
