@@ -32,6 +32,9 @@ impl fmt::Display for Role {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Config {
+    /// For the host.
+    #[allow(dead_code, reason = "not ours to look at")]
+    enabled: Option<bool>,
     roles: Vec<Grant>,
     /// Of those whom no entry names. Absent: `admin` as long as there are no entries, `none` once there are.
     default: Option<Role>,

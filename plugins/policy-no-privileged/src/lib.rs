@@ -16,6 +16,9 @@ pub struct NoPrivileged;
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
 struct Config {
+    /// For the host, which asks no policy that is not enabled.
+    #[allow(dead_code, reason = "not ours to look at")]
+    enabled: Option<bool>,
     deny_host_namespaces: bool,
     deny_engine_socket: bool,
 }

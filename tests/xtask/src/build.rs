@@ -12,15 +12,7 @@ pub(crate) fn everything(profile: Profile) -> Result<PathBuf> {
     // One after the other: built together, cargo would give both the features of either, and so bring the
     // compiler into the daemon.
     for package in ["wharf", "wharf-compile"] {
-        run(cargo().args([
-            "build",
-            "--quiet",
-            "--locked",
-            "--profile",
-            profile.name(),
-            "--package",
-            package,
-        ]))?;
+        run(cargo().args(["build", "--locked", "--profile", profile.name(), "--package", package]))?;
     }
     plugins::build_bundled(profile)?;
     Ok(profile.dir())
