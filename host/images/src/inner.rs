@@ -286,7 +286,36 @@ impl Inner {
             }
         }
         let roots = Arc::clone(&self.roots);
-        blocking(move || Ok(files::empty_trash(&roots)?)).await
+        let found = blocking(move || {
+            files::empty_trash(&roots)?;
+            Ok(files::tree::names(&roots.data).map_err(io::Error::from)?)
+        })
+        .await?;
+        if let Err(error) = self.collect_strays(found).await {
+            tracing::error!(%error, "could not remove files that no snapshot owns");
+        }
+        Ok(())
+    }
+
+    /// Asks the driver about files that may belong to nothing.
+    async fn collect_strays(&self, found: Vec<String>) -> Result<()> {
+        let found: Vec<String> = found.into_iter().filter(|name| name != wharf_plan::files::TRASH).collect();
+        if found.is_empty() {
+            return Ok(());
+        }
+        let driver = &self.settings.storage;
+        let mut live: Vec<String> =
+            self.index.load().layers.values().map(|l| l.snapshot.id.clone()).collect();
+        // Every record, also one whose removal has just failed: its own journal entry is responsible for it.
+        let records = record::load::<SnapshotRecord>(&self.settings.store, SNAPSHOTS, &self.plugin)?;
+        live.extend(records.into_iter().map(|(id, _)| id));
+        let answer = driver.collect(&operation(), &live, &found).await?;
+        driver.check(&answer.value, &[])?;
+        if !answer.value.is_empty() {
+            tracing::warn!(files = answer.value.len(), "removing files that no snapshot owns");
+        }
+        self.apply(answer.value).await?;
+        Ok(self.settings.store.commit(answer.kv).await?)
     }
 
     /// Keeps layers from being removed while someone builds on them.

@@ -419,6 +419,27 @@ pub fn usage(root: BorrowedFd<'_>) -> Result<u64, Errno> {
     Ok(total)
 }
 
+/// Names in a directory, sorted; those that are no text are left out.
+pub fn names(dir: impl AsFd) -> Result<Vec<String>, Errno> {
+    let list = rustix::fs::openat(
+        dir.as_fd(),
+        ".",
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    let mut names = Vec::new();
+    for entry in Dir::new(list)? {
+        if let Ok(name) = entry?.file_name().to_str()
+            && name != "."
+            && name != ".."
+        {
+            names.push(name.to_owned());
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
 /// Opens a host directory by path; for roots only.
 pub fn open_host_dir(path: &std::path::Path) -> Result<OwnedFd, Errno> {
     rustix::fs::open(
