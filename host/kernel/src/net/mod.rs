@@ -3,12 +3,30 @@
 //! One [`Net`] acts in the network namespace in which it was opened (the host's, in the daemon). Whatever it makes
 //! carries the id of its network or endpoint, so that [`Net::sweep`] finds what has no record.
 //!
-//! All functions block and may be called from several threads, but not from an async one.
+//! All functions block and may be called from several threads, but not from an async one; `apply_endpoint_then`
+//! does not block.
 
-use std::collections::BTreeSet;
-use std::os::fd::{BorrowedFd, OwnedFd};
+mod filter;
+mod links;
+mod nft;
+mod ports;
+mod route;
+mod wire;
 
-use wharf_plan::net::{Desired, Protocol, Publish};
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+
+use wharf_plan::net::{
+    Change, Desired, Item, Kind, LinkName, LinkRef, LinkState, Protocol, Publish, Site, diff, items,
+};
+
+use filter::{Filter, Part, Port};
+use links::Worker;
+use ports::Wanted;
 
 /// Why a change of the network did not happen. Whatever had been done of it is undone.
 #[derive(Debug, thiserror::Error)]
@@ -120,14 +138,119 @@ pub struct Swept {
     pub elements: usize,
 }
 
+/// What the alias of every link of ours begins with; the id follows.
+const ALIAS: &str = "wharf:";
+
+/// The name of a link on the host.
+fn host_name(id: &str, link: &LinkRef) -> String {
+    match &link.name {
+        LinkName::Exact(name) => name.clone(),
+        LinkName::Generated { prefix, ordinal } => {
+            let mut name = format!("{prefix}{:016x}", hash(id, *ordinal));
+            name.truncate(15);
+            name
+        }
+    }
+}
+
+/// FNV-1a. Ids are random and of the host's own making: nobody gains by a collision, which is an error, no more.
+fn hash(id: &str, number: u32) -> u64 {
+    id.bytes()
+        .chain(number.to_be_bytes())
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+type Job = Box<dyn FnOnce(&mut Worker, &Shared) + Send>;
+
+struct Shared {
+    /// Opened when something first needs it: a host without nftables can still run containers without ports.
+    filter: Mutex<Option<Filter>>,
+    /// Bridges through which the host reaches containers from its loopback, and families that are forwarded.
+    switched: Mutex<(BTreeSet<String>, BTreeSet<bool>)>,
+}
+
+impl Shared {
+    fn filter<T>(&self, work: impl FnOnce(&mut Filter) -> Result<T, Error>) -> Result<T, Error> {
+        let mut filter = lock(&self.filter);
+        if filter.is_none() {
+            *filter = Some(Filter::open()?);
+        }
+        match filter.as_mut() {
+            Some(filter) => work(filter),
+            None => Err(Error::Missing("nftables".to_owned())),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What it guards is put right again after every failure, so a panic elsewhere does not spoil it.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The networks of one host.
-#[derive(Debug, Clone)]
-pub struct Net;
+#[derive(Clone)]
+pub struct Net {
+    jobs: mpsc::Sender<Job>,
+}
+
+impl std::fmt::Debug for Net {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Net")
+    }
+}
+
+/// Threads that enter containers' namespaces. The kernel does most of this work under one lock.
+const WORKERS: usize = 4;
 
 impl Net {
     /// Opens it for the network namespace of the calling thread.
+    ///
+    /// After a start of the daemon [`Net::restore`] comes first: the first change of the packet filter writes the
+    /// whole of it from what this knows.
     pub fn open() -> Result<Self, Error> {
-        Err(Error::Unsupported("networking".to_owned()))
+        let (jobs, queue) = mpsc::channel::<Job>();
+        let queue = Arc::new(Mutex::new(queue));
+        let shared = Arc::new(Shared { filter: Mutex::new(None), switched: Mutex::default() });
+        for _ in 0..WORKERS {
+            let (queue, shared) = (queue.clone(), shared.clone());
+            // A thread begins in the namespaces of the one that made it.
+            let mut worker = Worker::new()?;
+            std::thread::Builder::new()
+                .name("net".to_owned())
+                .spawn(move || {
+                    while !worker.lost {
+                        let job = lock(&queue).recv();
+                        let Ok(job) = job else { return };
+                        job(&mut worker, &shared);
+                    }
+                    tracing::error!("a thread could not leave a container's network namespace and ends");
+                })
+                .map_err(|source| Error::System {
+                    what: "start a thread".to_owned(),
+                    detail: String::new(),
+                    source,
+                })?;
+        }
+        Ok(Self { jobs })
+    }
+
+    fn then<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Worker, &Shared) -> Result<T, Error> + Send + 'static,
+        done: impl FnOnce(Result<T, Error>) + Send + 'static,
+    ) {
+        let job: Job = Box::new(move |worker, shared| done(work(worker, shared)));
+        // Should all threads be gone, the job is dropped, and with it what waits for it.
+        drop(self.jobs.send(job));
+    }
+
+    fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Worker, &Shared) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let (give, take) = mpsc::sync_channel(1);
+        self.then(work, move |result| drop(give.send(result)));
+        take.recv().unwrap_or_else(|_| Err(Error::Plan("the threads for networks have ended".to_owned())))
     }
 
     /// Makes a network what `new` says, from what `old` says that it is.
@@ -137,14 +260,19 @@ impl Net {
         old: Option<&Desired>,
         new: &Desired,
     ) -> Result<AppliedNetwork, Error> {
-        let _ = (id, old, new);
-        Err(Error::Unsupported("networking".to_owned()))
+        let (id, old, new) = (id.to_owned(), old.cloned(), new.clone());
+        self.run(move |worker, shared| network(worker, shared, &id, old.as_ref(), &new))
     }
 
     /// Removes a network. Removing what is not there is no error.
     pub fn remove_network(&self, id: &str, desired: &Desired) -> Result<(), Error> {
-        let _ = (id, desired);
-        Err(Error::Unsupported("networking".to_owned()))
+        let (id, desired) = (id.to_owned(), desired.clone());
+        self.run(move |worker, shared| {
+            let none = Desired::default();
+            let changes = diff(Some(&desired), &none);
+            worker.apply(&id, Some(&desired), &none, &changes, None)?;
+            forget(shared, &id)
+        })
     }
 
     /// Makes an endpoint what `new` says. Ports that stay published keep their holders; new ones are returned.
@@ -155,31 +283,390 @@ impl Net {
         new: &Desired,
         container: BorrowedFd<'_>,
     ) -> Result<AppliedEndpoint, Error> {
-        let _ = (id, old, new, container);
-        Err(Error::Unsupported("networking".to_owned()))
+        let (id, old, new, container) = (id.to_owned(), old.cloned(), new.clone(), own(container)?);
+        self.run(move |worker, shared| endpoint(worker, shared, &id, old.as_ref(), &new, container.as_fd()))
+    }
+
+    /// [`Net::apply_endpoint`] without waiting: `done` is called on another thread.
+    pub fn apply_endpoint_then(
+        &self,
+        id: String,
+        old: Option<Desired>,
+        new: Desired,
+        container: OwnedFd,
+        done: impl FnOnce(Result<AppliedEndpoint, Error>) + Send + 'static,
+    ) {
+        self.then(
+            move |worker, shared| endpoint(worker, shared, &id, old.as_ref(), &new, container.as_fd()),
+            done,
+        );
     }
 
     /// Removes an endpoint. Removing what is not there is no error.
     pub fn remove_endpoint(&self, id: &str, desired: &Desired, links: Links<'_>) -> Result<(), Error> {
-        let _ = (id, desired, links);
-        Err(Error::Unsupported("networking".to_owned()))
+        let (id, desired) = (id.to_owned(), desired.clone());
+        let container = match links {
+            Links::DieWithNamespace => None,
+            Links::Delete(container) => Some(own(container)?),
+        };
+        self.run(move |worker, shared| {
+            forget(shared, &id)?;
+            let none = Desired::default();
+            let mut changes = diff(Some(&desired), &none);
+            if container.is_none() {
+                changes.retain(|change| !dies(change));
+            }
+            let container = container.as_ref().map(AsFd::as_fd);
+            worker.apply(&id, Some(&desired), &none, &changes, container).map(drop)
+        })
     }
 
     /// After a start of the daemon: takes over what is on record, makes again what is missing of it on the host, and
-    /// writes the packet filter anew in one step, so that it holds exactly what is on record.
+    /// writes the packet filter anew in one step, so that it holds exactly what is on record. Links without a record
+    /// are removed.
     pub fn restore(&self, networks: &[Record<'_>], endpoints: &[Record<'_>]) -> Result<Swept, Error> {
-        let _ = (networks, endpoints);
-        Err(Error::Unsupported("networking".to_owned()))
+        let own = |records: &[Record<'_>]| -> Vec<(String, Desired, Vec<Publish>)> {
+            let copy = |record: &Record<'_>| {
+                (record.id.to_owned(), record.desired.clone(), record.publishes.to_vec())
+            };
+            records.iter().map(copy).collect()
+        };
+        let (networks, endpoints) = (own(networks), own(endpoints));
+        self.run(move |worker, shared| restore(worker, shared, &networks, &endpoints))
     }
 
     /// Writes the packet filter anew from what is known, for instance after somebody flushed it.
     pub fn resync(&self) -> Result<(), Error> {
-        Err(Error::Unsupported("networking".to_owned()))
+        self.run(|_, shared| shared.filter(Filter::rewrite))
     }
 
     /// Removes links and filter elements of networks and endpoints that are not named here.
     pub fn sweep(&self, networks: &BTreeSet<String>, endpoints: &BTreeSet<String>) -> Result<Swept, Error> {
-        let _ = (networks, endpoints);
-        Err(Error::Unsupported("networking".to_owned()))
+        let alive: BTreeSet<String> = networks.union(endpoints).cloned().collect();
+        self.run(move |worker, shared| {
+            let links = sweep_links(worker, &alive)?;
+            let filter = &mut *lock(&shared.filter);
+            let elements = match filter {
+                Some(filter) => filter.retain(|id| alive.contains(id))?,
+                None => 0,
+            };
+            Ok(Swept { links, elements })
+        })
     }
+}
+
+fn own(container: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
+    container.try_clone_to_owned().map_err(|source| Error::System {
+        what: "hold the container's network namespace".to_owned(),
+        detail: String::new(),
+        source,
+    })
+}
+
+/// Whether what this step removes vanishes with the container's namespace.
+fn dies(change: &Change) -> bool {
+    let Change::Remove(item) = change else { return false };
+    match item {
+        Item::Link(LinkState { kind: Kind::Veth { peer }, .. }) => peer.site == Site::Container,
+        Item::Link(link) => link.link.site == Site::Container,
+        Item::Route(route) => route.site == Site::Container,
+        other => other.depends_on().is_some_and(|link| link.site == Site::Container),
+    }
+}
+
+fn forget(shared: &Shared, id: &str) -> Result<(), Error> {
+    match &mut *lock(&shared.filter) {
+        Some(filter) => {
+            let ports: Vec<Port> = filter.ports_of(id).into_iter().map(|(port, _)| port).collect();
+            filter.change(id, None, &ports, &[])
+        }
+        None => Ok(()),
+    }
+}
+
+fn network(
+    worker: &mut Worker,
+    shared: &Shared,
+    id: &str,
+    old: Option<&Desired>,
+    new: &Desired,
+) -> Result<AppliedNetwork, Error> {
+    let changes = diff(old, new);
+    let part = Part::of(id, new);
+    let mut notes = Vec::new();
+    let result = worker.apply(id, old, new, &changes, None).and_then(|made| {
+        shared.filter(|filter| filter.change(id, Some(part), &[], &[]))?;
+        for masquerade in &new.masquerades {
+            forward(shared, !masquerade.from_cidr.contains(':'), &mut notes)?;
+        }
+        Ok(made)
+    });
+    match result {
+        Ok(made) => Ok(AppliedNetwork { links: made.host, notes }),
+        Err(error) => {
+            go_back(worker, shared, id, old, new, None);
+            Err(error)
+        }
+    }
+}
+
+/// After a failure on the way from `old` to `new`.
+fn go_back(
+    worker: &mut Worker,
+    shared: &Shared,
+    id: &str,
+    old: Option<&Desired>,
+    new: &Desired,
+    container: Option<BorrowedFd<'_>>,
+) {
+    let none = Desired::default();
+    let target = old.unwrap_or(&none);
+    let changes = diff(Some(new), target);
+    if let Err(error) = worker.apply(id, Some(new), target, &changes, container) {
+        tracing::warn!(id, %error, "a failed change of the network could not be undone");
+    }
+    let part = Part::of(id, target);
+    let result = match &mut *lock(&shared.filter) {
+        Some(filter) => filter.change(id, Some(part), &[], &[]),
+        None => Ok(()),
+    };
+    if let Err(error) = result {
+        tracing::warn!(id, %error, "a failed change of the packet filter could not be undone");
+    }
+}
+
+fn endpoint(
+    worker: &mut Worker,
+    shared: &Shared,
+    id: &str,
+    old: Option<&Desired>,
+    new: &Desired,
+    container: BorrowedFd<'_>,
+) -> Result<AppliedEndpoint, Error> {
+    let changes = diff(old, new);
+    let mut wanted = Vec::new();
+    let mut unwanted = Vec::new();
+    for change in &changes {
+        match change {
+            Change::Add(Item::Publish(publish)) => wanted.extend(ports::expand(publish)?),
+            Change::Remove(Item::Publish(publish)) => unwanted.extend(ports::expand(publish)?),
+            _ => {}
+        }
+    }
+    let mut held = {
+        let filter = lock(&shared.filter);
+        ports::reserve(filter.as_ref(), &wanted)?
+    };
+    let mut notes = Vec::new();
+    let result = worker.apply(id, old, new, &changes, Some(container)).and_then(|made| {
+        let part = Part::of(id, new);
+        let changed = part != old.map(|old| Part::of(id, old)).unwrap_or_default();
+        if held.is_empty() && unwanted.is_empty() && !changed {
+            return Ok(made);
+        }
+        let add: Vec<_> = held.iter().map(|held| (held.port, held.to)).collect();
+        let named = named(old, new)?;
+        shared.filter(|filter| {
+            let remove = applied(filter, id, &unwanted, &named);
+            filter.change(id, Some(part), &remove, &add)
+        })?;
+        for held in &held {
+            forward(shared, held.to.is_ipv4(), &mut notes)?;
+        }
+        loopback_routes(shared, id, new, &held)?;
+        Ok(made)
+    });
+    match result {
+        Ok(made) => {
+            let mut publishes: Vec<Publish> = held.iter().map(|held| held.publish.clone()).collect();
+            publishes.extend(kept(shared, id, old, new)?);
+            publishes.sort();
+            publishes.dedup();
+            let (interfaces, macs) = made.inside.into_iter().unzip();
+            let holders = held.iter_mut().filter_map(|held| held.socket.take()).collect();
+            Ok(AppliedEndpoint { publishes, holders, interfaces, macs, notes })
+        }
+        Err(error) => {
+            let ports: Vec<Port> = held.iter().map(|held| held.port).collect();
+            if let Some(filter) = &mut *lock(&shared.filter)
+                && let Err(error) = filter.change(id, None, &ports, &[])
+            {
+                tracing::warn!(id, %error, "published ports could not be taken back");
+            }
+            go_back(worker, shared, id, old, new, Some(container));
+            Err(error)
+        }
+    }
+}
+
+/// The ports that plans call by their number.
+fn named(old: Option<&Desired>, new: &Desired) -> Result<BTreeSet<Port>, Error> {
+    let mut named = BTreeSet::new();
+    for publish in old.into_iter().chain([new]).flat_map(|plan| &plan.publishes) {
+        if publish.host_port != 0 {
+            named.extend(ports::expand(publish)?.iter().map(Wanted::port));
+        }
+    }
+    Ok(named)
+}
+
+/// The ports that stand for these entries of an applied plan; where any port was wanted, the one that was chosen.
+fn applied(filter: &Filter, id: &str, entries: &[Wanted], named: &BTreeSet<Port>) -> Vec<Port> {
+    let stands = |port: &Port, to, wanted: &Wanted| {
+        if wanted.host.port() == 0 {
+            let same = port.protocol == wanted.protocol && to == wanted.to && port.host == wanted.host.ip();
+            same && !named.contains(port)
+        } else {
+            *port == wanted.port()
+        }
+    };
+    filter
+        .ports_of(id)
+        .into_iter()
+        .filter(|(port, to)| entries.iter().any(|wanted| stands(port, *to, wanted)))
+        .map(|(port, _)| port)
+        .collect()
+}
+
+/// Ports that were published before and still are.
+fn kept(shared: &Shared, id: &str, old: Option<&Desired>, new: &Desired) -> Result<Vec<Publish>, Error> {
+    let Some(old) = old else { return Ok(Vec::new()) };
+    let named = named(Some(old), new)?;
+    let filter = lock(&shared.filter);
+    let mut kept = Vec::new();
+    for publish in new.publishes.iter().filter(|publish| old.publishes.contains(publish)) {
+        for wanted in ports::expand(publish)? {
+            let port = match &*filter {
+                Some(filter) => applied(filter, id, std::slice::from_ref(&wanted), &named).first().copied(),
+                None => None,
+            };
+            kept.extend(port.map(|port| wanted.published(port.number)));
+        }
+    }
+    Ok(kept)
+}
+
+/// The host reaches a published port through 127.0.0.1 too: packets from there may leave through the bridge.
+fn loopback_routes(shared: &Shared, id: &str, new: &Desired, held: &[ports::Held]) -> Result<(), Error> {
+    if !held.iter().any(|held| held.to.is_ipv4()) {
+        return Ok(());
+    }
+    for item in items(new) {
+        let Item::Link(LinkState { controller: Some(controller), link, .. }) = item else { continue };
+        let bridge = host_name(id, &controller);
+        if link.site == Site::Host && lock(&shared.switched).0.insert(bridge.clone()) {
+            links::write_sysctl(&bridge, "ipv4.route_localnet", "1")?;
+        }
+    }
+    Ok(())
+}
+
+/// Has packets of a family forwarded, in this thread's namespace alone.
+fn forward(shared: &Shared, v4: bool, notes: &mut Vec<String>) -> Result<(), Error> {
+    if !lock(&shared.switched).1.insert(v4) {
+        return Ok(());
+    }
+    let path = if v4 { "/proc/sys/net/ipv4/ip_forward" } else { "/proc/sys/net/ipv6/conf/all/forwarding" };
+    let now = std::fs::read_to_string(path).unwrap_or_default();
+    if now.trim() == "1" {
+        return Ok(());
+    }
+    let result = (|| {
+        // This host was no router; it shall be one for its containers alone.
+        shared.filter(|filter| filter.close(if v4 { nft::IPV4 } else { nft::IPV6 }))?;
+        if !v4 {
+            keep_router_advertisements()?;
+        }
+        links::write_proc(path, "1")
+    })();
+    match result {
+        Ok(()) => {
+            let family = if v4 { "IPv4" } else { "IPv6" };
+            notes.push(format!("switched on {family} forwarding; only traffic of containers is forwarded"));
+            Ok(())
+        }
+        Err(error) => {
+            lock(&shared.switched).1.remove(&v4);
+            Err(error)
+        }
+    }
+}
+
+/// A host that forwards IPv6 no longer listens to routers, unless told to: it would lose its own way out.
+fn keep_router_advertisements() -> Result<(), Error> {
+    let unreadable = |source| Error::System {
+        what: "list /proc/sys/net/ipv6/conf".to_owned(),
+        detail: String::new(),
+        source,
+    };
+    for entry in std::fs::read_dir("/proc/sys/net/ipv6/conf").map_err(unreadable)? {
+        let link = entry.map_err(unreadable)?.file_name();
+        let link = link.to_string_lossy();
+        let read = |name| std::fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{link}/{name}"));
+        let listens = read("accept_ra").is_ok_and(|value| value.trim() == "1");
+        if listens
+            && read("forwarding").is_ok_and(|value| value.trim() == "0")
+            && link != "all"
+            && link != "default"
+        {
+            links::write_sysctl(&link, "ipv6.accept_ra", "2")?;
+        }
+    }
+    Ok(())
+}
+
+fn restore(
+    worker: &mut Worker,
+    shared: &Shared,
+    networks: &[(String, Desired, Vec<Publish>)],
+    endpoints: &[(String, Desired, Vec<Publish>)],
+) -> Result<Swept, Error> {
+    let alive = networks.iter().chain(endpoints).map(|(id, ..)| id.clone()).collect();
+    let links = sweep_links(worker, &alive)?;
+    let mut parts = BTreeMap::new();
+    let mut held = BTreeMap::new();
+    let mut first = None;
+    for (id, desired, _) in networks {
+        // One network that cannot be made must not keep the others down.
+        if let Err(error) = worker.apply(id, None, desired, &diff(None, desired), None) {
+            tracing::error!(id, %error, "a network could not be restored");
+            first.get_or_insert(error);
+        }
+        parts.insert(Arc::from(id.as_str()), Part::of(id, desired));
+    }
+    for (id, desired, publishes) in endpoints {
+        let owner: Arc<str> = Arc::from(id.as_str());
+        parts.insert(owner.clone(), Part::of(id, desired));
+        for publish in publishes {
+            for wanted in ports::expand(publish)? {
+                held.insert(
+                    Port { protocol: wanted.protocol, number: wanted.host.port(), host: wanted.host.ip() },
+                    (wanted.to, owner.clone()),
+                );
+            }
+        }
+    }
+    let v4 = |cidr: &str| !cidr.contains(':');
+    let families: BTreeSet<bool> = networks
+        .iter()
+        .flat_map(|(_, desired, _)| desired.masquerades.iter().map(|masquerade| v4(&masquerade.from_cidr)))
+        .chain(held.values().map(|(to, _)| to.is_ipv4()))
+        .collect();
+    let elements = shared.filter(|filter| filter.replace(parts, held))?;
+    for family in families {
+        forward(shared, family, &mut Vec::new())?;
+    }
+    match first {
+        Some(error) => Err(error),
+        None => Ok(Swept { links, elements }),
+    }
+}
+
+fn sweep_links(worker: &mut Worker, alive: &BTreeSet<String>) -> Result<Vec<String>, Error> {
+    let dead = |link: &route::Known| {
+        link.group == route::OWNED && link.alias.strip_prefix(ALIAS).is_none_or(|id| !alive.contains(id))
+    };
+    let doomed: Vec<route::Known> = route::links(&mut worker.route)?.into_iter().filter(dead).collect();
+    links::delete_many(&mut worker.route, &doomed)?;
+    Ok(doomed.into_iter().map(|link| link.name).collect())
 }

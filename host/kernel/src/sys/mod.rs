@@ -9,6 +9,7 @@ pub mod bpf;
 pub mod file;
 pub mod mount;
 pub mod net_device;
+pub mod netlink;
 pub mod process;
 pub mod socket;
 pub mod tty;
