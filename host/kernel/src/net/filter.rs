@@ -50,7 +50,7 @@ const PUBLISHED6: Shape = shape("published6", &[PROTOCOL, V6, PORT], false, Some
 const PUBLISHED6_ANY: Shape = shape("published6-any", &[PROTOCOL, PORT], false, Some(TO6));
 const BRIDGES: Shape = shape("bridges", &[IFNAME], false, None);
 const PAIRS: Shape = shape("pairs", &[IFNAME, IFNAME], false, Some(TO_VERDICT));
-const FROM: Shape = shape("from", &[IFNAME], false, Some(TO_VERDICT));
+const FROM: Shape = shape("closed-from", &[IFNAME], false, None);
 const TO: Shape = shape("to", &[IFNAME], false, Some(TO_VERDICT));
 const LOCAL4: Shape = shape("local4", &[IFNAME, V4], true, None);
 const LOCAL6: Shape = shape("local6", &[IFNAME, V6], true, None);
@@ -63,7 +63,12 @@ const SNAT6: Shape = shape("snat6", &[V6], true, Some(V6));
 const SNAT_OUT4: Shape = shape("snat-out4", &[IFNAME, V4], true, Some(V4));
 const SNAT_OUT6: Shape = shape("snat-out6", &[IFNAME, V6], true, Some(V6));
 
-const SETS: [&Shape; 18] = [
+const OPEN4: Shape = shape("open4", &[IFNAME, V4, PROTOCOL, PORT], true, None);
+const OPEN6: Shape = shape("open6", &[IFNAME, V6, PROTOCOL, PORT], true, None);
+
+const SETS: [&Shape; 20] = [
+    &OPEN4,
+    &OPEN6,
     &PUBLISHED4,
     &PUBLISHED4_ANY,
     &PUBLISHED6,
@@ -134,7 +139,7 @@ impl Part {
         part
     }
 
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 }
@@ -446,7 +451,8 @@ fn write_ports(batch: &mut Batch, add: bool, ports: impl Iterator<Item = (Port, 
 fn small(parts: &BTreeMap<Arc<str>, Part>) -> Small {
     let mut bridges = BTreeSet::<&str>::new();
     let mut pairs = BTreeMap::<(&str, &str), bool>::new();
-    let (mut from, mut to) = (BTreeMap::<&str, bool>::new(), BTreeMap::<&str, bool>::new());
+    let (mut from, mut to) = (BTreeSet::<&str>::new(), BTreeMap::<&str, bool>::new());
+    let mut openings: Vec<Opening<'_>> = Vec::new();
     let mut local = Vec::new();
     let mut masquerades: BTreeMap<&'static str, Vec<(Option<&str>, Prefix, Data)>> = BTreeMap::new();
     let mut planned = Vec::new();
@@ -474,12 +480,25 @@ fn small(parts: &BTreeMap<Arc<str>, Part>) -> Small {
         }
         for entry @ (input, output, rule) in &part.rules {
             let accept = rule.action == Action::Accept;
-            match (input, output) {
+            match (input.as_deref(), output.as_deref()) {
+                _ if already(rule, output.is_some()) => {}
                 (Some(input), Some(output)) if plain(rule) => {
                     strict(pairs.entry((input, output)).or_insert(true), accept);
                 }
-                (Some(input), None) if plain(rule) => strict(from.entry(input).or_insert(true), accept),
+                // Whatever leaves a bridge may, unless something else is said.
+                (Some(_), None) if plain(rule) && accept => {}
+                (Some(input), None) if plain(rule) => drop(from.insert(input)),
                 (None, Some(output)) if plain(rule) => strict(to.entry(output).or_insert(true), accept),
+                (None, Some(output)) if opens(rule) => {
+                    let Some(one) = Opening::of(output, rule) else { continue };
+                    // The kernel takes no intervals that overlap.
+                    let mut same = openings.iter().filter(|other| other.overlaps(&one));
+                    match same.next() {
+                        None => openings.push(one),
+                        Some(other) if *other == one => {}
+                        Some(_) => planned.push(entry.clone()),
+                    }
+                }
                 _ => planned.push(entry.clone()),
             }
         }
@@ -495,16 +514,90 @@ fn small(parts: &BTreeMap<Arc<str>, Part>) -> Small {
         one(&key, if *open { ACCEPT } else { nft::goto("closed") })
     };
     sets.insert(PAIRS.name, pairs.iter().map(pair).collect());
-    sets.insert(FROM.name, from.iter().map(|(name, open)| one(&ifname(name), verdict(*open))).collect());
+    sets.insert(FROM.name, from.iter().map(|name| one(&ifname(name), Data::None)).collect());
     sets.insert(TO.name, to.iter().map(|(name, open)| one(&ifname(name), verdict(*open))).collect());
     let (local4, local6): (Vec<_>, Vec<_>) =
         local.into_iter().partition(|(_, prefix, _)| prefix.address.is_ipv4());
     sets.insert(LOCAL4.name, intervals(local4));
     sets.insert(LOCAL6.name, intervals(local6));
+    let (open4, open6): (Vec<_>, Vec<_>) = openings.iter().partition(|opening| opening.to.address.is_ipv4());
+    sets.insert(OPEN4.name, open4.into_iter().map(Opening::element).collect());
+    sets.insert(OPEN6.name, open6.into_iter().map(Opening::element).collect());
     for (name, entries) in masquerades {
         sets.insert(name, intervals(entries));
     }
     (sets, planned)
+}
+
+/// A way in from outside that a plan opens: to these addresses and ports behind a bridge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Opening<'a> {
+    bridge: &'a str,
+    to: Prefix,
+    protocols: (u8, u8),
+    ports: (u16, u16),
+}
+
+impl<'a> Opening<'a> {
+    fn of(bridge: &'a str, rule: &Rule) -> Option<Self> {
+        let to = rule.destination.as_ref()?.parse().ok()?;
+        let protocols = rule.protocol.map(protocol).map_or((0, u8::MAX), |number| (number, number));
+        let ports = rule.ports.first().copied().unwrap_or((0, u16::MAX));
+        Some(Self { bridge, to, protocols, ports })
+    }
+
+    fn overlaps(&self, other: &Self) -> bool {
+        self.bridge == other.bridge
+            && (self.to.covers(&other.to) || other.to.covers(&self.to))
+            && self.protocols.0 <= other.protocols.1
+            && other.protocols.0 <= self.protocols.1
+            && self.ports.0 <= other.ports.1
+            && other.ports.0 <= self.ports.1
+    }
+
+    fn element(&self) -> Element {
+        let key = |to: IpAddr, protocol: u8, port: u16| {
+            let mut key = ifname(self.bridge).to_vec();
+            key.extend(octets(to));
+            key.extend([protocol, 0, 0, 0]);
+            key.extend(port.to_be_bytes());
+            key.extend([0; 2]);
+            key
+        };
+        Element {
+            key: key(self.to.network(), self.protocols.0, self.ports.0),
+            last: Some(key(self.to.last(), self.protocols.1, self.ports.1)),
+            data: Data::None,
+        }
+    }
+}
+
+/// Whether a rule opens a way in by destination, protocol and one range of ports alone.
+fn opens(rule: &Rule) -> bool {
+    rule.hook == Hook::Forward
+        && rule.action == Action::Accept
+        && rule.source.is_none()
+        && rule.destination.is_some()
+        && rule.ports.len() <= 1
+        && !rule.established_only
+}
+
+/// What the table does for every bridge without being told: answers pass, and nobody but this host reaches its
+/// loopback.
+fn already(rule: &Rule, outgoing: bool) -> bool {
+    let bare = rule.protocol.is_none() && rule.source.is_none() && rule.ports.is_empty();
+    let loopback = || {
+        let to = rule.destination.as_ref().and_then(|text| text.parse::<Prefix>().ok());
+        to.is_some_and(|to| to.length >= 8 && to.address.is_ipv4() && to.address.is_loopback())
+    };
+    match rule.hook {
+        Hook::Forward => {
+            let answers = rule.action == Action::Accept && rule.established_only;
+            bare && answers && outgoing && rule.destination.is_none()
+        }
+        Hook::Input => bare && rule.action != Action::Reject && loopback(),
+        Hook::Output => false,
+    }
 }
 
 /// Whether a rule says no more than from where and where to.
@@ -664,11 +757,8 @@ fn forward(batch: &mut Batch) {
     nft::rule(batch, "forward", "within a bridge, and what plans say of two links", |rule| {
         rule.meta(META_IIFNAME, REG).meta(META_OIFNAME, REG + 4).map(PAIRS.name, 0);
     });
-    nft::rule(batch, "forward", "what plans say of a link", |rule| {
-        rule.meta(META_IIFNAME, REG).map(FROM.name, 0);
-    });
-    nft::rule(batch, "forward", "", |rule| {
-        rule.meta(META_OIFNAME, REG).map(TO.name, 0);
+    nft::rule(batch, "forward", "networks without a way out", |rule| {
+        rule.meta(META_IIFNAME, REG).is_in(FROM.name).drop();
     });
     nft::rule(batch, "forward", "", |rule| rule.jump("plans-forward"));
     let into_bridge = |rule: &mut nft::Rule<'_>| {
@@ -681,6 +771,17 @@ fn forward(batch: &mut Batch) {
     nft::rule(batch, "forward", "published ports", |rule| {
         into_bridge(rule);
         rule.published().accept();
+    });
+    for (family, length, open) in [(IPV4, 4, &OPEN4), (IPV6, 16, &OPEN6)] {
+        let offset = if family == IPV4 { 16 } else { 24 };
+        nft::rule(batch, "forward", "ports without translation", |rule| {
+            rule.family(family).meta(META_OIFNAME, REG).payload(1, offset, length, REG + 4);
+            rule.meta(META_L4PROTO, REG + 4 + length / 4).payload(2, 2, 2, REG + 5 + length / 4);
+            rule.is_in(open.name).accept();
+        });
+    }
+    nft::rule(batch, "forward", "what plans say of a bridge", |rule| {
+        rule.meta(META_OIFNAME, REG).map(TO.name, 0);
     });
     nft::rule(batch, "forward", "nothing else from outside or from another network", |rule| {
         into_bridge(rule);

@@ -69,11 +69,6 @@ impl Worker {
         container: Option<BorrowedFd<'_>>,
     ) -> Result<Made, Error> {
         let mut plan = Plan::new(id, old, new);
-        if plan.generates_inside(changes) {
-            let namespace = container.ok_or_else(no_container)?;
-            let taken = self.inside(namespace, || route::links(&mut Socket::open(libc::NETLINK_ROUTE)?))?;
-            plan.name_inside(changes, &taken);
-        }
         let mut stage = Stage::new(&mut self.route);
         let mut made = Made::default();
         for change in changes {
@@ -204,12 +199,16 @@ impl<'a> Stage<'a> {
         }
         match self.find(name)? {
             Some(known) => Ok(known.index),
-            None => Err(Error::System {
-                what: format!("find link {name}"),
-                detail: String::new(),
-                source: std::io::Error::from_raw_os_error(libc::ENODEV),
-            }),
+            None => Err(gone(name)),
         }
+    }
+}
+
+fn gone(name: &str) -> Error {
+    Error::System {
+        what: format!("find link {name}"),
+        detail: String::new(),
+        source: std::io::Error::from_raw_os_error(libc::ENODEV),
     }
 }
 
@@ -234,10 +233,10 @@ struct Plan<'a> {
     id: &'a str,
     alias: String,
     states: BTreeMap<LinkRef, LinkState>,
-    /// Links of this plan that are about to be made.
-    names: BTreeMap<LinkRef, String>,
-    /// Numbers of generated links inside the container, once known.
+    /// Numbers of links with generated names inside the container, by the other ends of their pairs.
     peers: BTreeMap<LinkRef, u32>,
+    /// Links inside the container, once known.
+    inside: BTreeMap<LinkRef, Known>,
     ipv6: BTreeSet<LinkRef>,
 }
 
@@ -256,46 +255,18 @@ impl<'a> Plan<'a> {
             id,
             alias: format!("{ALIAS}{id}"),
             states,
-            names: BTreeMap::new(),
             peers: BTreeMap::new(),
+            inside: BTreeMap::new(),
             ipv6,
         }
     }
 
     fn name(&self, link: &LinkRef) -> String {
-        match (self.names.get(link), &link.name) {
-            (Some(name), _) => name.clone(),
-            (None, LinkName::Exact(name)) => name.clone(),
-            (None, LinkName::Generated { .. }) => host_name(self.id, link),
-        }
-    }
-
-    fn generates_inside(&self, changes: &[Change]) -> bool {
-        changes.iter().any(|change| match change {
-            Change::Add(Item::Link(LinkState { link, .. })) => {
-                link.site == Site::Container && matches!(link.name, LinkName::Generated { .. })
-            }
-            _ => false,
-        })
-    }
-
-    /// The first free number after each prefix.
-    fn name_inside(&mut self, changes: &[Change], taken: &[Known]) {
-        let mut taken: BTreeSet<String> = taken.iter().map(|known| known.name.clone()).collect();
-        for link in self.states.keys() {
-            if let (Site::Container, LinkName::Exact(name)) = (link.site, &link.name) {
-                taken.insert(name.clone());
-            }
-        }
-        for change in changes {
-            let Change::Add(Item::Link(LinkState { link, .. })) = change else { continue };
-            let LinkRef { site: Site::Container, name: LinkName::Generated { prefix, .. } } = link else {
-                continue;
-            };
-            let free = (0_u32..).map(|number| format!("{prefix}{number}")).find(|name| !taken.contains(name));
-            let name = free.unwrap_or_else(|| prefix.clone());
-            taken.insert(name.clone());
-            self.names.insert(link.clone(), name);
+        match (self.inside.get(link), &link.name, link.site) {
+            (Some(known), ..) => known.name.clone(),
+            // The kernel puts the first free number there.
+            (None, LinkName::Generated { prefix, .. }, Site::Container) => format!("{prefix}%d"),
+            _ => host_name(self.id, link),
         }
     }
 
@@ -493,12 +464,9 @@ impl<'a> Plan<'a> {
 
     /// Name and number of a link where the stage is.
     fn place(&self, stage: &mut Stage<'_>, link: &LinkRef) -> Result<(String, u32), Error> {
-        if link.site == Site::Container
-            && let (None, Some(index)) = (self.names.get(link), self.peers.get(link))
-        {
-            stage.flush()?;
-            let known = route::find_index(stage.socket, *index)?;
-            return Ok((known.map(|known| known.name).unwrap_or_default(), *index));
+        if link.site == Site::Container {
+            let found = self.inside.get(link).map(|known| (known.name.clone(), known.index));
+            return found.ok_or_else(|| gone(&self.name(link)));
         }
         let name = self.name(link);
         let index = stage.index(&name)?;
@@ -550,7 +518,7 @@ impl<'a> Plan<'a> {
     /// Where links inside the container with generated names are, by the other ends of their pairs.
     fn find_peers(&mut self, socket: &mut Socket) -> Result<(), Error> {
         for (link, state) in &self.states {
-            let generated = matches!(link.name, LinkName::Generated { .. }) && !self.names.contains_key(link);
+            let generated = matches!(link.name, LinkName::Generated { .. });
             if let (Site::Container, true, Kind::VethPeer { of }) = (link.site, generated, &state.kind)
                 && let Some(known) = route::find(socket, &self.name(of))?
             {
@@ -561,7 +529,15 @@ impl<'a> Plan<'a> {
     }
 
     /// The container's part, run inside its namespace.
-    fn inside(&self, stage: &mut Stage<'_>, changes: &[Change]) -> Result<Vec<(String, String)>, Error> {
+    fn inside(&mut self, stage: &mut Stage<'_>, changes: &[Change]) -> Result<Vec<(String, String)>, Error> {
+        for link in self.states.keys().filter(|link| link.site == Site::Container) {
+            let known = match (self.peers.get(link), &link.name) {
+                (Some(index), _) => route::find_index(stage.socket, *index)?,
+                (None, LinkName::Exact(name)) => route::find(stage.socket, name)?,
+                (None, LinkName::Generated { .. }) => None,
+            };
+            self.inside.extend(known.map(|known| (link.clone(), known)));
+        }
         let mut up: Vec<(String, u32)> = Vec::new();
         for change in changes.iter().filter(|change| site_of(change) == Some(Site::Container)) {
             match change {
@@ -576,9 +552,8 @@ impl<'a> Plan<'a> {
                 Change::Set { from, to } => self.set(stage, from, to)?,
                 // The other end's removal took it along, unless it has none.
                 Change::Remove(Item::Link(state)) => {
-                    if let Some(known) = stage.find(&self.name(&state.link))? {
-                        let name = &known.name;
-                        stage.add(Tolerate::Missing, |batch| route::delete_link(batch, known.index, name))?;
+                    if let Ok((name, index)) = self.place(stage, &state.link) {
+                        stage.add(Tolerate::Missing, |batch| route::delete_link(batch, index, &name))?;
                     }
                 }
                 Change::Remove(item) => self.item(stage, item, false)?,
@@ -596,12 +571,9 @@ impl<'a> Plan<'a> {
         let mut all = Vec::new();
         for (link, state) in &self.states {
             if link.site == Site::Container && changes.iter().any(|change| is_add_or_set(change, link)) {
-                let (name, _) = self.place(stage, link)?;
-                let mac = match &state.mac {
-                    Some(mac) => mac.clone(),
-                    None => stage.find(&name)?.map(|known| show_mac(&known.mac)).unwrap_or_default(),
-                };
-                all.push((name, mac));
+                let Some(known) = self.inside.get(link) else { continue };
+                let mac = state.mac.clone().unwrap_or_else(|| show_mac(&known.mac));
+                all.push((known.name.clone(), mac));
             }
         }
         Ok(all)

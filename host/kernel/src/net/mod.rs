@@ -270,6 +270,12 @@ impl Net {
         self.run(move |worker, shared| {
             let none = Desired::default();
             let changes = diff(Some(&desired), &none);
+            let made = items(&desired).into_iter().filter_map(|item| match item {
+                Item::Link(link) => Some(host_name(&id, &link.link)),
+                _ => None,
+            });
+            let switched = &mut lock(&shared.switched).0;
+            made.for_each(|name| drop(switched.remove(&name)));
             worker.apply(&id, Some(&desired), &none, &changes, None)?;
             forget(shared, &id)
         })
@@ -394,8 +400,13 @@ fn network(
     let changes = diff(old, new);
     let part = Part::of(id, new);
     let mut notes = Vec::new();
-    let result = worker.apply(id, old, new, &changes, None).and_then(|made| {
-        shared.filter(|filter| filter.change(id, Some(part), &[], &[]))?;
+    // The filter first: it goes by names, and no moment shall be without it.
+    let filtered = if part.is_empty() && lock(&shared.filter).is_none() {
+        Ok(())
+    } else {
+        shared.filter(|filter| filter.change(id, Some(part), &[], &[]))
+    };
+    let result = filtered.and_then(|()| worker.apply(id, old, new, &changes, None)).and_then(|made| {
         for masquerade in &new.masquerades {
             forward(shared, !masquerade.from_cidr.contains(':'), &mut notes)?;
         }
@@ -473,7 +484,7 @@ fn endpoint(
         for held in &held {
             forward(shared, held.to.is_ipv4(), &mut notes)?;
         }
-        loopback_routes(shared, id, new, &held)?;
+        prepare_bridges(worker, shared, id, new, &held)?;
         Ok(made)
     });
     match result {
@@ -546,19 +557,35 @@ fn kept(shared: &Shared, id: &str, old: Option<&Desired>, new: &Desired) -> Resu
     Ok(kept)
 }
 
-/// The host reaches a published port through 127.0.0.1 too: packets from there may leave through the bridge.
-fn loopback_routes(shared: &Shared, id: &str, new: &Desired, held: &[ports::Held]) -> Result<(), Error> {
-    if !held.iter().any(|held| held.to.is_ipv4()) {
+/// What published ports ask of bridges: the host reaches them through 127.0.0.1 too, so packets from there may leave
+/// through the bridge; and a container reaches its own, for which the bridge must send a frame back where it came from
+/// (where `bridge-nf-call-iptables` has the bridge itself translate addresses).
+fn prepare_bridges(
+    worker: &mut Worker,
+    shared: &Shared,
+    id: &str,
+    new: &Desired,
+    held: &[ports::Held],
+) -> Result<(), Error> {
+    if held.is_empty() {
         return Ok(());
     }
+    let mut batch = wire::Batch::default();
     for item in items(new) {
-        let Item::Link(LinkState { controller: Some(controller), link, .. }) = item else { continue };
+        let Item::Link(LinkState { controller: Some(controller), link, port, .. }) = item else { continue };
+        if link.site != Site::Host {
+            continue;
+        }
+        if !port.iter().any(|(key, _)| key == "hairpin") {
+            route::set_port(&mut batch, &host_name(id, &link), &[("hairpin".to_owned(), "1".to_owned())]);
+        }
         let bridge = host_name(id, &controller);
-        if link.site == Site::Host && lock(&shared.switched).0.insert(bridge.clone()) {
+        let v4 = held.iter().any(|held| held.to.is_ipv4());
+        if v4 && lock(&shared.switched).0.insert(bridge.clone()) {
             links::write_sysctl(&bridge, "ipv4.route_localnet", "1")?;
         }
     }
-    Ok(())
+    worker.route.all(&batch)
 }
 
 /// Has packets of a family forwarded, in this thread's namespace alone.

@@ -180,10 +180,15 @@ fn call(to: &str, patience: Duration) -> std::io::Result<String> {
     Ok(text)
 }
 
+#[track_caller]
 fn reach(from: &OwnedFd, to: &str) -> String {
-    inside(from, || call(to, LONG)).unwrap_or_else(|error| panic!("{to}: {error}"))
+    match inside(from, || call(to, LONG)) {
+        Ok(seen) => seen,
+        Err(error) => panic!("{to}: {error}"),
+    }
 }
 
+#[track_caller]
 fn cannot_reach(from: &OwnedFd, to: &str) {
     let got = inside(from, || call(to, NEVER));
     assert!(got.is_err(), "{to} was reached and saw {got:?}");

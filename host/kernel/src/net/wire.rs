@@ -240,6 +240,9 @@ impl Socket {
 
     /// Sends the batch; the first refusal is the error.
     pub(super) fn all(&mut self, batch: &Batch) -> Result<(), Error> {
+        if batch.is_empty() {
+            return Ok(());
+        }
         match self.exchange(batch)?.into_iter().next() {
             Some(failure) => Err(failure.error),
             None => Ok(()),
