@@ -338,7 +338,7 @@ impl Service for Engine {
         filters: &Filters,
     ) -> Result<BoxStream<'static, Event>> {
         let filters = wharf_io::events::Filters(filters.0.clone());
-        let listener = self.events().listen(since, until, filters)?;
+        let listener = self.events().listen(since, until, filters);
         Ok(Box::pin(stream::unfold(listener, |mut listener| async move {
             let event = listener.next().await?;
             Some((Event::Engine(event), listener))

@@ -1,1 +1,35 @@
-fn main() {}
+//! `wharf`: daemon, keeper and command line in one program.
+#![forbid(unsafe_code)]
+
+mod daemon;
+mod keeper;
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args_os();
+    let name = arguments.next().unwrap_or_default();
+    let rest: Vec<OsString> = arguments.collect();
+    // Whatever starts a dockerd can start this.
+    if Path::new(&name).file_name().is_some_and(|n| n == "dockerd") {
+        return daemon::main("dockerd", rest);
+    }
+    match rest.first().and_then(|word| word.to_str()) {
+        Some("daemon") => daemon::main("wharf daemon", rest.into_iter().skip(1)),
+        // The keeper forks: no runtime and no thread may exist before it.
+        Some("keeper") => keeper::main(rest.into_iter().skip(1)),
+        _ => client(rest),
+    }
+}
+
+fn client(arguments: Vec<OsString>) -> ExitCode {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => ExitCode::from(runtime.block_on(wharf_client::main(arguments))),
+        Err(e) => {
+            eprintln!("wharf: cannot start: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
