@@ -19,7 +19,7 @@ fn main() -> ExitCode {
     match rest.first().and_then(|word| word.to_str()) {
         Some("daemon") => daemon::main("wharf daemon", rest.into_iter().skip(1)),
         // The keeper forks: no runtime and no thread may exist before it.
-        Some("keeper") => keeper::main(rest.into_iter().skip(1)),
+        Some("keeper") => keeper::main(std::iter::once(name).chain(rest)),
         _ => client(rest),
     }
 }
