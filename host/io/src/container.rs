@@ -154,6 +154,7 @@ impl Streams {
         Arc::new(ContainerIo {
             thread: self.pump.choose(),
             pump: self.pump.clone(),
+            _drivers: self.drivers.clone(),
             spec,
             spool,
             driver,
@@ -189,6 +190,8 @@ struct Slot {
 pub struct ContainerIo {
     spec: StreamSpec,
     pump: Arc<Pump>,
+    /// Its threads run while there is a container.
+    _drivers: Arc<Drivers>,
     thread: usize,
     spool: Arc<Spool>,
     driver: Option<Arc<Driver>>,
@@ -308,6 +311,10 @@ impl ContainerIo {
             }
         }
         self.run(&mut slot, pipes, pty);
+        // The last daemon may have died between output and log file.
+        if let Some(driver) = &self.driver {
+            driver.wake();
+        }
     }
 
     /// After the process ended: returns when everything that it wrote is in the spool.
@@ -373,6 +380,11 @@ impl ContainerIo {
         if let Some(driver) = &self.driver {
             driver.idle().await;
         }
+    }
+
+    /// How many clients read, and the log driver.
+    pub fn readers(&self) -> usize {
+        self.spool.claims()
     }
 
     /// The lines of the log.

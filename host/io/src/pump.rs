@@ -177,12 +177,6 @@ impl Pump {
         drop(feeds);
         Ok(Handle { worker, key })
     }
-
-    /// How many streams are registered.
-    #[cfg(test)]
-    pub(crate) fn streams(&self) -> usize {
-        self.workers.iter().map(|worker| lock(&worker.feeds).len()).sum()
-    }
 }
 
 /// What became of a stream's turn.

@@ -226,6 +226,11 @@ impl Spool {
         (self.lock().claims.insert(claim.clone()), claim)
     }
 
+    /// How many read.
+    pub(crate) fn claims(&self) -> usize {
+        self.lock().claims.len()
+    }
+
     fn unclaim(&self, key: usize) {
         let mut state = self.lock();
         state.claims.try_remove(key);
