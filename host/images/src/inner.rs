@@ -34,6 +34,8 @@ pub(crate) struct Inner {
     pub containers: RwLock<HashMap<String, Arc<SnapshotRecord>>>,
     /// Layers that an operation under way builds on, with the number of such operations.
     pub pins: Mutex<HashMap<String, usize>>,
+    /// Operations on threads that outlive the request that asked for them.
+    pub working: tokio_util::task::TaskTracker,
     /// This boot.
     pub boot: String,
 }
@@ -106,6 +108,8 @@ impl Inner {
                 settings.driver
             )));
         }
+        let working = tokio_util::task::TaskTracker::new();
+        working.close();
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         Ok(Self {
             plugin,
@@ -116,6 +120,7 @@ impl Inner {
             changing: tokio::sync::Mutex::new(()),
             containers: RwLock::default(),
             pins: Mutex::default(),
+            working,
             boot: boot.trim().to_owned(),
             settings,
         })

@@ -333,7 +333,8 @@ fn fill_in(
     let mut upper = Tree::new(upper);
     let named = |path: &[u8], e: Errno| {
         let e = io::Error::from(e);
-        Error::from(io::Error::new(e.kind(), format!("{}: {e}", crate::archive::unpack::show(path))))
+        let kind = crate::archive::unpack::blame(&e);
+        Error::from(io::Error::new(kind, format!("{}: {e}", crate::archive::unpack::show(path))))
     };
     for (name, target) in dangling {
         let copy = || -> std::result::Result<(), Errno> {

@@ -189,8 +189,10 @@ impl Images {
         let _cancel = Cancel(Arc::clone(&budget));
         let input = SyncIoBridge::new(input);
         let runtime = tokio::runtime::Handle::current();
+        let working = inner.working.token();
         // On a thread to its end, also when nobody waits for it any more: it must clean up.
         blocking(move || {
+            let _working = working;
             let mut loading = Loading {
                 inner,
                 runtime: runtime.clone(),
@@ -232,6 +234,11 @@ impl Images {
         }
         let unpacked = self.inner.unpack_base(std::io::Cursor::new(layer), self.inner.budget()).await?;
         self.inner.record_single(unpacked, reference, text).await
+    }
+
+    /// Waits until archives that nobody waits for any more are cleaned up.
+    pub async fn idle(&self) {
+        self.inner.working.wait().await;
     }
 
     /// All images, newest first.

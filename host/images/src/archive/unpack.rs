@@ -114,9 +114,25 @@ pub fn unpack<R: Read>(
         }
         budget.spend(0)?;
         let shown = show(&header.path);
-        unpack.entry(reader, &header).map_err(|e| io::Error::new(e.kind(), format!("{shown}: {e}")))?;
+        unpack.entry(reader, &header).map_err(|e| io::Error::new(blame(&e), format!("{shown}: {e}")))?;
     }
     unpack.finish()
+}
+
+/// Whose fault an error is: the disk's, or (names too long, files where directories should be) the archive's.
+pub(crate) fn blame(e: &io::Error) -> io::ErrorKind {
+    use io::ErrorKind as Kind;
+    match e.kind() {
+        Kind::StorageFull
+        | Kind::QuotaExceeded
+        | Kind::ReadOnlyFilesystem
+        | Kind::OutOfMemory
+        | Kind::FileTooLarge
+        | Kind::UnexpectedEof
+        | Kind::Other => e.kind(),
+        _ if e.raw_os_error().is_some_and(|n| n == Errno::IO.raw_os_error()) => e.kind(),
+        _ => Kind::InvalidData,
+    }
 }
 
 /// A name from an archive for people.
