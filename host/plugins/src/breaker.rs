@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 const STRIKES: usize = 5;
 
 /// ...within so long are too many; and so long a plugin is then left alone.
-const WINDOW: Duration = Duration::from_secs(60);
+const WINDOW: Duration = Duration::from_mins(1);
 
 #[derive(Debug)]
 struct Strike {

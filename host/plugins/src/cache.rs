@@ -189,9 +189,10 @@ impl Cache {
         let status = child.wait().map_err(|e| format!("the compiler {name}: {e}"))?;
         if !status.success() {
             let complaint = complaint.strip_prefix("wharf-compile: ").unwrap_or(&complaint);
-            return Err(match complaint.is_empty() {
-                true => format!("the compiler gave up on it ({status})"),
-                false => format!("it does not compile: {}", complaint.lines().collect::<Vec<_>>().join("; ")),
+            return Err(if complaint.is_empty() {
+                format!("the compiler gave up on it ({status})")
+            } else {
+                format!("it does not compile: {}", complaint.lines().collect::<Vec<_>>().join("; "))
             });
         }
         let compiled = compiled.map_err(|e| format!("the compiler {name}: {e}"))?;

@@ -62,6 +62,7 @@ struct Page {
 #[derive(Debug, Clone, Copy, ComponentType, Lift)]
 #[component(enum)]
 #[repr(u8)]
+#[allow(dead_code, reason = "made by lifting only")]
 enum Level {
     #[component(name = "trace")]
     Trace,
@@ -77,6 +78,7 @@ enum Level {
 
 #[derive(Debug, Clone, ComponentType, Lift)]
 #[component(variant)]
+#[allow(dead_code, reason = "made by lifting only")]
 enum HeaderValue {
     #[component(name = "text")]
     Text(String),
@@ -133,7 +135,7 @@ fn call(to: &mut LinkerInstance<HostState>) -> wasmtime::Result<()> {
 
 fn log(to: &mut LinkerInstance<HostState>) -> wasmtime::Result<()> {
     to.func_wrap("emit", |mut cx: Cx<'_>, (level, message, fields): (Level, String, Labels)| {
-        emit(cx.data_mut(), level, message, fields).map(|()| ())
+        emit(cx.data_mut(), level, message, fields)
     })?;
     to.func_wrap("enabled", |mut cx: Cx<'_>, (level,): (Level,)| {
         cx.data_mut().running()?;
@@ -283,9 +285,10 @@ fn granted(linker: &mut Linker<HostState>) -> wasmtime::Result<()> {
         |mut cx: Cx<'_>, (name,): (String,)| {
             cx.data_mut().running()?;
             let answer: Result<(Vec<u8>,), Error> =
-                Err(match cx.data().identity.grant.secrets.contains(&name) {
-                    true => error(Code::Unsupported, "this engine keeps no secrets for plugins yet"),
-                    false => error(Code::Denied, format!("secret {name:?} is not granted")),
+                Err(if cx.data().identity.grant.secrets.contains(&name) {
+                    error(Code::Unsupported, "this engine keeps no secrets for plugins yet")
+                } else {
+                    error(Code::Denied, format!("secret {name:?} is not granted"))
                 });
             Ok((answer.map(|(secret,)| secret),))
         },

@@ -50,7 +50,7 @@ fn error(code: Code, message: impl Into<String>) -> Error {
     Error { code, message: message.into(), fields: Vec::new(), retry_after_ms: None }
 }
 
-fn failed(e: wharf_store::Error) -> Error {
+fn failed(e: &wharf_store::Error) -> Error {
     tracing::error!(error = %e, "a plugin's own entries cannot be read");
     error(Code::Unavailable, "the store of this plugin cannot be read")
 }
@@ -99,7 +99,8 @@ impl Kv {
         Ok(())
     }
 
-    /// What is staged for a key: `None` if nothing.
+    /// What is staged for a key: `None` if nothing, `Some(None)` if its removal.
+    #[allow(clippy::option_option, reason = "the two mean different things, and it lives for one line")]
     fn staged(&self, key: &str) -> Option<Option<&[u8]>> {
         match self.writes.get(key) {
             Some(value) => Some(value.as_deref()),
@@ -114,7 +115,7 @@ impl Kv {
             self.count(found.as_ref().map_or(0, |found| found.value.len()))?;
             return Ok(found);
         }
-        let found = self.store.get(&self.table, key).map_err(failed)?;
+        let found = self.store.get(&self.table, key).map_err(|e| failed(&e))?;
         self.count(found.as_ref().map_or(0, |found| found.value.len()))?;
         self.reads.entry(key.to_owned()).or_insert_with(|| found.as_ref().map_or(0, |entry| entry.version));
         Ok(found.map(|entry| Found { key: entry.key, value: entry.value, version: entry.version }))
@@ -164,7 +165,7 @@ impl Kv {
         }
         let limit = usize::try_from(limit).unwrap_or(usize::MAX).clamp(1, 1_000);
         if self.generation.is_none() {
-            let entry = self.store.get(GENERATIONS, &self.plugin).map_err(failed)?;
+            let entry = self.store.get(GENERATIONS, &self.plugin).map_err(|e| failed(&e))?;
             self.generation = Some(entry.map_or(0, |entry| entry.version));
         }
         let mine: BTreeSet<String> = self
@@ -174,7 +175,7 @@ impl Kv {
             .filter(|key| key.starts_with(prefix) && after.is_none_or(|after| *key > after))
             .map(str::to_owned)
             .collect();
-        let stored = self.store.scan(&self.table, prefix, after, limit + 1).map_err(failed)?;
+        let stored = self.store.scan(&self.table, prefix, after, limit + 1).map_err(|e| failed(&e))?;
         let complete = stored.len() <= limit;
         let horizon = stored.last().map(|entry| entry.key.clone());
         let mut page: BTreeMap<String, Found> = BTreeMap::new();

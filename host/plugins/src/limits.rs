@@ -38,7 +38,7 @@ pub(crate) const fn of(kind: Kind) -> Limits {
 pub(crate) const MAX_MEMORY: usize = 64 * MIB;
 
 /// Calls running at once, over all plugins.
-pub(crate) const MAX_CALLS: usize = 128;
+pub(crate) const MAX_CALLS: u32 = 128;
 
 /// Calls of one plugin running at once.
 pub(crate) const MAX_CALLS_PER_PLUGIN: usize = 48;

@@ -93,15 +93,12 @@ impl Plugins {
         let _one = self.inner.loading.lock().await;
         let inner = &self.inner;
         let registry = inner.registry.load_full();
-        let path = match registry.slots.get(name) {
-            Some(slot) => slot.current.load().path.clone(),
-            None => match registry.failed.iter().find(|failed| failed.name() == name) {
-                Some(failed) => failed.path.clone(),
-                None => {
-                    let known = registry.slots.keys().map(|name| name.as_ref().to_owned()).collect();
-                    return Err(PluginError::new(name, ErrorKind::Unknown(known)));
-                }
-            },
+        let failed =
+            || registry.failed.iter().find(|failed| failed.name() == name).map(|failed| failed.path.clone());
+        let loaded = registry.slots.get(name).map(|slot| slot.current.load().path.clone());
+        let Some(path) = loaded.or_else(failed) else {
+            let known = registry.slots.keys().map(|name| name.as_ref().to_owned()).collect();
+            return Err(PluginError::new(name, ErrorKind::Unknown(known)));
         };
         let plugin = load_one(&path, &inner.host, &inner.cache, &inner.settings)
             .await
@@ -138,7 +135,7 @@ impl Plugins {
         let mut registry = Registry::default();
         for result in loaded {
             match result {
-                Ok(plugin) => add(&mut registry, &old, plugin),
+                Ok(plugin) => add(&mut registry, &old, &plugin),
                 Err(failed) => {
                     tracing::error!(file = %failed.path.display(), reason = failed.reason, "plugin cannot be used");
                     registry.failed.push(*failed);
@@ -149,7 +146,7 @@ impl Plugins {
     }
 }
 
-fn add(registry: &mut Registry, old: &Registry, plugin: Arc<Plugin>) {
+fn add(registry: &mut Registry, old: &Registry, plugin: &Arc<Plugin>) {
     let name = plugin.identity.name.clone();
     if let Some(first) = registry.slots.get(&name) {
         let reason = format!("its name {name} is taken by {}", first.current.load().path.display());

@@ -89,7 +89,9 @@ impl Manifest {
                 && text.len() <= 128
                 && text.split('/').count() <= 2
                 && text.split('/').all(|part| {
-                    !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+                    !part.starts_with('.')
+                        && !part.is_empty()
+                        && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
                 })
         };
         if !plain(&manifest.name) {

@@ -18,7 +18,7 @@ pub(crate) struct Sandbox {
 }
 
 /// Calls, and resident instances waiting for one.
-const INSTANCES: u32 = 2 * MAX_CALLS as u32;
+const INSTANCES: u32 = 2 * MAX_CALLS;
 
 impl Sandbox {
     pub(crate) fn new() -> wasmtime::Result<Self> {
@@ -46,6 +46,6 @@ impl Sandbox {
         let mut linker = Linker::new(&engine);
         crate::imports::add(&mut linker)?;
         let ticker = Ticker::start(engine.clone())?;
-        Ok(Self { engine, linker, ticker, calls: Semaphore::new(MAX_CALLS) })
+        Ok(Self { engine, linker, ticker, calls: Semaphore::new(usize::try_from(MAX_CALLS).unwrap_or(1)) })
     }
 }

@@ -1,5 +1,7 @@
 //! A plugin's own entries commit with its plan, or never.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
 mod common;
 
 use common::{Guest, House, snapshot};

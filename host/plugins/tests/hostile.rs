@@ -1,5 +1,7 @@
 //! Components that attack their host: each attack fails its own call with a clear error, and nothing else.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
 mod common;
 
 use std::sync::Arc;

@@ -1,6 +1,14 @@
 //! Small components written by hand, and a host to run them in.
 
-#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::pedantic,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "each test file uses its part"
+)]
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
