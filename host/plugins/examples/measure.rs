@@ -11,6 +11,9 @@
     reason = "a program for people who measure; it may fail loudly"
 )]
 
+#[path = "../tests/common/mod.rs"]
+mod common;
+
 use std::time::{Duration, Instant};
 
 use wharf_plan::logs::{Chunk, Source};
@@ -102,7 +105,31 @@ async fn main() {
     let started = Instant::now();
     let plugins = Plugins::load(settings).await.expect("plugins");
     println!("load again from the cache: {:?}", started.elapsed());
+    tokio::spawn(bombs(arguments[2].clone())).await.expect("measurements");
     tokio::spawn(measure(plugins)).await.expect("measurements");
+}
+
+/// The least component there is, before and after its slots were used by memory bombs.
+async fn bombs(compiler: String) {
+    let bomb = "(loop $l (drop (memory.grow (i32.const 16))) (memory.fill (i32.const 32768) (i32.const 7)
+        (i32.sub (i32.mul (memory.size) (i32.const 65536)) (i32.const 32768))) (br $l)) unreachable";
+    let small = common::Guest::storage("small").answers("describe", "{}").body("collect", bomb);
+    let mut house = common::House::with_compiler(compiler.into()).with(&small);
+    house.settings.node = "here".into();
+    let plugins = house.load().await;
+    let storage = plugins.storage("small").expect("the small plugin");
+    let call = Call::new("0123456789abcdef");
+    time!("least component, describe", storage.describe(&call, &snapshot(1)).await);
+    let mut times = Vec::new();
+    for round in 0..4 {
+        let started = Instant::now();
+        let call = Call::new("bomb").about(round.to_string());
+        assert!(storage.collect(&call, &[], &[]).await.is_err());
+        times.push(started.elapsed());
+    }
+    report("memory bomb", times);
+    time!("least component, after bombs", storage.describe(&call, &snapshot(1)).await);
+    println!();
 }
 
 async fn measure(plugins: Plugins) {

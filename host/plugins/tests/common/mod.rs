@@ -223,12 +223,16 @@ pub struct House {
 
 impl House {
     pub fn new() -> Self {
+        Self::with_compiler(compiler())
+    }
+
+    pub fn with_compiler(compiler: PathBuf) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("plugins")).unwrap();
         let store = Store::open(&dir.path().join("db")).unwrap();
         let mut settings = Settings::new(store.clone(), dir.path().join("cache"));
         settings.dirs = vec![dir.path().join("plugins")];
-        settings.compiler = compiler();
+        settings.compiler = compiler;
         settings.node = "here".into();
         Self { dir, store, settings }
     }
