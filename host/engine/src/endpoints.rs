@@ -120,6 +120,8 @@ impl Engine {
         let who = container_ref(&now.def);
         let mut call = Call::new(names::id()).dry_run(dry_run).about(now.def.id.as_str());
         call.pending.merge(planned.kv.clone());
+        // The plan may join the network's own links, and only those.
+        call.network = record.desired.clone().map(Arc::new);
         let mac = settings.mac_address.clone().filter(|m| !m.is_empty());
         let wanted = |v6: bool| {
             settings.ipam_config.as_ref().and_then(|c| {

@@ -59,3 +59,15 @@ fn code_is_generated_for_every_kind() {
         generated::<generated::exports::wharf::registry::credentials::GuestIndices>().contains("registry")
     );
 }
+
+/// Nobody forgets a bundled plugin's grants, and none is left over.
+#[test]
+fn the_bundled_grants_are_for_the_bundled_plugins() {
+    let names: std::collections::BTreeSet<String> = std::fs::read_dir(common::root().join("plugins"))
+        .unwrap()
+        .filter_map(|entry| std::fs::read_to_string(entry.unwrap().path().join("manifest.toml")).ok())
+        .map(|text| toml::from_str::<toml::Table>(&text).unwrap()["name"].as_str().unwrap().to_owned())
+        .collect();
+    let granted: std::collections::BTreeSet<String> = wharf_plugins::bundled_grants().into_keys().collect();
+    assert_eq!(names, granted);
+}
