@@ -156,6 +156,19 @@ fn log_file_is_whole(dir: &Path, expected: &[Vec<u8>]) {
         }
     }
     for (stream, expected) in streams.iter().zip(expected) {
-        assert!(stream == expected, "{} of {} bytes", stream.len(), expected.len());
+        if stream != expected {
+            let at = stream.iter().zip(expected).position(|(a, b)| a != b).unwrap_or(0);
+            let show = |bytes: &[u8]| {
+                String::from_utf8_lossy(&bytes[at.saturating_sub(300)..(at + 300).min(bytes.len())])
+                    .into_owned()
+            };
+            panic!(
+                "{} of {} bytes, at {at} \n{}\ninstead of\n{}",
+                stream.len(),
+                expected.len(),
+                show(stream),
+                show(expected)
+            );
+        }
     }
 }

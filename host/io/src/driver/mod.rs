@@ -387,7 +387,8 @@ impl Driver {
             *time = splitter.long(stream).unwrap_or(0);
         }
         if !splitter.has_pending() {
-            to.positions = [cursor.position(); 2];
+            // After a restart one stream may be ahead of the cursor.
+            to.positions = to.positions.map(|position| position.max(cursor.position()));
         }
         to.sequence += chunk.ends.len() as u64;
         if chunk.ends.is_empty() {
