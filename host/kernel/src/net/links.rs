@@ -21,8 +21,6 @@ use crate::sys::process::{CLONE_NEWNET, setns};
 pub(super) struct Worker {
     home: OwnedFd,
     pub(super) route: Socket,
-    /// It could not come back from a namespace and must not be used again.
-    pub(super) lost: bool,
 }
 
 /// What came of the links.
@@ -38,12 +36,12 @@ impl Worker {
     pub(super) fn new() -> Result<Self, Error> {
         let home = netns::current()
             .map_err(|error| super::wire::system("hold the own network namespace", &error))?;
-        Ok(Self { home, route: Socket::open(libc::NETLINK_ROUTE)?, lost: false })
+        Ok(Self { home, route: Socket::open(libc::NETLINK_ROUTE)? })
     }
 
     /// Runs `work` inside a namespace.
     fn inside<T>(
-        &mut self,
+        &self,
         namespace: BorrowedFd<'_>,
         work: impl FnOnce() -> Result<T, Error>,
     ) -> Result<T, Error> {
@@ -52,8 +50,12 @@ impl Worker {
             .map_err(|error| super::wire::system("enter the container's network namespace", &error))?;
         let result = work();
         if let Err(error) = enter(self.home.as_fd()) {
-            self.lost = true;
-            return Err(super::wire::system("return from the container's network namespace", &error));
+            // The descriptor is good and entering needs no memory, so this does not happen. If it did, whatever this
+            // thread did next would be done to the container's network instead of the host's.
+            tracing::error!(%error, "a thread cannot leave a container's network namespace and stops here");
+            loop {
+                std::thread::park();
+            }
         }
         result
     }
@@ -69,8 +71,13 @@ impl Worker {
         container: Option<BorrowedFd<'_>>,
     ) -> Result<Made, Error> {
         let mut plan = Plan::new(id, old, new);
-        let mut stage = Stage::new(&mut self.route);
         let mut made = Made::default();
+        let concerns_container = changes.iter().any(|change| site_of(change) == Some(Site::Container));
+        let inner = match container.filter(|_| concerns_container) {
+            Some(namespace) => Some((namespace, self.inside(namespace, || plan.choose_names(changes))?)),
+            None => None,
+        };
+        let mut stage = Stage::new(&mut self.route);
         for change in changes {
             plan.host(&mut stage, change, container)?;
         }
@@ -90,20 +97,14 @@ impl Worker {
                 made.host.push(host_name(id, &link));
             }
         }
-        if changes.iter().any(|change| site_of(change) == Some(Site::Container)) {
-            let Some(namespace) = container else {
-                // The namespace goes, and with it all that would be removed there.
-                let only_removals = changes.iter().all(|change| {
-                    site_of(change) != Some(Site::Container) || matches!(change, Change::Remove(_))
-                });
-                return if only_removals { Ok(made) } else { Err(no_container()) };
-            };
-            plan.find_peers(&mut self.route)?;
-            made.inside = self.inside(namespace, || {
-                let mut socket = Socket::open(libc::NETLINK_ROUTE)?;
-                plan.inside(&mut Stage::new(&mut socket), changes)
-            })?;
-        }
+        let Some((namespace, mut socket)) = inner else {
+            // Without a namespace: it goes, and with it all that would be removed there.
+            let removal = |change: &Change| matches!(change, Change::Remove(_));
+            let only_removals = |change| site_of(change) != Some(Site::Container) || removal(change);
+            return if changes.iter().all(only_removals) { Ok(made) } else { Err(no_container()) };
+        };
+        plan.find_peers(&mut self.route)?;
+        made.inside = self.inside(namespace, || plan.inside(&mut Stage::new(&mut socket), changes))?;
         Ok(made)
     }
 }
@@ -197,11 +198,16 @@ impl<'a> Stage<'a> {
         if let Some(index) = self.indices.get(name) {
             return Ok(*index);
         }
-        match self.find(name)? {
-            Some(known) => Ok(known.index),
-            None => Err(gone(name)),
-        }
+        self.flush()?;
+        let index = number(name).ok_or_else(|| gone(name))?;
+        self.indices.insert(name.to_owned(), index);
+        Ok(index)
     }
+}
+
+/// The number of a link in the calling thread's namespace, without the lock that netlink takes.
+fn number(name: &str) -> Option<u32> {
+    nix::net::if_::if_nametoindex(name).ok()
 }
 
 fn gone(name: &str) -> Error {
@@ -233,6 +239,8 @@ struct Plan<'a> {
     id: &'a str,
     alias: String,
     states: BTreeMap<LinkRef, LinkState>,
+    /// Names of links that are about to be made inside the container.
+    chosen: BTreeMap<LinkRef, String>,
     /// Numbers of links with generated names inside the container, by the other ends of their pairs.
     peers: BTreeMap<LinkRef, u32>,
     /// Links inside the container, once known.
@@ -255,6 +263,7 @@ impl<'a> Plan<'a> {
             id,
             alias: format!("{ALIAS}{id}"),
             states,
+            chosen: BTreeMap::new(),
             peers: BTreeMap::new(),
             inside: BTreeMap::new(),
             ipv6,
@@ -264,10 +273,34 @@ impl<'a> Plan<'a> {
     fn name(&self, link: &LinkRef) -> String {
         match (self.inside.get(link), &link.name, link.site) {
             (Some(known), ..) => known.name.clone(),
-            // The kernel puts the first free number there.
-            (None, LinkName::Generated { prefix, .. }, Site::Container) => format!("{prefix}%d"),
+            (None, LinkName::Generated { prefix, .. }, Site::Container) => {
+                self.chosen.get(link).unwrap_or(prefix).clone()
+            }
             _ => host_name(self.id, link),
         }
+    }
+
+    /// Inside the container's namespace: opens a socket, and takes the first free number after each prefix.
+    fn choose_names(&mut self, changes: &[Change]) -> Result<Socket, Error> {
+        let socket = Socket::open(libc::NETLINK_ROUTE)?;
+        let mut taken: BTreeSet<String> = self
+            .states
+            .keys()
+            .filter(|link| link.site == Site::Container)
+            .map(|link| self.name(link))
+            .collect();
+        for change in changes {
+            let Change::Add(Item::Link(LinkState { link, .. })) = change else { continue };
+            let LinkRef { site: Site::Container, name: LinkName::Generated { prefix, .. } } = link else {
+                continue;
+            };
+            let free = |name: &String| !taken.contains(name) && number(name).is_none();
+            let name = (0_u32..).map(|number| format!("{prefix}{number}")).find(free);
+            let name = name.unwrap_or_else(|| prefix.clone());
+            taken.insert(name.clone());
+            self.chosen.insert(link.clone(), name);
+        }
+        Ok(socket)
     }
 
     /// The host's part of one step.
@@ -357,7 +390,10 @@ impl<'a> Plan<'a> {
             return Ok(());
         }
         let name = self.name(&state.link);
-        stage.add(Tolerate::Nothing, |batch| route::set_alias(batch, &name, &self.alias))?;
+        // A generated name says already whose it is.
+        if matches!(state.link.name, LinkName::Exact(_)) {
+            stage.add(Tolerate::Nothing, |batch| route::set_alias(batch, &name, &self.alias))?;
+        }
         if !self.finishes(state) {
             return Ok(());
         }
@@ -410,7 +446,8 @@ impl<'a> Plan<'a> {
         stage.add(Tolerate::Nothing, |batch| route::set_link(batch, known.index, &name, &set))
     }
 
-    /// Whether a link was made for this scope. The group is there from the first moment, the alias soon after.
+    /// Whether a link was made for this scope. The group is there from the first moment, the alias soon after, and only
+    /// for names that do not say themselves whose they are.
     fn owns(&self, known: &Known) -> bool {
         known.group == route::OWNED && (known.alias.is_empty() || known.alias == self.alias)
     }
@@ -518,7 +555,8 @@ impl<'a> Plan<'a> {
     /// Where links inside the container with generated names are, by the other ends of their pairs.
     fn find_peers(&mut self, socket: &mut Socket) -> Result<(), Error> {
         for (link, state) in &self.states {
-            let generated = matches!(link.name, LinkName::Generated { .. });
+            let generated =
+                matches!(link.name, LinkName::Generated { .. }) && !self.chosen.contains_key(link);
             if let (Site::Container, true, Kind::VethPeer { of }) = (link.site, generated, &state.kind)
                 && let Some(known) = route::find(socket, &self.name(of))?
             {
@@ -530,11 +568,15 @@ impl<'a> Plan<'a> {
 
     /// The container's part, run inside its namespace.
     fn inside(&mut self, stage: &mut Stage<'_>, changes: &[Change]) -> Result<Vec<(String, String)>, Error> {
-        for link in self.states.keys().filter(|link| link.site == Site::Container) {
-            let known = match (self.peers.get(link), &link.name) {
+        for (link, state) in self.states.iter().filter(|(link, _)| link.site == Site::Container) {
+            let known = match (self.peers.get(link), &state.mac) {
                 (Some(index), _) => route::find_index(stage.socket, *index)?,
-                (None, LinkName::Exact(name)) => route::find(stage.socket, name)?,
-                (None, LinkName::Generated { .. }) => None,
+                // Its number is all that is missing, and costs no lock.
+                (None, Some(_)) => {
+                    let name = self.name(link);
+                    number(&name).map(|index| Known { index, name, ..Known::default() })
+                }
+                (None, None) => route::find(stage.socket, &self.name(link))?,
             };
             self.inside.extend(known.map(|known| (link.clone(), known)));
         }

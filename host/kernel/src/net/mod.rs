@@ -3,8 +3,8 @@
 //! One [`Net`] acts in the network namespace in which it was opened (the host's, in the daemon). Whatever it makes
 //! carries the id of its network or endpoint, so that [`Net::sweep`] finds what has no record.
 //!
-//! All functions block and may be called from several threads, but not from an async one; `apply_endpoint_then`
-//! does not block.
+//! All functions block, and enter containers' namespaces for a moment: they belong on threads meant for such work, in
+//! the namespace in which the [`Net`] was opened, never on those of an async runtime.
 
 mod filter;
 mod links;
@@ -17,8 +17,8 @@ mod wire;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use wharf_plan::net::{
     Change, Desired, Item, Kind, LinkName, LinkRef, LinkState, Protocol, Publish, Site, diff, items,
@@ -160,9 +160,10 @@ fn hash(id: &str, number: u32) -> u64 {
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-type Job = Box<dyn FnOnce(&mut Worker, &Shared) + Send>;
-
+#[derive(Default)]
 struct Shared {
+    /// Idle ones, each with its socket.
+    workers: Mutex<Vec<Worker>>,
     /// Opened when something first needs it: a host without nftables can still run containers without ports.
     filter: Mutex<Option<Filter>>,
     /// Bridges through which the host reaches containers from its loopback, and families that are forwarded.
@@ -190,7 +191,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// The networks of one host.
 #[derive(Clone)]
 pub struct Net {
-    jobs: mpsc::Sender<Job>,
+    shared: Arc<Shared>,
 }
 
 impl std::fmt::Debug for Net {
@@ -199,58 +200,25 @@ impl std::fmt::Debug for Net {
     }
 }
 
-/// Threads that enter containers' namespaces. The kernel does most of this work under one lock.
-const WORKERS: usize = 4;
-
 impl Net {
     /// Opens it for the network namespace of the calling thread.
     ///
     /// After a start of the daemon [`Net::restore`] comes first: the first change of the packet filter writes the
     /// whole of it from what this knows.
     pub fn open() -> Result<Self, Error> {
-        let (jobs, queue) = mpsc::channel::<Job>();
-        let queue = Arc::new(Mutex::new(queue));
-        let shared = Arc::new(Shared { filter: Mutex::new(None), switched: Mutex::default() });
-        for _ in 0..WORKERS {
-            let (queue, shared) = (queue.clone(), shared.clone());
-            // A thread begins in the namespaces of the one that made it.
-            let mut worker = Worker::new()?;
-            std::thread::Builder::new()
-                .name("net".to_owned())
-                .spawn(move || {
-                    while !worker.lost {
-                        let job = lock(&queue).recv();
-                        let Ok(job) = job else { return };
-                        job(&mut worker, &shared);
-                    }
-                    tracing::error!("a thread could not leave a container's network namespace and ends");
-                })
-                .map_err(|source| Error::System {
-                    what: "start a thread".to_owned(),
-                    detail: String::new(),
-                    source,
-                })?;
-        }
-        Ok(Self { jobs })
+        let shared = Shared { workers: Mutex::new(vec![Worker::new()?]), ..Shared::default() };
+        Ok(Self { shared: Arc::new(shared) })
     }
 
-    fn then<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&mut Worker, &Shared) -> Result<T, Error> + Send + 'static,
-        done: impl FnOnce(Result<T, Error>) + Send + 'static,
-    ) {
-        let job: Job = Box::new(move |worker, shared| done(work(worker, shared)));
-        // Should all threads be gone, the job is dropped, and with it what waits for it.
-        drop(self.jobs.send(job));
-    }
-
-    fn run<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&mut Worker, &Shared) -> Result<T, Error> + Send + 'static,
-    ) -> Result<T, Error> {
-        let (give, take) = mpsc::sync_channel(1);
-        self.then(work, move |result| drop(give.send(result)));
-        take.recv().unwrap_or_else(|_| Err(Error::Plan("the threads for networks have ended".to_owned())))
+    fn run<T>(&self, work: impl FnOnce(&mut Worker, &Shared) -> Result<T, Error>) -> Result<T, Error> {
+        let idle = lock(&self.shared.workers).pop();
+        let mut worker = match idle {
+            Some(worker) => worker,
+            None => Worker::new()?,
+        };
+        let result = work(&mut worker, &self.shared);
+        lock(&self.shared.workers).push(worker);
+        result
     }
 
     /// Makes a network what `new` says, from what `old` says that it is.
@@ -260,24 +228,22 @@ impl Net {
         old: Option<&Desired>,
         new: &Desired,
     ) -> Result<AppliedNetwork, Error> {
-        let (id, old, new) = (id.to_owned(), old.cloned(), new.clone());
-        self.run(move |worker, shared| network(worker, shared, &id, old.as_ref(), &new))
+        self.run(|worker, shared| network(worker, shared, id, old, new))
     }
 
     /// Removes a network. Removing what is not there is no error.
     pub fn remove_network(&self, id: &str, desired: &Desired) -> Result<(), Error> {
-        let (id, desired) = (id.to_owned(), desired.clone());
-        self.run(move |worker, shared| {
+        self.run(|worker, shared| {
             let none = Desired::default();
-            let changes = diff(Some(&desired), &none);
-            let made = items(&desired).into_iter().filter_map(|item| match item {
-                Item::Link(link) => Some(host_name(&id, &link.link)),
+            let changes = diff(Some(desired), &none);
+            let made = items(desired).into_iter().filter_map(|item| match item {
+                Item::Link(link) => Some(host_name(id, &link.link)),
                 _ => None,
             });
             let switched = &mut lock(&shared.switched).0;
             made.for_each(|name| drop(switched.remove(&name)));
-            worker.apply(&id, Some(&desired), &none, &changes, None)?;
-            forget(shared, &id)
+            worker.apply(id, Some(desired), &none, &changes, None)?;
+            forget(shared, id)
         })
     }
 
@@ -289,41 +255,23 @@ impl Net {
         new: &Desired,
         container: BorrowedFd<'_>,
     ) -> Result<AppliedEndpoint, Error> {
-        let (id, old, new, container) = (id.to_owned(), old.cloned(), new.clone(), own(container)?);
-        self.run(move |worker, shared| endpoint(worker, shared, &id, old.as_ref(), &new, container.as_fd()))
-    }
-
-    /// [`Net::apply_endpoint`] without waiting: `done` is called on another thread.
-    pub fn apply_endpoint_then(
-        &self,
-        id: String,
-        old: Option<Desired>,
-        new: Desired,
-        container: OwnedFd,
-        done: impl FnOnce(Result<AppliedEndpoint, Error>) + Send + 'static,
-    ) {
-        self.then(
-            move |worker, shared| endpoint(worker, shared, &id, old.as_ref(), &new, container.as_fd()),
-            done,
-        );
+        self.run(|worker, shared| endpoint(worker, shared, id, old, new, container))
     }
 
     /// Removes an endpoint. Removing what is not there is no error.
     pub fn remove_endpoint(&self, id: &str, desired: &Desired, links: Links<'_>) -> Result<(), Error> {
-        let (id, desired) = (id.to_owned(), desired.clone());
-        let container = match links {
-            Links::DieWithNamespace => None,
-            Links::Delete(container) => Some(own(container)?),
-        };
-        self.run(move |worker, shared| {
-            forget(shared, &id)?;
+        self.run(|worker, shared| {
+            forget(shared, id)?;
             let none = Desired::default();
-            let mut changes = diff(Some(&desired), &none);
-            if container.is_none() {
-                changes.retain(|change| !dies(change));
-            }
-            let container = container.as_ref().map(AsFd::as_fd);
-            worker.apply(&id, Some(&desired), &none, &changes, container).map(drop)
+            let mut changes = diff(Some(desired), &none);
+            let container = match links {
+                Links::DieWithNamespace => {
+                    changes.retain(|change| !dies(change));
+                    None
+                }
+                Links::Delete(container) => Some(container),
+            };
+            worker.apply(id, Some(desired), &none, &changes, container).map(drop)
         })
     }
 
@@ -331,14 +279,7 @@ impl Net {
     /// writes the packet filter anew in one step, so that it holds exactly what is on record. Links without a record
     /// are removed.
     pub fn restore(&self, networks: &[Record<'_>], endpoints: &[Record<'_>]) -> Result<Swept, Error> {
-        let own = |records: &[Record<'_>]| -> Vec<(String, Desired, Vec<Publish>)> {
-            let copy = |record: &Record<'_>| {
-                (record.id.to_owned(), record.desired.clone(), record.publishes.to_vec())
-            };
-            records.iter().map(copy).collect()
-        };
-        let (networks, endpoints) = (own(networks), own(endpoints));
-        self.run(move |worker, shared| restore(worker, shared, &networks, &endpoints))
+        self.run(|worker, shared| restore(worker, shared, networks, endpoints))
     }
 
     /// Writes the packet filter anew from what is known, for instance after somebody flushed it.
@@ -348,8 +289,8 @@ impl Net {
 
     /// Removes links and filter elements of networks and endpoints that are not named here.
     pub fn sweep(&self, networks: &BTreeSet<String>, endpoints: &BTreeSet<String>) -> Result<Swept, Error> {
-        let alive: BTreeSet<String> = networks.union(endpoints).cloned().collect();
-        self.run(move |worker, shared| {
+        let alive: BTreeSet<&str> = networks.union(endpoints).map(String::as_str).collect();
+        self.run(|worker, shared| {
             let links = sweep_links(worker, &alive)?;
             let filter = &mut *lock(&shared.filter);
             let elements = match filter {
@@ -359,14 +300,6 @@ impl Net {
             Ok(Swept { links, elements })
         })
     }
-}
-
-fn own(container: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
-    container.try_clone_to_owned().map_err(|source| Error::System {
-        what: "hold the container's network namespace".to_owned(),
-        detail: String::new(),
-        source,
-    })
 }
 
 /// Whether what this step removes vanishes with the container's namespace.
@@ -645,26 +578,26 @@ fn keep_router_advertisements() -> Result<(), Error> {
 fn restore(
     worker: &mut Worker,
     shared: &Shared,
-    networks: &[(String, Desired, Vec<Publish>)],
-    endpoints: &[(String, Desired, Vec<Publish>)],
+    networks: &[Record<'_>],
+    endpoints: &[Record<'_>],
 ) -> Result<Swept, Error> {
-    let alive = networks.iter().chain(endpoints).map(|(id, ..)| id.clone()).collect();
+    let alive = networks.iter().chain(endpoints).map(|record| record.id).collect();
     let links = sweep_links(worker, &alive)?;
     let mut parts = BTreeMap::new();
     let mut held = BTreeMap::new();
     let mut first = None;
-    for (id, desired, _) in networks {
+    for Record { id, desired, .. } in networks {
         // One network that cannot be made must not keep the others down.
         if let Err(error) = worker.apply(id, None, desired, &diff(None, desired), None) {
             tracing::error!(id, %error, "a network could not be restored");
             first.get_or_insert(error);
         }
-        parts.insert(Arc::from(id.as_str()), Part::of(id, desired));
+        parts.insert(Arc::from(*id), Part::of(id, desired));
     }
-    for (id, desired, publishes) in endpoints {
-        let owner: Arc<str> = Arc::from(id.as_str());
+    for Record { id, desired, publishes } in endpoints {
+        let owner: Arc<str> = Arc::from(*id);
         parts.insert(owner.clone(), Part::of(id, desired));
-        for publish in publishes {
+        for publish in *publishes {
             for wanted in ports::expand(publish)? {
                 held.insert(
                     Port { protocol: wanted.protocol, number: wanted.host.port(), host: wanted.host.ip() },
@@ -676,7 +609,7 @@ fn restore(
     let v4 = |cidr: &str| !cidr.contains(':');
     let families: BTreeSet<bool> = networks
         .iter()
-        .flat_map(|(_, desired, _)| desired.masquerades.iter().map(|masquerade| v4(&masquerade.from_cidr)))
+        .flat_map(|record| record.desired.masquerades.iter().map(|masquerade| v4(&masquerade.from_cidr)))
         .chain(held.values().map(|(to, _)| to.is_ipv4()))
         .collect();
     let elements = shared.filter(|filter| filter.replace(parts, held))?;
@@ -689,9 +622,26 @@ fn restore(
     }
 }
 
-fn sweep_links(worker: &mut Worker, alive: &BTreeSet<String>) -> Result<Vec<String>, Error> {
+fn sweep_links(worker: &mut Worker, alive: &BTreeSet<&str>) -> Result<Vec<String>, Error> {
+    /// As many links as one plan may have.
+    const ORDINALS: u32 = 64;
+    let letters: BTreeSet<String> = alive
+        .iter()
+        .flat_map(|id| (0..ORDINALS).map(move |ordinal| format!("{:016x}", hash(id, ordinal))))
+        .collect();
+    // What follows the prefix in a generated name, six letters at least, is how a living one's letters begin.
+    let generated = |name: &str| {
+        (1..=9).filter_map(|at| name.get(at..)).any(|rest| {
+            name.len() == 15
+                && letters.range(rest.to_owned()..).next().is_some_and(|one| one.starts_with(rest))
+        })
+    };
     let dead = |link: &route::Known| {
-        link.group == route::OWNED && link.alias.strip_prefix(ALIAS).is_none_or(|id| !alive.contains(id))
+        let lives = match link.alias.strip_prefix(ALIAS) {
+            Some(id) => alive.contains(id),
+            None => generated(&link.name),
+        };
+        link.group == route::OWNED && !lives
     };
     let doomed: Vec<route::Known> = route::links(&mut worker.route)?.into_iter().filter(dead).collect();
     links::delete_many(&mut worker.route, &doomed)?;
