@@ -12,9 +12,6 @@ const BYTES: usize = 512;
 /// Blocks that one request may look at: a million addresses in a row that are all taken.
 const MOST_BLOCKS: u128 = 256;
 
-/// Names that are remembered per pool.
-const MOST_KEYS: usize = 256;
-
 /// The blocks of one pool that a call has touched.
 pub(crate) struct Blocks {
     pool: String,
@@ -203,48 +200,36 @@ fn each(host: &dyn Host, pool: &str, mut visit: impl FnMut(u128, &[u8]) -> Resul
     }
 }
 
-/// Addresses that named containers had last, newest last: 24 bytes each, the digest of the name and the offset.
-pub(crate) struct Keys {
-    pool: String,
-    entries: Vec<([u8; 8], u128)>,
-}
+/// Where named containers were last: a table of a fixed number of places per pool, so that it cannot grow. A name has
+/// one place and shares it with others; who left last is remembered.
+pub(crate) struct Keys;
 
 impl Keys {
-    pub(crate) fn read(host: &dyn Host, pool: &str) -> Result<Self> {
-        let bytes = host.kv_get(&format!("keys/{pool}"))?.map(|entry| entry.value).unwrap_or_default();
-        let entries = bytes
-            .chunks_exact(24)
-            .filter_map(|entry| {
-                let (name, offset) = entry.split_first_chunk::<8>()?;
-                Some((*name, u128::from_le_bytes(*offset.first_chunk::<16>()?)))
-            })
-            .collect();
-        Ok(Self { pool: pool.to_owned(), entries })
+    /// What stands for a name, small enough to travel in a lease's cookie.
+    pub(crate) fn digest(name: &str) -> [u8; 8] {
+        fnv(name.as_bytes()).to_le_bytes().first_chunk().copied().unwrap_or_default()
     }
 
-    pub(crate) fn get(&self, key: &str) -> Option<u128> {
-        let name = digest(key);
-        self.entries.iter().find(|(other, _)| *other == name).map(|(_, offset)| *offset)
+    /// The address that this name had last, if it is remembered.
+    pub(crate) fn get(host: &dyn Host, pool: &str, digest: [u8; 8]) -> Result<Option<u128>> {
+        let Some(entry) = host.kv_get(&Self::place(pool, digest))? else { return Ok(None) };
+        let known = entry.value.split_first_chunk::<8>().filter(|(name, _)| **name == digest);
+        Ok(known.and_then(|(_, offset)| offset.first_chunk::<16>()).map(|bytes| u128::from_le_bytes(*bytes)))
     }
 
-    pub(crate) fn set(&mut self, key: &str, offset: u128) {
-        let name = digest(key);
-        self.entries.retain(|(other, _)| *other != name);
-        self.entries.push((name, offset));
-        let excess = self.entries.len().saturating_sub(MOST_KEYS);
-        self.entries.drain(..excess);
+    /// Remembers the address of a name that leaves.
+    pub(crate) fn set(host: &dyn Host, pool: &str, digest: [u8; 8], offset: u128) -> Result<()> {
+        let value = [digest.as_slice(), &offset.to_le_bytes()].concat();
+        host.kv_set(&Self::place(pool, digest), &value)
     }
 
-    pub(crate) fn write(&self, host: &dyn Host) -> Result<()> {
-        let mut bytes = Vec::with_capacity(self.entries.len() * 24);
-        for (name, offset) in &self.entries {
-            bytes.extend_from_slice(name);
-            bytes.extend_from_slice(&offset.to_le_bytes());
-        }
-        host.kv_set(&format!("keys/{}", self.pool), &bytes)
+    /// Forgets all names of a pool.
+    pub(crate) fn forget(host: &dyn Host, pool: &str) -> Result<()> {
+        let page = host.kv_scan(&format!("keys/{pool}#"), None, 256)?;
+        page.entries.iter().try_for_each(|entry| host.kv_remove(&entry.key))
     }
-}
 
-fn digest(key: &str) -> [u8; 8] {
-    fnv(key.as_bytes()).to_le_bytes().first_chunk().copied().unwrap_or_default()
+    fn place(pool: &str, digest: [u8; 8]) -> String {
+        format!("keys/{pool}#{:02x}", digest.first().copied().unwrap_or_default())
+    }
 }

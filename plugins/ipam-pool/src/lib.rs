@@ -1,8 +1,8 @@
 //! The address manager `default`: networks from default pools, addresses from bitmaps.
 //!
 //! In kv: `pool/<id>` for every pool that is taken, `bits/<id>/<block>` with one bit per address in blocks of 4096
-//! (absent: all free), `keys/<id>` with the addresses that named containers had last. A request for an address reads
-//! one block and writes one.
+//! (absent: all free), `keys/<id>#<place>` with the addresses that named containers had last. A request for an address
+//! reads one block and writes one; the name goes into the lease's cookie and is remembered when the lease ends.
 #![cfg_attr(not(target_arch = "wasm32"), forbid(unsafe_code))]
 
 mod blocks;
@@ -18,7 +18,7 @@ use wharf_plugin_sdk::net::Ip;
 use wharf_plugin_sdk::types::Cookie;
 use wharf_plugin_sdk::{Error, Host, Result};
 
-use blocks::Blocks;
+use blocks::{Blocks, Keys};
 use pools::{GLOBAL, LOCAL};
 
 /// The driver.
@@ -47,7 +47,7 @@ impl Driver for PoolDriver {
 
     fn release_pool(&self, host: &dyn Host, pool: &Pool) -> Result<()> {
         Blocks::forget(host, &pool.id)?;
-        host.kv_remove(&format!("keys/{}", pool.id))?;
+        Keys::forget(host, &pool.id)?;
         host.kv_remove(&format!("pool/{}", pool.id))
     }
 
@@ -66,7 +66,7 @@ impl Driver for PoolDriver {
             leases.push(Lease {
                 address: format!("{address}/{}", pool.cidr.length()),
                 facts: Vec::new(),
-                cookie: Cookie::new(),
+                cookie: name(request).map(Cookie::from).unwrap_or_default(),
             });
         }
         for pool in open {
@@ -80,6 +80,9 @@ impl Driver for PoolDriver {
         for lease in leases {
             if let Some(offset) = open.offset(&lease.address)? {
                 open.blocks.clear(host, offset)?;
+                if let Some(name) = lease.cookie.first_chunk::<8>() {
+                    Keys::set(host, &pool.id, *name, offset)?;
+                }
             }
         }
         open.blocks.write(host)
@@ -156,17 +159,12 @@ impl Open {
 
     fn take_any(&mut self, host: &dyn Host, request: &AddressRequest) -> Result<u128> {
         let (first, last) = self.bounds();
-        if let Some(key) = request.sticky_key.as_deref().filter(|key| !key.is_empty()) {
-            let mut keys = blocks::Keys::read(host, &request.pool.id)?;
-            let before =
-                keys.get(key).filter(|offset| (first..=last).contains(offset) && self.usable(*offset));
-            let offset = match before {
-                Some(offset) if self.blocks.take(host, offset)? => offset,
-                _ => self.lowest(host, first, last)?,
-            };
-            keys.set(key, offset);
-            keys.write(host)?;
-            return Ok(offset);
+        if let Some(name) = name(request)
+            && let Some(before) = Keys::get(host, self.blocks.pool(), name)?
+            && (first..=last).contains(&before)
+            && self.blocks.take(host, before)?
+        {
+            return Ok(before);
         }
         self.lowest(host, first, last)
     }
@@ -201,6 +199,10 @@ impl Open {
             (false, _) => (1, last),
         }
     }
+}
+
+fn name(request: &AddressRequest) -> Option<[u8; 8]> {
+    request.sticky_key.as_deref().filter(|key| !key.is_empty()).map(Keys::digest)
 }
 
 fn family(cidr: &Cidr) -> Family {

@@ -215,11 +215,22 @@ fn publish(
     for wanted in &endpoint.publishes {
         let host_ip = match wanted.host_ip.as_deref().filter(|text| !text.is_empty()) {
             Some(text) => Some(address(text)?),
-            None => options.host_binding.map(IpAddr::V4),
+            None => None,
         };
+        // The network's own address for publishing stands in for "all of IPv4", the narrower of the two.
+        let host_ip = match (host_ip, options.host_binding) {
+            (None, Some(binding)) => Some(IpAddr::V4(binding)),
+            (Some(IpAddr::V4(ip)), Some(binding)) if ip.is_unspecified() => Some(IpAddr::V4(binding)),
+            (host_ip, _) => host_ip,
+        };
+        // An engine that has chosen the container's address already means this one alone.
+        let inside = wanted.container_ip.parse::<IpAddr>().ok().filter(|ip| !ip.is_unspecified());
         let mut published = false;
         for own in addresses {
             let v4 = own.is_ipv4();
+            if inside.is_some_and(|ip| ip != own.address()) {
+                continue;
+            }
             let is_way_out = if v4 { endpoint.gateway_v4 } else { endpoint.gateway_v6 };
             if !is_way_out || host_ip.is_some_and(|ip| ip.is_ipv4() != v4) {
                 continue;

@@ -45,4 +45,16 @@ impl Driver for HostNetwork {
     }
 }
 
+#[cfg(test)]
+mod tests {
+    use wharf_plugin_sdk::conformance::{self, Subject};
+
+    use super::*;
+
+    #[test]
+    fn conforms() {
+        conformance::network(&Subject::<dyn Driver>::new(|| Box::new(HostNetwork)));
+    }
+}
+
 wharf_plugin_sdk::export!(network: HostNetwork);

@@ -45,4 +45,16 @@ impl Driver for Isolated {
     }
 }
 
+#[cfg(test)]
+mod tests {
+    use wharf_plugin_sdk::conformance::{self, Subject};
+
+    use super::*;
+
+    #[test]
+    fn conforms() {
+        conformance::network(&Subject::<dyn Driver>::new(|| Box::new(Isolated)));
+    }
+}
+
 wharf_plugin_sdk::export!(network: Isolated);

@@ -292,4 +292,7 @@ fn number(bytes: &[u8]) -> Option<(u32, &[u8])> {
     Some((u32::from_le_bytes(*head), rest))
 }
 
+#[cfg(test)]
+mod tests;
+
 wharf_plugin_sdk::export!(storage: Overlay);

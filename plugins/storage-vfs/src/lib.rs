@@ -96,4 +96,16 @@ impl Driver for Vfs {
     }
 }
 
+#[cfg(test)]
+mod tests {
+    use wharf_plugin_sdk::conformance::{self, Subject};
+
+    use super::*;
+
+    #[test]
+    fn conforms() {
+        conformance::storage(&Subject::<dyn Driver>::new(|| Box::new(Vfs)));
+    }
+}
+
 wharf_plugin_sdk::export!(storage: Vfs);
