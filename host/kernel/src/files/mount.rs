@@ -8,7 +8,7 @@ use rustix::fs::OFlags;
 use wharf_plan::files::{Mount, MountAttributes, OptionValue, Place, Source};
 
 use super::tree::by_fd;
-use super::{DIR, Error, Roots, idmap};
+use super::{Context, DIR, Error, Roots, idmap};
 use crate::sys::file::cstring;
 use crate::sys::mount::{
     self as sys, AT_RECURSIVE, MountAttr, OPEN_TREE_CLONE, attr, fsconfig_create, fsconfig_fd, fsconfig_flag,
@@ -235,46 +235,54 @@ const PAGE: usize = 4095;
 /// a page. It can only mount on a name, so a thread gets a mount namespace of its own, mounts there, and takes the
 /// detached copy out of it.
 fn page(layers: &Layers<'_>, attributes: u64) -> Result<OwnedFd, Error> {
-    let mut text = String::new();
-    if !layers.lower.is_empty() {
-        text.push_str("lowerdir=");
-        text.push_str(&layers.lower.iter().map(by_fd).collect::<Vec<_>>().join(":"));
-    }
-    let named = layers.named.iter().map(|(name, dir)| format!("{name}={}", by_fd(dir)));
-    let rest = layers.rest.iter().map(|(name, value)| match value {
-        Some(value) => format!("{name}={value}"),
-        None => (*name).to_owned(),
-    });
-    for option in named.chain(rest) {
-        if !text.is_empty() {
-            text.push(',');
-        }
-        text.push_str(&option);
-    }
-    if text.len() > PAGE {
-        return Err(Error::Unsupported(
-            format!("an overlay of {} layers", layers.lower.len()),
-            "by this kernel (6.5 and later can)".into(),
-        ));
-    }
     private(move || {
+        // Overlay takes directories of the mounting thread's own namespace only, which is a copy: open them again there.
+        let lower = layers.lower.iter().map(same).collect::<Result<Vec<_>, _>>()?;
+        let mut named = Vec::new();
+        for (name, dir) in &layers.named {
+            named.push((*name, same(dir)?));
+        }
+        let mut options = Vec::new();
+        if !lower.is_empty() {
+            options.push(format!("lowerdir={}", lower.iter().map(by_fd).collect::<Vec<_>>().join(":")));
+        }
+        options.extend(named.iter().map(|(name, dir)| format!("{name}={}", by_fd(dir))));
+        options.extend(layers.rest.iter().map(|(name, value)| match value {
+            Some(value) => format!("{name}={value}"),
+            None => (*name).to_owned(),
+        }));
+        let text = options.join(",");
+        if text.len() > PAGE {
+            return Err(Error::Unsupported(
+                format!("an overlay of {} layers", lower.len()),
+                "by this kernel (6.5 and later can)".into(),
+            ));
+        }
         let data = cstring(text)?;
         // Any directory that is certainly there; `/proc` was needed for the names of the layers already.
         let point = c"/proc";
-        let done = rustix::mount::mount(
-            c"overlay",
-            point,
-            c"overlay",
-            rustix::mount::MountFlags::empty(),
-            data.as_c_str(),
-        );
-        done.map_err(|e| Error::system("mount overlay", e))?;
+        let flags = rustix::mount::MountFlags::empty();
+        rustix::mount::mount(c"overlay", point, c"overlay", flags, data.as_c_str())
+            .map_err(|e| Error::system("mount overlay", e))?;
         let tree = open_tree(None, point, OPEN_TREE_CLONE)?;
         if attributes != 0 {
             sys::mount_setattr(tree.as_fd(), false, &MountAttr { set: attributes, ..MountAttr::default() })?;
         }
         Ok(tree)
     })
+}
+
+/// The same directory as this namespace has it.
+fn same(dir: &OwnedFd) -> Result<OwnedFd, Error> {
+    let what = || "open a layer again".to_owned();
+    let path = rustix::fs::readlink(by_fd(dir), Vec::new()).context(what)?;
+    let again = rustix::fs::open(path.as_c_str(), DIR, rustix::fs::Mode::empty()).context(what)?;
+    let (old, new) = (rustix::fs::fstat(dir).context(what)?, rustix::fs::fstat(&again).context(what)?);
+    if (old.st_dev, old.st_ino) == (new.st_dev, new.st_ino) {
+        Ok(again)
+    } else {
+        Err(Error::Unsupported("a layer out of another mount of the plan".into(), "by this kernel".into()))
+    }
 }
 
 /// Runs something on a thread with a mount namespace of its own, which ends with the thread.
