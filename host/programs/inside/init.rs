@@ -11,6 +11,7 @@ const SIG_SETMASK: usize = 2;
 const SIGCHLD: isize = 17;
 const SIGTTIN: isize = 21;
 const SIGTTOU: isize = 22;
+const PR_SET_NAME: usize = 15;
 const TIOCSPGRP: usize = 0x5410;
 const WNOHANG: usize = 1;
 const ENOENT: isize = -2;
@@ -29,6 +30,9 @@ extern "C" fn entry(stack: *const usize) -> ! {
         print(2, b"init: called without a program\n");
         exit(125);
     }
+    // Run from a memory file, it would have that file's name.
+    // SAFETY: the kernel copies up to the end of the string.
+    unsafe { call(nr::PRCTL, [PR_SET_NAME, c"wharf-init".as_ptr() as usize, 0, 0, 0]) };
     let all: u64 = !0;
     let mut before: u64 = 0;
     // SAFETY: both masks are 8 bytes and live for the call.
@@ -63,12 +67,8 @@ unsafe fn start(program: usize, arguments: usize, environment: usize, mask: &u64
 
 /// Process group of the caller.
 fn own_group() -> i32 {
-    #[cfg(target_arch = "x86_64")]
-    const GETPGID: usize = 121;
-    #[cfg(target_arch = "aarch64")]
-    const GETPGID: usize = 155;
     // SAFETY: plain numbers.
-    unsafe { call(GETPGID, [0, 0, 0, 0, 0]) as i32 }
+    unsafe { call(nr::GETPGID, [0, 0, 0, 0, 0]) as i32 }
 }
 
 /// In process 1: forwards signals and reaps until the program has ended.

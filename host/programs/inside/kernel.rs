@@ -21,7 +21,9 @@ pub mod nr {
     pub const WAIT4: usize = 61;
     pub const KILL: usize = 62;
     pub const SETPGID: usize = 109;
+    pub const GETPGID: usize = 121;
     pub const SIGTIMEDWAIT: usize = 128;
+    pub const PRCTL: usize = 157;
     pub const EXIT_GROUP: usize = 231;
 }
 /// Numbers of the calls used.
@@ -36,7 +38,9 @@ pub mod nr {
     pub const WAIT4: usize = 260;
     pub const KILL: usize = 129;
     pub const SETPGID: usize = 154;
+    pub const GETPGID: usize = 155;
     pub const SIGTIMEDWAIT: usize = 137;
+    pub const PRCTL: usize = 167;
     pub const EXIT_GROUP: usize = 94;
 }
 

@@ -23,6 +23,29 @@ pub struct Rig {
     pub cgroups: Cgroups,
     pub parent: String,
     next: AtomicU32,
+    guard: Guard,
+}
+
+/// Takes everything down when a test fails in the middle.
+struct Guard {
+    exec_root: PathBuf,
+    parent: String,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let cgroups = Cgroups::detect().unwrap();
+        let _ = cgroups.kill(&self.parent);
+        if let Ok(socket) = wharf_kernel::sys::socket::connect(&wharf_keeper::socket_path(&self.exec_root)) {
+            let pid = wharf_kernel::sys::socket::peer(socket.as_fd()).unwrap().pid;
+            let pidfd = wharf_kernel::sys::process::pidfd_open(pid).unwrap();
+            let _ = wharf_kernel::sys::process::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
+        }
+        let _ = cgroups.remove(&self.parent, Duration::from_secs(5));
+    }
 }
 
 /// A plan with its descriptors.
@@ -63,7 +86,8 @@ impl Rig {
         let exits = keeper.exits();
         let rig = RIGS.fetch_add(1, Ordering::Relaxed);
         let parent = format!("/wharf-keeper-test-{}-{rig}", std::process::id());
-        Self { dir, keeper, exits, cgroups: Cgroups::detect().unwrap(), parent, next: AtomicU32::new(0) }
+        let guard = Guard { exec_root: dir.path().to_owned(), parent: parent.clone() };
+        Self { dir, keeper, exits, cgroups: Cgroups::detect().unwrap(), parent, next: AtomicU32::new(0), guard }
     }
 
     pub fn id(&self) -> String {
@@ -109,10 +133,17 @@ impl Rig {
         ]
         .map(|(a, b)| (a.to_owned(), b.to_owned()))
         .to_vec();
-        plan.run.masked_paths =
-            ["/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/scsi", "/sys/firmware"]
-                .map(str::to_owned)
-                .to_vec();
+        plan.run.masked_paths = [
+            "/proc/acpi",
+            "/proc/kcore",
+            "/proc/keys",
+            "/proc/timer_list",
+            "/proc/interrupts",
+            "/proc/scsi",
+            "/sys/firmware",
+        ]
+        .map(str::to_owned)
+        .to_vec();
         plan.run.readonly_paths = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
             .map(str::to_owned)
             .to_vec();
