@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,13 +15,18 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
+use nix::fcntl::OFlag;
 use sha2::{Digest, Sha256};
 use wharf_wasm::{FINGERPRINT, MAX_COMPILED};
 
 /// The cache's directory for this version of the engine.
 #[derive(Debug)]
 pub(crate) struct Cache {
-    dir: PathBuf,
+    /// Keeps `path` valid.
+    _dir: File,
+    path: PathBuf,
+    /// Its name, for messages.
+    shown: PathBuf,
     compiler: PathBuf,
     used: Mutex<HashSet<OsString>>,
     counter: AtomicU32,
@@ -44,31 +50,30 @@ fn me() -> u32 {
     nix::unistd::geteuid().as_raw()
 }
 
-/// Fails unless `path` is a directory that nobody but this user (and root) can change the content of, nor its parents.
-fn check_private(path: &Path) -> Result<(), String> {
-    let refuse = |path: &Path, why: &str| Err(format!("the plugin cache {} {why}", path.display()));
-    let facts = std::fs::symlink_metadata(path).map_err(|e| format!("{}: {e}", path.display()))?;
-    if !facts.is_dir() {
-        return refuse(path, "is not a directory");
-    }
+/// Opens a directory that nobody but this user (and root) can change the content of; fails if it is not one.
+///
+/// All access goes through the descriptor, so it does not matter who could rename a directory above it: nobody else can
+/// bring forth a directory of this user that he can write to.
+fn private(path: &Path) -> Result<File, String> {
+    let refuse = |why: String| Err(format!("the plugin cache {} {why}", path.display()));
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_DIRECTORY;
+    let dir = match OpenOptions::new().read(true).custom_flags(flags.bits()).open(path) {
+        Ok(dir) => dir,
+        Err(error) => return refuse(format!("is not a directory: {error}")),
+    };
+    let facts = dir.metadata().map_err(|e| format!("{}: {e}", path.display()))?;
     if facts.uid() != me() {
-        return refuse(path, "belongs to another user");
+        return refuse("belongs to another user".into());
     }
     if facts.mode() & 0o077 != 0 {
-        return refuse(path, "can be entered by others; its mode must be 0700");
+        return refuse("can be entered by others; its mode must be 0700".into());
     }
-    let real = path.canonicalize().map_err(|e| format!("{}: {e}", path.display()))?;
-    for parent in real.ancestors().skip(1) {
-        let facts = std::fs::symlink_metadata(parent).map_err(|e| format!("{}: {e}", parent.display()))?;
-        let sticky = facts.mode() & 0o1000 != 0;
-        if facts.uid() != 0 && facts.uid() != me() {
-            return refuse(parent, "(a directory above it) belongs to another user");
-        }
-        if facts.mode() & 0o022 != 0 && !sticky {
-            return refuse(parent, "(a directory above it) can be changed by others");
-        }
-    }
-    Ok(())
+    Ok(dir)
+}
+
+/// A path through an open directory.
+fn through(dir: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()))
 }
 
 impl Cache {
@@ -83,11 +88,11 @@ impl Cache {
                 .map_err(|e| format!("the plugin cache {}: {e}", path.display()))
         };
         make(root, true)?;
-        check_private(root)?;
-        let dir = root.join(FINGERPRINT);
-        make(&dir, false)?;
-        check_private(&dir)?;
-        for entry in std::fs::read_dir(root).into_iter().flatten().flatten() {
+        let outer = private(root)?;
+        let outer_path = through(&outer);
+        make(&outer_path.join(FINGERPRINT), false)?;
+        let dir = private(&outer_path.join(FINGERPRINT))?;
+        for entry in std::fs::read_dir(&outer_path).into_iter().flatten().flatten() {
             if entry.file_name() != FINGERPRINT
                 && entry.file_name().as_encoded_bytes().starts_with(b"wasmtime-")
             {
@@ -95,7 +100,15 @@ impl Cache {
                 let _ = std::fs::remove_dir_all(entry.path());
             }
         }
-        Ok(Self { dir, compiler, used: Mutex::default(), counter: AtomicU32::new(0) })
+        let shown = root.join(FINGERPRINT);
+        Ok(Self {
+            path: through(&dir),
+            _dir: dir,
+            shown,
+            compiler,
+            used: Mutex::default(),
+            counter: AtomicU32::new(0),
+        })
     }
 
     /// The compiled form of a component, verified; compiles if need be.
@@ -109,12 +122,13 @@ impl Cache {
     /// As [`Cache::compiled`], though there is one: for a form that does not load.
     pub(crate) fn compile_anew(&self, component: &[u8], digest: &str) -> Result<File, String> {
         let compiled = self.compile(component)?;
-        self.keep(digest, &compiled).map_err(|e| format!("the plugin cache {}: {e}", self.dir.display()))?;
+        self.keep(digest, &compiled)
+            .map_err(|e| format!("the plugin cache {}: {e}", self.shown.display()))?;
         self.find(digest).ok_or_else(|| "its compiled form is gone from the cache".to_owned())
     }
 
     fn find(&self, digest: &str) -> Option<File> {
-        for entry in std::fs::read_dir(&self.dir).ok()?.flatten() {
+        for entry in std::fs::read_dir(&self.path).ok()?.flatten() {
             let name = entry.file_name();
             let Some(sum) = name.to_str().and_then(|n| n.strip_prefix(digest)?.strip_prefix('-')) else {
                 continue;
@@ -135,11 +149,11 @@ impl Cache {
 
     fn keep(&self, digest: &str, compiled: &[u8]) -> io::Result<()> {
         let number = self.counter.fetch_add(1, Relaxed);
-        let temporary = self.dir.join(format!(".new-{}-{number}", std::process::id()));
+        let temporary = self.path.join(format!(".new-{}-{number}", std::process::id()));
         let _ = std::fs::remove_file(&temporary);
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
         let written = file.write_all(compiled).and_then(|()| file.sync_all()).and_then(|()| {
-            std::fs::rename(&temporary, self.dir.join(format!("{digest}-{}", self::digest(compiled))))
+            std::fs::rename(&temporary, self.path.join(format!("{digest}-{}", self::digest(compiled))))
         });
         if written.is_err() {
             let _ = std::fs::remove_file(&temporary);
@@ -150,7 +164,7 @@ impl Cache {
     /// Removes what no plugin has asked for since the cache was opened.
     pub(crate) fn sweep(&self) {
         let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-        for entry in std::fs::read_dir(&self.dir).into_iter().flatten().flatten() {
+        for entry in std::fs::read_dir(&self.path).into_iter().flatten().flatten() {
             if !used.contains(&entry.file_name()) {
                 let _ = std::fs::remove_file(entry.path());
             }
@@ -209,7 +223,7 @@ fn verified(path: &Path, sum: &str) -> Result<File, String> {
     let text = |e: io::Error| e.to_string();
     let mut file = OpenOptions::new()
         .read(true)
-        .custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits() | nix::fcntl::OFlag::O_NONBLOCK.bits())
+        .custom_flags(OFlag::O_NOFOLLOW.bits() | OFlag::O_NONBLOCK.bits())
         .open(path)
         .map_err(text)?;
     let facts = file.metadata().map_err(text)?;

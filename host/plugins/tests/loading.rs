@@ -337,3 +337,22 @@ async fn a_configuration_that_is_not_json_is_refused() {
     let State::Failed(reason) = house.load().await.list()[0].state.clone() else { panic!() };
     assert!(reason.contains("configuration is not JSON"), "{reason}");
 }
+
+/// The compiler is a program of its own; cargo's united features are the way by which it could slip in.
+#[test]
+fn the_daemon_contains_no_compiler() {
+    let tree = |package: &str| {
+        let output = std::process::Command::new(env!("CARGO"))
+            .args(["tree", "--offline", "--locked", "-e", "normal", "--prefix", "none", "-p", package])
+            .arg("--manifest-path")
+            .arg(common::root().join("Cargo.toml"))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let daemon = tree("wharf");
+    assert!(daemon.contains("wasmtime v"));
+    assert!(!daemon.contains("cranelift-codegen"), "{daemon}");
+    assert!(tree("wharf-compile").contains("cranelift-codegen"));
+}

@@ -157,6 +157,19 @@ impl Guest {
     }
 }
 
+/// Where a parameter stands if a function has so many that they are passed in memory.
+pub fn parameter(interface: &str, function: &str, index: usize) -> usize {
+    let mut resolve = Resolve::default();
+    resolve.push_dir(root().join("wit")).unwrap();
+    let mut sizes = wit_parser::SizeAlign::default();
+    sizes.fill(&resolve);
+    let (id, _) =
+        resolve.interfaces.iter().find(|(id, _)| resolve.id_of(*id).as_deref() == Some(interface)).unwrap();
+    let params = &resolve.interfaces[id].functions[function].params;
+    let offsets = sizes.field_offsets(params.iter().map(|param| &param.ty));
+    offsets[index].0.size_wasm32()
+}
+
 /// Instructions that answer `ok` with the text at a place.
 pub fn ok_text(at: &str, length: &str) -> String {
     format!(
