@@ -31,7 +31,7 @@ pub struct Peer {
 #[cfg_attr(feature = "component", derive(ComponentType, Lift, Lower), component(variant))]
 #[serde(rename_all = "kebab-case")]
 pub enum Evidence {
-    /// SO_PEERCRED and pidfd facts of a UNIX-socket client.
+    /// `SO_PEERCRED` and pidfd facts of a UNIX-socket client.
     #[cfg_attr(feature = "component", component(name = "peer"))]
     Peer(Peer),
     /// Verified client chain, leaf first, DER.

@@ -29,7 +29,7 @@ pub enum Root {
     Mount(u32),
 }
 
-/// `path` is relative and resolved beneath `root` (openat2 RESOLVE_BENEATH).
+/// `path` is relative and resolved beneath `root` (`openat2`, `RESOLVE_BENEATH`).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "component", derive(ComponentType, Lift, Lower), component(record))]
 pub struct Place {

@@ -15,7 +15,7 @@ pub enum Secret {
     /// `password`.
     #[cfg_attr(feature = "component", component(name = "password"))]
     Password((String, String)),
-    /// OAuth2 refresh token.
+    /// OAuth 2 refresh token.
     #[cfg_attr(feature = "component", component(name = "identity-token"))]
     IdentityToken(String),
     /// Ready to send.

@@ -86,13 +86,13 @@ pub struct Mount {
     pub source: MountSource,
     /// Make a file rather than a directory where the target is missing.
     pub file: bool,
-    /// MS_RDONLY.
+    /// `MS_RDONLY`.
     pub read_only: bool,
-    /// MS_NOSUID.
+    /// `MS_NOSUID`.
     pub no_suid: bool,
-    /// MS_NODEV.
+    /// `MS_NODEV`.
     pub no_dev: bool,
-    /// MS_NOEXEC.
+    /// `MS_NOEXEC`.
     pub no_exec: bool,
     /// `private`, `rprivate`, `slave`, `rslave`, `shared`, `rshared`.
     pub propagation: String,
@@ -198,15 +198,15 @@ pub struct Process {
     pub user: User,
     /// Capability sets.
     pub capabilities: Capabilities,
-    /// PR_SET_NO_NEW_PRIVS.
+    /// `PR_SET_NO_NEW_PRIVS`.
     pub no_new_privs: bool,
     /// Classic BPF programs, installed in this order as the last step before exec; each is an array of `struct sock_filter`.
     pub seccomp: Vec<Vec<u8>>,
-    /// AppArmor profile for the exec, where the kernel has AppArmor.
+    /// `AppArmor` profile for the exec, where the kernel has `AppArmor`.
     pub apparmor: Option<String>,
     /// Limits.
     pub rlimits: Vec<Rlimit>,
-    /// /proc/self/oom_score_adj.
+    /// `/proc/self/oom_score_adj`.
     pub oom_score_adj: Option<i32>,
     /// A pseudo terminal, its master handed back; else `stdio`.
     pub tty: bool,

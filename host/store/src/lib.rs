@@ -2,7 +2,7 @@
 //!
 //! Values are bytes under a table name and a key; each carries a version that grows with every write, so that a
 //! transaction can say what it relied on. Writers hand over whole transactions, which one thread commits in groups.
-//! A commit survives the daemon's sudden death when it returns, and power loss shortly after (SQLite, WAL,
+//! A commit survives the daemon's sudden death when it returns, and power loss shortly after (`SQLite`, WAL,
 //! `synchronous=NORMAL`: the file is never torn, the last moments may be lost).
 #![forbid(unsafe_code)]
 
