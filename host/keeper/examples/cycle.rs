@@ -18,7 +18,10 @@ use std::time::{Duration, Instant};
 use wharf_keeper::{Keeper, connect};
 use wharf_kernel::cgroup::Cgroups;
 use wharf_kernel::{Result, caps, mount, netns, seccomp};
-use wharf_plan::run::*;
+use wharf_plan::run::{
+    Capabilities, Cgroup, Device, ExitStatus, Mount, MountSource, Namespace, Namespaces, Process, Resources,
+    RunPlan,
+};
 
 #[derive(Default)]
 struct Options {
@@ -85,7 +88,7 @@ async fn bench(options: &Options) -> Any<()> {
             let plain = bench.series(Kind::Plain, n, idle).await?;
             let docker = bench.series(Kind::Docker, n, idle).await?;
             let again = self::floor(options, n, idle)?;
-            let base = (floor + again) / 2.0;
+            let base = f64::midpoint(floor, again);
             println!(
                 "idle {idle} ms: floor {floor:.3} and {again:.3} ms, plain {plain:.3} ({:.2}x), docker {docker:.3} ({:.2}x)",
                 plain / base,
@@ -184,7 +187,7 @@ impl Bench {
         for name in ["w/work", "w", "u", ""] {
             match std::fs::remove_dir(dir.join(name)) {
                 Err(e) if e.raw_os_error() == Some(libc::ENOTEMPTY) => {
-                    std::fs::remove_dir_all(dir.join(name))?
+                    std::fs::remove_dir_all(dir.join(name))?;
                 }
                 _ => {}
             }

@@ -19,8 +19,10 @@ use crate::{Entry, KeeperError, Started};
 
 /// How long a new keeper may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Between two attempts to get a keeper again.
-const PAUSE: Duration = Duration::from_millis(200);
+/// Between two attempts to get a keeper.
+const PAUSE: Duration = Duration::from_millis(100);
+/// So often a keeper is started before giving up.
+const ATTEMPTS: u32 = 10;
 
 /// A connection to the keeper; clones share it. When the keeper dies it is started again and connected to by itself.
 #[derive(Clone, Debug)]
@@ -81,13 +83,17 @@ pub async fn connect(exec_root: &Path, program: &Path) -> Result<Keeper, KeeperE
 /// A connection that has been greeted.
 async fn establish(exec_root: &Path, program: &Path) -> Result<Socket, KeeperError> {
     let path = crate::socket_path(exec_root);
-    let mut started = false;
+    let mut attempts = 0;
     let socket = loop {
         match socket::connect(&path) {
             Ok(socket) => break socket,
-            Err(e) if matches!(e.errno(), libc::ENOENT | libc::ECONNREFUSED) && !started => {
+            Err(e) if matches!(e.errno(), libc::ENOENT | libc::ECONNREFUSED) && attempts < ATTEMPTS => {
+                if attempts > 0 {
+                    // One that is just ending still has the directory.
+                    tokio::time::sleep(PAUSE).await;
+                }
                 start(exec_root, program).await?;
-                started = true;
+                attempts += 1;
             }
             Err(e) => return Err(KeeperError::Unreachable(e.to_string())),
         }

@@ -152,10 +152,11 @@ impl Assembler {
         let bad = |why: &str| Error::refused("decode", libc::EPROTO, why.to_owned());
         let (flags, sequence, payload) = match buffer.get(..length).unwrap_or_default() {
             [] => return Ok(Received::End),
-            [flags, a, b, c, d, e, f, g, h, payload @ ..] => {
-                (*flags, u64::from_le_bytes([*a, *b, *c, *d, *e, *f, *g, *h]), payload)
+            [flags, rest @ ..] => {
+                let (sequence, payload) =
+                    rest.split_first_chunk().ok_or_else(|| bad("a packet is cut off"))?;
+                (*flags, u64::from_le_bytes(*sequence), payload)
             }
-            _ => return Err(bad("a packet is cut off")),
         };
         if self.fds.len() > MOST_FDS + 1 {
             return Err(bad("too many descriptors"));

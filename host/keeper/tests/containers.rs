@@ -1,4 +1,12 @@
 //! Containers from start to end: codes, signals, streams, terminals, users, limits, exec, init.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::wildcard_imports,
+    reason = "a test that fails panics"
+)]
 
 mod rig;
 
@@ -340,8 +348,9 @@ async fn kernel_parameters_and_limits() {
 
 #[tokio::test]
 async fn what_a_plan_must_not_say() {
+    type Change = fn(&mut RunPlan);
     let rig = Rig::new().await;
-    let changes: [(&str, fn(&mut RunPlan)); 8] = [
+    let changes: [(&str, Change); 8] = [
         ("descriptor 99", |p| p.rootfs = 99),
         ("cannot hold", |p| p.hold = vec![("x".into(), 77)]),
         ("cannot be an id", |p| p.id = "../escape".into()),

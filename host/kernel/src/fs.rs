@@ -9,12 +9,13 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
+use std::rc::Rc;
 
 use crate::error::{Error, Result};
 use crate::sys::file::{self as sys, RESOLVE_BENEATH, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS};
 
-/// The deepest tree that [`Root::remove_all`] goes down.
-const MAX_DEPTH: usize = 4096;
+/// So many directories [`Root::remove_all`] has open at most.
+const DEEPEST: usize = 128;
 
 /// A directory as the root of all paths given to its methods. Paths may be absolute or relative.
 #[derive(Debug)]
@@ -101,7 +102,11 @@ impl Root {
         let fd = self.open_fd(path, libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY, 0)?;
         let stat = sys::fstatat(fd.as_fd(), c"")?;
         if stat.st_mode & libc::S_IFMT != libc::S_IFREG {
-            return Err(Error::refused(format!("open({path:?})"), libc::EINVAL, "not a regular file"));
+            return Err(Error::refused(
+                format!("open({})", path.display()),
+                libc::EINVAL,
+                "not a regular file",
+            ));
         }
         Ok(File::from(fd))
     }
@@ -150,7 +155,7 @@ impl Root {
         let path = path.as_ref();
         let Some(name) = path.file_name() else {
             return Err(Error::refused(
-                format!("parent({path:?})"),
+                format!("parent({})", path.display()),
                 libc::EINVAL,
                 "the path has no last name",
             ));
@@ -297,56 +302,62 @@ fn list(dir: OwnedFd) -> Result<Vec<(OsString, Kind)>> {
     Ok(found)
 }
 
+/// Something to remove: the directory that has it, its name, and how deep that is below the tree's top.
+type Doomed = (Rc<OwnedFd>, CString, usize);
+
+/// Removes a tree with a stack of its own, as a hostile one may be deeper than ours. Open descriptors are bounded too:
+/// what lies very deep is first moved up to the tree's top.
 fn remove_tree(parent: OwnedFd, name: CString) -> Result<()> {
-    // A stack of its own instead of recursion: a hostile tree may be deeper than our stack.
-    let mut stack = vec![(parent, name)];
-    while let Some((dir, name)) = stack.last() {
-        match sys::unlinkat(dir.as_fd(), name, false) {
-            Ok(()) => {
-                stack.pop();
-                continue;
-            }
-            Err(e) if e.is_not_found() => {
-                stack.pop();
-                continue;
-            }
-            Err(e) if e.is(libc::EISDIR) || e.is(libc::EPERM) => {}
-            Err(e) => return Err(e),
-        }
-        match sys::unlinkat(dir.as_fd(), name, true) {
-            Ok(()) => {
-                stack.pop();
-                continue;
-            }
-            Err(e) if e.is(libc::ENOTEMPTY) || e.is(libc::EEXIST) => {}
-            Err(e) => return Err(e),
-        }
-        if stack.len() > MAX_DEPTH {
-            return Err(Error::refused("remove_all", libc::ELOOP, "the tree is too deep"));
+    let mut stack: Vec<Doomed> = vec![(Rc::new(parent), name, 0)];
+    let mut top: Option<Rc<OwnedFd>> = None;
+    let mut refilled = 0u32;
+    while let Some((dir, name, depth)) = stack.last().cloned() {
+        if removed(dir.as_fd(), &name)? {
+            stack.pop();
+            continue;
         }
         let flags = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOFOLLOW;
-        let inner = sys::openat(Some(dir.as_fd()), name, flags, 0)?;
-        let copy = inner.try_clone()?;
-        let mut deeper = None;
-        for (child, _) in list(copy)? {
+        let inner = Rc::new(sys::openat(Some(dir.as_fd()), &name, flags, 0)?);
+        let top = Rc::clone(top.get_or_insert_with(|| Rc::clone(&inner)));
+        let before = stack.len();
+        for (child, kind) in list(inner.try_clone()?)? {
             let child = sys::cstring(child.into_vec())?;
-            match sys::unlinkat(inner.as_fd(), &child, false) {
-                Ok(()) => {}
-                Err(e) if e.is_not_found() => {}
-                Err(_) => match sys::unlinkat(inner.as_fd(), &child, true) {
-                    Ok(()) => {}
-                    Err(_) => {
-                        deeper = Some(child);
-                        break;
-                    }
-                },
+            if kind != Kind::Directory && removed(inner.as_fd(), &child)? {
+                continue;
+            }
+            if depth < DEEPEST {
+                stack.push((Rc::clone(&inner), child, depth + 1));
+            } else {
+                let new = sys::cstring(format!(".removing-{}-{}", std::process::id(), sys_counter()))?;
+                sys::renameat2(inner.as_fd(), &child, top.as_fd(), &new, 0)?;
+                stack.push((Rc::clone(&top), new, 1));
             }
         }
-        if let Some(child) = deeper {
-            stack.push((inner, child));
+        if stack.len() == before {
+            // Empty by now. Somebody who keeps filling it must not keep us here.
+            refilled += 1;
+            if refilled > 1000 {
+                return Err(Error::refused("remove_all", libc::ENOTEMPTY, "the tree is being filled again"));
+            }
         }
     }
     Ok(())
+}
+
+/// Removes a file or an empty directory; false where it is a directory with something in it.
+fn removed(dir: BorrowedFd<'_>, name: &CString) -> Result<bool> {
+    match sys::unlinkat(dir, name, false) {
+        Ok(()) => return Ok(true),
+        Err(e) if e.is_not_found() => return Ok(true),
+        Err(e) if e.is(libc::EISDIR) || e.is(libc::EPERM) => {}
+        Err(e) => return Err(e),
+    }
+    match sys::unlinkat(dir, name, true) {
+        Ok(()) => Ok(true),
+        Err(e) if e.is_not_found() => Ok(true),
+        Err(e) if e.is(libc::ENOTEMPTY) || e.is(libc::EEXIST) => Ok(false),
+        Err(e) => Err(e),
+    }
 }
 
 fn sys_counter() -> u64 {

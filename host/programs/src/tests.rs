@@ -11,12 +11,12 @@ fn program(bytes: &[u8]) -> tempfile::TempPath {
 }
 
 fn init(arguments: &[&str]) -> Output {
-    Command::new(&program(super::INIT)).args(arguments).output().unwrap()
+    Command::new(&*program(super::INIT)).args(arguments).output().unwrap()
 }
 
 #[test]
 fn hello_prints() {
-    let output = Command::new(&program(super::HELLO)).output().unwrap();
+    let output = Command::new(&*program(super::HELLO)).output().unwrap();
     assert!(output.status.success());
     assert!(output.stdout.starts_with(b"Hello from Wharf!\n"));
     assert!(super::HELLO.len() < 16 * 1024, "{}", super::HELLO.len());
@@ -25,7 +25,7 @@ fn hello_prints() {
 #[test]
 fn hello_fails_where_it_cannot_print() {
     let full = std::fs::File::create("/dev/full").unwrap();
-    assert_eq!(Command::new(&program(super::HELLO)).stdout(full).status().unwrap().code(), Some(1));
+    assert_eq!(Command::new(&*program(super::HELLO)).stdout(full).status().unwrap().code(), Some(1));
 }
 
 #[test]
@@ -41,7 +41,7 @@ fn init_hands_on_arguments_environment_and_code() {
 
 #[test]
 fn init_forwards_signals() {
-    let mut child = Command::new(&program(super::INIT))
+    let mut child = Command::new(&*program(super::INIT))
         .args(["/bin/sh", "sh", "-c", "trap 'echo got; exit 3' TERM; echo ready; while :; do read x; done"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

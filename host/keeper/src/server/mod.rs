@@ -24,7 +24,7 @@ const DAEMON: u64 = 1;
 /// A daemon that does not read for so many packets is cut off; it asks anew when it comes back.
 const QUEUE: usize = 4096;
 
-/// How long a keeper without containers and without a daemon stays.
+/// How long a keeper without containers waits for its first daemon.
 const IDLE: Duration = Duration::from_secs(10);
 
 /// The connected daemon.
@@ -55,6 +55,7 @@ struct Server {
     table: Table,
     buffer: Vec<u8>,
     alone_since: Option<Instant>,
+    had_daemon: bool,
 }
 
 fn errno(call: &'static str) -> impl Fn(nix::errno::Errno) -> Error {
@@ -73,7 +74,8 @@ impl Server {
         loop {
             let timeout = match self.alone_since {
                 Some(since) if self.table.is_empty() => {
-                    let left = IDLE.saturating_sub(since.elapsed());
+                    let stay = if self.had_daemon { Duration::ZERO } else { IDLE };
+                    let left = stay.saturating_sub(since.elapsed());
                     if left.is_zero() {
                         return Ok(End::Shutdown);
                     }
@@ -139,8 +141,8 @@ impl Server {
             // Closing it takes it out of the epoll set as well, unless a child being set up has a copy.
             let _ = self.epoll.delete(&daemon.socket);
             self.table.forget_waiting();
-            self.alone_since =
-                Some(Instant::now() - if self.table.is_empty() { IDLE } else { Duration::ZERO });
+            self.had_daemon = true;
+            self.alone_since = Some(Instant::now());
         }
     }
 

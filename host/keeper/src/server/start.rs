@@ -1,5 +1,6 @@
 //! How a keeper comes to be: from the daemon, from itself (sealed), from an older one.
 
+use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -106,8 +107,10 @@ pub fn serve(settings: Settings) -> Result<(), String> {
     };
     let made = Server::new(settings);
     if let Some(ready) = ready {
-        let text = made.as_ref().err().map(Error::to_string).unwrap_or_default();
-        sys::daemon_ready(ready, &text);
+        let failure = made.as_ref().err().filter(|e| !e.is(libc::EALREADY));
+        let text = failure.map(Error::to_string).unwrap_or_default();
+        sys::daemon_ready(&ready, &text);
+        drop(ready);
     }
     let mut server = match made {
         Ok(server) => server,
@@ -181,31 +184,28 @@ impl Server {
         let mut host = Host::new(wharf_programs::INIT)?;
         host.set_open_files(nofile.0, nofile.1);
         let mut reloaded = None;
-        let (listener, lock, daemon, table) = match handover {
-            Some(handover) => {
-                reloaded = Some(handover.sequence);
-                let mut table = Table::default();
-                for process in handover.processes {
-                    table.insert(process.take()?);
-                }
-                let daemon = handover.daemon.map(sys::inherited).transpose()?;
-                (sys::inherited(handover.listener)?, sys::inherited(handover.lock)?, daemon, table)
+        let (listener, lock, daemon, table) = if let Some(handover) = handover {
+            reloaded = Some(handover.sequence);
+            let mut table = Table::default();
+            for process in handover.processes {
+                table.insert(process.take()?);
             }
-            None => {
-                make_dir(&settings.exec_root)?;
-                make_dir(&settings.state())?;
-                let lock = lock(&settings.exec_root)?;
-                let path = settings.socket();
-                // Left by a keeper that died: its lock is ours now.
-                let _ = std::fs::remove_file(&path);
-                let listener = socket::listen(&path)?;
-                (listener, lock, None, state::adopt(&settings)?)
-            }
+            let daemon = handover.daemon.map(sys::inherited).transpose()?;
+            (sys::inherited(handover.listener)?, sys::inherited(handover.lock)?, daemon, table)
+        } else {
+            make_dir(&settings.exec_root)?;
+            let lock = lock(&settings.exec_root)?;
+            make_dir(&settings.state())?;
+            let path = settings.socket();
+            // Left by a keeper that died: its lock is ours now.
+            let _ = std::fs::remove_file(&path);
+            let listener = socket::listen(&path)?;
+            (listener, lock, None, state::adopt(&settings)?)
         };
         let daemon = daemon.map(|socket| Daemon {
             socket,
             assembler: Assembler::default(),
-            queue: Default::default(),
+            queue: VecDeque::default(),
         });
         let mut server = Self {
             settings,
@@ -217,6 +217,7 @@ impl Server {
             table,
             buffer: vec![0; PACKET],
             alone_since: None,
+            had_daemon: false,
         };
         server.watch_all()?;
         if let Some(sequence) = reloaded {

@@ -355,16 +355,15 @@ impl Server {
         let pty_there = pty.is_some();
         let copies: Option<Vec<OwnedFd>> =
             process.pidfd.iter().chain(pty).map(|fd| fd.try_clone().ok()).collect();
-        match copies {
-            Some(fds) => self.answer(sequence, &Answer::Started { pid, started_at, pty: pty_there }, fds),
-            None => {
-                let error = refused(libc::EMFILE, "the keeper has no descriptors left".into());
-                if let Some(pidfd) = &process.pidfd {
-                    let _ = sys::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
-                }
-                process.failure = Some(error);
-                process.waiting = Some(sequence);
+        if let Some(fds) = copies {
+            self.answer(sequence, &Answer::Started { pid, started_at, pty: pty_there }, fds);
+        } else {
+            if let Some(pidfd) = &process.pidfd {
+                // It has ended already where this fails.
+                let _ = sys::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
             }
+            process.failure = Some(refused(libc::EMFILE, "the keeper has no descriptors left".into()));
+            process.waiting = Some(sequence);
         }
     }
 

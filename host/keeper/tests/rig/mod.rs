@@ -14,14 +14,14 @@ use wharf_kernel::cgroup::Cgroups;
 use wharf_kernel::{caps, fs, mount, netns, seccomp};
 use wharf_plan::run::*;
 
-pub const PROGRAM: &str = env!("CARGO_BIN_EXE_wharf-keeper");
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_wharf-keeper");
 
-pub struct Rig {
-    pub dir: tempfile::TempDir,
-    pub keeper: Keeper,
-    pub exits: tokio::sync::mpsc::UnboundedReceiver<(String, ExitStatus)>,
-    pub cgroups: Cgroups,
-    pub parent: String,
+pub(crate) struct Rig {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) keeper: Keeper,
+    pub(crate) exits: tokio::sync::mpsc::UnboundedReceiver<(String, ExitStatus)>,
+    pub(crate) cgroups: Cgroups,
+    pub(crate) parent: String,
     next: AtomicU32,
     guard: Guard,
 }
@@ -49,37 +49,37 @@ impl Drop for Guard {
 }
 
 /// A plan with its descriptors.
-pub struct Plan {
-    pub run: RunPlan,
-    pub fds: Vec<OwnedFd>,
+pub(crate) struct Plan {
+    pub(crate) run: RunPlan,
+    pub(crate) fds: Vec<OwnedFd>,
 }
 
 impl Plan {
-    pub fn fd(&mut self, fd: OwnedFd) -> Fd {
+    pub(crate) fn fd(&mut self, fd: OwnedFd) -> Fd {
         self.fds.push(fd);
         u32::try_from(self.fds.len() - 1).unwrap()
     }
 }
 
-pub struct Output {
-    pub status: ExitStatus,
-    pub text: String,
+pub(crate) struct Output {
+    pub(crate) status: ExitStatus,
+    pub(crate) text: String,
 }
 
 /// The keeper's pid: the owner of its socket.
-pub fn keeper_pid(exec_root: &Path) -> i32 {
+pub(crate) fn keeper_pid(exec_root: &Path) -> i32 {
     let socket = wharf_kernel::sys::socket::connect(&wharf_keeper::socket_path(exec_root)).unwrap();
     wharf_kernel::sys::socket::peer(socket.as_fd()).unwrap().pid
 }
 
 /// Waits for the end of a process, which must come.
-pub fn wait_pidfd(pidfd: &OwnedFd) {
+pub(crate) fn wait_pidfd(pidfd: &OwnedFd) {
     let mut polls = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
     assert_eq!(poll(&mut polls, 20_000u16).unwrap(), 1, "the process does not end");
 }
 
 impl Rig {
-    pub async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         static RIGS: AtomicU32 = AtomicU32::new(0);
         let dir = tempfile::Builder::new().prefix("wharf-keeper-").tempdir().unwrap();
         let keeper = connect(dir.path(), Path::new(PROGRAM)).await.unwrap();
@@ -87,23 +87,31 @@ impl Rig {
         let rig = RIGS.fetch_add(1, Ordering::Relaxed);
         let parent = format!("/wharf-keeper-test-{}-{rig}", std::process::id());
         let guard = Guard { exec_root: dir.path().to_owned(), parent: parent.clone() };
-        Self { dir, keeper, exits, cgroups: Cgroups::detect().unwrap(), parent, next: AtomicU32::new(0), guard }
+        Self {
+            dir,
+            keeper,
+            exits,
+            cgroups: Cgroups::detect().unwrap(),
+            parent,
+            next: AtomicU32::new(0),
+            guard,
+        }
     }
 
-    pub fn id(&self) -> String {
+    pub(crate) fn id(&self) -> String {
         format!("c{}", self.next.fetch_add(1, Ordering::Relaxed))
     }
 
-    pub fn cgroup(&self, id: &str) -> String {
+    pub(crate) fn cgroup(&self, id: &str) -> String {
         format!("{}/{id}", self.parent)
     }
 
     /// A container as Docker would make it, running a shell script.
-    pub fn plan(&self, script: &str) -> Plan {
+    pub(crate) fn plan(&self, script: &str) -> Plan {
         self.plan_in(script, rootfs(&[]))
     }
 
-    pub fn plan_in(&self, script: &str, root: OwnedFd) -> Plan {
+    pub(crate) fn plan_in(&self, script: &str, root: OwnedFd) -> Plan {
         let id = self.id();
         let mut plan = Plan { run: RunPlan::default(), fds: vec![root] };
         plan.run.process = process(&["/bin/sh", "-c", script]);
@@ -153,7 +161,7 @@ impl Rig {
     }
 
     /// Makes the cgroup and starts it with both output streams in one pipe.
-    pub async fn start(&self, plan: &mut Plan) -> Result<(Started, OwnedFd), StartError> {
+    pub(crate) async fn start(&self, plan: &mut Plan) -> Result<(Started, OwnedFd), StartError> {
         let (ours, theirs) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
         if !plan.run.process.tty {
             let fd = plan.fd(theirs);
@@ -175,7 +183,7 @@ impl Rig {
         started.map(|started| (started, ours))
     }
 
-    pub async fn exec(&self, plan: &mut ExecPlan) -> Result<(Started, OwnedFd), StartError> {
+    pub(crate) async fn exec(&self, plan: &mut ExecPlan) -> Result<(Started, OwnedFd), StartError> {
         let (ours, theirs) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
         let mut fds = Vec::new();
         if !plan.process.tty {
@@ -187,7 +195,7 @@ impl Rig {
     }
 
     /// The next exit must be this one.
-    pub async fn exit(&mut self, id: &str) -> ExitStatus {
+    pub(crate) async fn exit(&mut self, id: &str) -> ExitStatus {
         let (got, status) =
             tokio::time::timeout(Duration::from_secs(20), self.exits.recv()).await.expect("no exit").unwrap();
         assert_eq!(got, id);
@@ -195,12 +203,12 @@ impl Rig {
     }
 
     /// Forgets the entry and removes the cgroup.
-    pub async fn clean(&self, id: &str) {
+    pub(crate) async fn clean(&self, id: &str) {
         self.keeper.forget(id).await.unwrap();
         self.cgroups.remove(&self.cgroup(id), Duration::from_secs(5)).unwrap();
     }
 
-    pub async fn output(&mut self, plan: &mut Plan) -> Output {
+    pub(crate) async fn output(&mut self, plan: &mut Plan) -> Output {
         let (_, pipe) = self.start(plan).await.unwrap();
         let text = read(pipe).await;
         let status = self.exit(&plan.run.id).await;
@@ -209,13 +217,13 @@ impl Rig {
     }
 
     /// Output and code of a script in a default container.
-    pub async fn sh(&mut self, script: &str) -> Output {
+    pub(crate) async fn sh(&mut self, script: &str) -> Output {
         let mut plan = self.plan(script);
         self.output(&mut plan).await
     }
 
     /// The error of a start that must fail.
-    pub async fn refused(&self, plan: &mut Plan) -> StartError {
+    pub(crate) async fn refused(&self, plan: &mut Plan) -> StartError {
         match self.start(plan).await {
             Ok((started, _)) => panic!("it started as {}", started.pid),
             Err(error) => {
@@ -229,7 +237,7 @@ impl Rig {
     }
 
     /// Ends the keeper and looks for leftovers.
-    pub async fn finish(self) {
+    pub(crate) async fn finish(self) {
         assert_eq!(self.keeper.list().await.unwrap(), [], "entries are left");
         let pid = keeper_pid(self.dir.path());
         let pidfd = wharf_kernel::sys::process::pidfd_open(pid).unwrap();
@@ -245,7 +253,7 @@ impl Rig {
     }
 }
 
-pub async fn read(pipe: OwnedFd) -> String {
+pub(crate) async fn read(pipe: OwnedFd) -> String {
     tokio::task::spawn_blocking(move || {
         let mut bytes = Vec::new();
         // A terminal's master ends with EIO.
@@ -257,7 +265,7 @@ pub async fn read(pipe: OwnedFd) -> String {
 }
 
 /// Reads until the text has come.
-pub fn read_until(fd: &OwnedFd, wanted: &str) -> String {
+pub(crate) fn read_until(fd: &OwnedFd, wanted: &str) -> String {
     let mut text = String::new();
     while !text.contains(wanted) {
         let mut polls = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
@@ -271,7 +279,7 @@ pub fn read_until(fd: &OwnedFd, wanted: &str) -> String {
 }
 
 /// A detached root file system: a tmpfs with the links of the host's root and some files.
-pub fn rootfs(files: &[(&str, &str)]) -> OwnedFd {
+pub(crate) fn rootfs(files: &[(&str, &str)]) -> OwnedFd {
     let tree = mount::tmpfs(&["mode=755"], mount::Flags::default()).unwrap();
     let root = fs::Root::new(tree.try_clone().unwrap());
     for name in ["usr", "etc", "proc", "sys", "dev", "tmp", "root"] {
@@ -292,7 +300,7 @@ pub fn rootfs(files: &[(&str, &str)]) -> OwnedFd {
     tree
 }
 
-pub fn process(args: &[&str]) -> Process {
+pub(crate) fn process(args: &[&str]) -> Process {
     let all = caps::DOCKER_DEFAULT;
     Process {
         args: args.iter().map(|a| (*a).to_owned()).collect(),
@@ -309,7 +317,7 @@ pub fn process(args: &[&str]) -> Process {
     }
 }
 
-pub fn tree_mount(target: &str, fd: Fd) -> Mount {
+pub(crate) fn tree_mount(target: &str, fd: Fd) -> Mount {
     Mount {
         target: target.into(),
         source: MountSource::Tree(fd),
@@ -322,7 +330,7 @@ pub fn tree_mount(target: &str, fd: Fd) -> Mount {
     }
 }
 
-pub fn new_mount(target: &str, fstype: &str, options: &[&str], flags: &str) -> Mount {
+pub(crate) fn new_mount(target: &str, fstype: &str, options: &[&str], flags: &str) -> Mount {
     Mount {
         target: target.into(),
         source: MountSource::New {
@@ -338,7 +346,7 @@ pub fn new_mount(target: &str, fstype: &str, options: &[&str], flags: &str) -> M
     }
 }
 
-pub fn docker_mounts() -> Vec<Mount> {
+pub(crate) fn docker_mounts() -> Vec<Mount> {
     vec![
         new_mount("/proc", "proc", &[], "nosuid,nodev,noexec"),
         new_mount("/dev", "tmpfs", &["mode=755", "size=65536k"], "nosuid"),
@@ -355,7 +363,7 @@ pub fn docker_mounts() -> Vec<Mount> {
     ]
 }
 
-pub fn docker_devices() -> Vec<Device> {
+pub(crate) fn docker_devices() -> Vec<Device> {
     [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)]
         .map(|(name, major, minor)| Device {
             path: format!("/dev/{name}"),

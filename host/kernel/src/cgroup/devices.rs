@@ -143,7 +143,7 @@ mod tests {
             match i.code {
                 0x61 => r[dst] = context[usize::try_from(i.off / 4).unwrap()],
                 0x54 => r[dst] &= i.imm,
-                0x74 => r[dst] = ((r[dst] as u32) >> i.imm) as i32,
+                0x74 => r[dst] = (r[dst].cast_unsigned() >> i.imm).cast_signed(),
                 0xbc => r[dst] = r[src],
                 0xb4 => r[dst] = i.imm,
                 0x56 if r[dst] != i.imm => at += usize::try_from(i.off).unwrap(),

@@ -24,27 +24,27 @@ impl<'a> Dir<'a> {
         Self { root }
     }
 
-    pub(super) fn open(&self, path: &str) -> Result<OwnedFd> {
+    pub(super) fn open(self, path: &str) -> Result<OwnedFd> {
         sys::openat2(self.root, &cstring(path)?, libc::O_RDONLY | libc::O_DIRECTORY, 0, RESOLVE)
     }
 
-    pub(super) fn read(&self, path: &str) -> Result<String> {
+    pub(super) fn read(self, path: &str) -> Result<String> {
         let fd = sys::openat2(self.root, &cstring(path)?, libc::O_RDONLY, 0, RESOLVE)?;
         let bytes = crate::fs::read_limited(&File::from(fd), LONGEST)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    pub(super) fn open_write(&self, path: &str) -> Result<OwnedFd> {
+    pub(super) fn open_write(self, path: &str) -> Result<OwnedFd> {
         sys::openat2(self.root, &cstring(path)?, libc::O_WRONLY, 0, RESOLVE)
     }
 
-    pub(super) fn write(&self, path: &str, value: &str) -> Result<()> {
+    pub(super) fn write(self, path: &str, value: &str) -> Result<()> {
         let fd = self.open_write(path)?;
         sys::write_once(fd.as_fd(), value.as_bytes()).map_err(|e| e.note(path.to_owned()))
     }
 
     /// As [`write`](Self::write); a file that this kernel does not have is success.
-    pub(super) fn write_if_there(&self, path: &str, value: &str) -> Result<()> {
+    pub(super) fn write_if_there(self, path: &str, value: &str) -> Result<()> {
         match self.write(path, value) {
             Err(e) if e.is_not_found() => Ok(()),
             result => result,
@@ -52,7 +52,7 @@ impl<'a> Dir<'a> {
     }
 
     /// Makes one directory; the one above must be there.
-    pub(super) fn mkdir(&self, path: &str) -> Result<()> {
+    pub(super) fn mkdir(self, path: &str) -> Result<()> {
         match path.rsplit_once('/') {
             Some((above, name)) => {
                 let dir =
@@ -63,7 +63,7 @@ impl<'a> Dir<'a> {
         }
     }
 
-    pub(super) fn children(&self, path: &str) -> Result<Vec<String>> {
+    pub(super) fn children(self, path: &str) -> Result<Vec<String>> {
         let dir = self.open(path)?;
         let stream = nix::dir::Dir::from_fd(dir).map_err(|e| Error::new("fdopendir()", e as i32))?;
         let mut names = Vec::new();
@@ -78,7 +78,7 @@ impl<'a> Dir<'a> {
     }
 
     /// The cgroup and all below it, deepest last.
-    fn tree(&self, path: &str) -> Result<Vec<String>> {
+    fn tree(self, path: &str) -> Result<Vec<String>> {
         let mut all = vec![path.to_owned()];
         let mut next = 0;
         while let Some(current) = all.get(next).cloned() {
@@ -94,7 +94,7 @@ impl<'a> Dir<'a> {
     }
 
     /// Removes the cgroup and all below it; nothing there is success.
-    pub(super) fn remove_tree(&self, path: &str) -> Result<()> {
+    pub(super) fn remove_tree(self, path: &str) -> Result<()> {
         // Almost always it is one directory.
         match self.rmdir(path) {
             Err(e) if e.is(libc::EBUSY) => {}
@@ -107,7 +107,7 @@ impl<'a> Dir<'a> {
         tree.iter().rev().try_for_each(|path| self.rmdir(path))
     }
 
-    fn rmdir(&self, path: &str) -> Result<()> {
+    fn rmdir(self, path: &str) -> Result<()> {
         let removed = match path.rsplit_once('/') {
             Some((above, name)) => {
                 sys::openat2(self.root, &cstring(above)?, libc::O_PATH | libc::O_DIRECTORY, 0, RESOLVE)
@@ -121,7 +121,7 @@ impl<'a> Dir<'a> {
         }
     }
 
-    pub(super) fn pids(&self, path: &str) -> Result<Vec<i32>> {
+    pub(super) fn pids(self, path: &str) -> Result<Vec<i32>> {
         let mut pids = Vec::new();
         for (index, cgroup) in self.tree(path)?.iter().enumerate() {
             match self.read(&format!("{cgroup}/cgroup.procs")) {

@@ -75,7 +75,7 @@ pub struct BlkioStats {
     pub operations: Vec<BlkioEntry>,
 }
 
-/// Nanoseconds per tick of `cpuacct.stat`: USER_HZ is 100 on every architecture that is supported.
+/// Nanoseconds per tick of `cpuacct.stat`: `USER_HZ` is 100 on every architecture that is supported.
 const TICK: u64 = 10_000_000;
 
 /// A file that this kernel does not have reads as empty; a cgroup that is gone is an error.

@@ -145,7 +145,8 @@ fn reads(place: &Place, device: &str) -> bool {
         .iter()
         .filter(|h| h.has("devices") || place.cgroups.version() == Version::V2)
         .map(|h| format!("echo 0 > {}/{path}/cgroup.procs; ", h.path().to_str().unwrap()))
-        .collect::<String>();
+        .collect::<Vec<_>>()
+        .concat();
     let status = Command::new("sh")
         .args(["-ec", &format!("{script} head -c1 < {device}")])
         .stdout(Stdio::null())

@@ -163,7 +163,7 @@ fn device_rules(dir: Dir<'_>, path: &str, resources: &Resources) -> Result<()> {
     Ok(())
 }
 
-fn freezer<'a>(hierarchies: &'a [Hierarchy]) -> Result<Dir<'a>> {
+fn freezer(hierarchies: &[Hierarchy]) -> Result<Dir<'_>> {
     hierarchies
         .iter()
         .find(|h| h.has("freezer"))

@@ -113,7 +113,7 @@ impl<T> At<T> for Result<T> {
 }
 
 /// A descriptor of the plan by its number.
-fn fd<'a>(fds: &'a [OwnedFd], index: u32) -> Result<BorrowedFd<'a>, StartError> {
+fn fd(fds: &[OwnedFd], index: u32) -> Result<BorrowedFd<'_>, StartError> {
     usize::try_from(index).ok().and_then(|i| fds.get(i)).map(AsFd::as_fd).ok_or_else(|| StartError {
         stage: Stage::Request,
         errno: libc::EBADF,

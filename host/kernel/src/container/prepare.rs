@@ -44,7 +44,7 @@ impl<'a> Process<'a> {
             return Err(request(&format!("the working directory {cwd:?} is not absolute"), libc::EINVAL));
         }
         // The plan's own come last and so win.
-        let inherited = host.open_files.map(|(soft, hard)| Ok((libc::RLIMIT_NOFILE as u32, soft, hard)));
+        let inherited = host.open_files.map(|(soft, hard)| Ok((libc::RLIMIT_NOFILE, soft, hard)));
         let rlimits = inherited
             .into_iter()
             .chain(plan.rlimits.iter().map(|limit| Ok((rlimit(&limit.kind)?, limit.soft, limit.hard))))
@@ -70,7 +70,7 @@ impl<'a> Process<'a> {
         })
     }
 
-    /// With a filter but without `no_new_privs`, installing the filter needs CAP_SYS_ADMIN.
+    /// With a filter but without `no_new_privs`, installing the filter needs `CAP_SYS_ADMIN`.
     pub(super) fn needs_admin_for_seccomp(&self) -> bool {
         !self.plan.seccomp.is_empty()
             && !self.plan.no_new_privs
@@ -147,7 +147,7 @@ pub(super) struct Device<'a> {
     pub(super) dir: CString,
     pub(super) file: CString,
     pub(super) mode: u32,
-    pub(super) device: u64,
+    pub(super) number: u64,
     pub(super) uid: u32,
     pub(super) gid: u32,
 }
@@ -385,7 +385,7 @@ impl<'a> Device<'a> {
             dir,
             file,
             mode: kind | plan.mode & 0o7777,
-            device: libc::makedev(plan.major, plan.minor),
+            number: libc::makedev(plan.major, plan.minor),
             uid: plan.uid,
             gid: plan.gid,
         })

@@ -318,13 +318,13 @@ fn fill_hierarchies(
 
 fn make_device(root: BorrowedFd<'_>, device: &Device<'_>) -> Result<()> {
     let dir = crate::fs::mkdir_all(root, &device.dir, 0o755, IN_ROOT)?;
-    match file::mknodat(dir.as_fd(), &device.file, device.mode, device.device) {
+    match file::mknodat(dir.as_fd(), &device.file, device.mode, device.number) {
         Ok(()) => {}
         Err(e) if e.is_exists() => {
             // A bound /dev has it already, and it is not ours to change. Anything else of that name is.
             let stat = file::fstatat(dir.as_fd(), &device.file)?;
             let same =
-                stat.st_mode & libc::S_IFMT == device.mode & libc::S_IFMT && stat.st_rdev == device.device;
+                stat.st_mode & libc::S_IFMT == device.mode & libc::S_IFMT && stat.st_rdev == device.number;
             return if same { Ok(()) } else { Err(e) };
         }
         Err(e) => return Err(e),
@@ -370,12 +370,11 @@ fn sysctls(job: &Run<'_>, proc: Option<&OwnedFd>) -> Result<(), StartError> {
         return Ok(());
     }
     let own;
-    let proc = match proc {
-        Some(proc) => proc,
-        None => {
-            own = process::own_proc().at(Stage::Sysctl, || "a proc file system")?;
-            &own
-        }
+    let proc = if let Some(proc) = proc {
+        proc
+    } else {
+        own = process::own_proc().at(Stage::Sysctl, || "a proc file system")?;
+        &own
     };
     let resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV;
     for (path, value) in &job.sysctls {

@@ -68,13 +68,20 @@ fn replace_and_remove_all() {
 }
 
 #[test]
-fn removes_deep_trees_without_recursion() {
+fn removes_deep_and_wide_trees() {
     let (dir, root) = root();
-    let mut path = std::path::PathBuf::from("deep");
-    for _ in 0..400 {
-        path.push("d");
+    // Deeper than a path can be long, and than a process has descriptors.
+    let mut deep = root.sub(".").unwrap();
+    deep.mkdir_all("tree", 0o755).unwrap();
+    deep = deep.sub("tree").unwrap();
+    for _ in 0..3000 {
+        deep.mkdir_all("a-directory", 0o755).unwrap();
+        deep.write("file", b"", 0o600).unwrap();
+        deep = deep.sub("a-directory").unwrap();
     }
-    root.mkdir_all(&path, 0o755).unwrap();
-    root.remove_all("deep").unwrap();
+    for number in 0..300 {
+        root.mkdir_all(format!("tree/wide/{number}/x"), 0o755).unwrap();
+    }
+    root.remove_all("tree").unwrap();
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }

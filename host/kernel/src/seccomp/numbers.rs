@@ -3,7 +3,7 @@
 /// No such call.
 pub(super) const NONE: u32 = u32::MAX;
 
-/// Name, and numbers for x86_64, i386, aarch64, arm.
+/// Name, and numbers for `x86_64`, `i386`, `aarch64`, `arm`.
 #[rustfmt::skip]
 pub(super) static NUMBERS: [(&str, [u32; 4]); 480] = [
     ("_llseek", [NONE, 140, NONE, 140]),
@@ -24,9 +24,9 @@ pub(super) static NUMBERS: [(&str, [u32; 4]); 480] = [
     ("bind", [49, 361, 200, 282]),
     ("bpf", [321, 357, 280, 386]),
     ("break", [NONE, 17, NONE, NONE]),
-    ("breakpoint", [NONE, NONE, NONE, 983041]),
+    ("breakpoint", [NONE, NONE, NONE, 0xf_0001]),
     ("brk", [12, 45, 214, 45]),
-    ("cacheflush", [NONE, NONE, NONE, 983042]),
+    ("cacheflush", [NONE, NONE, NONE, 0xf_0002]),
     ("cachestat", [451, 451, 451, 451]),
     ("capget", [125, 184, 90, 184]),
     ("capset", [126, 185, 91, 185]),
@@ -368,7 +368,7 @@ pub(super) static NUMBERS: [(&str, [u32; 4]); 480] = [
     ("set_robust_list", [273, 311, 99, 338]),
     ("set_thread_area", [205, 243, NONE, NONE]),
     ("set_tid_address", [218, 258, 96, 256]),
-    ("set_tls", [NONE, NONE, NONE, 983045]),
+    ("set_tls", [NONE, NONE, NONE, 0xf_0005]),
     ("setdomainname", [171, 121, 162, 121]),
     ("setfsgid", [123, 139, 152, 139]),
     ("setfsgid32", [NONE, 216, NONE, 216]),

@@ -29,7 +29,7 @@ struct OpenHow {
 pub fn openat2(dir: BorrowedFd<'_>, path: &CStr, flags: i32, mode: u32, resolve: u64) -> Result<OwnedFd> {
     let fd = dir.as_raw_fd();
     #[allow(clippy::cast_sign_loss, reason = "flag bits")]
-    let how = OpenHow { flags: (flags | libc::O_CLOEXEC) as u32 as u64, mode: mode.into(), resolve };
+    let how = OpenHow { flags: u64::from((flags | libc::O_CLOEXEC) as u32), mode: mode.into(), resolve };
     loop {
         // SAFETY: `path` and `how` live for the call and the size is that of `how`.
         let result = unsafe {

@@ -210,7 +210,7 @@ const PIDFD_INFO_EXIT: u64 = 1 << 3;
 fn pidfd_info(process: BorrowedFd<'_>) -> Option<PidfdInfo> {
     // _IOWR(0xFF, 11, struct pidfd_info): the size in the number tells the kernel how much it may fill.
     #[allow(clippy::cast_possible_truncation, reason = "the structure is 64 bytes")]
-    let request = (3u32 << 30) | ((size_of::<PidfdInfo>() as u32) << 16) | (0xff << 8) | 11;
+    let request = (3u32 << 30) | ((size_of::<PidfdInfo>() as u32) << 16) | (0xff << 8) | 0xb;
     let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
     // SAFETY: the kernel fills at most the size that the request says.
     let result = unsafe { libc::ioctl(process.as_raw_fd(), request.into(), std::ptr::from_mut(&mut info)) };
@@ -509,7 +509,7 @@ pub fn daemonize() -> Result<OwnedFd> {
 }
 
 /// Ends the waiting of [`daemonize`]; an empty text is success.
-pub fn daemon_ready(ready: OwnedFd, failure: &str) {
+pub fn daemon_ready(ready: &OwnedFd, failure: &str) {
     let mark = if failure.is_empty() { '+' } else { '-' };
     // If the one who waits was killed, nobody needs to know.
     let _ = super::socket::send(ready.as_fd(), format!("{mark}{failure}").as_bytes(), &[]);

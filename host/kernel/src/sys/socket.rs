@@ -196,6 +196,7 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], fds: &mut Vec<OwnedFd>
                 #[allow(clippy::unnecessary_cast, reason = "the field's type differs between C libraries")]
                 let bytes = (*message).cmsg_len as usize - (data as usize - message as usize);
                 for index in 0..bytes / size_of::<i32>() {
+                    #[allow(clippy::cast_ptr_alignment, reason = "read unaligned")]
                     let number = data.cast::<i32>().add(index).read_unaligned();
                     fds.push(OwnedFd::from_raw_fd(number));
                 }
