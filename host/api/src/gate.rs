@@ -1,6 +1,5 @@
 //! The only way from a request to the engine: who is it, may they, and only then the engine.
 
-use std::collections::HashMap;
 use std::ops::Deref;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,9 +20,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::io::AsyncRead;
+use tokio::sync::OnceCell;
 use tokio_util::io::StreamReader;
 use wharf_engine::Caller;
-use wharf_plan::auth::{Connection, Evidence, Operation, Peer, Target};
+use wharf_plan::auth::{Connection, Evidence, Operation};
 use wharf_plan::policy::Origin;
 use wharf_plan::types::Identity;
 
@@ -32,6 +32,7 @@ use crate::http::conn::{Answer, Handler, Hijacker};
 use crate::http::reply::{self, Reply};
 use crate::http::wire::Socket;
 use crate::ops::{self, Op};
+use crate::peer::{self, Other};
 use crate::query::{self, Query};
 use crate::service::Service;
 use crate::version::{self, Version};
@@ -43,53 +44,39 @@ pub(crate) const MAX_BODY: usize = 4 * 1024 * 1024;
 const BODY_TIMEOUT: Duration = Duration::from_mins(1);
 /// How long a connection's identity is believed before the plugins are asked again.
 const IDENTITY_AGE: Duration = Duration::from_secs(10);
-/// Decisions remembered per connection.
-const MAX_REMEMBERED: usize = 64;
 
 /// Who is at the other end of one connection.
 pub(crate) struct Visitor {
-    connection: Connection,
-    /// A browser could have been led here.
-    reachable_by_browsers: bool,
+    other: Other,
+    connection: OnceCell<Connection>,
     identity: Mutex<Option<(Instant, Arc<Identity>)>>,
-    allowed: Mutex<HashMap<(usize, String), Instant>>,
 }
 
 impl Visitor {
     fn new(socket: &Socket) -> Self {
-        let (transport, remote, evidence) = match socket {
-            Socket::Unix(stream) => match stream.peer_cred() {
-                Ok(cred) => {
-                    let pid = cred.pid().and_then(|p| u32::try_from(p).ok()).unwrap_or_default();
-                    let peer = Peer {
-                        uid: cred.uid(),
-                        gid: cred.gid(),
-                        groups: vec![cred.gid()],
-                        pid,
-                        user_name: None,
-                        executable: None,
-                    };
-                    ("unix", format!("pid {pid}"), vec![Evidence::Peer(peer)])
-                }
-                Err(_) => ("unix", String::new(), Vec::new()),
-            },
-            Socket::Tcp(stream) => {
-                let remote = stream.peer_addr().map(|a| a.to_string()).unwrap_or_default();
-                ("tcp", remote, Vec::new())
-            }
-        };
-        Self {
-            connection: Connection { transport: transport.into(), remote, evidence },
-            reachable_by_browsers: matches!(socket, Socket::Tcp(_)),
-            identity: Mutex::new(None),
-            allowed: Mutex::new(HashMap::new()),
-        }
+        Self { other: peer::other(socket), connection: OnceCell::new(), identity: Mutex::new(None) }
+    }
+
+    /// A browser could have been led here.
+    fn reachable_by_browsers(&self) -> bool {
+        matches!(self.other, Other::Tcp(..))
+    }
+
+    /// What the kernel and the user database say, asked once.
+    async fn connection(&self) -> Result<&Connection, Failure> {
+        self.connection
+            .get_or_try_init(|| async {
+                let other = self.other.clone();
+                tokio::task::spawn_blocking(|| peer::connection(other)).await
+            })
+            .await
+            .map_err(|e| Failure::internal(format!("the caller cannot be looked up: {e}")))
     }
 
     /// The caller, by the connection and by what the request's head says.
     async fn identify(&self, service: &dyn Service, headers: &HeaderMap) -> Result<Arc<Identity>, Failure> {
         if let Some(extra) = evidence(headers) {
-            let mut connection = self.connection.clone();
+            let mut connection = self.connection().await?.clone();
             connection.evidence.push(extra);
             return Ok(Arc::new(service.authenticate(&connection).await?));
         }
@@ -99,7 +86,7 @@ impl Visitor {
         {
             return Ok(identity);
         }
-        let identity = Arc::new(service.authenticate(&self.connection).await?);
+        let identity = Arc::new(service.authenticate(self.connection().await?).await?);
         *self.identity.lock().unwrap_or_else(PoisonError::into_inner) =
             Some((Instant::now(), Arc::clone(&identity)));
         Ok(identity)
@@ -255,50 +242,22 @@ impl Call {
         let Some(identity) = self.identity.clone() else {
             return Err(Failure::new(StatusCode::UNAUTHORIZED, "the caller is not known"));
         };
-        let key = (std::ptr::from_ref(self.op).addr(), self.name.clone());
-        if !self.remembered(&key) {
-            let operation = Operation {
-                noun: self.op.noun.into(),
-                verb: self.op.verb.into(),
-                api_version: self.version.to_string(),
-                mutates: self.op.mutates,
-                upgrades: self.op.upgrades,
-            };
-            let targets: Vec<Target> = (!self.name.is_empty())
-                .then(|| Target {
-                    id: self.name.clone(),
-                    name: self.name.clone(),
-                    labels: Vec::new(),
-                    owner: None,
-                })
-                .into_iter()
-                .collect();
-            let query = self.query.pairs().to_vec();
-            let allowed =
-                self.service.authorize(&identity, &operation, &targets, &query, body, streaming).await?;
-            if allowed.cache_ms > 0 && body.is_none() && !self.headers.contains_key(AUTHORIZATION) {
-                self.remember(key, allowed.cache_ms);
-            }
-        }
+        let operation = Operation {
+            noun: self.op.noun.into(),
+            verb: self.op.verb.into(),
+            api_version: self.version.to_string(),
+            mutates: self.op.mutates,
+            upgrades: self.op.upgrades,
+        };
+        let targets = match self.name.as_str() {
+            "" => Vec::new(),
+            name => self.service.targets(self.op.noun, name),
+        };
+        let query = self.query.pairs().to_vec();
+        self.service.authorize(&identity, &operation, &targets, &query, body, streaming).await?;
         self.passed.store(true, Ordering::Release);
         let caller = Caller { identity: Some(Identity::clone(&identity)), origin: Origin::Api };
         Ok(Granted { service: Arc::clone(&self.service), caller })
-    }
-
-    fn remembered(&self, key: &(usize, String)) -> bool {
-        if self.headers.contains_key(AUTHORIZATION) {
-            return false;
-        }
-        let allowed = self.visitor.allowed.lock().unwrap_or_else(PoisonError::into_inner);
-        allowed.get(key).is_some_and(|until| Instant::now() < *until)
-    }
-
-    fn remember(&self, key: (usize, String), cache_ms: u32) {
-        let mut allowed = self.visitor.allowed.lock().unwrap_or_else(PoisonError::into_inner);
-        if allowed.len() >= MAX_REMEMBERED {
-            allowed.clear();
-        }
-        allowed.insert(key, Instant::now() + Duration::from_millis(cache_ms.into()));
     }
 }
 
@@ -380,7 +339,7 @@ fn prepare(
     hijacker: Option<Hijacker>,
 ) -> Result<Call, Failure> {
     let (head, body) = request.into_parts();
-    if visitor.reachable_by_browsers {
+    if visitor.reachable_by_browsers() {
         refuse_browsers(&head.headers)?;
     }
     let path = query::decode(head.uri.path(), false)

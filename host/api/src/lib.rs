@@ -10,6 +10,7 @@ mod hijack;
 mod http;
 mod json;
 mod ops;
+mod peer;
 mod query;
 mod routes;
 mod service;

@@ -111,6 +111,9 @@ macro_rules! service {
             /// The engine's part of `GET /version`.
             fn version(&self) -> SystemVersion;
 
+            /// The objects that a request names, as authorizers see them.
+            fn targets(&self, noun: &str, name: &str) -> Vec<Target>;
+
             /// Registers a wait; the future that comes back is the wait itself.
             fn container_wait<'a>(
                 &'a self,
@@ -295,6 +298,10 @@ service! {
 impl Service for Engine {
     fn version(&self) -> SystemVersion {
         Engine::version(self)
+    }
+
+    fn targets(&self, noun: &str, name: &str) -> Vec<Target> {
+        Engine::targets(self, noun, &[name])
     }
 
     fn container_wait<'a>(

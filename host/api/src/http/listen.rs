@@ -108,6 +108,18 @@ pub struct ListenOptions {
     pub allow_insecure_tcp: bool,
 }
 
+impl ListenOptions {
+    /// Refuses an address that would give this host away.
+    pub fn allows(&self, address: &Listen) -> Result<(), ListenError> {
+        match address {
+            Listen::Tcp(socket) if !socket.ip().is_loopback() && !self.allow_insecure_tcp => {
+                Err(ListenError::Insecure(address.clone()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// A socket that listens; a unix socket's path goes away with it.
 #[derive(Debug)]
 pub(crate) struct Listener {
@@ -142,9 +154,7 @@ impl Listener {
         let failed = |e| ListenError::Io(address.clone(), e);
         let kind = match address {
             Listen::Tcp(socket) => {
-                if !socket.ip().is_loopback() && !options.allow_insecure_tcp {
-                    return Err(ListenError::Insecure(address.clone()));
-                }
+                options.allows(address)?;
                 let listener = std::net::TcpListener::bind(socket).map_err(failed)?;
                 listener.set_nonblocking(true).map_err(failed)?;
                 Kind::Tcp(TcpListener::from_std(listener).map_err(failed)?)

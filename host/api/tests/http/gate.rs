@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::stub::serve;
+use crate::stub::{serve, serve_with};
 
 /// Parameters with which every route has something to ask about.
 const PARAMETERS: &str = "?stdout=1&h=1&w=1&fromImage=a";
@@ -95,6 +95,7 @@ async fn the_kernel_says_who_a_client_is_once_per_connection() {
     let wharf_plan::auth::Evidence::Peer(peer) = &connection.evidence[0] else { panic!("{connection:?}") };
     assert_eq!(peer.uid, nix::unistd::getuid().as_raw());
     assert_eq!(peer.pid, std::process::id());
+    assert_eq!(peer.groups.len(), nix::unistd::getgroups().unwrap().len());
     // What a request brings itself is looked at each time.
     for token in ["one", "two"] {
         client.send(format!("GET /info HTTP/1.1\r\nHost: d\r\nAuthorization: Bearer {token}\r\n\r\n")).await;
@@ -104,27 +105,25 @@ async fn the_kernel_says_who_a_client_is_once_per_connection() {
 }
 
 #[tokio::test]
-async fn decisions_are_remembered_only_when_allowed_and_never_with_bodies() {
+async fn every_request_is_authorized_anew() {
     let server = serve();
     let mut client = server.connect().await;
-    let asked = || server.stub.asked.lock().unwrap().len();
-    for _ in 0..2 {
-        client.ask("GET", "/info", "").await;
-    }
-    assert_eq!(asked(), 2);
-    server.stub.cache_ms.store(60_000, Ordering::SeqCst);
-    for _ in 0..3 {
-        client.ask("GET", "/info", "").await;
-    }
-    assert_eq!(asked(), 3);
-    client.ask("GET", "/containers/c/json", "").await;
-    client.ask("GET", "/containers/other/json", "").await;
-    assert_eq!(asked(), 5);
-    for _ in 0..2 {
-        client.ask("POST", "/containers/create", r#"{"Image":"a"}"#).await;
-    }
-    assert_eq!(asked(), 7);
-    // Another connection is another client.
-    server.ask("GET", "/info", "").await;
-    assert_eq!(asked(), 8);
+    assert_eq!(client.ask("GET", "/containers/c/json", "").await.status, 200);
+    server.stub.refuse_all.store(true, Ordering::SeqCst);
+    assert_eq!(client.ask("GET", "/containers/c/json", "").await.status, 403);
+}
+
+#[tokio::test]
+async fn loopback_tcp_is_known_by_its_user() {
+    let server =
+        serve_with(crate::client::PATIENCE, &[wharf_api::Listen::parse("tcp://127.0.0.1:0").unwrap()]);
+    let Some(wharf_api::Listen::Tcp(address)) = server.addresses.get(1) else { panic!("no address") };
+    let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = b"GET /info HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    tokio::io::AsyncWriteExt::write_all(&mut socket, request).await.unwrap();
+    tokio::io::AsyncReadExt::read_to_end(&mut socket, &mut Vec::new()).await.unwrap();
+    let connection = server.stub.connections.lock().unwrap().pop().unwrap();
+    assert_eq!(connection.transport, "tcp");
+    let wharf_plan::auth::Evidence::Peer(peer) = &connection.evidence[0] else { panic!("{connection:?}") };
+    assert_eq!(peer.uid, nix::unistd::getuid().as_raw());
 }

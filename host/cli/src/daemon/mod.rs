@@ -85,6 +85,8 @@ fn start(name: &'static str, given: &Given, config: &Config) -> Result<(), Strin
         .map(|host| Listen::parse(host))
         .collect::<Result<Vec<_>, _>>()
         .map_err(|e| e.to_string())?;
+    let options = listen_options(config);
+    addresses.iter().try_for_each(|address| options.allows(address)).map_err(|e| e.to_string())?;
     let level = log(config);
     for (option, why) in &config.without_effect {
         tracing::warn!("{option} was given and has no effect: {why}");
@@ -100,6 +102,10 @@ fn start(name: &'static str, given: &Given, config: &Config) -> Result<(), Strin
         .build()
         .map_err(|e| format!("cannot start the runtime: {e}"))?;
     runtime.block_on(run(name, given, config, &addresses, &level))
+}
+
+fn listen_options(config: &Config) -> ListenOptions {
+    ListenOptions { group: config.group.clone(), allow_insecure_tcp: config.allow_insecure_tcp }
 }
 
 fn make_dir(dir: &Path) -> Result<(), String> {
@@ -206,10 +212,8 @@ async fn run(
     let mut terminate = handler(SignalKind::terminate())?;
     let mut interrupt = handler(SignalKind::interrupt())?;
     let hangup = handler(SignalKind::hangup())?;
-    let options =
-        ListenOptions { group: config.group.clone(), allow_insecure_tcp: config.allow_insecure_tcp };
     // Clients that come while the engine opens wait for it, rather than finding nobody.
-    let server = Server::bind(addresses, &options).map_err(|e| e.to_string())?;
+    let server = Server::bind(addresses, &listen_options(config)).map_err(|e| e.to_string())?;
     let engine = Engine::open(settings(config)).await.map_err(|e| e.to_string())?;
     let shutdown = CancellationToken::new();
     let mut serving = tokio::spawn(server.run(Arc::new(engine.clone()), shutdown.clone()));

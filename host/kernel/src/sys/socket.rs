@@ -121,6 +121,33 @@ pub fn peer(socket: BorrowedFd<'_>) -> Result<libc::ucred> {
     Ok(cred)
 }
 
+/// The supplementary groups of a unix socket's other end, as they were when it connected.
+pub fn peer_groups(socket: BorrowedFd<'_>) -> Result<Vec<u32>> {
+    let raw = socket.as_raw_fd();
+    let mut groups = vec![0u32; 64];
+    loop {
+        let mut length = libc::socklen_t::try_from(groups.len() * 4).unwrap_or(libc::socklen_t::MAX);
+        // SAFETY: `length` says how many bytes there is room for; the kernel writes no more.
+        let result = unsafe {
+            libc::getsockopt(
+                raw,
+                libc::SOL_SOCKET,
+                libc::SO_PEERGROUPS,
+                groups.as_mut_ptr().cast(),
+                std::ptr::from_mut(&mut length),
+            )
+        };
+        let count = usize::try_from(length).unwrap_or(0) / 4;
+        if result < 0 && nix::errno::Errno::last() == nix::errno::Errno::ERANGE && count > groups.len() {
+            groups.resize(count, 0);
+            continue;
+        }
+        check(result.into(), || format!("getsockopt({raw}, SO_PEERGROUPS)"))?;
+        groups.truncate(count);
+        return Ok(groups);
+    }
+}
+
 /// One message with descriptors. Never raises SIGPIPE.
 pub fn send(socket: BorrowedFd<'_>, data: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()> {
     let raw = socket.as_raw_fd();
