@@ -27,7 +27,9 @@ fn main() -> ExitCode {
 fn run() -> Result<(), String> {
     match std::env::args().nth(1).as_deref() {
         None => compile(),
-        Some("--fingerprint") => writeln!(io::stdout(), "{}", wharf_wasm::FINGERPRINT).map_err(text),
+        Some("--fingerprint") => {
+            writeln!(io::stdout(), "{}", wharf_wasm::FINGERPRINT).map_err(|e| e.to_string())
+        }
         Some(_) => Err("usage: wharf-compile < component.wasm > component.cwasm (or --fingerprint)".into()),
     }
 }
@@ -39,15 +41,11 @@ fn compile() -> Result<(), String> {
 
     let limit = wharf_wasm::MAX_COMPONENT;
     let mut component = Vec::new();
-    io::stdin().take(limit + 1).read_to_end(&mut component).map_err(text)?;
+    io::stdin().take(limit + 1).read_to_end(&mut component).map_err(|e| e.to_string())?;
     if component.len() as u64 > limit {
         return Err(format!("larger than {} MiB", limit >> 20));
     }
     let compiled = engine.precompile_component(&component).map_err(|e| format!("{e:#}"))?;
     let mut out = io::stdout();
-    out.write_all(&compiled).and_then(|()| out.flush()).map_err(text)
-}
-
-fn text(error: io::Error) -> String {
-    error.to_string()
+    out.write_all(&compiled).and_then(|()| out.flush()).map_err(|e| e.to_string())
 }

@@ -229,3 +229,107 @@ impl Kv {
         transaction
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn filled(keys: &[&str]) -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("db")).unwrap();
+        let mut transaction = Transaction::new();
+        for key in keys {
+            transaction.put("plugin-kv/p", key, format!("stored {key}"));
+        }
+        store.commit(transaction).await.unwrap();
+        (dir, store)
+    }
+
+    /// All pages, as `key=value`.
+    fn pages(kv: &mut Kv, prefix: &str, limit: u32) -> Vec<String> {
+        let mut all = Vec::new();
+        let mut after: Option<String> = None;
+        loop {
+            let (page, next) = kv.scan(prefix, after.as_deref(), limit).unwrap();
+            assert!(page.len() <= limit as usize);
+            all.extend(
+                page.into_iter().map(|e| format!("{}={}", e.key, String::from_utf8(e.value).unwrap())),
+            );
+            match next {
+                Some(next) => after = Some(next),
+                None => return all,
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn pages_of_any_size_show_the_same_merge_of_stored_pending_and_own() {
+        let stored: Vec<String> = (0..30).map(|n| format!("k{n:02}")).collect();
+        let (_dir, store) = filled(&stored.iter().map(String::as_str).collect::<Vec<_>>()).await;
+        for limit in 1..=35 {
+            let mut pending = Transaction::new();
+            pending.delete("plugin-kv/p", "k03").put("plugin-kv/p", "k10x", "pending").put(
+                "plugin-kv/q",
+                "k11",
+                "no",
+            );
+            let mut kv = Kv::new(store.clone(), "p", pending);
+            kv.set("k00a", b"own".to_vec(), 0).unwrap();
+            kv.set("k29z", b"own".to_vec(), 0).unwrap();
+            kv.set("k05", b"own".to_vec(), 0).unwrap();
+            kv.set("other", b"own".to_vec(), 0).unwrap();
+            kv.remove("k10x").unwrap();
+            kv.remove("k20").unwrap();
+            kv.remove("k21").unwrap();
+            let mut wanted: Vec<String> = stored
+                .iter()
+                .filter(|key| !["k03", "k05", "k20", "k21"].contains(&key.as_str()))
+                .map(|key| format!("{key}=stored {key}"))
+                .collect();
+            wanted.extend(["k00a=own", "k05=own", "k29z=own"].map(String::from));
+            wanted.sort();
+            assert_eq!(pages(&mut kv, "k", limit), wanted, "pages of {limit}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_scan_conflicts_with_a_new_key_and_a_read_with_its_own_key_only() {
+        let (_dir, store) = filled(&["a", "b"]).await;
+        let other = |key: &str| {
+            let mut kv = Kv::new(store.clone(), "p", Transaction::new());
+            kv.set(key, b"x".to_vec(), 0).unwrap();
+            kv.finish()
+        };
+        let mut scan = Kv::new(store.clone(), "p", Transaction::new());
+        scan.scan("", None, 10).unwrap();
+        let mut read = Kv::new(store.clone(), "p", Transaction::new());
+        read.get("a").unwrap();
+        let mut absent = Kv::new(store.clone(), "p", Transaction::new());
+        assert_eq!(absent.get("c").unwrap(), None);
+        store.commit(other("c")).await.unwrap();
+        assert!(is_conflict(&store.commit(scan.finish()).await.unwrap_err()));
+        assert!(is_conflict(&store.commit(absent.finish()).await.unwrap_err()));
+        store.commit(read.finish()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn bounds_are_kept() {
+        let (_dir, store) = filled(&[]).await;
+        let mut kv = Kv::new(store.clone(), "p", Transaction::new());
+        assert_eq!(kv.get("").unwrap_err().code, Code::Invalid);
+        assert_eq!(kv.get(&"k".repeat(513)).unwrap_err().code, Code::Invalid);
+        assert_eq!(kv.set("k", vec![0; KV_VALUE_BYTES + 1], 0).unwrap_err().code, Code::Invalid);
+        assert_eq!(kv.set("k", vec![0; 10], KV_PLUGIN_BYTES).unwrap_err().code, Code::Exhausted);
+        for _ in 0..KV_CALL_ENTRIES {
+            let _ = kv.get("k");
+        }
+        assert_eq!(kv.get("k").unwrap_err().code, Code::Exhausted);
+        let mut kv = Kv::new(store, "p", Transaction::new());
+        kv.set("k", vec![0; KV_VALUE_BYTES], 0).unwrap();
+        let mut reads = 0;
+        while kv.get("k").is_ok() {
+            reads += 1;
+        }
+        assert_eq!(reads, KV_CALL_READS / KV_VALUE_BYTES);
+    }
+}

@@ -120,36 +120,62 @@ async fn imports_beyond_the_contract_are_refused_by_name() {
     );
 }
 
+/// A component from a contract of its own, with these core functions.
+fn foreign(contract: &str, functions: &str) -> Vec<u8> {
+    let mut resolve = wit_parser::Resolve::default();
+    let package = resolve.push_str("foreign.wit", contract).unwrap();
+    let world = resolve.select_world(&[package], None).unwrap();
+    let mut module = wat::parse_str(format!("(module {functions})")).unwrap();
+    wit_component::embed_component_metadata(
+        &mut module,
+        &resolve,
+        world,
+        wit_component::StringEncoding::UTF8,
+    )
+    .unwrap();
+    let component = wit_component::ComponentEncoder::default().module(&module).unwrap().encode().unwrap();
+    common::with_manifest(component, &serde_json::json!({"name": "bad", "version": "1"}))
+}
+
 #[tokio::test]
 async fn an_interface_of_the_wrong_shape_is_refused_by_name() {
-    let world = "package t:t; world guest { export wharf:volume/other@0.1.0; }
-        package wharf:volume@0.1.0 { interface other { f: func(); } }";
-    let bytes = {
-        // A package of that name is in wit/ already, so this one stands alone.
-        let mut resolve = wit_parser::Resolve::default();
-        let package = resolve
-            .push_str(
-                "x.wit",
-                &world
-                    .replace("wharf:volume/other", "x:y/driver")
-                    .replace("wharf:volume", "x:y")
-                    .replace("interface other", "interface driver"),
-            )
-            .unwrap();
-        let world = resolve.select_world(&[package], None).unwrap();
-        let mut module = wat::parse_str("(module (func (export \"x:y/driver@0.1.0#f\")))").unwrap();
-        wit_component::embed_component_metadata(
-            &mut module,
-            &resolve,
-            world,
-            wit_component::StringEncoding::UTF8,
-        )
-        .unwrap();
-        let component = wit_component::ComponentEncoder::default().module(&module).unwrap().encode().unwrap();
-        common::with_manifest(component, &serde_json::json!({"name": "bad", "version": "1"}))
-    };
-    let reason = refused(&bytes).await;
+    let unknown = foreign(
+        "package x:y@0.1.0; interface driver { f: func(); } world w { export driver; }",
+        "(func (export \"x:y/driver@0.1.0#f\"))",
+    );
+    let reason = refused(&unknown).await;
     assert_eq!(reason, "it exports no kind of plugin that this engine knows (it has: x:y/driver@0.1.0)");
+
+    let lacking = foreign(
+        "package wharf:registry@0.1.0; interface credentials { erase: func(); } world w { export credentials; }",
+        "(func (export \"wharf:registry/credentials@0.1.0#erase\"))",
+    );
+    let reason = refused(&lacking).await;
+    assert!(reason.contains("wharf:registry/credentials@0.1.0 lacks the function"), "{reason}");
+
+    let mistyped = foreign(
+        "package wharf:registry@0.1.0; interface resolver { resolve: func(a: u32) -> u32; } world w { export resolver; }",
+        "(func (export \"wharf:registry/resolver@0.1.0#resolve\") (param i32) (result i32) unreachable)",
+    );
+    let reason = refused(&mistyped).await;
+    assert!(reason.contains("the type of its function resolve is not the contract's"), "{reason}");
+
+    // A later patch release of the contract is compatible, a later minor release is not.
+    let later = foreign(
+        "package wharf:registry@0.2.0; interface resolver { resolve: func(a: u32) -> u32; } world w { export resolver; }",
+        "(func (export \"wharf:registry/resolver@0.2.0#resolve\") (param i32) (result i32) unreachable)",
+    );
+    let reason = refused(&later).await;
+    assert!(reason.contains("it has: wharf:registry/resolver@0.2.0"), "{reason}");
+    let patch = foreign(
+        "package wharf:registry@0.1.7; interface resolver { resolve: func(a: u32) -> u32; } world w { export resolver; }",
+        "(func (export \"wharf:registry/resolver@0.1.7#resolve\") (param i32) (result i32) unreachable)",
+    );
+    let reason = refused(&patch).await;
+    assert!(
+        reason.contains("the type of its function resolve"),
+        "found though of another patch release: {reason}"
+    );
 }
 
 #[tokio::test]

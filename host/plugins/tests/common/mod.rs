@@ -79,6 +79,11 @@ impl Guest {
         self
     }
 
+    pub fn replace_body(mut self, function: &str, wat: &str) -> Self {
+        self.bodies.retain(|(name, _)| name != function);
+        self.body(function, wat)
+    }
+
     pub fn memory(mut self, wat: &str) -> Self {
         self.memory = wat.into();
         self
