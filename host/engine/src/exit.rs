@@ -84,30 +84,26 @@ impl Engine {
         let before = container.now();
         // What is undone needs no record: it dies with its namespace or is found by the sweep.
         let (cgroups, path) = (self.inner.cgroups.clone(), before.state.cgroup.clone());
-        let cgroup = self.inner.pool.start(move || {
-            let oom = cgroups.oom_kills(&path).unwrap_or(0);
-            (oom, cgroups.remove(&path, Duration::from_secs(5)))
-        });
+        let cgroup = self.inner.pool.start(move || cgroups.remove(&path, Duration::from_secs(5)));
         let (net, gone) = (self.inner.net.clone(), before.state.endpoints.clone());
         let network = (!gone.is_empty()).then(|| {
             self.inner.pool.start(move || gone.values().for_each(|endpoint| endpoints::undo(&net, endpoint)))
         });
         container.io.finished().await;
-        let (oom, removed) = cgroup.await.unwrap_or((0, Ok(())));
-        if let Err(error) = removed {
-            tracing::warn!(%error, id = before.def.id, "cgroup not removed; the next sweep will");
+        if let Some(network) = network {
+            let _ = network.await;
         }
         let run = Duration::from_nanos(status.at.saturating_sub(before.state.started_at));
         let (name, most) = policy(&before);
         let closing = self.inner.closing.load(Ordering::Acquire);
-        let again =
-            !closing && wants_restart(name, most, &before.state, status.code, before.state.stopped_by_user);
+        let again = !closing
+            && wants_restart(name, most, &before.state, status.code, before.state.stopped_by_user);
         let mut state = (*before.state).clone();
         state.status = if again { Status::Restarting } else { Status::Exited };
         state.pid = 0;
         state.exit_code = status.code;
         state.finished_at = if status.at == 0 { clock() } else { status.at };
-        state.oom_killed = status.oom_killed || (oom > 0 && status.code == 137);
+        state.oom_killed = status.oom_killed;
         let ended = std::mem::take(&mut state.endpoints);
         let (mut tx, turns) = self.release_addresses(ended.values()).await;
         if let Err(error) = put(&mut tx, STATES, &before.def.id, &state) {
@@ -117,13 +113,13 @@ impl Engine {
             tracing::error!(%error, id = before.def.id, "the exit is not recorded");
         }
         drop(turns);
+        // Not before the record: until then only the keeper knows how it ended. But before the end is told, as who waits
+        // for it may want the ports next, and the sockets that hold them are the keeper's.
+        if !ended.is_empty() {
+            self.forget_process(&before.def.id).await;
+        }
         let after = Now { state: Arc::new(state), ..(*before).clone() };
         self.inner.registry.update(container, after.clone());
-        container.change_life(|life| {
-            life.exits += 1;
-            life.alive = false;
-            life.exit_code = status.code;
-        });
         if after.state.oom_killed {
             self.container_event(&after, "oom", &[]);
         }
@@ -138,14 +134,25 @@ impl Engine {
                 self.network_event(&network.record(), "disconnect", &[("container", &after.def.id)]);
             }
         }
-        if let Some(network) = network {
-            let _ = network.await;
+        container.change_life(|life| {
+            life.exits += 1;
+            life.alive = false;
+            life.exit_code = status.code;
+        });
+        if ended.is_empty() {
+            self.forget_process(&before.def.id).await;
         }
-        // Only now may the namespace go: its links die with it.
-        if let Err(error) = self.inner.keeper.forget(&before.def.id).await {
-            tracing::debug!(%error, id = before.def.id, "keeper");
+        if let Ok(Err(error)) = cgroup.await {
+            tracing::warn!(%error, id = before.def.id, "cgroup not removed; the next sweep will");
         }
         self.after_exit(container, held, again, run).await;
+    }
+
+    /// The keeper's entry of an ended process goes, with all that it held.
+    async fn forget_process(&self, id: &str) {
+        if let Err(error) = self.inner.keeper.forget(id).await {
+            tracing::debug!(%error, id, "keeper");
+        }
     }
 
     /// The restart policy or `--rm`.

@@ -158,6 +158,7 @@ impl Engine {
         let mut call = Call::new(names::id()).dry_run(dry_run).about(record.id.as_str());
         let mut kv = Transaction::new();
         let mut said = Vec::new();
+        record.features = driver.capabilities(&call).await?.value.features;
         let need = driver.gateways(&call, &labels(&record.options)).await?;
         said.push(("gateways".to_owned(), need.plugin.to_string()));
         let need = need.value;

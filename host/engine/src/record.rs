@@ -148,6 +148,9 @@ pub(crate) struct Network {
     pub(crate) options: BTreeMap<String, String>,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) predefined: bool,
+    /// What the driver can do.
+    #[serde(default)]
+    pub(crate) features: Vec<String>,
     /// As applied last; None before.
     pub(crate) desired: Option<Desired>,
     pub(crate) cookie: Cookie,

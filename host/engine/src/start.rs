@@ -21,7 +21,7 @@ use crate::planner::{config, security, user};
 use crate::policy::Subject;
 use crate::record::{Endpoint, STATES, State, Status, put};
 use crate::registry::{Container, Held, Now};
-use crate::{Caller, Engine, endpoints, filesystem};
+use crate::{Caller, Engine, RemoveOptions, endpoints, filesystem};
 
 /// Descriptors on their way to the keeper, numbered as they are added.
 #[derive(Default)]
@@ -106,12 +106,15 @@ impl Engine {
             boot: self.inner.host.boot.clone(),
         };
         match self.try_start(container, &now, &mut state).await {
-            Ok(()) => {
-                let _ = held;
-                Ok(())
-            }
+            Ok(()) => Ok(()),
             Err(e) => {
                 self.start_failed(container, &now, state, &e).await;
+                if now.def.host.auto_remove == Some(true) {
+                    let options = RemoveOptions { volumes: true, ..RemoveOptions::default() };
+                    if let Err(error) = self.remove_locked(container, held, options).await {
+                        tracing::warn!(%error, id = now.def.id, "--rm did not remove the container");
+                    }
+                }
                 Err(e)
             }
         }
@@ -163,14 +166,50 @@ impl Engine {
             run::resources(b, &self.inner.facts, &devices)
         };
         let (cgroups, path) = (self.inner.cgroups.clone(), state.cgroup.clone());
-        let cgroup = self.inner.pool.start(move || cgroups.create(&path, &resources));
-        let rootfs = self.inner.images.snapshots();
-        let mounting = rootfs.mount(&def.id);
+        // A container without networks needs nothing but an empty namespace: no visit of its own to a kernel thread.
+        let namespaces = (b.network == NetworkMode::None).then(|| Arc::clone(&self.inner.namespaces));
+        let cgroup = self.inner.pool.start(move || {
+            (cgroups.create(&path, &resources), namespaces.map(|ready| ready.take()))
+        });
+        let prepared = self.prepare(now, state).await;
+        // Whatever became of the rest: the cgroup is there or not when this goes on.
+        let cgroup = cgroup.await.and_then(|(made, namespace)| {
+            made.doing("cannot make the cgroup")?;
+            Ok(namespace.transpose()?.map(NetNamespace::Fd))
+        });
+        let prepared = prepared?;
+        let result = match cgroup {
+            Ok(namespace) => {
+                let namespace = prepared.namespace.or(namespace);
+                self.hand_over(container, now, state, prepared.files, namespace, prepared.holders).await
+            }
+            Err(e) => Err(e),
+        };
+        if result.is_err() {
+            self.undo_endpoints(state.endpoints.clone()).await;
+        }
+        result
+    }
+
+    async fn undo_endpoints(&self, endpoints: BTreeMap<String, Endpoint>) {
+        if endpoints.is_empty() {
+            return;
+        }
+        let net = self.inner.net.clone();
+        let undone = move || endpoints.values().for_each(|endpoint| endpoints::undo(&net, endpoint));
+        if let Err(error) = self.inner.pool.run(undone).await {
+            tracing::warn!(%error, "endpoints not removed; the next sweep will");
+        }
+    }
+
+    /// Plans, records, and makes everything that the process needs but its cgroup. On failure nothing of it is left.
+    async fn prepare(&self, now: &Now, state: &mut State) -> Result<Prepared> {
+        let source = self.network_source(now).await?;
         let planned = self.plan_endpoints(now, false).await?;
         state.endpoints = planned.endpoints;
         // The record comes before the deed, and is written while the deed is prepared.
         let mut tx = planned.kv;
-        put(&mut tx, STATES, &def.id, &*state)?;
+        put(&mut tx, STATES, &now.def.id, &*state)?;
         let turns = planned.turns;
         let store = self.inner.store.clone();
         let recording = async move {
@@ -178,38 +217,42 @@ impl Engine {
             drop(turns);
             result
         };
-        let net_source = self.network_source(now).await?;
-        let networking = self.prepare_network(now, state.endpoints.clone(), net_source.is_none());
+        let snapshots = self.inner.images.snapshots();
+        let mounting = snapshots.mount(&now.def.id);
+        let own = matches!(now.blueprint.network, NetworkMode::Network(_));
+        let networking = self.prepare_network(now, state.endpoints.clone(), own);
         let volumes = self.volume_trees(now);
         let (recorded, network, root, volumes) = tokio::join!(recording, networking, mounting, volumes);
-        // Whoever of them has failed, the others have come to their end.
-        recorded?;
         let made = network?;
         state.endpoints = made.endpoints;
-        let result = async {
-            let rootfs = root?;
-            let volumes = volumes?;
-            let files = self.prepare_files(now, rootfs, volumes, !state.endpoints.is_empty(), state).await?;
-            cgroup.await?.doing("cannot make the cgroup")?;
-            self.hand_over(container, now, state, files, made.namespace.or(net_source), made.holders).await
+        let files = async {
+            recorded?;
+            self.prepare_files(now, root?, volumes?, !state.endpoints.is_empty(), state).await
         }
         .await;
-        if let Err(e) = result {
-            let (net, endpoints) = (self.inner.net.clone(), state.endpoints.clone());
-            let _ = self
-                .inner
-                .pool
-                .run(move || endpoints.values().for_each(|endpoint| endpoints::undo(&net, endpoint)))
-                .await;
-            return Err(e);
+        match files {
+            Ok(files) => {
+                Ok(Prepared { files, namespace: made.namespace.or(source), holders: made.holders })
+            }
+            Err(e) => {
+                self.undo_endpoints(state.endpoints.clone()).await;
+                Err(e)
+            }
         }
-        Ok(())
     }
 
     /// The namespace of another container or the host, for those modes.
     async fn network_source(&self, now: &Now) -> Result<Option<NetNamespace>> {
         match &now.blueprint.network {
-            NetworkMode::Host => Ok(Some(NetNamespace::Host)),
+            NetworkMode::Host => {
+                // It is the driver that says so, by its capability; without one there is no such mode.
+                let host = self.inner.networks.find("host")?.record();
+                if host.features.iter().any(|f| f == "host-namespace") {
+                    Ok(Some(NetNamespace::Host))
+                } else {
+                    Err(Error::unavailable("the driver of the network \"host\" does not share the host's namespace"))
+                }
+            }
             NetworkMode::Container(other) => {
                 let other = self.inner.registry.find(other)?;
                 let their = other.now();
@@ -264,7 +307,11 @@ impl Engine {
         state: &State,
     ) -> Result<Files> {
         let def = Arc::clone(&now.def);
-        let dir = self.inner.dirs.container(&def.id);
+        let dir = match &now.blueprint.network {
+            // Names are resolved as in the container whose network it is.
+            NetworkMode::Container(other) => self.inner.dirs.container(&self.inner.registry.find(other)?.id),
+            NetworkMode::None | NetworkMode::Host | NetworkMode::Network(_) => self.inner.dirs.container(&def.id),
+        };
         let hosts = rewrite_hosts.then(|| {
             let view = Now { state: Arc::new(state.clone()), ..now.clone() };
             self.hosts_file(&view)
@@ -274,7 +321,6 @@ impl Engine {
             Ipc::Host => true,
             Ipc::Container(_) | Ipc::None | Ipc::Private { .. } => false,
         };
-        let own_net = !matches!(now.blueprint.network, NetworkMode::Container(_));
         self.inner
             .pool
             .run(move || -> Result<Files> {
@@ -359,7 +405,15 @@ impl Engine {
         }
         let child = stdio.child.map(|fd| fd.map(|fd| fds.add(fd)));
         let specs: Vec<(MountSpec, bool)> = def.mounts.iter().cloned().zip(is_file).collect();
-        let hostname = config::hostname(&def.config, &def.id);
+        let hostname = match &b.network {
+            NetworkMode::Container(other) => {
+                let other = self.inner.registry.find(other)?.now();
+                config::hostname(&other.def.config, &other.def.id)
+            }
+            NetworkMode::None | NetworkMode::Host | NetworkMode::Network(_) => {
+                config::hostname(&def.config, &def.id)
+            }
+        };
         let plan = run::plan(
             &def.id,
             &def.config,
@@ -506,6 +560,13 @@ impl Engine {
         }
         b.security.apparmor.clone().filter(|p| p != "unconfined" && p != "docker-default")
     }
+}
+
+/// Everything that a process needs but its cgroup.
+struct Prepared {
+    files: Files,
+    namespace: Option<NetNamespace>,
+    holders: Vec<OwnedFd>,
 }
 
 struct MadeNetwork {
