@@ -333,7 +333,7 @@ fn exec_joins_and_reports() {
 #[test]
 fn a_second_engine_adopts_what_runs() {
     run(|| async {
-        let mut rig = Rig::new().await;
+        let rig = Rig::new().await;
         let long = rig
             .create("long", json!({"Cmd": ["sh", "-c", "echo one; cat /wait; echo two; exit 5"], "OpenStdin": true, "HostConfig": {"Binds": ["/dev/null:/unused"]}}))
             .await
@@ -346,7 +346,7 @@ fn a_second_engine_adopts_what_runs() {
         rig.start(&long).await.unwrap();
         assert_eq!(rig.wait(&long).await, 5);
         let before = rig.inspect(&sleeper).await;
-        rig.reopen().await;
+        let rig = rig.reopen().await;
         let after = rig.inspect(&sleeper).await;
         assert_eq!(before["State"], after["State"]);
         assert_eq!(before["NetworkSettings"], after["NetworkSettings"]);

@@ -74,8 +74,11 @@ impl Rig {
     }
 
     /// The same state under a new engine, as after the daemon's death: nothing was told to stop.
-    pub async fn reopen(&mut self) {
-        self.engine = Engine::open(self.settings.clone()).await.unwrap();
+    pub async fn reopen(self) -> Self {
+        let Self { engine, settings, dir, parent } = self;
+        drop(engine);
+        let engine = Engine::open(settings.clone()).await.unwrap();
+        Self { engine, settings, dir, parent }
     }
 
     async fn import(&self) {
