@@ -349,6 +349,17 @@ impl Engine {
                 (name.clone(), address)
             })
             .collect();
+        if now.blueprint.network == NetworkMode::Host {
+            // Names are the host's there, with what was asked for behind them.
+            let mut text = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
+            if !text.is_empty() && !text.ends_with('\n') {
+                text.push('\n');
+            }
+            for (name, address) in &extra {
+                text.push_str(&format!("{address}\t{name}\n"));
+            }
+            return text;
+        }
         files::hosts(&own, &extra)
     }
 

@@ -96,8 +96,8 @@ impl Engine {
         let run = Duration::from_nanos(status.at.saturating_sub(before.state.started_at));
         let (name, most) = policy(&before);
         let closing = self.inner.closing.load(Ordering::Acquire);
-        let again = !closing
-            && wants_restart(name, most, &before.state, status.code, before.state.stopped_by_user);
+        let again =
+            !closing && wants_restart(name, most, &before.state, status.code, before.state.stopped_by_user);
         let mut state = (*before.state).clone();
         state.status = if again { Status::Restarting } else { Status::Exited };
         state.pid = 0;

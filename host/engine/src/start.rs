@@ -168,9 +168,10 @@ impl Engine {
         let (cgroups, path) = (self.inner.cgroups.clone(), state.cgroup.clone());
         // A container without networks needs nothing but an empty namespace: no visit of its own to a kernel thread.
         let namespaces = (b.network == NetworkMode::None).then(|| Arc::clone(&self.inner.namespaces));
-        let cgroup = self.inner.pool.start(move || {
-            (cgroups.create(&path, &resources), namespaces.map(|ready| ready.take()))
-        });
+        let cgroup = self
+            .inner
+            .pool
+            .start(move || (cgroups.create(&path, &resources), namespaces.map(|ready| ready.take())));
         let prepared = self.prepare(now, state).await;
         // Whatever became of the rest: the cgroup is there or not when this goes on.
         let cgroup = cgroup.await.and_then(|(made, namespace)| {
@@ -231,9 +232,7 @@ impl Engine {
         }
         .await;
         match files {
-            Ok(files) => {
-                Ok(Prepared { files, namespace: made.namespace.or(source), holders: made.holders })
-            }
+            Ok(files) => Ok(Prepared { files, namespace: made.namespace.or(source), holders: made.holders }),
             Err(e) => {
                 self.undo_endpoints(state.endpoints.clone()).await;
                 Err(e)
@@ -250,7 +249,9 @@ impl Engine {
                 if host.features.iter().any(|f| f == "host-namespace") {
                     Ok(Some(NetNamespace::Host))
                 } else {
-                    Err(Error::unavailable("the driver of the network \"host\" does not share the host's namespace"))
+                    Err(Error::unavailable(
+                        "the driver of the network \"host\" does not share the host's namespace",
+                    ))
                 }
             }
             NetworkMode::Container(other) => {
@@ -310,7 +311,9 @@ impl Engine {
         let dir = match &now.blueprint.network {
             // Names are resolved as in the container whose network it is.
             NetworkMode::Container(other) => self.inner.dirs.container(&self.inner.registry.find(other)?.id),
-            NetworkMode::None | NetworkMode::Host | NetworkMode::Network(_) => self.inner.dirs.container(&def.id),
+            NetworkMode::None | NetworkMode::Host | NetworkMode::Network(_) => {
+                self.inner.dirs.container(&def.id)
+            }
         };
         let hosts = rewrite_hosts.then(|| {
             let view = Now { state: Arc::new(state.clone()), ..now.clone() };
@@ -330,14 +333,12 @@ impl Engine {
                 let root = Root::new(rootfs);
                 let account = account(&root, def.config.user.as_deref().unwrap_or(""), &def.host)?;
                 let mut own = Vec::new();
-                if own_net {
-                    for (target, name) in [
-                        ("/etc/resolv.conf", "resolv.conf"),
-                        ("/etc/hostname", "hostname"),
-                        ("/etc/hosts", "hosts"),
-                    ] {
-                        own.push((target, mount::bind_path(&dir.join(name), false)?));
-                    }
+                for (target, name) in [
+                    ("/etc/resolv.conf", "resolv.conf"),
+                    ("/etc/hostname", "hostname"),
+                    ("/etc/hosts", "hosts"),
+                ] {
+                    own.push((target, mount::bind_path(&dir.join(name), false)?));
                 }
                 let mut trees = Vec::with_capacity(def.mounts.len());
                 for (spec, volume) in def.mounts.iter().zip(volumes) {

@@ -34,22 +34,32 @@ fn refusals_have_dockers_words_and_leave_nothing() {
             )
         );
         let e = rig
-            .create("m", json!({"HostConfig": {"Mounts": [{"Type": "bind", "Source": "/no/such", "Target": "/x"}]}}))
+            .create(
+                "m",
+                json!({"HostConfig": {"Mounts": [{"Type": "bind", "Source": "/no/such", "Target": "/x"}]}}),
+            )
             .await
             .unwrap_err();
-        assert_eq!(e.message, "invalid mount config for type \"bind\": bind source path does not exist: /no/such");
+        assert_eq!(
+            e.message,
+            "invalid mount config for type \"bind\": bind source path does not exist: /no/such"
+        );
         for (program, text, code) in [
             ("nosuch", "executable file not found in $PATH", 127),
             ("/etc/passwd", "permission denied", 126),
             ("/no/such", "no such file or directory", 127),
         ] {
-            let id = rig.create("", json!({"Cmd": [program], "HostConfig": {"NetworkMode": "none"}})).await.unwrap();
+            let id = rig
+                .create("", json!({"Cmd": [program], "HostConfig": {"NetworkMode": "none"}}))
+                .await
+                .unwrap();
             let e = rig.start(&id).await.unwrap_err();
             assert!(e.kind == Kind::Invalid && e.message.contains(text), "{e}");
             let state = rig.inspect(&id).await["State"].clone();
             assert_eq!((&state["Status"], &state["ExitCode"]), (&json!("created"), &json!(code)));
         }
-        let id = rig.create("", json!({"User": "nosuch", "HostConfig": {"NetworkMode": "none"}})).await.unwrap();
+        let id =
+            rig.create("", json!({"User": "nosuch", "HostConfig": {"NetworkMode": "none"}})).await.unwrap();
         let e = rig.start(&id).await.unwrap_err();
         assert_eq!(e.message, "unable to find user nosuch: no matching entries in passwd file");
         rig.finish().await;
@@ -65,7 +75,8 @@ fn confinement_as_seen_from_inside() {
             base.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
             base
         };
-        let (_, text) = rig.sh("grep -E '^(Cap|NoNewPrivs|Seccomp:)' /proc/self/status", host(json!({}))).await;
+        let (_, text) =
+            rig.sh("grep -E '^(Cap|NoNewPrivs|Seccomp:)' /proc/self/status", host(json!({}))).await;
         assert!(text.contains("CapInh:\t0000000000000000"), "{text}");
         assert!(text.contains("CapBnd:\t00000000a80425fb"), "{text}");
         assert!(text.contains("Seccomp:\t2"), "{text}");
@@ -73,9 +84,12 @@ fn confinement_as_seen_from_inside() {
         assert_eq!(text, "CapBnd:\t0000000000000000\n");
         let (code, _) = rig.sh("touch /x", host(json!({"ReadonlyRootfs": true}))).await;
         assert_ne!(code, 0);
-        let (_, text) = rig.sh("touch /run/x && mount | grep ' /run '", host(json!({"Tmpfs": {"/run": "size=1m"}}))).await;
+        let (_, text) = rig
+            .sh("touch /run/x && mount | grep ' /run '", host(json!({"Tmpfs": {"/run": "size=1m"}})))
+            .await;
         assert!(text.contains("tmpfs") && text.contains("noexec"), "{text}");
-        let (code, text) = rig.sh("ls /proc/self/fd | head -20; mount -t tmpfs x /tmp", host(json!({}))).await;
+        let (code, text) =
+            rig.sh("ls /proc/self/fd | head -20; mount -t tmpfs x /tmp", host(json!({}))).await;
         assert_ne!(code, 0, "{text}");
         // 0, 1, 2 and that of ls itself.
         assert!(text.lines().filter(|l| l.parse::<u32>().is_ok()).count() <= 4, "{text}");
@@ -87,11 +101,9 @@ fn confinement_as_seen_from_inside() {
 fn users() {
     run(|| async {
         let rig = Rig::new().await;
-        for (user, expected) in [
-            ("app", "uid=101(app) gid=102(app)"),
-            ("1000", "uid=1000 gid=0(root)"),
-            ("7:8", "uid=7 gid=8"),
-        ] {
+        for (user, expected) in
+            [("app", "uid=101(app) gid=102(app)"), ("1000", "uid=1000 gid=0(root)"), ("7:8", "uid=7 gid=8")]
+        {
             let id = rig
                 .create("", json!({"Cmd": ["id"], "User": user, "HostConfig": {"NetworkMode": "none"}}))
                 .await
@@ -126,7 +138,10 @@ fn stop_kill_pause_and_their_refusals() {
         assert_eq!(rig.inspect("s").await["State"]["Status"], "paused");
         assert_eq!(rig.engine.container_pause("s").await.unwrap_err().kind, Kind::Conflict);
         rig.engine.container_unpause("s").await.unwrap();
-        assert_eq!(rig.engine.container_kill("s", Some("NOPE")).await.unwrap_err().message, "invalid signal: NOPE");
+        assert_eq!(
+            rig.engine.container_kill("s", Some("NOPE")).await.unwrap_err().message,
+            "invalid signal: NOPE"
+        );
         rig.engine.container_stop("s", Some(0), None).await.unwrap();
         let state = rig.inspect("s").await["State"].clone();
         assert_eq!((&state["Status"], &state["ExitCode"]), (&json!("exited"), &json!(137)));
@@ -144,7 +159,10 @@ fn waits_never_miss_a_fast_exit() {
         let rig = Rig::new().await;
         for _ in 0..20 {
             let id = rig
-                .create("", json!({"Cmd": ["false"], "HostConfig": {"NetworkMode": "none", "AutoRemove": true}}))
+                .create(
+                    "",
+                    json!({"Cmd": ["false"], "HostConfig": {"NetworkMode": "none", "AutoRemove": true}}),
+                )
                 .await
                 .unwrap();
             let next = rig.engine.container_wait(&id, WaitCondition::NextExit).await.unwrap();
@@ -170,11 +188,7 @@ fn restart_policies() {
             )
             .await
             .unwrap();
-        let mut events = rig
-            .engine
-            .events()
-            .listen(None, None, wharf_engine::io::events::Filters::default())
-            .unwrap();
+        let mut events = rig.engine.events().listen(None, None, wharf_engine::io::events::Filters::default());
         rig.start(&id).await.unwrap();
         let mut deaths = 0;
         while deaths < 3 {
@@ -195,7 +209,10 @@ fn volumes_are_filled_kept_and_removed() {
         let rig = Rig::new().await;
         let host = json!({"NetworkMode": "none", "Binds": ["data:/seed", "/anon"]});
         let id = rig
-            .create("", json!({"Cmd": ["sh", "-c", "cat /seed/file; echo more > /seed/new"], "HostConfig": host}))
+            .create(
+                "",
+                json!({"Cmd": ["sh", "-c", "cat /seed/file; echo more > /seed/new"], "HostConfig": host}),
+            )
             .await
             .unwrap();
         let mounts = rig.inspect(&id).await["Mounts"].clone();
@@ -310,12 +327,15 @@ fn exec_joins_and_reports() {
         let e = rig.engine.exec_create("e", config(), &Caller::default()).await.unwrap_err();
         assert_eq!((e.kind, e.message), (Kind::Conflict, format!("container {id} is not running")));
         rig.start("e").await.unwrap();
-        let mut events =
-            rig.engine.events().listen(None, None, wharf_engine::io::events::Filters::default()).unwrap();
+        let mut events = rig.engine.events().listen(None, None, wharf_engine::io::events::Filters::default());
         let exec = rig.engine.exec_create("e", config(), &Caller::default()).await.unwrap().id;
         assert_eq!(rig.engine.exec_inspect(&exec).await.unwrap().exit_code, None);
-        let (mut output, _) =
-            rig.engine.exec_start(&exec, ExecStartConfig::default(), &Caller::default()).await.unwrap().unwrap();
+        let (mut output, _) = rig
+            .engine
+            .exec_start(&exec, ExecStartConfig::default(), &Caller::default())
+            .await
+            .unwrap()
+            .unwrap();
         let mut all = Vec::new();
         while let Some(bytes) = output.next().await {
             all.extend_from_slice(&bytes.unwrap());
@@ -325,7 +345,10 @@ fn exec_joins_and_reports() {
         assert_eq!(rig.engine.exec_inspect(&exec).await.unwrap().exit_code, Some(3));
         let again = rig.engine.exec_start(&exec, ExecStartConfig::default(), &Caller::default()).await;
         assert_eq!(again.unwrap_err().kind, Kind::Conflict);
-        assert_eq!(rig.engine.exec_inspect("nosuch").await.unwrap_err().message, "No such exec instance: nosuch");
+        assert_eq!(
+            rig.engine.exec_inspect("nosuch").await.unwrap_err().message,
+            "No such exec instance: nosuch"
+        );
         rig.finish().await;
     });
 }
@@ -338,10 +361,8 @@ fn a_second_engine_adopts_what_runs() {
             .create("long", json!({"Cmd": ["sh", "-c", "echo one; cat /wait; echo two; exit 5"], "OpenStdin": true, "HostConfig": {"Binds": ["/dev/null:/unused"]}}))
             .await
             .unwrap();
-        let sleeper = rig
-            .create("sleeper", json!({"Cmd": ["sleep", "1000"], "HostConfig": {}}))
-            .await
-            .unwrap();
+        let sleeper =
+            rig.create("sleeper", json!({"Cmd": ["sleep", "1000"], "HostConfig": {}})).await.unwrap();
         rig.start(&sleeper).await.unwrap();
         rig.start(&long).await.unwrap();
         assert_eq!(rig.wait(&long).await, 5);

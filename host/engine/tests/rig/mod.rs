@@ -26,7 +26,11 @@ fn bin_dir() -> PathBuf {
 fn plugin_dir() -> PathBuf {
     let bin = bin_dir();
     let beside = bin.join("plugins");
-    if beside.join("storage-overlay.wasm").exists() { beside } else { bin.with_file_name("release").join("plugins") }
+    if beside.join("storage-overlay.wasm").exists() {
+        beside
+    } else {
+        bin.with_file_name("release").join("plugins")
+    }
 }
 
 fn program(name: &str) -> PathBuf {
@@ -47,9 +51,16 @@ pub fn run<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send) {
     std::thread::scope(|scope| {
         scope
             .spawn(|| {
-                nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("tests of the engine run as root");
-                let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-                runtime.block_on(async { tokio::time::timeout(Duration::from_secs(120), test()).await.expect("the test hangs") });
+                nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
+                    .expect("tests of the engine run as root");
+                let runtime = tokio::runtime::Builder::new_multi_thread()
+                    .worker_threads(2)
+                    .enable_all()
+                    .build()
+                    .unwrap();
+                runtime.block_on(async {
+                    tokio::time::timeout(Duration::from_secs(120), test()).await.expect("the test hangs")
+                });
             })
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -83,20 +94,29 @@ impl Rig {
 
     async fn import(&self) {
         let mut tar = tar::Builder::new(Vec::new());
-        let busybox = ["/bin/busybox", "/usr/bin/busybox"].iter().find(|p| Path::new(p).exists()).expect("busybox-static");
+        let busybox = ["/bin/busybox", "/usr/bin/busybox"]
+            .iter()
+            .find(|p| Path::new(p).exists())
+            .expect("busybox-static");
         let mut header = tar::Header::new_gnu();
         header.set_mode(0o755);
         let program = std::fs::read(busybox).unwrap();
         header.set_size(program.len() as u64);
         tar.append_data(&mut header, "bin/busybox", program.as_slice()).unwrap();
-        for applet in ["sh", "true", "false", "echo", "cat", "sleep", "id", "ls", "hostname", "env", "ip", "mkdir", "touch", "kill", "test", "mount", "ps", "dd", "head", "tail", "grep"] {
+        for applet in [
+            "sh", "true", "false", "echo", "cat", "sleep", "id", "ls", "hostname", "env", "ip", "mkdir",
+            "touch", "kill", "test", "mount", "ps", "dd", "head", "tail", "grep",
+        ] {
             let mut header = tar::Header::new_gnu();
             header.set_entry_type(tar::EntryType::Symlink);
             header.set_size(0);
             tar.append_link(&mut header, format!("bin/{applet}"), "busybox").unwrap();
         }
         for (path, text) in [
-            ("etc/passwd", "root:x:0:0::/root:/bin/sh\n1000:x:0:0:trap:/:/bin/sh\napp:x:101:102::/app:/bin/sh\n"),
+            (
+                "etc/passwd",
+                "root:x:0:0::/root:/bin/sh\n1000:x:0:0:trap:/:/bin/sh\napp:x:101:102::/app:/bin/sh\n",
+            ),
             ("etc/group", "root:x:0:\nwheel:x:10:root\napp:x:102:\n"),
             ("seed/file", "from the image\n"),
         ] {
@@ -135,7 +155,8 @@ impl Rig {
     }
 
     pub async fn logs(&self, id: &str) -> String {
-        let query = LogQuery { follow: true, stdout: true, stderr: true, tail: Tail::All, ..LogQuery::default() };
+        let query =
+            LogQuery { follow: true, stdout: true, stderr: true, tail: Tail::All, ..LogQuery::default() };
         let mut output = self.engine.container_logs(id, query).await.unwrap();
         let mut all = Vec::new();
         while let Some(bytes) = output.next().await {
@@ -173,7 +194,8 @@ impl Rig {
     /// Ends everything and looks for what is left over.
     pub async fn finish(self) {
         let options = wharf_engine::ListOptions { all: true, ..wharf_engine::ListOptions::default() };
-        let list: Vec<Value> = serde_json::from_slice(&self.engine.container_list(&options).await.unwrap()).unwrap();
+        let list: Vec<Value> =
+            serde_json::from_slice(&self.engine.container_list(&options).await.unwrap()).unwrap();
         for container in list {
             self.remove(container["Id"].as_str().unwrap()).await.unwrap();
         }
