@@ -70,15 +70,14 @@ impl PluginError {
         }
     }
 
-    /// Whether the plugin misbehaved, as opposed to having said no.
+    /// Whether the plugin failed, as opposed to having said no. Such failures count against it.
+    ///
+    /// A plan beyond the grants is none: what a user asks for may lead a sound plugin to it, and users must not be able
+    /// to have a plugin set aside.
     pub fn is_fault(&self) -> bool {
         matches!(
             self.kind,
-            ErrorKind::Trap(_)
-                | ErrorKind::Deadline(_)
-                | ErrorKind::Memory(_)
-                | ErrorKind::TooLarge(_)
-                | ErrorKind::Denied(_)
+            ErrorKind::Trap(_) | ErrorKind::Deadline(_) | ErrorKind::Memory(_) | ErrorKind::TooLarge(_)
         )
     }
 

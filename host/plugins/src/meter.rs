@@ -52,7 +52,11 @@ impl Meter {
             first
         };
         self.slice_start.store(now, Relaxed);
-        let fine = Duration::from_nanos(used) < self.cpu_limit && self.started.elapsed() < self.wall_limit;
+        let used = Duration::from_nanos(used);
+        // Time that passed while the machine did something else, or slept, is no reason to end a call that has done
+        // little: nothing a plugin can call waits.
+        let late = self.started.elapsed() >= self.wall_limit && used >= self.cpu_limit / 10;
+        let fine = used < self.cpu_limit && !late;
         if !fine {
             self.expired.store(true, Relaxed);
         }
@@ -77,5 +81,44 @@ impl Meter {
     /// The limit that was hit.
     pub(crate) fn limit(&self) -> Duration {
         if self.elapsed() >= self.wall_limit { self.wall_limit } else { self.cpu_limit }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn burn(time: Duration) {
+        let until = thread_time() + u64::try_from(time.as_nanos()).unwrap();
+        while thread_time() < until {
+            std::hint::spin_loop();
+        }
+    }
+
+    #[test]
+    fn only_own_time_counts() {
+        let long_ago = Instant::now().checked_sub(Duration::from_mins(1)).unwrap();
+        let mut meter = Meter::new(Duration::from_millis(50), Duration::from_secs(1));
+        // A minute has passed, of which the call had nothing: it may go on.
+        meter.started = long_ago;
+        assert!(meter.may_continue());
+        assert!(meter.may_continue());
+        burn(Duration::from_millis(6));
+        assert!(!meter.may_continue(), "it has had its share, and is late");
+        assert!(meter.expired());
+        assert_eq!(meter.limit(), Duration::from_secs(1));
+    }
+
+    #[test]
+    fn time_between_slices_does_not_count() {
+        let meter = Meter::new(Duration::from_millis(20), Duration::from_mins(1));
+        assert!(meter.may_continue());
+        // Others on this thread.
+        burn(Duration::from_millis(30));
+        meter.resumes();
+        assert!(meter.may_continue());
+        burn(Duration::from_millis(21));
+        assert!(!meter.may_continue());
+        assert_eq!(meter.limit(), Duration::from_millis(20));
     }
 }

@@ -201,6 +201,15 @@ async fn a_plan_beyond_its_grants() {
     let error = storage.remove(&Call::new("op"), &snapshot("s")).await.unwrap_err();
     assert_eq!(error.code(), Code::Denied, "{error}");
     assert!(error.to_string().contains("remove-tree"), "{error}");
+    for _ in 0..10 {
+        let again = storage.remove(&Call::new("op"), &snapshot("s")).await.unwrap_err();
+        assert_eq!(
+            again.code(),
+            Code::Denied,
+            "who asks for the impossible does not have the plugin set aside"
+        );
+    }
+    assert_eq!(plugins.list()[0].counters.denied, 11);
 
     let mut grant = Grant::default();
     grant.files.ops.insert("remove-tree".into());

@@ -193,6 +193,20 @@ async fn drivers_answer_to_the_names_of_their_manifest() {
 }
 
 #[tokio::test]
+async fn judges_are_asked_in_the_order_of_the_administrator() {
+    let mut house = House::new();
+    for name in ["a", "b", "c", "d"] {
+        Guest::new(name, &["wharf:auth/authz@0.1.0", "wharf:auth/authn@0.1.0"]).install(&house.plugins());
+    }
+    house.settings.order = vec!["c".into(), "missing".into(), "b".into()];
+    let plugins = house.load().await;
+    let names: Vec<String> = plugins.authorizers().iter().map(|p| p.plugin().to_string()).collect();
+    assert_eq!(names, ["c", "b", "a", "d"]);
+    let names: Vec<String> = plugins.authenticators().iter().map(|p| p.plugin().to_string()).collect();
+    assert_eq!(names, ["c", "b", "a", "d"]);
+}
+
+#[tokio::test]
 async fn two_files_of_one_name() {
     let house = House::new().with(&good());
     std::fs::write(house.plugins().join("zz.wasm"), good().answers("remove", "x").build()).unwrap();
