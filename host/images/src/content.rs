@@ -1,15 +1,16 @@
-//! Files that this crate keeps by itself, beside the snapshots: blobs by their hash, and recipes of layers.
+//! Files that this crate keeps by itself, beside the snapshots: recipes of layers, by the layer's chain id. (An image's
+//! configuration is part of its record, and a layer's content is in its snapshot; neither is stored a second time.)
 //!
 //! A file is written under a name of its own in `ingest`, checked while it is written, and renamed into place, so
 //! that whatever has its final name is whole after a crash of this process. Against power cuts the whole file system
 //! is flushed once before an image's record is written (see `Settings::durable`), instead of every file by itself.
 
 use std::fs::{DirBuilder, File};
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use crate::digest::{self, HashReader};
+use crate::digest;
 
 /// The directories.
 #[derive(Debug, Clone)]
@@ -31,7 +32,7 @@ pub(crate) fn private_dir(path: &Path) -> io::Result<()> {
 impl Content {
     pub(crate) fn open(data_root: &Path) -> io::Result<Self> {
         let content = Self { root: data_root.join("content") };
-        for dir in ["blobs/sha256", "recipes", "ingest"] {
+        for dir in ["recipes", "ingest"] {
             private_dir(&content.root.join(dir))?;
         }
         // Whatever is here belongs to a process that is gone: the data root has one owner at a time.
@@ -45,10 +46,6 @@ impl Content {
         let path = self.root.join("ingest").join(format!("{:032x}", rand::random::<u128>()));
         let file = File::options().read(true).write(true).create_new(true).open(&path)?;
         Ok((Ingest { path, kept: false }, file))
-    }
-
-    fn blob(&self, digest: &str) -> PathBuf {
-        self.root.join("blobs/sha256").join(digest::hex(digest))
     }
 
     fn recipe(&self, chain: &str) -> PathBuf {
@@ -75,34 +72,6 @@ impl Content {
         }
         Ok(found)
     }
-
-    /// Stores a stream that must have this hash; answers its length.
-    pub(crate) fn put(&self, input: impl Read, expected: &str, limit: u64) -> io::Result<u64> {
-        let (ingest, mut file) = self.ingest()?;
-        let mut input = HashReader::new(input.take(limit.saturating_add(1)));
-        io::copy(&mut input, &mut file)?;
-        file.flush()?;
-        let (found, length) = input.finish();
-        if length > limit {
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("blob {expected} is too large")));
-        }
-        if found != expected {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("blob {expected} is damaged: its content is {found}"),
-            ));
-        }
-        ingest.keep(&self.blob(expected))?;
-        Ok(length)
-    }
-
-    pub(crate) fn get(&self, digest: &str) -> io::Result<File> {
-        File::open(self.blob(digest))
-    }
-
-    pub(crate) fn remove(&self, digest: &str) -> io::Result<()> {
-        absent_is_fine(std::fs::remove_file(self.blob(digest)))
-    }
 }
 
 fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
@@ -117,10 +86,6 @@ impl Ingest {
         std::fs::rename(&self.path, path)?;
         self.kept = true;
         Ok(())
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
     }
 }
 

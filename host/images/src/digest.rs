@@ -1,7 +1,7 @@
 //! Hashes of content.
 
 use std::fmt::Write as _;
-use std::io::{Read, Write};
+use std::io::Read;
 
 use sha2::{Digest as _, Sha256};
 
@@ -57,39 +57,5 @@ impl<R: Read> Read for HashReader<R> {
         self.hasher.update(buffer.get(..n).unwrap_or_default());
         self.count += n as u64;
         Ok(n)
-    }
-}
-
-/// Hashes and counts what is written through it.
-pub(crate) struct HashWriter<W> {
-    inner: W,
-    hasher: Sha256,
-    count: u64,
-}
-
-impl<W: Write> HashWriter<W> {
-    pub(crate) fn new(inner: W) -> Self {
-        Self { inner, hasher: Sha256::new(), count: 0 }
-    }
-
-    pub(crate) fn count(&self) -> u64 {
-        self.count
-    }
-
-    pub(crate) fn finish(self) -> (W, String) {
-        (self.inner, finish(self.hasher))
-    }
-}
-
-impl<W: Write> Write for HashWriter<W> {
-    fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
-        let n = self.inner.write(data)?;
-        self.hasher.update(data.get(..n).unwrap_or_default());
-        self.count += n as u64;
-        Ok(n)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.inner.flush()
     }
 }

@@ -194,14 +194,20 @@ pub(crate) fn header(path: &str, kind: u8, mode: u32, size: u64) -> Result<[u8; 
             .copy_from_slice(text);
         Ok(())
     };
-    if path.is_empty() || path.len() > 99 || size >= 1 << 33 {
+    if path.is_empty() || path.len() > 99 {
         return Err(Error::invalid(format!("{path:?} does not fit into a tar header")));
     }
     put(0, path.as_bytes())?;
     put(100, format!("{:07o}", mode & 0o7777).as_bytes())?;
     put(108, b"0000000")?;
     put(116, b"0000000")?;
-    put(124, format!("{size:011o}").as_bytes())?;
+    if size < 1 << 33 {
+        put(124, format!("{size:011o}").as_bytes())?;
+    } else {
+        // Base 256, for what octal cannot say.
+        put(124, &[0x80])?;
+        put(128, &size.to_be_bytes())?;
+    }
     put(136, b"00000000000")?;
     put(148, b"        ")?;
     put(156, &[kind])?;

@@ -144,10 +144,10 @@ impl Inner {
     pub(crate) fn lineage(index: &Index, chain: Option<&str>) -> Result<Vec<Snapshot>> {
         let mut lineage = Vec::new();
         let mut at = chain.map(str::to_owned);
-        while let Some(id) = at {
-            let layer = Self::layer(index, &id)?;
+        while let Some(id) = &at {
+            let layer = Self::layer(index, id)?;
             lineage.push(layer.snapshot.clone());
-            at = layer.parent.clone();
+            at.clone_from(&layer.parent);
         }
         Ok(lineage)
     }

@@ -32,6 +32,7 @@ mod oci;
 mod record;
 pub mod reference;
 mod remove;
+mod save;
 pub mod snapshots;
 
 pub use changes::apply_changes;
@@ -212,6 +213,12 @@ impl Images {
             })
         })
         .await
+    }
+
+    /// Images as an archive that `load` takes, here and in Docker (`docker save` and OCI layout in one). Names that do
+    /// not exist are told at once; if writing fails later the stream ends before the archive does.
+    pub fn save(&self, references: &[String]) -> Result<tokio::io::DuplexStream> {
+        self.inner.save(references)
     }
 
     /// Makes an image of files given as bytes, if it is not there yet.

@@ -66,10 +66,8 @@ impl Document {
         let is_manifest =
             document.config.is_some() || document.layers.is_some() || document.fs_layers.is_some();
         let media = document.media_type.as_str();
-        if (is_index && is_manifest)
-            || (is_index && MANIFEST.contains(&media))
-            || (is_manifest && INDEX.contains(&media))
-        {
+        let other_index = is_manifest || MANIFEST.contains(&media);
+        if (is_index && other_index) || (is_manifest && INDEX.contains(&media)) {
             return Err(Error::invalid(format!("{name} in the archive is both an index and a manifest")));
         }
         Ok(document)
@@ -170,12 +168,11 @@ fn collect(
     for layer in document.layers.unwrap_or_default() {
         layers.push(blob_name(&layer.digest)?);
     }
-    let platform = match &descriptor.platform {
-        Some(p) => platform(&p.os, &p.architecture, &p.variant),
-        None => {
-            let file = crate::record::ConfigFile::parse(&text)?;
-            platform(&file.os, &file.architecture, &file.variant)
-        }
+    let platform = if let Some(p) = &descriptor.platform {
+        platform(&p.os, &p.architecture, &p.variant)
+    } else {
+        let file = crate::record::ConfigFile::parse(&text)?;
+        platform(&file.os, &file.architecture, &file.variant)
     };
     found.push(Candidate {
         digest: descriptor.digest.clone(),

@@ -222,9 +222,8 @@ pub fn check_digest(text: &str) -> Result<()> {
     match text.split_once(':') {
         Some(("sha256", hex)) if is_hex64(hex) => Ok(()),
         Some(("sha256", hex)) if hex.len() != 64 => Err(Error::invalid("invalid checksum digest length")),
-        Some(("sha256", _)) => Err(Error::invalid("invalid checksum digest format")),
+        Some(("sha256", _)) | None => Err(Error::invalid("invalid checksum digest format")),
         Some(_) => Err(Error::invalid("unsupported digest algorithm")),
-        None => Err(Error::invalid("invalid checksum digest format")),
     }
 }
 

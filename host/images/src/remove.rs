@@ -35,24 +35,24 @@ pub(crate) fn resolve(index: &Index, text: &str) -> Result<Arc<Image>> {
     if let Some(image) = index.names.get(&exact.full()).and_then(|id| index.images.get(id)) {
         return Ok(Arc::clone(image));
     }
-    if let Some(image) = by_prefix(index, text)? {
+    if let Some(image) = by_prefix(index, text) {
         return Ok(image);
     }
     Err(no_such(&named.familiar()))
 }
 
 /// The only image whose id starts so.
-fn by_prefix(index: &Index, text: &str) -> Result<Option<Arc<Image>>> {
+fn by_prefix(index: &Index, text: &str) -> Option<Arc<Image>> {
     let hex = text.strip_prefix("sha256:").unwrap_or(text);
     if hex.is_empty() || !hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
-        return Ok(None);
+        return None;
     }
     let prefix = format!("sha256:{hex}");
     let mut found = index.images.range(prefix.clone()..).take_while(|(id, _)| id.starts_with(&prefix));
     match (found.next(), found.next()) {
-        (Some((_, image)), None) => Ok(Some(Arc::clone(image))),
+        (Some((_, image)), None) => Some(Arc::clone(image)),
         // Docker calls an ambiguous id unknown.
-        _ => Ok(None),
+        _ => None,
     }
 }
 

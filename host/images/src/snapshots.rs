@@ -41,7 +41,7 @@ pub struct SnapshotOptions {
     pub size_limit: Option<u64>,
     /// Only plan; change nothing.
     pub dry_run: bool,
-    /// SELinux mount label.
+    /// Label of the mount under `SELinux`.
     pub mount_label: Option<String>,
 }
 

@@ -1,4 +1,11 @@
 //! The process is killed while it loads: what is recorded is whole, what is not is gone after the next start.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests may panic"
+)]
 
 mod common;
 

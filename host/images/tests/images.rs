@@ -1,8 +1,16 @@
 //! Images from archives to containers, with real mounts.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests may panic"
+)]
 
 mod common;
 
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 
 use common::*;
@@ -182,7 +190,6 @@ async fn everything_a_layer_can_hold_arrives() {
         assert_eq!((stat("times").mtime(), stat("times").mtime_nsec()), (1_350_244_992, 23_960_108));
         assert_eq!(stat("bin/ping").mtime(), 1_000_000_000);
         assert_eq!(stat("sticky").mode() & 0o7777, 0o1777);
-        use std::os::unix::ffi::OsStrExt;
         assert!(root.join(std::ffi::OsStr::from_bytes(b"not-\xff\xfe-utf8")).exists());
     }
 }

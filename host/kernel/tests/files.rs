@@ -1,4 +1,11 @@
 //! File plans and mount plans on a real file system, as root.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests may panic"
+)]
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};

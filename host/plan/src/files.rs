@@ -325,3 +325,6 @@ mod undo;
 
 pub use check::{FileGrants, Refused, TRASH, validate};
 pub use undo::undo;
+
+#[cfg(test)]
+mod tests;

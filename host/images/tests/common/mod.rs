@@ -229,7 +229,7 @@ pub fn at(root: &OwnedFd) -> PathBuf {
 }
 
 pub fn sha256(data: &[u8]) -> String {
-    Sha256::digest(data).iter().map(|b| format!("{b:02x}")).collect()
+    Sha256::digest(data).iter().fold(String::new(), |text, b| text + &format!("{b:02x}"))
 }
 
 /// One entry of an archive to be made.

@@ -1,6 +1,7 @@
 //! User namespaces that exist only to say how an idmapped mount translates ids.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -33,7 +34,11 @@ pub(super) fn user_namespace(maps: &[IdMap]) -> Result<Arc<OwnedFd>, Error> {
 }
 
 fn make(maps: &[IdMap]) -> Result<OwnedFd, Error> {
-    let text: String = maps.iter().map(|m| format!("{} {} {}\n", m.inside, m.outside, m.size)).collect();
+    let mut text = String::new();
+    for map in maps {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{} {} {}", map.inside, map.outside, map.size);
+    }
     let (hold, release) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| Error::system("pipe", e))?;
     // A namespace is made by a process in it. The child touches nothing but the pipe, so it may be forked from a

@@ -141,7 +141,7 @@ fn reaper() -> &'static Reaper {
                 match remove_tree(trashed.trash.as_fd(), &trashed.name) {
                     Ok(()) | Err(Errno::NOENT) => {}
                     Err(error) => {
-                        tracing::warn!(name = trashed.name, %error, "could not delete a removed tree")
+                        tracing::warn!(name = trashed.name, %error, "could not delete a removed tree");
                     }
                 }
                 finished(reaper());

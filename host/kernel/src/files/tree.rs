@@ -67,8 +67,11 @@ pub fn get_xattr(path: &str, name: &[u8]) -> Result<Option<Vec<u8>>, Errno> {
     }
 }
 
+/// Names and values of extended attributes.
+pub type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// All extended attributes of the thing that `path` (see [`by_fd`]) leads to.
-pub fn xattrs(path: &str) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno> {
+pub fn xattrs(path: &str) -> Result<Xattrs, Errno> {
     let mut names = vec![0u8; 1024];
     let n = loop {
         match rustix::fs::listxattr(path, names.as_mut_slice()) {
@@ -101,7 +104,7 @@ pub struct Meta {
     /// Nanoseconds of it.
     pub mtime_nsec: u32,
     /// Names and values.
-    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub xattrs: Xattrs,
 }
 
 impl Meta {

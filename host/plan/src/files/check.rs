@@ -93,7 +93,10 @@ pub fn validate(ops: &[Op], mounts: &[Mount], grants: &FileGrants) -> Result<(),
     let mut devices = 0;
     for (index, op) in ops.iter().enumerate() {
         operation(op, devices, grants).map_err(|reason| Refused {
-            at: format!("operation {} ({})", index + 1, printable(op.kind())),
+            at: match op {
+                Op::Other(_) => format!("operation {} ({})", index + 1, printable(op.kind())),
+                _ => format!("operation {} ({})", index + 1, op.kind()),
+            },
             reason,
         })?;
         if matches!(op, Op::OpenDevice(_)) {

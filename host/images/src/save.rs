@@ -1,0 +1,209 @@
+//! Writing images as archives: at once a `docker save` archive and an OCI layout.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use tokio::io::DuplexStream;
+use tokio_util::io::SyncIoBridge;
+
+use crate::digest::{self, HashReader};
+use crate::error::{Error, Result};
+use crate::import::header;
+use crate::inner::{Inner, Pin};
+use crate::model::Image;
+use crate::record::Index;
+use crate::reference::{AnyReference, Reference};
+use crate::remove::resolve;
+
+const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+/// Bytes on their way to the client.
+const BUFFER: usize = 1 << 20;
+
+/// An image with the names it is saved under.
+struct Saved {
+    image: Arc<Image>,
+    names: BTreeSet<Reference>,
+}
+
+/// What the references mean: an id is saved without names, a repository with all of its tags.
+fn select(index: &Index, references: &[String]) -> Result<Vec<Saved>> {
+    let mut chosen: BTreeMap<String, Saved> = BTreeMap::new();
+    let mut order = Vec::new();
+    let mut add = |image: Arc<Image>, name: Option<Reference>| {
+        if !chosen.contains_key(&image.id) {
+            order.push(image.id.clone());
+        }
+        let id = image.id.clone();
+        let saved = chosen.entry(id).or_insert_with(|| Saved { image, names: BTreeSet::new() });
+        saved.names.extend(name);
+    };
+    for text in references {
+        let parsed = AnyReference::parse(text)?;
+        let AnyReference::Named(named) = parsed else {
+            add(resolve(index, text)?, None);
+            continue;
+        };
+        if named.tag.is_none() && named.digest.is_none() {
+            let repository = named.name();
+            let mut found = false;
+            for (name, id) in &index.names {
+                let (Ok(name), Some(image)) = (Reference::parse(name), index.images.get(id)) else {
+                    continue;
+                };
+                if name.digest.is_none() && name.name() == repository {
+                    add(Arc::clone(image), Some(name));
+                    found = true;
+                }
+            }
+            if found {
+                continue;
+            }
+        }
+        let image = resolve(index, text)?;
+        let known = index.names.get(&named.full()).is_some_and(|id| *id == image.id);
+        add(image, Some(named).filter(|n| known && n.digest.is_none()));
+    }
+    Ok(order.into_iter().filter_map(|id| chosen.remove(&id)).collect())
+}
+
+impl Inner {
+    /// The archive as a stream. What is wrong with the request is said at once; a failure while writing ends the
+    /// stream early, so that it is no archive.
+    pub(crate) fn save(self: &Arc<Self>, references: &[String]) -> Result<DuplexStream> {
+        let saved = select(&self.index.load(), references)?;
+        if saved.is_empty() {
+            return Err(Error::invalid("no image to save was given"));
+        }
+        let pins: Vec<Pin> =
+            saved.iter().filter_map(|s| s.image.chain_id()).map(|chain| self.pin(chain)).collect();
+        let (theirs, ours) = tokio::io::duplex(BUFFER);
+        let runtime = tokio::runtime::Handle::current();
+        let inner = Arc::clone(self);
+        let working = self.working.token();
+        tokio::task::spawn_blocking(move || {
+            let (_working, _pins) = (working, pins);
+            let mut out = SyncIoBridge::new_with_handle(ours, runtime.clone());
+            match write(&inner, &runtime, &saved, &mut out) {
+                Ok(()) => {}
+                Err(error) => tracing::warn!(%error, "an archive could not be written to its end"),
+            }
+        });
+        Ok(theirs)
+    }
+}
+
+fn write(
+    inner: &Arc<Inner>,
+    runtime: &tokio::runtime::Handle,
+    saved: &[Saved],
+    out: &mut impl Write,
+) -> Result<()> {
+    directory(out, "blobs")?;
+    directory(out, "blobs/sha256")?;
+    let mut written: BTreeSet<String> = BTreeSet::new();
+    let (mut manifests, mut items) = (Vec::new(), Vec::new());
+    for Saved { image, names } in saved {
+        let mut layers = Vec::new();
+        let mut sources = serde_json::Map::new();
+        for layer in image.layers.iter() {
+            let size = Inner::layer(&inner.index.load(), &layer.chain_id)?.tar_size;
+            if written.insert(layer.diff_id.clone()) {
+                let mut stream = runtime.block_on(inner.export_layer(&layer.chain_id))?;
+                blob(out, &layer.diff_id, size, &mut stream)?;
+            }
+            let descriptor = json!({"mediaType": LAYER, "digest": layer.diff_id, "size": size});
+            sources.insert(layer.diff_id.clone(), descriptor.clone());
+            layers.push(descriptor);
+        }
+        let config = image.raw_config.as_bytes();
+        if written.insert(image.id.clone()) {
+            blob(out, &image.id, config.len() as u64, &mut { config })?;
+        }
+        let manifest = text(&json!({
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "config": {"mediaType": CONFIG, "digest": image.id, "size": config.len()},
+            "layers": layers,
+        }))?;
+        let digest = digest::of(&manifest);
+        if written.insert(digest.clone()) {
+            blob(out, &digest, manifest.len() as u64, &mut manifest.as_slice())?;
+        }
+        let descriptor = json!({"mediaType": MANIFEST, "digest": digest, "size": manifest.len()});
+        if names.is_empty() {
+            manifests.push(descriptor.clone());
+        }
+        for name in names {
+            let mut named = descriptor.clone();
+            if let Some(map) = named.as_object_mut() {
+                map.insert(
+                    "annotations".into(),
+                    json!({"io.containerd.image.name": name.full(), "org.opencontainers.image.ref.name": name.tag}),
+                );
+            }
+            manifests.push(named);
+        }
+        let tags: Vec<String> = names.iter().map(Reference::familiar).collect();
+        items.push(json!({
+            "Config": path(&image.id),
+            "RepoTags": if tags.is_empty() { Value::Null } else { json!(tags) },
+            "Layers": image.layers.iter().map(|l| path(&l.diff_id)).collect::<Vec<_>>(),
+            "LayerSources": sources,
+        }));
+    }
+    let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests});
+    document(out, "index.json", &text(&index)?)?;
+    document(out, "manifest.json", &text(&json!(items))?)?;
+    document(out, "oci-layout", br#"{"imageLayoutVersion": "1.0.0"}"#)?;
+    out.write_all(&[0; 1024])?;
+    out.flush()?;
+    Ok(())
+}
+
+fn text(value: &Value) -> Result<Vec<u8>> {
+    serde_json::to_vec(value).map_err(|e| Error::internal(e.to_string()))
+}
+
+fn path(digest: &str) -> String {
+    format!("blobs/sha256/{}", digest::hex(digest))
+}
+
+fn directory(out: &mut impl Write, name: &str) -> Result<()> {
+    Ok(out.write_all(&header(&format!("{name}/"), b'5', 0o755, 0)?)?)
+}
+
+fn document(out: &mut impl Write, name: &str, data: &[u8]) -> Result<()> {
+    out.write_all(&header(name, b'0', 0o644, data.len() as u64)?)?;
+    out.write_all(data)?;
+    pad(out, data.len() as u64)
+}
+
+fn pad(out: &mut impl Write, size: u64) -> Result<()> {
+    let padding = usize::try_from(size.next_multiple_of(512) - size).unwrap_or(0);
+    Ok(out.write_all([0; 512].get(..padding).unwrap_or_default())?)
+}
+
+/// Writes a blob and makes sure that it is what its name says.
+fn blob(out: &mut impl Write, digest: &str, size: u64, input: &mut impl Read) -> Result<()> {
+    out.write_all(&header(&path(digest), b'0', 0o644, size)?)?;
+    let mut hashed = HashReader::new(input.take(size));
+    let mut buffer = vec![0u8; 256 << 10];
+    loop {
+        match hashed.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(n) => out.write_all(buffer.get(..n).unwrap_or_default())?,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    let (found, length) = hashed.finish();
+    if length != size || found != digest {
+        return Err(Error::internal(format!("the files of blob {digest} have changed on the disk")));
+    }
+    pad(out, size)
+}
