@@ -75,7 +75,8 @@ impl Engine {
         .await?;
         let streams = io::Streams::open(Arc::new(CodecSeam(plugins.clone())))?;
         let pool = Pool::new(KERNEL_THREADS);
-        let net = pool.run(net::Net::open).await?.doing("cannot use the network")?;
+        let instance = settings.data_root.to_string_lossy().into_owned();
+        let net = pool.run(move || net::Net::open(&instance)).await?.doing("cannot use the network")?;
         let namespaces =
             Arc::new(netns::Pool::new(READY_NAMESPACES).doing("cannot make network namespaces")?);
         let resolver = files::parse_resolv(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default());

@@ -23,7 +23,7 @@ fn main() -> Result<()> {
     unshare(CLONE_NEWNET)?;
     loopback_up()?;
     let home = netns::current()?;
-    let net = Net::open()?;
+    let net = Net::open("bench")?;
     let network = network();
     net.apply_network("bench-network", None, &network)?;
     let host = Netlink::open()?;

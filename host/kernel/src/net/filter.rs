@@ -19,10 +19,11 @@ use std::sync::Arc;
 use wharf_plan::net::{Action, Desired, Hook, Item, Kind, Prefix, Protocol, Rule, Site, items};
 
 use super::nft::{
-    self, ACCEPT, At, DROP, Data, Element, IPV4, IPV6, META_IIF, META_IIFNAME, META_L4PROTO, META_OIFNAME,
-    REG, Shape, TYPE_IFNAME, TYPE_IPV4, TYPE_IPV6, TYPE_PORT, TYPE_PROTOCOL, VERDICT, ifname,
+    self, ACCEPT, At, DROP, Data, Element, IPV4, IPV6, META_IIF, META_IIFGROUP, META_IIFNAME, META_L4PROTO,
+    META_OIFGROUP, META_OIFNAME, REG, Shape, TYPE_IFNAME, TYPE_IPV4, TYPE_IPV6, TYPE_PORT, TYPE_PROTOCOL,
+    VERDICT, ifname,
 };
-use super::route::octets;
+use super::route::{GROUP, GROUP_MASK, octets};
 use super::wire::{Batch, Socket};
 use super::{Error, host_name};
 
@@ -144,6 +145,8 @@ impl Part {
     }
 }
 
+/// A network, behind a link or behind any, and what is to be done with it.
+type Network<'a> = (Option<&'a str>, Prefix, Data);
 /// A plan's rule that needs a rule of its own.
 type Planned = (Option<String>, Option<String>, Rule);
 /// What the sets other than those of ports hold, and the rules that fit none.
@@ -153,6 +156,7 @@ type Small = (BTreeMap<&'static str, Vec<Element>>, Vec<Planned>);
 #[derive(Debug)]
 pub(super) struct Filter {
     socket: Socket,
+    table: Arc<str>,
     there: bool,
     parts: BTreeMap<Arc<str>, Part>,
     ports: BTreeMap<Port, (SocketAddr, Arc<str>)>,
@@ -163,14 +167,14 @@ pub(super) struct Filter {
 }
 
 impl Filter {
-    pub(super) fn open() -> Result<Self, Error> {
+    pub(super) fn open(table: Arc<str>) -> Result<Self, Error> {
         let mut socket = Socket::open(libc::NETLINK_NETFILTER)?;
         // 65536 ports of one batch need some 8 MiB.
         crate::sys::netlink::set_buffers(std::os::fd::AsFd::as_fd(socket.fd()), 16 << 20)
             .map_err(|error| super::wire::system("make room for the packet filter's messages", &error))?;
         let mut closed = BTreeSet::new();
         for (family, chain) in ROUTERS {
-            match nft::has_chain(&mut socket, chain) {
+            match nft::has_chain(&mut socket, &table, chain) {
                 Ok(true) => drop(closed.insert(family)),
                 Ok(false) => {}
                 Err(Error::System { source, .. }) if source.raw_os_error() == Some(libc::EOPNOTSUPP) => {
@@ -183,6 +187,7 @@ impl Filter {
         }
         Ok(Self {
             socket,
+            table,
             there: false,
             parts: BTreeMap::new(),
             ports: BTreeMap::new(),
@@ -227,11 +232,7 @@ impl Filter {
         let owner: Arc<str> = Arc::from(id);
         let part = part.unwrap_or_default();
         let old = self.parts.get(id).cloned().unwrap_or_default();
-        if part.is_empty() {
-            drop(self.parts.remove(id))
-        } else {
-            drop(self.parts.insert(owner.clone(), part.clone()))
-        }
+        self.know(&owner, part.clone());
         let small = (old != part).then(|| small(&self.parts));
         // Only ports that this scope owns: a record that is out of date removes nobody else's.
         let mut removed = Vec::new();
@@ -243,10 +244,12 @@ impl Filter {
         for (port, to) in add {
             self.put(*port, *to, owner.clone());
         }
-        let result = if !self.there {
-            if self.parts.is_empty() && self.ports.is_empty() { Ok(()) } else { self.rewrite() }
-        } else {
+        let result = if self.there {
             self.write(small.as_ref(), &removed, add)
+        } else if self.parts.is_empty() && self.ports.is_empty() {
+            Ok(())
+        } else {
+            self.rewrite()
         };
         match result {
             Ok(()) => Ok(()),
@@ -257,13 +260,17 @@ impl Filter {
                 for (port, to) in removed {
                     self.put(port, to, owner.clone());
                 }
-                if old.is_empty() {
-                    drop(self.parts.remove(id))
-                } else {
-                    drop(self.parts.insert(owner, old))
-                }
+                self.know(&owner, old);
                 Err(error)
             }
+        }
+    }
+
+    fn know(&mut self, id: &Arc<str>, part: Part) {
+        if part.is_empty() {
+            self.parts.remove(id);
+        } else {
+            self.parts.insert(id.clone(), part);
         }
     }
 
@@ -290,7 +297,7 @@ impl Filter {
         remove: &[(Port, SocketAddr)],
         add: &[(Port, SocketAddr)],
     ) -> Result<(), Error> {
-        let mut batch = nft::begin();
+        let mut batch = nft::begin(&self.table);
         let empty = batch.len();
         write_ports(&mut batch, false, remove.iter().copied());
         if let Some((sets, rules)) = small {
@@ -328,15 +335,10 @@ impl Filter {
         }
     }
 
-    /// Whether the table is still there.
-    pub(super) fn survives(&mut self) -> Result<bool, Error> {
-        Ok(!self.there || nft::has_table(&mut self.socket)?)
-    }
-
     /// Writes the whole table, in one transaction, from what is known.
     pub(super) fn rewrite(&mut self) -> Result<(), Error> {
         let small = small(&self.parts);
-        let mut batch = nft::begin();
+        let mut batch = nft::begin(&self.table);
         nft::table(&mut batch);
         nft::delete_table(&mut batch);
         if self.parts.is_empty() && self.ports.is_empty() && self.closed.is_empty() {
@@ -454,7 +456,7 @@ fn small(parts: &BTreeMap<Arc<str>, Part>) -> Small {
     let (mut from, mut to) = (BTreeSet::<&str>::new(), BTreeMap::<&str, bool>::new());
     let mut openings: Vec<Opening<'_>> = Vec::new();
     let mut local = Vec::new();
-    let mut masquerades: BTreeMap<&'static str, Vec<(Option<&str>, Prefix, Data)>> = BTreeMap::new();
+    let mut masquerades = BTreeMap::<&'static str, Vec<Network<'_>>>::new();
     let mut planned = Vec::new();
     // Of two rules about the same, the stricter one holds.
     let strict = |open: &mut bool, accept: bool| *open &= accept;
@@ -612,8 +614,8 @@ fn plain(rule: &Rule) -> bool {
 }
 
 /// Intervals that do not overlap: the kernel takes no others. Of nested ones the widest stays.
-fn intervals(entries: Vec<(Option<&str>, Prefix, Data)>) -> Vec<Element> {
-    let mut kept: Vec<(Option<&str>, Prefix, Data)> = Vec::new();
+fn intervals(entries: Vec<Network<'_>>) -> Vec<Element> {
+    let mut kept: Vec<Network<'_>> = Vec::new();
     let mut sorted = entries;
     sorted.sort_by_key(|(name, prefix, _)| (*name, prefix.length));
     for (name, prefix, data) in sorted {
@@ -695,9 +697,11 @@ fn rules(batch: &mut Batch, closed: &BTreeSet<u8>) {
         if !closed.contains(&family) {
             continue;
         }
-        for key in [META_IIFNAME, META_OIFNAME] {
+        // Also those of another daemon on this host: all links of ours have such a group.
+        for key in [META_IIFGROUP, META_OIFGROUP] {
             nft::rule(batch, name, "containers", |rule| {
-                rule.meta(key, REG).is_in(BRIDGES.name).accept();
+                let mask = GROUP_MASK.to_ne_bytes();
+                rule.meta(key, REG).mask(REG, &mask).equals(REG, &GROUP.to_ne_bytes()).accept();
             });
         }
         nft::rule(batch, name, "this host was no router before", |rule| rule.family(family).drop());
@@ -753,7 +757,9 @@ fn postrouting(batch: &mut Batch) {
 fn forward(batch: &mut Batch) {
     nft::rule(batch, "closed", "", |rule| rule.established().accept());
     nft::rule(batch, "closed", "", |rule| rule.published().accept());
-    nft::rule(batch, "closed", "", |rule| rule.drop());
+    nft::rule(batch, "closed", "", |rule| {
+        rule.drop();
+    });
     nft::rule(batch, "forward", "within a bridge, and what plans say of two links", |rule| {
         rule.meta(META_IIFNAME, REG).meta(META_OIFNAME, REG + 4).map(PAIRS.name, 0);
     });
@@ -795,7 +801,7 @@ fn write_plans(batch: &mut Batch, rules: &[Planned]) {
         for (input, output, rule) in rules.iter().filter(|(_, _, rule)| rule.hook == hook) {
             if rule.ports.is_empty() {
                 nft::rule(batch, chain, &rule.comment, |to| {
-                    planned(to, input.as_deref(), output.as_deref(), rule, None)
+                    planned(to, input.as_deref(), output.as_deref(), rule, None);
                 });
             }
             for ports in &rule.ports {

@@ -21,6 +21,8 @@ use crate::sys::process::{CLONE_NEWNET, setns};
 pub(super) struct Worker {
     home: OwnedFd,
     pub(super) route: Socket,
+    /// Of the links that this daemon makes.
+    pub(super) group: u32,
 }
 
 /// What came of the links.
@@ -33,10 +35,10 @@ pub(super) struct Made {
 
 impl Worker {
     /// For the namespace of the calling thread.
-    pub(super) fn new() -> Result<Self, Error> {
+    pub(super) fn new(group: u32) -> Result<Self, Error> {
         let home = netns::current()
             .map_err(|error| super::wire::system("hold the own network namespace", &error))?;
-        Ok(Self { home, route: Socket::open(libc::NETLINK_ROUTE)? })
+        Ok(Self { home, route: Socket::open(libc::NETLINK_ROUTE)?, group })
     }
 
     /// Runs `work` inside a namespace.
@@ -70,7 +72,7 @@ impl Worker {
         changes: &[Change],
         container: Option<BorrowedFd<'_>>,
     ) -> Result<Made, Error> {
-        let mut plan = Plan::new(id, old, new);
+        let mut plan = Plan::new(id, self.group, old, new);
         let mut made = Made::default();
         let concerns_container = changes.iter().any(|change| site_of(change) == Some(Site::Container));
         let inner = match container.filter(|_| concerns_container) {
@@ -230,6 +232,11 @@ fn missing(error: Error, errno: i32) -> Error {
             };
             Error::Missing(format!("{kind} links (CONFIG_{option})"))
         }
+        Error::System { what, .. } if errno == libc::EXFULL => Error::System {
+            what: what.clone(),
+            detail: " (a bridge has 1023 ports at most: use a second network)".to_owned(),
+            source: std::io::Error::from_raw_os_error(errno),
+        },
         _ => error,
     }
 }
@@ -237,6 +244,7 @@ fn missing(error: Error, errno: i32) -> Error {
 #[derive(Debug)]
 struct Plan<'a> {
     id: &'a str,
+    group: u32,
     alias: String,
     states: BTreeMap<LinkRef, LinkState>,
     /// Names of links that are about to be made inside the container.
@@ -249,7 +257,7 @@ struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    fn new(id: &'a str, old: Option<&Desired>, new: &Desired) -> Self {
+    fn new(id: &'a str, group: u32, old: Option<&Desired>, new: &Desired) -> Self {
         let mut states = BTreeMap::new();
         let mut ipv6 = BTreeSet::new();
         for item in old.map(items).unwrap_or_default().into_iter().chain(items(new)) {
@@ -261,6 +269,7 @@ impl<'a> Plan<'a> {
         }
         Self {
             id,
+            group,
             alias: format!("{ALIAS}{id}"),
             states,
             chosen: BTreeMap::new(),
@@ -295,7 +304,7 @@ impl<'a> Plan<'a> {
                 continue;
             };
             let free = |name: &String| !taken.contains(name) && number(name).is_none();
-            let name = (0_u32..).map(|number| format!("{prefix}{number}")).find(free);
+            let name = (0..u16::MAX).map(|number| format!("{prefix}{number}")).find(free);
             let name = name.unwrap_or_else(|| prefix.clone());
             taken.insert(name.clone());
             self.chosen.insert(link.clone(), name);
@@ -326,7 +335,7 @@ impl<'a> Plan<'a> {
         for change in changes {
             match change {
                 Change::Add(Item::Link(state)) if state.link.site == Site::Host => {
-                    self.finish(stage, state)?
+                    self.finish(stage, state)?;
                 }
                 Change::Set { from, to } if to.link.site == Site::Host => self.set(stage, from, to)?,
                 Change::Add(item) if site_of(change) == Some(Site::Host) => self.item(stage, item, true)?,
@@ -369,7 +378,8 @@ impl<'a> Plan<'a> {
         let new = NewLink {
             state: with_mac.as_ref().unwrap_or(state),
             name: &name,
-            up: state.up && !self.finishes(state),
+            group: self.group,
+            up: state.up && !Self::finishes(state),
             controller,
             parent,
             namespace: outside(&state.link)?,
@@ -381,7 +391,7 @@ impl<'a> Plan<'a> {
     }
 
     /// Whether something has to be done between making a link and setting it up.
-    fn finishes(&self, state: &LinkState) -> bool {
+    fn finishes(state: &LinkState) -> bool {
         state.link.site != Site::Host || !state.sysctls.is_empty() || !state.port.is_empty()
     }
 
@@ -394,7 +404,7 @@ impl<'a> Plan<'a> {
         if matches!(state.link.name, LinkName::Exact(_)) {
             stage.add(Tolerate::Nothing, |batch| route::set_alias(batch, &name, &self.alias))?;
         }
-        if !self.finishes(state) {
+        if !Self::finishes(state) {
             return Ok(());
         }
         stage.flush()?;
@@ -449,7 +459,7 @@ impl<'a> Plan<'a> {
     /// Whether a link was made for this scope. The group is there from the first moment, the alias soon after, and only
     /// for names that do not say themselves whose they are.
     fn owns(&self, known: &Known) -> bool {
-        known.group == route::OWNED && (known.alias.is_empty() || known.alias == self.alias)
+        known.group == self.group && (known.alias.is_empty() || known.alias == self.alias)
     }
 
     fn set(&self, stage: &mut Stage<'_>, from: &LinkState, to: &LinkState) -> Result<(), Error> {
@@ -538,7 +548,7 @@ impl<'a> Plan<'a> {
             }
             (Item::Fdb { mac, destination, .. }, Some((_, index))) => {
                 stage.add(tolerate, |batch| {
-                    result = route::neighbor(batch, add, index, mac, destination, true)
+                    result = route::neighbor(batch, add, index, mac, destination, true);
                 })?;
             }
             (Item::Shape { shape, .. }, Some((name, index))) => {
@@ -602,13 +612,13 @@ impl<'a> Plan<'a> {
                 Change::Add(item) => {
                     // Addresses come first: a link that is up without them would invent its own.
                     if !matches!(item, Item::Address { .. }) {
-                        self.bring_up(stage, &mut up)?;
+                        Self::bring_up(stage, &mut up)?;
                     }
                     self.item(stage, item, true)?;
                 }
             }
         }
-        self.bring_up(stage, &mut up)?;
+        Self::bring_up(stage, &mut up)?;
         stage.flush()?;
         let mut all = Vec::new();
         for (link, state) in &self.states {
@@ -621,7 +631,7 @@ impl<'a> Plan<'a> {
         Ok(all)
     }
 
-    fn bring_up(&self, stage: &mut Stage<'_>, up: &mut Vec<(String, u32)>) -> Result<(), Error> {
+    fn bring_up(stage: &mut Stage<'_>, up: &mut Vec<(String, u32)>) -> Result<(), Error> {
         for (name, index) in up.drain(..) {
             let set = SetLink { up: Some(true), ..SetLink::default() };
             stage.add(Tolerate::Nothing, |batch| route::set_link(batch, index, &name, &set))?;
@@ -695,14 +705,15 @@ pub(super) fn write_proc(path: &str, value: &str) -> Result<(), Error> {
 }
 
 /// Deletes links in one go: one by one, each would wait for the whole machine.
-pub(super) fn delete_many(socket: &mut Socket, links: &[Known]) -> Result<(), Error> {
+pub(super) fn delete_many(worker: &mut Worker, links: &[Known]) -> Result<(), Error> {
+    let (socket, doomed) = (&mut worker.route, worker.group | route::DOOMED);
     if links.is_empty() {
         return Ok(());
     }
     for part in links.chunks(MESSAGES) {
         let mut batch = Batch::default();
         for link in part {
-            route::set_group(&mut batch, link.index, &link.name, route::DOOMED);
+            route::set_group(&mut batch, link.index, &link.name, doomed);
         }
         for failure in socket.exchange(&batch)? {
             if failure.errno != libc::ENODEV {
@@ -711,7 +722,7 @@ pub(super) fn delete_many(socket: &mut Socket, links: &[Known]) -> Result<(), Er
         }
     }
     let mut batch = Batch::default();
-    route::delete_doomed(&mut batch);
+    route::delete_group(&mut batch, doomed);
     match socket.exchange(&batch)?.into_iter().next() {
         Some(failure) if failure.errno != libc::ENODEV => Err(failure.error),
         _ => Ok(()),

@@ -11,6 +11,7 @@ mod links;
 mod nft;
 mod ports;
 mod route;
+mod watch;
 mod wire;
 
 #[cfg(test)]
@@ -27,6 +28,7 @@ use wharf_plan::net::{
 use filter::{Filter, Part, Port};
 use links::Worker;
 use ports::Wanted;
+pub use watch::Watch;
 
 /// Why a change of the network did not happen. Whatever had been done of it is undone.
 #[derive(Debug, thiserror::Error)]
@@ -160,8 +162,10 @@ fn hash(id: &str, number: u32) -> u64 {
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-#[derive(Default)]
 struct Shared {
+    /// Name of the table, group of the links: both tell this daemon's from another's.
+    table: Arc<str>,
+    group: u32,
     /// Idle ones, each with its socket.
     workers: Mutex<Vec<Worker>>,
     /// Opened when something first needs it: a host without nftables can still run containers without ports.
@@ -174,7 +178,7 @@ impl Shared {
     fn filter<T>(&self, work: impl FnOnce(&mut Filter) -> Result<T, Error>) -> Result<T, Error> {
         let mut filter = lock(&self.filter);
         if filter.is_none() {
-            *filter = Some(Filter::open()?);
+            *filter = Some(Filter::open(self.table.clone())?);
         }
         match filter.as_mut() {
             Some(filter) => work(filter),
@@ -201,12 +205,22 @@ impl std::fmt::Debug for Net {
 }
 
 impl Net {
-    /// Opens it for the network namespace of the calling thread.
+    /// Opens it for the network namespace of the calling thread. `instance` tells this daemon from others on the same
+    /// host, also after it was started again: the place of its data, for instance.
     ///
     /// After a start of the daemon [`Net::restore`] comes first: the first change of the packet filter writes the
     /// whole of it from what this knows.
-    pub fn open() -> Result<Self, Error> {
-        let shared = Shared { workers: Mutex::new(vec![Worker::new()?]), ..Shared::default() };
+    pub fn open(instance: &str) -> Result<Self, Error> {
+        let number = hash(instance, 0);
+        let low = u32::try_from(number & u64::from(route::DOOMED - 1)).unwrap_or(0);
+        let group = route::GROUP | low;
+        let shared = Shared {
+            table: Arc::from(format!("wharf-{:08x}", number >> 32)),
+            group,
+            workers: Mutex::new(vec![Worker::new(group)?]),
+            filter: Mutex::default(),
+            switched: Mutex::default(),
+        };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -214,7 +228,7 @@ impl Net {
         let idle = lock(&self.shared.workers).pop();
         let mut worker = match idle {
             Some(worker) => worker,
-            None => Worker::new()?,
+            None => Worker::new(self.shared.group)?,
         };
         let result = work(&mut worker, &self.shared);
         lock(&self.shared.workers).push(worker);
@@ -236,12 +250,11 @@ impl Net {
         self.run(|worker, shared| {
             let none = Desired::default();
             let changes = diff(Some(desired), &none);
-            let made = items(desired).into_iter().filter_map(|item| match item {
-                Item::Link(link) => Some(host_name(id, &link.link)),
-                _ => None,
-            });
-            let switched = &mut lock(&shared.switched).0;
-            made.for_each(|name| drop(switched.remove(&name)));
+            for item in items(desired) {
+                if let Item::Link(link) = item {
+                    lock(&shared.switched).0.remove(&host_name(id, &link.link));
+                }
+            }
             worker.apply(id, Some(desired), &none, &changes, None)?;
             forget(shared, id)
         })
@@ -285,6 +298,13 @@ impl Net {
     /// Writes the packet filter anew from what is known, for instance after somebody flushed it.
     pub fn resync(&self) -> Result<(), Error> {
         self.run(|_, shared| shared.filter(Filter::rewrite))
+    }
+
+    /// Watches the packet filter from now on, for as long as the result lives: whatever somebody else does to the table,
+    /// such as flushing it or reloading a firewall, is put right at once.
+    pub fn watch(&self) -> Result<Watch, Error> {
+        let port = self.shared.filter(|filter| Ok(filter.port()))?;
+        Watch::start(&self.shared, port)
     }
 
     /// Removes links and filter elements of networks and endpoints that are not named here.
@@ -636,14 +656,15 @@ fn sweep_links(worker: &mut Worker, alive: &BTreeSet<&str>) -> Result<Vec<String
                 && letters.range(rest.to_owned()..).next().is_some_and(|one| one.starts_with(rest))
         })
     };
+    let group = worker.group;
     let dead = |link: &route::Known| {
         let lives = match link.alias.strip_prefix(ALIAS) {
             Some(id) => alive.contains(id),
             None => generated(&link.name),
         };
-        link.group == route::OWNED && !lives
+        link.group == group && !lives
     };
     let doomed: Vec<route::Known> = route::links(&mut worker.route)?.into_iter().filter(dead).collect();
-    links::delete_many(&mut worker.route, &doomed)?;
+    links::delete_many(worker, &doomed)?;
     Ok(doomed.into_iter().map(|link| link.name).collect())
 }

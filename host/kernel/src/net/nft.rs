@@ -2,20 +2,21 @@
 //!
 //! All numbers on this wire are big endian, except what is compared with a register.
 
+use std::sync::Arc;
+
 use super::Error;
 use super::wire::{ACK, Batch, CREATE, Socket, attribute};
 
 const SUBSYSTEM: u16 = 10 << 8;
 const NEWTABLE: u16 = SUBSYSTEM;
-const GETTABLE: u16 = SUBSYSTEM | 1;
-pub(super) const DELTABLE: u16 = SUBSYSTEM | 2;
-const NEWCHAIN: u16 = SUBSYSTEM | 3;
-const GETCHAIN: u16 = SUBSYSTEM | 4;
-const NEWRULE: u16 = SUBSYSTEM | 6;
-const DELRULE: u16 = SUBSYSTEM | 8;
-const NEWSET: u16 = SUBSYSTEM | 9;
-const NEWSETELEM: u16 = SUBSYSTEM | 12;
-const DELSETELEM: u16 = SUBSYSTEM | 14;
+const DELTABLE: u16 = SUBSYSTEM + 2;
+const NEWCHAIN: u16 = SUBSYSTEM + 3;
+const GETCHAIN: u16 = SUBSYSTEM + 4;
+const NEWRULE: u16 = SUBSYSTEM + 6;
+const DELRULE: u16 = SUBSYSTEM + 8;
+const NEWSET: u16 = SUBSYSTEM + 9;
+const NEWSETELEM: u16 = SUBSYSTEM + 12;
+const DELSETELEM: u16 = SUBSYSTEM + 14;
 const BEGIN: u16 = 0x10;
 const END: u16 = 0x11;
 /// `inet`: both IP families in one table.
@@ -39,6 +40,8 @@ pub(super) const TYPE_IFNAME: u32 = 41;
 pub(super) const META_IIF: u32 = 4;
 pub(super) const META_IIFNAME: u32 = 6;
 pub(super) const META_OIFNAME: u32 = 7;
+pub(super) const META_IIFGROUP: u32 = 21;
+pub(super) const META_OIFGROUP: u32 = 22;
 pub(super) const META_NFPROTO: u32 = 15;
 pub(super) const META_L4PROTO: u32 = 16;
 
@@ -48,12 +51,9 @@ pub(super) const REG: u32 = 8;
 pub(super) const IPV4: u8 = 2;
 pub(super) const IPV6: u8 = 10;
 
-/// Table of the host. There is one, whatever the number of networks.
-pub(super) const TABLE: &str = "wharf";
-
-/// Opens a transaction.
-pub(super) fn begin() -> Batch {
-    let mut batch = Batch::default();
+/// Opens a transaction on a table.
+pub(super) fn begin(table: &Arc<str>) -> Batch {
+    let mut batch = Batch::of(table);
     batch.message(BEGIN, 0, "begin", &[0, 0, 0, 10], |_| {});
     batch
 }
@@ -77,34 +77,23 @@ fn fixed() -> [u8; 4] {
 
 pub(super) fn table(batch: &mut Batch) {
     batch.message(NEWTABLE, CREATE, "make the filter's table", &fixed(), |batch| {
-        batch.text(1, TABLE);
+        batch.own_table();
         batch.be32(2, 0);
     });
 }
 
 pub(super) fn delete_table(batch: &mut Batch) {
-    batch.message(DELTABLE, 0, "remove the filter's table", &fixed(), |batch| batch.text(1, TABLE));
-}
-
-/// Whether the table is there.
-pub(super) fn has_table(socket: &mut Socket) -> Result<bool, Error> {
-    let mut batch = Batch::default();
-    batch.message(GETTABLE, ACK, "look for the filter's table", &fixed(), |batch| batch.text(1, TABLE));
-    exists(socket, &batch)
+    batch.message(DELTABLE, 0, "remove the filter's table", &fixed(), Batch::own_table);
 }
 
 /// Whether a chain is there.
-pub(super) fn has_chain(socket: &mut Socket, name: &str) -> Result<bool, Error> {
-    let mut batch = Batch::default();
+pub(super) fn has_chain(socket: &mut Socket, table: &Arc<str>, name: &str) -> Result<bool, Error> {
+    let mut batch = Batch::of(table);
     batch.message(GETCHAIN, ACK, "look for a chain", &fixed(), |batch| {
-        batch.text(1, TABLE);
+        batch.own_table();
         batch.text(3, name);
     });
-    exists(socket, &batch)
-}
-
-fn exists(socket: &mut Socket, batch: &Batch) -> Result<bool, Error> {
-    match socket.ask(batch, |_, _| {}) {
+    match socket.ask(&batch, |_, _| {}) {
         Ok(()) => Ok(true),
         Err(failure) if failure.errno == libc::ENOENT => Ok(false),
         Err(failure) => Err(failure.error),
@@ -122,7 +111,7 @@ pub(super) struct At {
 
 pub(super) fn chain(batch: &mut Batch, name: &str, at: Option<At>) {
     batch.message(NEWCHAIN, CREATE, format!("make chain {name}"), &fixed(), |batch| {
-        batch.text(1, TABLE);
+        batch.own_table();
         batch.text(3, name);
         if let Some(at) = at {
             batch.nested(4, |batch| {
@@ -143,7 +132,7 @@ pub(super) fn rule(batch: &mut Batch, chain: &str, comment: &str, expressions: i
         format!("add a rule to {chain}"),
         &fixed(),
         |batch| {
-            batch.text(1, TABLE);
+            batch.own_table();
             batch.text(2, chain);
             batch.nested(4, |batch| expressions(&mut Rule(batch)));
             if !comment.is_empty() {
@@ -160,7 +149,7 @@ pub(super) fn rule(batch: &mut Batch, chain: &str, comment: &str, expressions: i
 /// Removes all rules of a chain.
 pub(super) fn clear(batch: &mut Batch, chain: &str) {
     batch.message(DELRULE, 0, format!("clear {chain}"), &fixed(), |batch| {
-        batch.text(1, TABLE);
+        batch.own_table();
         batch.text(2, chain);
     });
 }
@@ -183,7 +172,7 @@ pub(super) fn set(batch: &mut Batch, shape: &Shape, number: u32) {
         let flags = if shape.interval { INTERVAL } else { 0 }
             | if concat { CONCAT } else { 0 }
             | if shape.data.is_some() { MAP } else { 0 };
-        batch.text(1, TABLE);
+        batch.own_table();
         batch.text(2, shape.name);
         batch.be32(3, flags);
         batch.be32(4, shape.key.iter().fold(0, |all, (kind, _)| all << 6 | kind));
@@ -240,7 +229,7 @@ pub(super) fn elements(batch: &mut Batch, add: bool, shape: &Shape, elements: &[
     for part in elements.chunks(ELEMENTS) {
         let verb = if add { format!("add {} elements {verb}", part.len()) } else { format!("remove {verb}") };
         batch.message(kind, flags, format!("{verb} {}", shape.name), &fixed(), |batch| {
-            batch.text(1, TABLE);
+            batch.own_table();
             batch.text(2, shape.name);
             batch.nested(3, |batch| {
                 for one in part {
@@ -423,13 +412,6 @@ impl Rule<'_> {
         })
     }
 
-    pub(super) fn immediate(&mut self, register: u32, value: &[u8]) -> &mut Self {
-        self.expression("immediate", |batch| {
-            batch.be32(1, register);
-            batch.nested(2, |batch| batch.attr(1, value));
-        })
-    }
-
     fn verdict(&mut self, code: i32, chain: &str) -> &mut Self {
         self.expression("immediate", |batch| {
             batch.be32(1, 0);
@@ -447,10 +429,6 @@ impl Rule<'_> {
 
     pub(super) fn jump(&mut self, chain: &str) {
         self.verdict(JUMP, chain);
-    }
-
-    pub(super) fn go_to(&mut self, chain: &str) {
-        self.verdict(GOTO, chain);
     }
 
     pub(super) fn reject(&mut self) {

@@ -37,10 +37,12 @@ const INFO_SLAVE_DATA: u16 = 5;
 const IFLA_GROUP: u16 = 27;
 const SKIP_STATS: u32 = 8;
 
-/// The group of all links on the host that Wharf made.
-pub(super) const OWNED: u32 = 0x5748_4152;
-/// The group of those that are about to go.
-pub(super) const DOOMED: u32 = OWNED + 1;
+/// The groups of all links on the host that Wharf made: these bits, and others that tell its daemons apart.
+pub(super) const GROUP: u32 = 0x5700_0000;
+/// Which bits those are.
+pub(super) const GROUP_MASK: u32 = 0xff00_0000;
+/// One bit more for links that are about to go.
+pub(super) const DOOMED: u32 = 0x0080_0000;
 
 /// What is known of a link.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -58,17 +60,10 @@ pub(super) struct Known {
 
 fn header(index: u32, up: Option<bool>) -> [u8; 16] {
     let mut bytes = [0; 16];
-    let [_, _, _, _, a, b, c, d, f, _, _, _, change, _, _, _] = &mut bytes;
-    let [ia, ib, ic, id] = index.to_ne_bytes();
-    (*a, *b, *c, *d) = (ia, ib, ic, id);
-    if let Some(up) = up {
-        *f = u8::from(up);
-        *change = 1;
-    }
-    if cfg!(target_endian = "big") && up.is_some() {
-        // Flags are 32 bits wide; the lowest byte is the last there.
-        bytes.swap(8, 11);
-        bytes.swap(12, 15);
+    // Family, type, then index, flags, and which flags count.
+    let words = [0, index, u32::from(up == Some(true)), u32::from(up.is_some())];
+    for (place, word) in bytes.chunks_exact_mut(4).zip(words) {
+        place.copy_from_slice(&word.to_ne_bytes());
     }
     bytes
 }
@@ -78,6 +73,7 @@ fn header(index: u32, up: Option<bool>) -> [u8; 16] {
 pub(super) struct NewLink<'a> {
     pub(super) state: &'a LinkState,
     pub(super) name: &'a str,
+    pub(super) group: u32,
     pub(super) up: bool,
     pub(super) controller: Option<u32>,
     pub(super) parent: Option<u32>,
@@ -117,7 +113,7 @@ pub(super) fn add_link(batch: &mut Batch, new: &NewLink<'_>) -> Result<(), Error
     batch.message(NEWLINK, CREATE | EXCL | ACK, what, &header(0, new.up.then_some(true)), |batch| {
         common(batch, new.state, new.name, new.namespace);
         if new.namespace.is_none() {
-            batch.u32(IFLA_GROUP, OWNED);
+            batch.u32(IFLA_GROUP, new.group);
         }
         if let Some(controller) = new.controller {
             batch.u32(IFLA_MASTER, controller);
@@ -466,7 +462,7 @@ pub(super) fn set_group(batch: &mut Batch, index: u32, name: &str, group: u32) {
     });
 }
 
-/// Deletes all links of the group [`DOOMED`] at once.
-pub(super) fn delete_doomed(batch: &mut Batch) {
-    batch.message(DELLINK, ACK, "remove links", &header(0, None), |batch| batch.u32(IFLA_GROUP, DOOMED));
+/// Deletes all links of a group at once.
+pub(super) fn delete_group(batch: &mut Batch, group: u32) {
+    batch.message(DELLINK, ACK, "remove links", &header(0, None), |batch| batch.u32(IFLA_GROUP, group));
 }

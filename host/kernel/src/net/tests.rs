@@ -24,7 +24,7 @@ fn lab(test: impl FnOnce(&Net) + Send) {
     let done = netns::within(|| {
         unshare(CLONE_NEWNET)?;
         loopback_up()?;
-        let net = Net::open().unwrap();
+        let net = Net::open("test").unwrap();
         test(&net);
         Ok(())
     });
@@ -151,13 +151,8 @@ fn outside(id: &str, subnet: &str, v6: &str) -> OwnedFd {
         ..Desired::default()
     };
     let changes = diff(None, &desired);
-    let mut worker = Worker::new().unwrap();
+    let mut worker = Worker::new(0).unwrap();
     worker.apply(id, None, &desired, &changes, Some(namespace.as_fd())).unwrap();
-    // It belongs to the machine, not to us.
-    let index = route::find(&mut worker.route, &name).unwrap().unwrap().index;
-    let mut batch = wire::Batch::default();
-    route::set_group(&mut batch, index, &name, 0);
-    worker.route.all(&batch).unwrap();
     namespace
 }
 
@@ -197,7 +192,7 @@ fn cannot_reach(from: &OwnedFd, to: &str) {
 
 fn links_of_ours() -> Vec<String> {
     let mut socket = wire::Socket::open(libc::NETLINK_ROUTE).unwrap();
-    let ours = |link: &route::Known| link.group == route::OWNED;
+    let ours = |link: &route::Known| link.group & route::GROUP_MASK == route::GROUP;
     route::links(&mut socket).unwrap().into_iter().filter(ours).map(|link| link.name).collect()
 }
 
@@ -289,7 +284,7 @@ fn only_what_is_published_is_reached_from_outside() {
         cannot_reach(&world, "[fd00:17::2]:443");
         // The same packets do arrive without the filter, so it is the filter that stops them.
         let mut socket = wire::Socket::open(libc::NETLINK_NETFILTER).unwrap();
-        let mut batch = nft::begin();
+        let mut batch = nft::begin(&net.shared.table);
         nft::clear(&mut batch, "forward");
         nft::clear(&mut batch, "router4");
         nft::clear(&mut batch, "router6");
@@ -339,7 +334,7 @@ fn loopback_is_not_reached_from_outside() {
         }
         // Without the guard the attack works: the test is able to fail.
         let mut socket = wire::Socket::open(libc::NETLINK_NETFILTER).unwrap();
-        let mut batch = nft::begin();
+        let mut batch = nft::begin(&net.shared.table);
         nft::clear(&mut batch, "guard");
         nft::commit(&mut socket, batch).map_err(|failure| failure.error).unwrap();
         reach(&world, "127.0.0.1:8080");
@@ -636,7 +631,7 @@ fn a_flushed_filter_is_restored() {
         let before = ruleset();
         let flush = || {
             let mut socket = wire::Socket::open(libc::NETLINK_NETFILTER).unwrap();
-            let mut batch = nft::begin();
+            let mut batch = nft::begin(&net.shared.table);
             nft::table(&mut batch);
             nft::delete_table(&mut batch);
             nft::commit(&mut socket, batch).map_err(|failure| failure.error).unwrap();
@@ -654,6 +649,39 @@ fn a_flushed_filter_is_restored() {
         reach(&world, "192.0.2.1:8080");
         net.remove_endpoint(B, &b.desired, Links::DieWithNamespace).unwrap();
         assert_eq!(ruleset(), before);
+    });
+}
+
+/// Firewall reloads take rules away (CVE-2025-54388, CVE-2025-54410).
+#[test]
+fn a_watched_filter_restores_itself() {
+    lab(|net| {
+        let world = outside("w", "192.0.2", "2001:db8:");
+        let wire = network("docker0", "172.17.0", None);
+        net.apply_network(N, None, &wire).unwrap();
+        let mut desired = endpoint("docker0", "172.17.0", 2, None);
+        desired.publishes = vec![publish(Some("127.0.0.1"), 8080, "172.17.0.2", 80)];
+        let a = start(net, A, &wire, desired).unwrap();
+        serve(Some(&a.namespace), "0.0.0.0:80");
+        let before = ruleset();
+        let _watch = net.watch().unwrap();
+        // Ends with the first answer of the table that is whole again; this one is asked by netlink events alone.
+        let events = wire::Socket::open(libc::NETLINK_NETFILTER).unwrap();
+        crate::sys::netlink::join(events.fd().as_fd(), 7).unwrap();
+        let mut events = events;
+        for (what, arguments) in [
+            ("all", vec!["flush", "ruleset"]),
+            ("the rules", vec!["flush", "table", "inet", &net.shared.table]),
+            ("a chain", vec!["flush", "chain", "inet", &net.shared.table, "guard"]),
+        ] {
+            let done = std::process::Command::new("nft").args(&arguments).status().unwrap();
+            assert!(done.success(), "{what}");
+            while ruleset() != before {
+                events.receive(true).unwrap();
+            }
+            call("127.0.0.1:8080", LONG).unwrap();
+            cannot_reach(&world, "172.17.0.2:80");
+        }
     });
 }
 
@@ -675,7 +703,7 @@ fn a_new_daemon_takes_over() {
         let b = start(net, B, &wire, with(3, 8081)).unwrap();
         assert_eq!(links_of_ours().len(), 4);
         // The daemon ends without a word; one endpoint and one network never reached its records.
-        let again = Net::open().unwrap();
+        let again = Net::open("test").unwrap();
         let record = |id, desired, publishes| Record { id, desired, publishes };
         let networks = [record(N, &wire, &[])];
         let swept = again.restore(&networks, &[record(A, &a.desired, &a.applied.publishes)]).unwrap();
@@ -693,9 +721,9 @@ fn a_new_daemon_takes_over() {
             Swept::default()
         );
         // A bridge that went missing is made again.
-        let mut worker = Worker::new().unwrap();
+        let mut worker = Worker::new(net.shared.group).unwrap();
         let bridge = route::find(&mut worker.route, "docker0").unwrap().unwrap();
-        links::delete_many(&mut worker.route, &[bridge]).unwrap();
+        links::delete_many(&mut worker, &[bridge]).unwrap();
         again.restore(&networks, &[]).unwrap();
         assert_eq!(links_of_ours().into_iter().filter(|name| name == "docker0").count(), 1);
         drop(b);
@@ -815,7 +843,7 @@ fn a_host_that_was_no_router_routes_for_containers_alone() {
         assert_eq!(reach(&a.namespace, "198.51.100.2:80"), "::ffff:198.51.100.1");
         assert_eq!(reach(&a.namespace, "[2001:db8:1::2]:80"), "2001:db8:1::1");
         // Also after another daemon took over, which cannot know who switched it on.
-        let again = Net::open().unwrap();
+        let again = Net::open("test").unwrap();
         again.restore(&[Record { id: N, desired: &wire, publishes: &[] }], &[]).unwrap();
         cannot_reach(&one, "198.51.100.2:80");
     });

@@ -1,6 +1,7 @@
 //! Netlink messages: written into one buffer, read without a copy, and the socket that exchanges them.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use super::Error;
 use crate::sys::netlink;
@@ -28,6 +29,8 @@ pub(super) struct Batch {
     /// What each message is for, by its number in this batch, for error texts.
     what: Vec<String>,
     open: usize,
+    /// The table of the packet filter that the messages are about.
+    table: Arc<str>,
 }
 
 impl Batch {
@@ -39,8 +42,15 @@ impl Batch {
         self.what.len()
     }
 
-    pub(super) fn size(&self) -> usize {
-        self.bytes.len()
+    /// For messages about a table of the packet filter.
+    pub(super) fn of(table: &Arc<str>) -> Self {
+        Self { table: Arc::clone(table), ..Self::default() }
+    }
+
+    /// The table's name: the first attribute of all such messages.
+    pub(super) fn own_table(&mut self) {
+        let table = Arc::clone(&self.table);
+        self.text(1, &table);
     }
 
     /// Adds a message: its type, flags, what it is for, its fixed part, and its attributes.
