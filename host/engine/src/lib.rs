@@ -69,6 +69,8 @@ pub(crate) struct Inner {
     pub(crate) events: io::events::Bus,
     pub(crate) cgroups: wharf_kernel::cgroup::Cgroups,
     pub(crate) net: wharf_kernel::net::Net,
+    /// Puts the packet filter right for as long as the engine lives.
+    pub(crate) net_watch: std::sync::OnceLock<wharf_kernel::net::Watch>,
     pub(crate) namespaces: Arc<wharf_kernel::netns::Pool>,
     pub(crate) pool: pool::Pool,
     pub(crate) registry: registry::Registry,

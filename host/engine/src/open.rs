@@ -94,6 +94,7 @@ impl Engine {
                 events: io::events::Bus::new(),
                 cgroups,
                 net,
+                net_watch: std::sync::OnceLock::new(),
                 namespaces,
                 pool,
                 registry: crate::registry::Registry::default(),
@@ -108,6 +109,11 @@ impl Engine {
             }),
         };
         engine.recover().await?;
+        let net = engine.inner.net.clone();
+        match engine.inner.pool.run(move || net.watch()).await? {
+            Ok(watch) => drop(engine.inner.net_watch.set(watch)),
+            Err(error) => tracing::warn!(%error, "flushed packet filters are not put right by themselves"),
+        }
         Ok(engine)
     }
 
