@@ -7,6 +7,7 @@
 //! the namespace in which the [`Net`] was opened, never on those of an async runtime.
 
 mod filter;
+mod flows;
 mod links;
 mod nft;
 mod ports;
@@ -337,10 +338,28 @@ fn forget(shared: &Shared, id: &str) -> Result<(), Error> {
     match &mut *lock(&shared.filter) {
         Some(filter) => {
             let ports: Vec<Port> = filter.ports_of(id).into_iter().map(|(port, _)| port).collect();
-            filter.change(id, None, &ports, &[])
+            change(filter, id, None, &ports, &[])
         }
         None => Ok(()),
     }
+}
+
+/// [`Filter::change`], and no flow keeps to what was before.
+fn change(
+    filter: &mut Filter,
+    id: &str,
+    part: Option<Part>,
+    remove: &[Port],
+    add: &[(Port, std::net::SocketAddr)],
+) -> Result<(), Error> {
+    let mut removed = filter.ports_of(id);
+    removed.retain(|(port, _)| remove.contains(port));
+    filter.change(id, part, remove, add)?;
+    // The ports are as they shall be: a flow that cannot be forgotten ends by itself some time.
+    if let Err(error) = flows::forget(add, &removed) {
+        tracing::warn!(id, %error, "old flows to published UDP ports may linger");
+    }
+    Ok(())
 }
 
 fn network(
@@ -432,7 +451,7 @@ fn endpoint(
         let named = named(old, new)?;
         shared.filter(|filter| {
             let remove = applied(filter, id, &unwanted, &named);
-            filter.change(id, Some(part), &remove, &add)
+            change(filter, id, Some(part), &remove, &add)
         })?;
         for held in &held {
             forward(shared, held.to.is_ipv4(), &mut notes)?;

@@ -507,6 +507,38 @@ fn datagrams_are_published() {
     });
 }
 
+/// One client socket, so one flow: it must not be caught in what its port was before.
+#[test]
+fn old_flows_follow_their_port() {
+    lab(|net| {
+        let world = outside("w", "192.0.2", "2001:db8:");
+        let wire = network("docker0", "172.17.0", None);
+        net.apply_network(N, None, &wire).unwrap();
+        let client = inside(&world, || UdpSocket::bind("0.0.0.0:0").unwrap());
+        let arrives = |at: &UdpSocket| {
+            client.send_to(b"x", "192.0.2.1:5300").unwrap();
+            at.set_read_timeout(Some(LONG)).unwrap();
+            let (_, from) = at.recv_from(&mut [0; 4]).unwrap();
+            // An answer makes the flow an assured one.
+            at.send_to(b"y", from).unwrap();
+            client.set_read_timeout(Some(LONG)).unwrap();
+            client.recv_from(&mut [0; 4]).unwrap();
+        };
+        // First the host itself has the port.
+        let host = UdpSocket::bind("0.0.0.0:5300").unwrap();
+        arrives(&host);
+        drop(host);
+        for (id, number) in [(A, 2), (B, 3)] {
+            let ip = format!("172.17.0.{number}");
+            let mut desired = endpoint("docker0", "172.17.0", number, None);
+            desired.publishes = vec![Publish { protocol: Protocol::Udp, ..publish(None, 5300, &ip, 53) }];
+            let container = start(net, id, &wire, desired).unwrap();
+            arrives(&inside(&container.namespace, || UdpSocket::bind("0.0.0.0:53").unwrap()));
+            net.remove_endpoint(id, &container.desired, Links::DieWithNamespace).unwrap();
+        }
+    });
+}
+
 #[test]
 fn ports_are_given_once() {
     lab(|net| {
