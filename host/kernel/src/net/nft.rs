@@ -192,6 +192,11 @@ pub(super) fn set(batch: &mut Batch, shape: &Shape, number: u32) {
             });
         }
         batch.be32(10, number);
+        if shape.key == [(TYPE_IFNAME, 16)] {
+            // For those who list the set: the key (0) is in the host's byte order (1).
+            let order = 1_u32.to_ne_bytes();
+            batch.attr(13, &[&[0, 4], order.as_slice()].concat());
+        }
     });
 }
 

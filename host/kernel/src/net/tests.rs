@@ -393,6 +393,7 @@ fn networks_are_isolated() {
         two.rules = vec![Rule { in_link: Some(0), out_link: Some(0), ..rule(Action::Drop) }];
         net.apply_network(M, Some(&old), &two).unwrap();
         assert!(ruleset().contains("\"br-two\" . \"br-two\" : goto closed"), "{}", ruleset());
+        assert!(ruleset().contains("elements = { \"br-two\",\n\t\t\t     \"docker0\" }"), "{}", ruleset());
         reach(&b.namespace, "172.18.0.1:8080");
     });
 }
