@@ -121,6 +121,8 @@ async fn establish(exec_root: &Path, program: &Path) -> Result<Socket, KeeperErr
 /// Runs `program keeper --background …`, which ends when the keeper serves.
 async fn start(exec_root: &Path, program: &Path) -> Result<(), KeeperError> {
     let mut command = std::process::Command::new(program);
+    // Whatever the file is called: under the name `dockerd` it would take other arguments.
+    std::os::unix::process::CommandExt::arg0(&mut command, "wharf");
     command.arg("keeper").arg("--exec-root").arg(exec_root).arg("--program").arg(program).arg("--background");
     command.stdin(std::process::Stdio::null()).current_dir("/");
     let output = tokio::task::spawn_blocking(move || command.output()).await;

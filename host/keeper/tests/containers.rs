@@ -222,7 +222,7 @@ async fn init_as_first_process() {
 #[tokio::test]
 async fn exec_joins() {
     let mut rig = Rig::new().await;
-    let mut plan = rig.plan("echo ready; mkdir /tmp/here; sleep 1000");
+    let mut plan = rig.plan("mkdir /tmp/here; echo ready; sleep 1000");
     let (_, pipe) = rig.start(&mut plan).await.unwrap();
     read_until(&pipe, "ready");
     let container = plan.run.id.clone();

@@ -330,7 +330,8 @@ fn remove_tree(parent: OwnedFd, name: CString) -> Result<()> {
             } else {
                 let new = sys::cstring(format!(".removing-{}-{}", std::process::id(), sys_counter()))?;
                 sys::renameat2(inner.as_fd(), &child, top.as_fd(), &new, 0)?;
-                stack.push((Rc::clone(&top), new, 1));
+                // Its turn comes when this branch is gone, and with it the descriptors of the way here.
+                stack.insert(1, (Rc::clone(&top), new, 1));
             }
         }
         if stack.len() == before {

@@ -72,7 +72,7 @@ impl Settings {
 
     /// The command line of a further instance.
     fn arguments(&self, resume: Option<i32>) -> Result<CStrings> {
-        let mut args: Vec<OsString> = vec![self.program.clone().into()];
+        let mut args: Vec<OsString> = vec!["wharf".into()];
         args.extend(self.before.iter().cloned());
         args.extend(["--exec-root".into(), self.exec_root.clone().into(), "--program".into()]);
         args.push(self.program.clone().into());
