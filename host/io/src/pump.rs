@@ -5,7 +5,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,12 @@ use crate::sys;
 const TURN: usize = 256 << 10;
 /// Spools whose files a thread leaves open; more are closed when they are quiet.
 const OPEN_FILES: usize = 256;
+/// Bytes of a turn that are worth a turn.
+const WORTH: usize = 16 << 10;
+/// Small turns of one stream that follow each other faster than this are a storm of small writes...
+const STORM: u64 = 1000;
+/// ...in which the thread waits so long, so that one turn takes hundreds of writes.
+const NAP: Timespec = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
 /// The token of the wake descriptor.
 const WAKE: u64 = u64::MAX;
 
@@ -41,6 +47,8 @@ struct Feed {
     last: AtomicBool,
     /// Taken out of epoll until a reader moves.
     held: AtomicBool,
+    /// Microseconds of the thread's clock at the last turn.
+    turned: AtomicU64,
 }
 
 /// What a thread is asked for between events.
@@ -139,6 +147,7 @@ impl Pump {
                 sink: Sink::Spool(spool, stream),
                 last: AtomicBool::new(false),
                 held: AtomicBool::new(false),
+                turned: AtomicU64::new(0),
             },
         )
     }
@@ -147,7 +156,8 @@ impl Pump {
     pub(crate) fn discard(&self, fd: OwnedFd, terminal: bool) -> io::Result<()> {
         let thread = self.choose();
         let (last, held) = (AtomicBool::new(false), AtomicBool::new(false));
-        self.add(thread, Feed { fd, terminal, sink: Sink::Nowhere, last, held }).map(|_| ())
+        let feed = Feed { fd, terminal, sink: Sink::Nowhere, last, held, turned: AtomicU64::new(0) };
+        self.add(thread, feed).map(|_| ())
     }
 
     fn add(&self, thread: usize, feed: Feed) -> io::Result<Handle> {
@@ -197,11 +207,28 @@ struct Thread {
     holds: Vec<(usize, Instant)>,
     /// Streams whose spools' files may be open, the latest at the end.
     recent: Vec<usize>,
+    start: Instant,
+    /// Bytes moved in this turn.
+    moved: usize,
+    /// In this round a stream came again too soon...
+    storm: bool,
+    /// ...and none had much.
+    worth: bool,
 }
 
 impl Thread {
     fn new(worker: Arc<Worker>) -> Self {
-        Self { worker, buffer: vec![0; 64 << 10], holds: Vec::new(), recent: Vec::new() }
+        let (holds, recent) = (Vec::new(), Vec::new());
+        Self {
+            worker,
+            buffer: vec![0; 64 << 10],
+            holds,
+            recent,
+            start: Instant::now(),
+            moved: 0,
+            storm: false,
+            worth: false,
+        }
     }
 
     fn run(mut self) {
@@ -217,19 +244,26 @@ impl Thread {
                     return;
                 }
             }
+            (self.storm, self.worth) = (false, false);
             for event in &events {
                 let token = event.data.u64();
                 if token == WAKE {
                     let mut count = [0; 8];
                     let _ = rustix::io::read(&self.worker.wake, &mut count);
                 } else if let Ok(key) = usize::try_from(token) {
-                    self.turn(key);
+                    // A key stays what it is until this thread removes it, which it does in that key's own turn.
+                    self.turn(key, event.flags);
                 }
             }
             if !self.requests() {
                 return;
             }
             self.look_at_holds();
+            if self.storm && !self.worth {
+                // A process that writes each line by itself would cost a turn for each line. Requests end the wait.
+                let wake = rustix::event::PollFd::new(&self.worker.wake, rustix::event::PollFlags::IN);
+                let _ = rustix::event::poll(&mut [wake], Some(&NAP));
+            }
         }
     }
 
@@ -282,12 +316,25 @@ impl Thread {
         lock(&self.worker.feeds).get(key).cloned()
     }
 
-    fn turn(&mut self, key: usize) {
+    fn turn(&mut self, key: usize, flags: EventFlags) {
         let Some(feed) = self.feed(key) else { return };
         if feed.held.load(Ordering::SeqCst) {
             return;
         }
-        match self.pump(&feed, TURN) {
+        if !feed.terminal && flags.contains(EventFlags::HUP) && !flags.contains(EventFlags::IN) {
+            // At its end and empty. Nothing is made for a process that printed nothing.
+            self.remove(key);
+            return;
+        }
+        self.moved = 0;
+        let turn = self.pump(&feed, TURN);
+        if self.moved > 0 {
+            let now = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
+            let last = feed.turned.swap(now, Ordering::Relaxed);
+            self.worth |= self.moved >= WORTH;
+            self.storm |= last > 0 && now.saturating_sub(last) < STORM && self.moved < WORTH;
+        }
+        match turn {
             Turn::More if feed.terminal => {
                 // Armed anew: it may be edge-triggered since a hang-up.
                 let _ = epoll::modify(
@@ -438,6 +485,7 @@ impl Thread {
         if let (Sink::Spool(spool, stream), Some(bytes)) = (&feed.sink, self.buffer.get(..filled))
             && filled > 0
         {
+            self.moved += filled;
             spool.append(*stream, Source::Bytes(bytes), filled)?;
         }
         end

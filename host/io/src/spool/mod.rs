@@ -197,7 +197,7 @@ impl Spool {
         if !state.loaded {
             let bases = Segment::list(&self.dir)?;
             for base in bases {
-                let (segment, _) = Segment::recover(&self.dir, base)?;
+                let segment = Segment::recover(&self.dir, base)?;
                 if let Some(last) = state.segments.back()
                     && last.extent().end > base
                 {

@@ -4,10 +4,10 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use super::record::{self, Record};
+use super::record::{self, Record, Stream};
 use crate::sys;
 
 /// The open files of a segment; closed when nobody holds them.
@@ -25,6 +25,8 @@ pub(crate) struct Segment {
     pub(crate) base: u64,
     length: AtomicU64,
     records: AtomicU64,
+    /// A bit for each stream that may have bytes here.
+    streams: AtomicU8,
     files: Mutex<Weak<Files>>,
 }
 
@@ -51,30 +53,46 @@ impl Segment {
         let data = open(&data, true)?;
         let files = Arc::new(Files { data, index });
         let weak = Mutex::new(Arc::downgrade(&files));
-        Ok((Arc::new(Self { base, length: 0.into(), records: 0.into(), files: weak }), files))
+        Ok((
+            Arc::new(Self { base, length: 0.into(), records: 0.into(), streams: 0.into(), files: weak }),
+            files,
+        ))
     }
 
-    /// What a daemon before this one left, as it is: the last record reaches to the end of the data. Records that point
-    /// past the data (a machine that went down, not a daemon) are dropped; data without any record is stdout's.
-    pub(crate) fn recover(dir: &Path, base: u64) -> io::Result<(Self, Option<Record>)> {
+    /// What a daemon before this one left. The last record reaches to the end of the data; records without data (an
+    /// intent that came to nothing, or a machine that went down) are dropped; data without any record is stdout's.
+    /// Costs the same however large it is.
+    pub(crate) fn recover(dir: &Path, base: u64) -> io::Result<Self> {
         let (data, index) = paths(dir, base);
         let index = open(&index, true)?;
         let data = open(&data, true)?;
         let length = data.metadata()?.len();
-        let mut records = record::read(&index, 0, index.metadata()?.len() / record::SIZE, sys::Wait::Yes)?;
-        records.retain(|record| record.offset >= base && record.offset < base + length);
-        if records.first().is_none_or(|first| first.offset > base) && length > 0 {
-            let time = records.first().map_or_else(sys::now, |first| first.time);
-            let first = Record { offset: base, time, lost: 0, stream: record::Stream::Stdout };
-            records.insert(0, first);
-            let bytes: Vec<u8> = records.iter().flat_map(Record::encode).collect();
-            sys::write_at(&index, &bytes, 0)?;
+        let size = index.metadata()?.len();
+        let mut count = size / record::SIZE;
+        while count > 0 {
+            let last = record::read(&index, count - 1, count, sys::Wait::Yes)?;
+            if last.first().is_some_and(|last| (base..base + length).contains(&last.offset)) {
+                break;
+            }
+            count -= 1;
         }
-        let count = records.len() as u64;
-        index.set_len(count * record::SIZE)?;
-        let segment =
-            Self { base, length: length.into(), records: count.into(), files: Mutex::new(Weak::new()) };
-        Ok((segment, records.last().copied()))
+        if count == 0 && length > 0 {
+            let record = Record { offset: base, time: sys::now(), lost: 0, stream: Stream::Stdout };
+            sys::write_at(&index, &record.encode(), 0)?;
+            count = 1;
+        }
+        if size != count * record::SIZE {
+            index.set_len(count * record::SIZE)?;
+        }
+        // Which streams it has is not known without reading it: both.
+        let streams = AtomicU8::new(u8::MAX);
+        Ok(Self {
+            base,
+            length: length.into(),
+            records: count.into(),
+            streams,
+            files: Mutex::new(Weak::new()),
+        })
     }
 
     /// Positions of the segments in a directory, in order.
@@ -129,6 +147,16 @@ impl Segment {
     /// Bytes on disk.
     pub(crate) fn size(&self) -> u64 {
         self.length.load(Ordering::Relaxed) + self.records.load(Ordering::Relaxed) * record::SIZE
+    }
+
+    /// Whether a stream may have bytes here.
+    pub(crate) fn has(&self, stream: usize) -> bool {
+        self.streams.load(Ordering::Relaxed) & (1 << stream) != 0
+    }
+
+    /// Before the first bytes of a stream are published.
+    pub(crate) fn will_have(&self, stream: Stream) {
+        self.streams.fetch_or(1 << stream.slot(), Ordering::Relaxed);
     }
 
     pub(crate) fn publish(&self, records: u64, end: u64) {

@@ -155,6 +155,7 @@ impl Spool {
         active.end += moved as u64;
         if !same {
             active.records += 1;
+            active.segment.will_have(stream);
             active.last = Some(record);
             writer.lost = 0;
         }
