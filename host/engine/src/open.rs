@@ -48,7 +48,8 @@ impl Engine {
         // Those that need nothing of each other begin together.
         let keeper = wharf_keeper::connect(&settings.exec_root, &settings.program);
         let plugins = async {
-            let mut given = wharf_plugins::Settings::new(store.clone(), dirs.data.join("compiled"));
+            let cache = settings.plugin_cache.clone().unwrap_or_else(|| dirs.data.join("compiled"));
+            let mut given = wharf_plugins::Settings::new(store.clone(), cache);
             given.dirs.clone_from(&settings.plugin_dirs);
             given.compiler.clone_from(&settings.compiler);
             given.node.clone_from(&host.name);

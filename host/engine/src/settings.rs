@@ -22,6 +22,8 @@ pub struct Settings {
     pub labels: Vec<String>,
     /// Directories with components, searched in order.
     pub plugin_dirs: Vec<PathBuf>,
+    /// Where compiled components are kept; None is below the data root.
+    pub plugin_cache: Option<PathBuf>,
     /// Configuration of plugins: name to JSON text.
     pub plugin_config: BTreeMap<String, String>,
     /// The program that compiles components.
@@ -66,6 +68,7 @@ impl Settings {
             log_options: BTreeMap::new(),
             labels: Vec::new(),
             plugin_dirs: Vec::new(),
+            plugin_cache: None,
             plugin_config: BTreeMap::new(),
             compiler: PathBuf::from("wharf-compile"),
             program: std::env::current_exe().unwrap_or_else(|_| PathBuf::from("wharf")),

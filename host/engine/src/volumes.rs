@@ -405,14 +405,27 @@ impl Engine {
     }
 }
 
-/// Copies a directory of the image into an empty volume. Everything is reached beneath the two roots.
+/// Copies a directory of the image into an empty volume, with its owner and permissions. Everything is reached beneath
+/// the two roots.
 fn copy_up(root: &fs::Root, place: &str, volume: OwnedFd, data: OwnedFd, run: OwnedFd) -> Result<()> {
+    const DIRECTORY: i32 = libc::O_RDONLY | libc::O_DIRECTORY;
     let Ok(source) = root.sub(place) else { return Ok(()) };
     let target = fs::Root::new(volume);
     if !target.list(".").doing("cannot read the volume")?.is_empty() {
         return Ok(());
     }
-    let place_of = |name: &str| Place { root: PlaceRoot::Granted(name.into()), path: String::new() };
+    let mut ops = Vec::new();
+    for (name, _) in source.list(".").doing("cannot read the image's directory")? {
+        let Ok(name) = name.into_string() else {
+            return Err(Error::internal(format!("a name in {place} is not UTF-8")));
+        };
+        let place_of = |root: &str| Place { root: PlaceRoot::Granted(root.into()), path: name.clone() };
+        let copy = TreeCopy { source: place_of("image"), target: place_of("volume"), reflink: true };
+        ops.push(Op::CopyTree(copy));
+    }
+    let meta = files::tree::Meta::of(source.open_fd(".", DIRECTORY, 0)?)
+        .map_err(|e| Error::internal(format!("cannot read the owner of {place}: {e}")))?;
+    let top = target.open_fd(".", DIRECTORY, 0)?;
     let roots = files::Roots {
         data,
         run,
@@ -422,6 +435,6 @@ fn copy_up(root: &fs::Root, place: &str, volume: OwnedFd, data: OwnedFd, run: Ow
         ]),
         objects: BTreeMap::new(),
     };
-    let copy = TreeCopy { source: place_of("image"), target: place_of("volume"), reflink: true };
-    files::apply(&roots, &[Op::CopyTree(copy)]).map_err(|e| Error::internal(e.to_string()))
+    files::apply(&roots, &ops).map_err(|e| Error::internal(e.to_string()))?;
+    meta.set_open(top).map_err(|e| Error::internal(format!("cannot set the owner of the volume: {e}")))
 }

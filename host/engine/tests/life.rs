@@ -21,7 +21,7 @@ fn runs_prints_and_ends() {
 fn refusals_have_dockers_words_and_leave_nothing() {
     run(|| async {
         let rig = Rig::new().await;
-        let e = rig.create("x", json!({"Image": "nosuch", "Cmd": ["true"]})).await.unwrap_err();
+        let e = rig.create("x1", json!({"Image": "nosuch", "Cmd": ["true"]})).await.unwrap_err();
         assert_eq!((e.kind, e.message.as_str()), (Kind::NotFound, "No such image: nosuch:latest"));
         let id = rig.create("taken", json!({"Cmd": ["true"]})).await.unwrap();
         let e = rig.create("taken", json!({"Cmd": ["true"]})).await.unwrap_err();
@@ -35,7 +35,7 @@ fn refusals_have_dockers_words_and_leave_nothing() {
         );
         let e = rig
             .create(
-                "m",
+                "m1",
                 json!({"HostConfig": {"Mounts": [{"Type": "bind", "Source": "/no/such", "Target": "/x"}]}}),
             )
             .await
@@ -121,33 +121,33 @@ fn stop_kill_pause_and_their_refusals() {
     run(|| async {
         let rig = Rig::new().await;
         let id = rig
-            .create("s", json!({"Cmd": ["sleep", "1000"], "HostConfig": {"NetworkMode": "none"}}))
+            .create("s1", json!({"Cmd": ["sleep", "1000"], "HostConfig": {"NetworkMode": "none"}}))
             .await
             .unwrap();
-        let e = rig.engine.container_kill("s", None).await.unwrap_err();
-        assert_eq!(e.message, format!("cannot kill container: s: container {id} is not running"));
-        assert_eq!(rig.engine.container_stop("s", None, None).await.unwrap_err().kind, Kind::NotModified);
-        rig.start("s").await.unwrap();
-        assert_eq!(rig.start("s").await.unwrap_err().kind, Kind::NotModified);
-        let e = rig.engine.container_remove("s", wharf_engine::RemoveOptions::default()).await.unwrap_err();
+        let e = rig.engine.container_kill("s1", None).await.unwrap_err();
+        assert_eq!(e.message, format!("cannot kill container: s1: container {id} is not running"));
+        assert_eq!(rig.engine.container_stop("s1", None, None).await.unwrap_err().kind, Kind::NotModified);
+        rig.start("s1").await.unwrap();
+        assert_eq!(rig.start("s1").await.unwrap_err().kind, Kind::NotModified);
+        let e = rig.engine.container_remove("s1", wharf_engine::RemoveOptions::default()).await.unwrap_err();
         assert_eq!(
             e.message,
-            "cannot remove container \"/s\": container is running: stop the container before removing or force remove"
+            "cannot remove container \"/s1\": container is running: stop the container before removing or force remove"
         );
-        rig.engine.container_pause("s").await.unwrap();
-        assert_eq!(rig.inspect("s").await["State"]["Status"], "paused");
-        assert_eq!(rig.engine.container_pause("s").await.unwrap_err().kind, Kind::Conflict);
-        rig.engine.container_unpause("s").await.unwrap();
+        rig.engine.container_pause("s1").await.unwrap();
+        assert_eq!(rig.inspect("s1").await["State"]["Status"], "paused");
+        assert_eq!(rig.engine.container_pause("s1").await.unwrap_err().kind, Kind::Conflict);
+        rig.engine.container_unpause("s1").await.unwrap();
         assert_eq!(
-            rig.engine.container_kill("s", Some("NOPE")).await.unwrap_err().message,
+            rig.engine.container_kill("s1", Some("NOPE")).await.unwrap_err().message,
             "invalid signal: NOPE"
         );
-        rig.engine.container_stop("s", Some(0), None).await.unwrap();
-        let state = rig.inspect("s").await["State"].clone();
+        rig.engine.container_stop("s1", Some(0), None).await.unwrap();
+        let state = rig.inspect("s1").await["State"].clone();
         assert_eq!((&state["Status"], &state["ExitCode"]), (&json!("exited"), &json!(137)));
-        rig.start("s").await.unwrap();
-        rig.engine.container_kill("s", None).await.unwrap();
-        assert_eq!(rig.wait("s").await, 137);
+        rig.start("s1").await.unwrap();
+        rig.engine.container_kill("s1", None).await.unwrap();
+        assert_eq!(rig.wait("s1").await, 137);
         rig.finish().await;
     });
 }
@@ -182,7 +182,7 @@ fn restart_policies() {
         let rig = Rig::new().await;
         let id = rig
             .create(
-                "r",
+                "r1",
                 json!({"Cmd": ["false"], "HostConfig": {
                     "NetworkMode": "none", "RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 2}}}),
             )
@@ -289,7 +289,7 @@ fn plan_changes_nothing() {
         let plan = rig
             .engine
             .container_plan(
-                CreateOptions { name: Some("p".into()), platform: None },
+                CreateOptions { name: Some("p1".into()), platform: None },
                 create_body(body).unwrap(),
                 &Caller::default(),
             )
@@ -301,7 +301,7 @@ fn plan_changes_nothing() {
         for plugin in ["storage-overlay", "ipam-pool", "network-bridge"] {
             assert!(said.contains(plugin), "{said}");
         }
-        assert_eq!(rig.engine.container_inspect("p", false).await.unwrap_err().kind, Kind::NotFound);
+        assert_eq!(rig.engine.container_inspect("p1", false).await.unwrap_err().kind, Kind::NotFound);
         // Nor did it use up the address.
         let (_, text) = rig.sh("ip addr", json!({})).await;
         assert!(text.contains("172.17.0.2/16"), "{text}");
@@ -316,7 +316,7 @@ fn exec_joins_and_reports() {
         use wharf_engine::models::{ExecConfig, ExecStartConfig};
         let rig = Rig::new().await;
         let id = rig
-            .create("e", json!({"Cmd": ["sleep", "1000"], "HostConfig": {"NetworkMode": "none"}}))
+            .create("e1", json!({"Cmd": ["sleep", "1000"], "HostConfig": {"NetworkMode": "none"}}))
             .await
             .unwrap();
         let config = || ExecConfig {
@@ -324,11 +324,11 @@ fn exec_joins_and_reports() {
             attach_stdout: Some(true),
             ..ExecConfig::default()
         };
-        let e = rig.engine.exec_create("e", config(), &Caller::default()).await.unwrap_err();
+        let e = rig.engine.exec_create("e1", config(), &Caller::default()).await.unwrap_err();
         assert_eq!((e.kind, e.message), (Kind::Conflict, format!("container {id} is not running")));
-        rig.start("e").await.unwrap();
+        rig.start("e1").await.unwrap();
         let mut events = rig.engine.events().listen(None, None, wharf_engine::io::events::Filters::default());
-        let exec = rig.engine.exec_create("e", config(), &Caller::default()).await.unwrap().id;
+        let exec = rig.engine.exec_create("e1", config(), &Caller::default()).await.unwrap().id;
         assert_eq!(rig.engine.exec_inspect(&exec).await.unwrap().exit_code, None);
         let (mut output, _) = rig
             .engine

@@ -74,6 +74,8 @@ impl Rig {
         let parent = format!("wharf-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let mut settings = Settings::new(dir.path().join("data"), dir.path().join("run"));
         settings.plugin_dirs = vec![plugin_dir()];
+        // Compiled once for all tests, not once for each.
+        settings.plugin_cache = Some(bin_dir().join("engine-test-components"));
         settings.compiler = program("wharf-compile");
         settings.program = program("wharf-keeper");
         settings.cgroup_parent.clone_from(&parent);
