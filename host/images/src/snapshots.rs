@@ -1,7 +1,7 @@
 //! Root file systems of containers.
 
 use std::collections::BTreeSet;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, PoisonError};
 
 use serde::Serialize;
@@ -176,12 +176,21 @@ impl Snapshots {
     /// Bytes that the container wrote (`SizeRw`).
     pub async fn size(&self, container: &str) -> Result<u64> {
         let record = self.stack(container).await?;
-        let roots = Arc::clone(&self.inner().roots);
+        let inner = self.inner();
+        let Some(upper) = record.stack.as_ref().and_then(|s| s.upper.clone()) else { return Ok(0) };
+        // Where the writable directory holds a copy of everything, what is as in the image does not count.
+        let below = match &record.chain {
+            Some(chain) if !inner.has_uppers() => Some(inner.view(chain).await?),
+            _ => None,
+        };
+        let roots = Arc::clone(&inner.roots);
         blocking(move || {
-            let Some(upper) = record.stack.as_ref().and_then(|s| s.upper.as_ref()) else { return Ok(0) };
-            let root = roots.open_dir(upper)?;
-            let used = files::tree::usage(std::os::fd::AsFd::as_fd(&root)).map_err(std::io::Error::from)?;
-            Ok(used)
+            let root = roots.open_dir(&upper)?;
+            let used = match &below {
+                None => files::tree::usage(root.as_fd()),
+                Some((below, _pin)) => files::tree::usage_beyond(root.as_fd(), below.as_fd()),
+            };
+            Ok(used.map_err(std::io::Error::from)?)
         })
         .await
     }

@@ -236,18 +236,27 @@ async fn whiteouts_hide_lower_layers_in_any_order() {
     }
 }
 
-async fn refused(home: &Home, archive: Vec<u8>, imports: bool) -> wharf_images::Error {
-    let images = home.open().await;
-    let before = home.files();
-    let error = if imports {
-        import(&images, "x", archive).await.unwrap_err()
-    } else {
-        load(&images, archive).await.unwrap_err()
-    };
-    assert!(images.list().is_empty());
-    drop(images);
-    assert_eq!(home.files(), before, "{error}");
-    error
+/// Has an archive refused, and sees that nothing of it stays.
+struct Refusing<'a> {
+    home: &'a Home,
+    images: Images,
+}
+
+impl<'a> Refusing<'a> {
+    async fn new(home: &'a Home) -> Self {
+        Self { home, images: home.open().await }
+    }
+
+    async fn refused(&self, archive: Vec<u8>, imports: bool) -> wharf_images::Error {
+        let error = if imports {
+            import(&self.images, "x", archive).await.unwrap_err()
+        } else {
+            load(&self.images, archive).await.unwrap_err()
+        };
+        assert!(self.images.list().is_empty());
+        assert_eq!(self.home.files(), Vec::<String>::new(), "{error}");
+        error
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -267,9 +276,10 @@ async fn bombs_stop_at_the_limits() {
             archive_entries: 500,
             ..Limits::default()
         };
+        let door = Refusing::new(&home).await;
         let zeros = tar(&[file("zeros", vec![0u8; 64 << 20])]);
         for packed in [gzip(&zeros), zstd::encode_all(zeros.as_slice(), 19).unwrap(), zeros.clone()] {
-            let error = refused(&home, packed, true).await;
+            let error = door.refused(packed, true).await;
             assert_eq!(
                 (error.kind(), error.to_string().contains("more than is allowed")),
                 (Kind::TooLarge, true),
@@ -278,10 +288,10 @@ async fn bombs_stop_at_the_limits() {
         }
         // Twice compressed: the outer layer of an archive.
         let archive = gzip(&docker_archive(&[packed(vec![zeros], vec!["x:1"])]));
-        assert_eq!(refused(&home, archive, false).await.kind(), Kind::TooLarge);
+        assert_eq!(door.refused(archive, false).await.kind(), Kind::TooLarge);
         let many: Vec<Entry> = (0..2000).map(|n| file(format!("f{n}"), "")).collect();
-        assert_eq!(refused(&home, gzip(&tar(&many)), true).await.kind(), Kind::TooLarge);
-        assert_eq!(refused(&home, gzip(&tar(&many)), false).await.kind(), Kind::TooLarge);
+        assert_eq!(door.refused(gzip(&tar(&many)), true).await.kind(), Kind::TooLarge);
+        assert_eq!(door.refused(gzip(&tar(&many)), false).await.kind(), Kind::TooLarge);
         let sparse = |size: &str| {
             tar(&[file("s", "")
                 .pax("GNU.sparse.major", "1")
@@ -290,35 +300,34 @@ async fn bombs_stop_at_the_limits() {
                 .pax("GNU.sparse.realsize", size)])
         };
         for size in ["9223372036854775807", "18446744073709551615", "1099511627776"] {
-            let error = refused(&home, sparse(size), true).await;
+            let error = door.refused(sparse(size), true).await;
             assert!(matches!(error.kind(), Kind::TooLarge | Kind::Invalid), "{error}");
         }
         // Claims a size it does not have.
         let lie = tar(&[entry(b'0', "x").pax("size", "9223372036854775807")]);
-        let error = refused(&home, lie, true).await;
+        let error = door.refused(lie, true).await;
         assert!(matches!(error.kind(), Kind::TooLarge | Kind::Invalid), "{error}");
         let long_header = tar(&[file("x", "").pax("comment", vec![b'x'; 3 << 20])]);
-        assert_eq!(refused(&home, long_header, true).await.kind(), Kind::Invalid);
+        assert_eq!(door.refused(long_header, true).await.kind(), Kind::Invalid);
         let long_path = tar(&[file(vec![b'x'; 5000], "")]);
-        assert_eq!(refused(&home, long_path, true).await.kind(), Kind::Invalid);
+        assert_eq!(door.refused(long_path, true).await.kind(), Kind::Invalid);
         let chain: Vec<Entry> = (0..100).map(|_| entry(b'x', "pax")).collect();
-        assert_eq!(refused(&home, tar(&chain), true).await.kind(), Kind::Invalid);
+        assert_eq!(door.refused(tar(&chain), true).await.kind(), Kind::Invalid);
         // Deep, but within the length of a path: unpacked and removed without trouble.
-        let images = home.open().await;
-        let deep = import(&images, "deep", tar(&[file(format!("{}x", "d/".repeat(2000)), "1")])).await;
+        let images = &door.images;
+        let deep = import(images, "deep", tar(&[file(format!("{}x", "d/".repeat(2000)), "1")])).await;
         if copies {
             drop(deep);
         } else {
             deep.unwrap();
         }
         images.prune(wharf_images::PruneOptions { all: true, ..Default::default() }).await.unwrap();
-        drop(images);
         assert_eq!(home.files(), Vec::<String>::new());
         // Documents.
         let huge = tar(&[file("manifest.json", format!("[{}]", " ".repeat(200_000)))]);
-        assert_eq!(refused(&home, huge, false).await.kind(), Kind::Invalid);
+        assert_eq!(door.refused(huge, false).await.kind(), Kind::Invalid);
         let many: Vec<Entry> = (0..10).map(|n| file(format!("{n}.json"), " ".repeat(50_000))).collect();
-        assert_eq!(refused(&home, tar(&many), false).await.kind(), Kind::TooLarge);
+        assert_eq!(door.refused(tar(&many), false).await.kind(), Kind::TooLarge);
     }
 }
 
@@ -327,34 +336,35 @@ async fn damaged_archives_are_refused_whole() {
     let layer = tar(&[file("a", vec![1u8; 3000]), directory("b"), file("b/c", vec![2u8; 10_000])]);
     for copies in BOTH {
         let home = Home::new(copies);
+        let door = Refusing::new(&home).await;
         // Cut anywhere, within the layer or the archive.
         let archive = docker_archive(&[packed(vec![layer.clone()], vec!["x:1"])]);
         let end = archive.len() - 1024;
         for cut in (0..end).step_by(512).chain([1, 511, 513, 1500, 5000, end - 1, end]) {
-            let error = refused(&home, archive[..cut].to_vec(), false).await;
+            let error = door.refused(archive[..cut].to_vec(), false).await;
             assert_eq!(error.kind(), Kind::Invalid, "{cut}: {error}");
         }
         let end = layer.len() - 1024;
         for cut in (0..=end).step_by(512).chain([1, 100, 700, end - 1]) {
-            let error = refused(&home, layer[..cut].to_vec(), true).await;
+            let error = door.refused(layer[..cut].to_vec(), true).await;
             assert_eq!(error.kind(), Kind::Invalid, "{cut}: {error}");
         }
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         gzip.write_all(&layer).unwrap();
         let gzip = gzip.finish().unwrap();
         for cut in [5, 30, gzip.len() / 2, gzip.len() - 9, gzip.len() - 1] {
-            let error = refused(&home, gzip[..cut].to_vec(), true).await;
+            let error = door.refused(gzip[..cut].to_vec(), true).await;
             assert_eq!(error.kind(), Kind::Invalid, "gzip {cut}: {error}");
         }
         let mut wrong = gzip.clone();
         let middle = wrong.len() / 2;
         wrong[middle] ^= 0x55;
-        assert_eq!(refused(&home, wrong, true).await.kind(), Kind::Invalid);
+        assert_eq!(door.refused(wrong, true).await.kind(), Kind::Invalid);
         let zstd = zstd::encode_all(layer.as_slice(), 3).unwrap();
-        assert_eq!(refused(&home, zstd[..zstd.len() - 3].to_vec(), true).await.kind(), Kind::Invalid);
+        assert_eq!(door.refused(zstd[..zstd.len() - 3].to_vec(), true).await.kind(), Kind::Invalid);
         for garbage in [b"".to_vec(), b"not a tar".to_vec(), vec![0xff; 4096], vec![b' '; 4096]] {
-            assert_eq!(refused(&home, garbage.clone(), true).await.kind(), Kind::Invalid);
-            assert_eq!(refused(&home, garbage, false).await.kind(), Kind::Invalid);
+            assert_eq!(door.refused(garbage.clone(), true).await.kind(), Kind::Invalid);
+            assert_eq!(door.refused(garbage, false).await.kind(), Kind::Invalid);
         }
         // A layer that is not what the configuration says.
         let other = tar(&[file("other", "x")]);
@@ -363,13 +373,13 @@ async fn damaged_archives_are_refused_whole() {
             layers: vec![layer.clone()],
             tags: vec!["x:1"],
         };
-        let error = refused(&home, docker_archive(&[lie]), false).await;
+        let error = door.refused(docker_archive(&[lie]), false).await;
         assert!(error.to_string().contains("invalid diffID for layer 0: expected \"sha256:"), "{error}");
         // A blob that is not what its name says.
         let mut archive = docker_archive(&[packed(vec![layer.clone()], vec!["x:1"])]);
         let position = archive.windows(8).rposition(|w| w == [2u8; 8]).unwrap();
         archive[position] = 3;
-        assert_eq!(refused(&home, archive, false).await.kind(), Kind::Invalid);
+        assert_eq!(door.refused(archive, false).await.kind(), Kind::Invalid);
     }
 }
 
@@ -387,6 +397,7 @@ async fn tables_of_contents_that_lie() {
         tar(&entries)
     };
     let home = Home::new(false);
+    let door = Refusing::new(&home).await;
     let cases: Vec<(Vec<u8>, &str)> = vec![
         (tar(&base()), "unrecognized image format"),
         (with(serde_json::json!([])), "contains no image"),
@@ -431,7 +442,7 @@ async fn tables_of_contents_that_lie() {
         (tar(&[symlink("manifest.json", "m"), symlink("m", "manifest.json")]), "too many links"),
     ];
     for (archive, expected) in cases {
-        let error = refused(&home, archive, false).await;
+        let error = door.refused(archive, false).await;
         assert_eq!(error.kind(), Kind::Invalid, "{error}");
         assert!(error.to_string().contains(expected), "{expected}: {error}");
     }
@@ -446,7 +457,7 @@ async fn tables_of_contents_that_lie() {
     ];
     for (extra, expected) in bad_configs {
         let image = Packed { config: config(&layers, &extra), layers: layers.to_vec(), tags: vec!["x:1"] };
-        let error = refused(&home, docker_archive(&[image]), false).await;
+        let error = door.refused(docker_archive(&[image]), false).await;
         assert!(error.to_string().contains(expected), "{expected}: {error}");
     }
     // An index in an index in an index...
@@ -458,7 +469,7 @@ async fn tables_of_contents_that_lie() {
         inner = text(&serde_json::json!({"manifests": [{"digest": format!("sha256:{digest}")}]})).unwrap();
     }
     entries.push(file("index.json", &inner));
-    assert_eq!(refused(&home, tar(&entries), false).await.kind(), Kind::Invalid);
+    assert_eq!(door.refused(tar(&entries), false).await.kind(), Kind::Invalid);
     // An index that lists itself cannot be written down (its hash would have to be in it), so that is all.
 }
 
@@ -466,10 +477,11 @@ async fn tables_of_contents_that_lie() {
 async fn one_bad_image_of_two_leaves_neither() {
     for copies in BOTH {
         let home = Home::new(copies);
+        let door = Refusing::new(&home).await;
         let good = packed(vec![tar(&[file("a", "1")])], vec!["good:1"]);
         let mut bad = packed(vec![tar(&[file("b", "1")])], vec!["bad:1"]);
         bad.config = config(&[tar(&[file("c", "1")])], &serde_json::json!({}));
-        let error = refused(&home, docker_archive(&[good, bad]), false).await;
+        let error = door.refused(docker_archive(&[good, bad]), false).await;
         assert!(error.to_string().contains("invalid diffID"), "{error}");
     }
 }

@@ -408,12 +408,32 @@ pub fn walk<E: From<Errno>>(
 
 /// Bytes that a tree takes, files with several names counted once.
 pub fn usage(root: BorrowedFd<'_>) -> Result<u64, Errno> {
+    sum(root, |_, _| true)
+}
+
+/// Bytes of those files of a tree that are not in `below` with the same size, time and owner.
+pub fn usage_beyond(root: BorrowedFd<'_>, below: BorrowedFd<'_>) -> Result<u64, Errno> {
+    let below = Tree::new(open_child(below, b".", DIR)?);
+    sum(root, |path, stat| {
+        let same = |found: OwnedFd| {
+            rustix::fs::fstat(&found).is_ok_and(|old| {
+                old.st_size == stat.st_size
+                    && (old.st_mtime, old.st_mtime_nsec) == (stat.st_mtime, stat.st_mtime_nsec)
+                    && (old.st_uid, old.st_gid, old.st_mode) == (stat.st_uid, stat.st_gid, stat.st_mode)
+            })
+        };
+        !below.open(path, OFlags::PATH | OFlags::NOFOLLOW).is_ok_and(same)
+    })
+}
+
+fn sum(root: BorrowedFd<'_>, counts: impl Fn(&[u8], &Stat) -> bool) -> Result<u64, Errno> {
     let mut seen = std::collections::HashSet::new();
     let mut total = 0u64;
     walk::<Errno>(root, &mut |entry| {
         let stat = entry.stat;
         if FileType::from_raw_mode(stat.st_mode).is_file()
             && (stat.st_nlink == 1 || seen.insert((stat.st_dev, stat.st_ino)))
+            && counts(entry.path, &stat)
         {
             total = total.saturating_add(u64::try_from(stat.st_size).unwrap_or(0));
         }

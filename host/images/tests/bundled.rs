@@ -1,0 +1,131 @@
+//! The bundled storage drivers, as components, through the plugin host: from an archive to a container to nothing.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use common::*;
+use wharf_images::snapshots::SnapshotOptions;
+use wharf_images::{Images, RemoveOptions, Settings};
+use wharf_plugins::Plugins;
+use wharf_store::Store;
+
+/// Where `wharf-compile` and the components are; `cargo xtask test` builds both.
+fn bin_dir() -> PathBuf {
+    if let Some(dir) = std::env::var_os("WHARF_BIN_DIR") {
+        return dir.into();
+    }
+    let exe = std::env::current_exe().unwrap();
+    exe.parent().and_then(Path::parent).unwrap().to_owned()
+}
+
+fn plugin_dir() -> PathBuf {
+    let beside = bin_dir().join("plugins");
+    if beside.join("storage-overlay.wasm").exists() {
+        return beside;
+    }
+    let other = bin_dir().with_file_name("release").join("plugins");
+    assert!(other.exists(), "no components in {}: `cargo xtask test` builds them", beside.display());
+    other
+}
+
+async fn open(home: &Home, driver: &str) -> Images {
+    let path = home.dir.path();
+    let store = Store::open(&path.join("db")).unwrap();
+    let mut settings = wharf_plugins::Settings::new(store.clone(), path.join("cache"));
+    settings.dirs = vec![plugin_dir()];
+    settings.compiler = bin_dir().join("wharf-compile");
+    settings.grants = wharf_plugins::bundled_grants();
+    let plugins = Plugins::load(settings).await.unwrap();
+    let storage = plugins.storage(driver).unwrap();
+    let settings =
+        Settings { store, storage: Arc::new(storage), driver: driver.into(), ..home.settings(path) };
+    Images::open(settings).await.unwrap()
+}
+
+/// Everything beneath the drivers' directories, the trash aside.
+fn files(home: &Home) -> Vec<PathBuf> {
+    wharf_kernel::files::drain();
+    let mut found = Vec::new();
+    for plugin in ["storage-overlay", "storage-vfs"] {
+        let dir = home.dir.path().join("data/storage/wharf").join(plugin);
+        let Ok(list) = std::fs::read_dir(dir) else { continue };
+        found.extend(list.map(|e| e.unwrap().path()).filter(|p| !p.ends_with(".trash")));
+    }
+    found.extend(
+        std::fs::read_dir(home.dir.path().join("data/content/recipes")).unwrap().map(|e| e.unwrap().path()),
+    );
+    found
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn overlay2_and_vfs_from_an_archive_to_nothing() {
+    for driver in ["overlay2", "vfs"] {
+        let home = Home::new(false);
+        let images = open(&home, driver).await;
+        assert_eq!(images.driver(), driver);
+        let layers = vec![
+            tar(&[
+                directory("etc").mode(0o711).ids(1, 2),
+                file("etc/passwd", "root"),
+                file("etc/old", "x"),
+                file("d/a", "1"),
+            ]),
+            tar(&[
+                file("etc/.wh.old", ""),
+                file("etc/new", "n"),
+                file("d/.wh..wh..opq", ""),
+                file("d/b", "2"),
+            ]),
+            tar(&[hard_link("passwd", "etc/passwd"), file("etc/third", "3")]),
+        ];
+        let loaded = load(&images, docker_archive(&[packed(layers, vec!["x:1"])])).await.unwrap();
+        let image = loaded[0].image.clone();
+        let container = "f0".repeat(32);
+        let snapshots = images.snapshots();
+        let plan = snapshots.prepare(&container, &image, SnapshotOptions::default()).await.unwrap();
+        assert!(plan.plugin.starts_with("wharf/storage-"), "{}", plan.plugin);
+        let look = |root: &Path| {
+            use std::os::unix::fs::MetadataExt;
+            assert_eq!(std::fs::read_to_string(root.join("passwd")).unwrap(), "root", "{driver}");
+            let etc = std::fs::metadata(root.join("etc")).unwrap();
+            assert_eq!((etc.uid(), etc.gid(), etc.mode() & 0o7777), (1, 2, 0o711), "{driver}");
+            assert!(root.join("etc/new").exists() && !root.join("etc/old").exists(), "{driver}");
+            assert!(root.join("d/b").exists() && !root.join("d/a").exists(), "{driver}");
+        };
+        {
+            let root = snapshots.mount(&container).await.unwrap();
+            look(&at(&root));
+            std::fs::write(at(&root).join("etc/new"), "changed").unwrap();
+            std::fs::write(at(&root).join("written"), vec![0; 4096]).unwrap();
+        }
+        {
+            let view = snapshots.view(&image).await.unwrap();
+            look(&at(&view));
+            assert_eq!(std::fs::read_to_string(at(&view).join("etc/new")).unwrap(), "n");
+            assert!(std::fs::write(at(&view).join("x"), "x").is_err());
+        }
+        assert_eq!(snapshots.size(&container).await.unwrap(), 4096 + 7, "{driver}");
+        assert_eq!(images.resolve("x:1").unwrap().size, image.size);
+        drop((snapshots, images));
+
+        let images = open(&home, driver).await;
+        let snapshots = images.snapshots();
+        {
+            let root = snapshots.mount(&container).await.unwrap();
+            assert_eq!(std::fs::read_to_string(at(&root).join("etc/new")).unwrap(), "changed");
+        }
+        // Files that belong to nothing go at the next start, with the containers that nobody knows.
+        let stray = files(&home)[0].with_file_name("ab".repeat(16));
+        std::fs::create_dir_all(stray.join("diff")).unwrap();
+        drop((snapshots, images));
+        let images = open(&home, driver).await;
+        wharf_kernel::files::drain();
+        assert!(!stray.exists(), "{driver}");
+        let gone = images.snapshots().sweep(&std::collections::BTreeSet::new()).await.unwrap();
+        assert_eq!(gone, [container]);
+        images.remove("x:1", RemoveOptions::default()).await.unwrap();
+        assert_eq!(files(&home), Vec::<PathBuf>::new(), "{driver}");
+    }
+}
