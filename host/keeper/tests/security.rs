@@ -465,6 +465,72 @@ async fn only_its_own_mounts() {
     rig.finish().await;
 }
 
+/// Mounts in a container whose root or volume is a copy of a shared mount stay in the container.
+#[tokio::test]
+async fn mounts_do_not_spread_to_the_host() {
+    use nix::mount::{MntFlags, MsFlags};
+    use wharf_kernel::sys::process::{CLONE_NEWNS, unshare};
+    let mut rig = Rig::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    let host = dir.path().to_owned();
+    let (trees_in, trees_out) = std::sync::mpsc::channel();
+    let (ended, wait) = std::sync::mpsc::channel::<()>();
+    // A thread with a mount namespace of its own plays the host, on which everything is shared.
+    let thread = std::thread::spawn(move || {
+        unshare(CLONE_NEWNS).unwrap();
+        let none = None::<&str>;
+        nix::mount::mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+        nix::mount::mount(Some("x"), &host, Some("tmpfs"), MsFlags::empty(), none).unwrap();
+        nix::mount::mount(none, &host, none, MsFlags::MS_SHARED, none).unwrap();
+        for name in ["root/usr", "root/proc", "root/sys", "root/dev", "root/etc", "volume/sub"] {
+            std::fs::create_dir_all(host.join(name)).unwrap();
+        }
+        for name in ["bin", "sbin", "lib", "lib64"] {
+            if let Ok(target) = std::fs::read_link(Path::new("/").join(name)) {
+                symlink(target, host.join("root").join(name)).unwrap();
+            }
+        }
+        let tree = |name: &str| mount::bind_path(&host.join(name), false).unwrap();
+        trees_in.send((tree("root"), tree("volume"))).unwrap();
+        wait.recv().unwrap();
+        let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+        nix::mount::umount2(&host, MntFlags::MNT_DETACH).unwrap();
+        mounts.lines().filter(|l| l.contains(host.to_str().unwrap())).count()
+    });
+    let (root, volume) = trees_out.recv().unwrap();
+    let mut plan = rig.plan_in("echo ready; sleep 1000", root);
+    let fd = plan.fd(volume);
+    plan.run.mounts.push(tree_mount("/vol", fd));
+    plan.run.mounts.push(new_mount("/vol/sub", "tmpfs", &[], ""));
+    let (_, pipe) = rig.start(&mut plan).await.unwrap();
+    read_until(&pipe, "ready");
+    ended.send(()).unwrap();
+    assert_eq!(thread.join().unwrap(), 1, "mounts of the container are on the host");
+    end(&mut rig, &plan.run.id).await;
+    rig.finish().await;
+}
+
+/// Where there is AppArmor a profile that is not loaded ends the start; where there is none, none can be set.
+#[tokio::test]
+async fn apparmor_profile() {
+    let mut rig = Rig::new().await;
+    let enabled =
+        std::fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|t| t.starts_with('Y'));
+    let mut plan = rig.plan("cat /proc/self/attr/apparmor/current 2>/dev/null; echo ran");
+    plan.run.process.apparmor = Some("unconfined".into());
+    let text = rig.output(&mut plan).await.text;
+    assert_eq!(text, if enabled { "unconfined\nran\n" } else { "ran\n" });
+    let mut plan = rig.plan("true");
+    plan.run.process.apparmor = Some("wharf-test-not-loaded".into());
+    if enabled {
+        let error = rig.refused(&mut plan).await;
+        assert_eq!((error.stage, error.errno), (Stage::Security, libc::ENOENT), "{error}");
+    } else {
+        rig.output(&mut plan).await;
+    }
+    rig.finish().await;
+}
+
 /// Keys of the keeper's session are not the container's.
 #[tokio::test]
 async fn session_keyring_is_new() {

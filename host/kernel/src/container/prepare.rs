@@ -342,10 +342,12 @@ impl<'a> Mount<'a> {
             source,
             file: plan.file,
             flags,
-            propagation: if plan.propagation.is_empty() {
-                None
-            } else {
-                Some(propagation(&plan.propagation).at(Stage::Mount, what)?)
+            // What is made new is private already. A tree that was copied from a shared mount is shared still, and would
+            // hand mounts below it on to the host.
+            propagation: match (plan.propagation.as_str(), &plan.source) {
+                ("", MountSource::New { .. }) => None,
+                ("", MountSource::Tree(_)) => Some((libc::MS_PRIVATE, true)),
+                (word, _) => Some(propagation(word).at(Stage::Mount, what)?),
             },
             strict,
             below_proc: below_proc(&plan.target),

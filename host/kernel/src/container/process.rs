@@ -56,13 +56,13 @@ fn steps(
     // As root first: a working directory may be closed to the user but open to the container's root.
     let entered = match chdir(root, job) {
         Err(e) if e.is(libc::EACCES) || e.is(libc::EPERM) => false,
-        result => result.map(|()| true).at(Stage::Cwd, || cwd_text(job))?,
+        result => result.map(|()| true).map_err(|e| cwd_failed(job, &e))?,
     };
     credentials(job)?;
     if !entered {
-        chdir(root, job).at(Stage::Cwd, || cwd_text(job))?;
+        chdir(root, job).map_err(|e| cwd_failed(job, &e))?;
     }
-    verify_cwd().at(Stage::Cwd, || cwd_text(job))?;
+    verify_cwd().map_err(|e| cwd_failed(job, &e))?;
     let program = find(job)?;
     sys::close_on_exec_from(3).at(Stage::Stdio, || "closing descriptors")?;
     sys::unblock_signals().at(Stage::Security, || "unblocking signals")?;
@@ -85,8 +85,10 @@ fn steps(
     Err(exec_failed(job, error.errno()))
 }
 
-fn cwd_text(job: &Process<'_>) -> String {
-    format!("chdir to cwd ({:?}) set in config.json failed", job.plan.cwd)
+/// In the words that clients of Docker know.
+fn cwd_failed(job: &Process<'_>, error: &Error) -> StartError {
+    let what = format!("chdir to cwd ({:?}) set in config.json failed", job.plan.cwd);
+    StartError { stage: Stage::Cwd, errno: error.errno(), what }
 }
 
 /// Terminal or plain streams onto 0, 1 and 2.

@@ -129,6 +129,12 @@ fn build(job: &Run<'_>) -> Result<(OwnedFd, Option<terminal::Terminal>), StartEr
     let null = if job.masked.is_empty() { None } else { Some(pivot::null_tree()?) };
     pivot::enter(job.rootfs)?;
     let root = open_root()?;
+    // A tree that is a copy of a shared mount would hand every mount below on to the host.
+    let (propagation, recursive) = job.root_propagation;
+    let shared = propagation == libc::MS_SHARED;
+    let first = if propagation == libc::MS_SLAVE { libc::MS_SLAVE } else { libc::MS_PRIVATE };
+    let change = MountAttr { propagation: first, ..MountAttr::default() };
+    sys::mount_setattr(root.as_fd(), true, &change).at(Stage::Mount, || "the root's propagation")?;
 
     let mut made = Made::default();
     for mount in &job.mounts {
@@ -162,8 +168,7 @@ fn build(job: &Run<'_>) -> Result<(OwnedFd, Option<terminal::Terminal>), StartEr
         sys::mount_setattr(root.as_fd(), false, &read_only)
             .at(Stage::Mount, || "making the root read-only")?;
     }
-    let (propagation, recursive) = job.root_propagation;
-    if propagation != libc::MS_PRIVATE {
+    if shared {
         let change = MountAttr { propagation, ..MountAttr::default() };
         sys::mount_setattr(root.as_fd(), recursive, &change).at(Stage::Mount, || "the root's propagation")?;
     }
