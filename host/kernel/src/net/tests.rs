@@ -763,6 +763,80 @@ fn a_new_daemon_takes_over() {
     });
 }
 
+/// The whole of what one endpoint may publish, and of what a host full of containers does.
+#[test]
+fn a_large_record_is_restored() {
+    lab(|net| {
+        let wire = network("docker0", "172.17.0", Some("fd00:17:"));
+        let ids: Vec<String> = (0..1000).map(|number| format!("{number:064x}")).collect();
+        let plain = endpoint("docker0", "172.17.0", 2, None);
+        let mut publishes: Vec<Vec<Publish>> = (0..999)
+            .map(|number| vec![publish(Some("127.0.0.1"), 10000 + number, "172.17.0.2", 80)])
+            .collect();
+        publishes.push(vec![Publish { count: 60000, ..publish(None, 1, "fd00:17::2", 1) }]);
+        let endpoints: Vec<Record<'_>> = ids
+            .iter()
+            .zip(&publishes)
+            .map(|(id, publishes)| Record { id, desired: &plain, publishes })
+            .collect();
+        let networks = [Record { id: N, desired: &wire, publishes: &[] }];
+        assert_eq!(net.restore(&networks, &endpoints).unwrap(), Swept::default());
+        let text = ruleset();
+        assert_eq!(text.matches(" : 172.17.0.2 . 80").count(), 999);
+        assert_eq!(text.matches(" : fd00:17::2 . ").count(), 60000);
+        // Nobody who is not on record is left after a restore, whoever was.
+        let swept = net.restore(&networks, &endpoints[..10]).unwrap();
+        assert_eq!(swept, Swept { links: Vec::new(), elements: 989 + 60000 });
+        assert_eq!(ruleset().matches(" : 172.17.0.2 . 80").count(), 10);
+    });
+}
+
+#[test]
+fn many_start_at_once() {
+    lab(|net| {
+        let wire = network("docker0", "172.17.0", None);
+        net.apply_network(N, None, &wire).unwrap();
+        let bare = ruleset();
+        std::thread::scope(|scope| {
+            for thread in 0..8_u8 {
+                let wire = &wire;
+                scope.spawn(move || {
+                    for round in 0..6_u8 {
+                        let number = 2 + thread * 6 + round;
+                        let (id, ip) = (format!("{number:064x}"), format!("172.17.0.{number}"));
+                        let mut desired = endpoint("docker0", "172.17.0", number, None);
+                        desired.publishes = vec![publish(None, 0, &ip, 80)];
+                        let one = start(net, &id, wire, desired).unwrap();
+                        serve(Some(&one.namespace), "0.0.0.0:80");
+                        call(&format!("127.0.0.1:{}", one.applied.publishes[0].host_port), LONG).unwrap();
+                        net.remove_endpoint(&id, &one.desired, Links::Delete(one.namespace.as_fd())).unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(links_of_ours(), ["docker0"]);
+        assert_eq!(ruleset(), bare);
+    });
+}
+
+/// What an interrupted start has left is in the way of nobody.
+#[test]
+fn an_interrupted_start_is_begun_again() {
+    lab(|net| {
+        let wire = network("docker0", "172.17.0", None);
+        net.apply_network(N, None, &wire).unwrap();
+        let desired = endpoint("docker0", "172.17.0", 2, None);
+        let first = start(net, A, &wire, desired.clone()).unwrap();
+        let again = Net::open("test").unwrap();
+        again.apply_network(N, None, &wire).unwrap();
+        let second = start(&again, A, &wire, desired).unwrap();
+        serve(Some(&second.namespace), "0.0.0.0:80");
+        call("172.17.0.2:80", LONG).unwrap();
+        assert_eq!(links_of_ours().len(), 2);
+        drop(first);
+    });
+}
+
 #[test]
 fn nothing_is_left() {
     lab(|net| {
