@@ -976,6 +976,113 @@ fn a_thousand_ports_are_one_change() {
 }
 
 #[test]
+fn links_of_other_kinds() {
+    lab(|net| {
+        let world = outside("w", "192.0.2", "2001:db8:");
+        serve(Some(&world), "192.0.2.2:80");
+        // A link of its own on the host's wire.
+        let child = wharf_plan::net::Child { parent: 0, mode: "bridge".to_owned() };
+        let mut direct = Desired {
+            links: vec![
+                link(LinkKind::Granted("up-w".to_owned()), "up-w", Site::Host),
+                link(LinkKind::Macvlan(child), "eth0", Site::Container),
+            ],
+            addresses: vec![address(1, "192.0.2.7/24")],
+            ..Desired::default()
+        };
+        direct.links[1].mac = Some("02:42:00:00:00:07".to_owned());
+        let namespace = netns::create().unwrap();
+        let applied = net.apply_endpoint(A, None, &direct, namespace.as_fd()).unwrap();
+        assert_eq!(
+            (applied.interfaces, applied.macs),
+            (vec!["eth0".to_owned()], vec!["02:42:00:00:00:07".to_owned()])
+        );
+        assert_eq!(reach(&namespace, "192.0.2.2:80"), "192.0.2.7");
+        net.remove_endpoint(A, &direct, Links::Delete(namespace.as_fd())).unwrap();
+        cannot_reach(&namespace, "192.0.2.2:80");
+        // No filter was needed for any of it.
+        assert!(!ruleset().contains("wharf"));
+
+        // A tunnel in a bridge, with what is known of its other end, and a limit.
+        let mut wire = network("br-far", "10.9.0", None);
+        let far = wharf_plan::net::Vxlan {
+            vni: 4097,
+            port: 4789,
+            local: Some("192.0.2.1".to_owned()),
+            learning: false,
+        };
+        wire.links.push(Link {
+            controller: Some(0),
+            mtu: Some(1450),
+            ..link(LinkKind::Vxlan(far), "vx-far", Site::Host)
+        });
+        wire.fdb = vec![
+            wharf_plan::net::Fdb {
+                link: 1,
+                mac: "00:00:00:00:00:00".to_owned(),
+                destination: "192.0.2.2".to_owned(),
+            },
+            wharf_plan::net::Fdb {
+                link: 1,
+                mac: "02:42:0a:09:00:02".to_owned(),
+                destination: "192.0.2.2".to_owned(),
+            },
+        ];
+        wire.neighbors = vec![wharf_plan::net::Neighbor {
+            link: 0,
+            ip: "10.9.0.2".to_owned(),
+            mac: "02:42:0a:09:00:02".to_owned(),
+        }];
+        wire.shapes =
+            vec![wharf_plan::net::Shape { link: 1, rate_bps: 1_000_000, burst: 20_000, ceil_bps: None }];
+        wire.links[0].sysctls = vec![("ipv4.arp_filter".to_owned(), "1".to_owned())];
+        net.apply_network(N, None, &wire).unwrap();
+        let show = |arguments: &[&str]| {
+            let output =
+                std::process::Command::new("/bin/sh").arg("-c").arg(arguments.join(" ")).output().unwrap();
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let tunnel = show(&["ip", "-d", "link", "show", "vx-far"]);
+        for part in [
+            "vxlan id 4097",
+            "local 192.0.2.1",
+            "dstport 4789",
+            "nolearning",
+            "mtu 1450",
+            "master br-far",
+            "UP",
+        ] {
+            assert!(tunnel.contains(part), "{part}: {tunnel}");
+        }
+        let entries = show(&["bridge", "fdb", "show", "dev", "vx-far"]);
+        assert!(entries.contains("00:00:00:00:00:00 dst 192.0.2.2 self permanent"), "{entries}");
+        assert!(entries.contains("02:42:0a:09:00:02 dst 192.0.2.2 self permanent"), "{entries}");
+        assert!(show(&["ip", "neigh", "show", "dev", "br-far"]).contains("02:42:0a:09:00:02"));
+        assert!(
+            show(&["tc", "qdisc", "show", "dev", "vx-far"]).contains("tbf"),
+            "{}",
+            show(&["tc", "qdisc"])
+        );
+        let filter = std::fs::read_to_string("/proc/sys/net/ipv4/conf/br-far/arp_filter").unwrap();
+        assert_eq!(filter.trim(), "1");
+        // One entry moves, the limit ends; the tunnel stays the same link.
+        let index = |name| route::find(&mut Worker::new(0).unwrap().route, name).unwrap().unwrap().index;
+        let before = index("vx-far");
+        let mut new = wire.clone();
+        new.fdb[1].destination = "192.0.2.9".to_owned();
+        new.shapes.clear();
+        new.links[1].mtu = Some(1400);
+        net.apply_network(N, Some(&wire), &new).unwrap();
+        let entries = show(&["bridge", "fdb", "show", "dev", "vx-far"]);
+        assert!(entries.contains("02:42:0a:09:00:02 dst 192.0.2.9 self permanent"), "{entries}");
+        assert!(!show(&["tc", "qdisc", "show", "dev", "vx-far"]).contains("tbf"));
+        assert_eq!(index("vx-far"), before);
+        net.remove_network(N, &new).unwrap();
+        assert_eq!(links_of_ours(), Vec::<String>::new());
+    });
+}
+
+#[test]
 fn what_the_kernel_lacks_is_named() {
     lab(|net| {
         let only = |kind| Desired { links: vec![link(kind, "x", Site::Container)], ..Desired::default() };
