@@ -29,11 +29,10 @@ pub(crate) fn backing(options: &Labels) -> Result<Backing> {
     let (fstype, words, device) = (option("type"), option("o"), option("device"));
     // Docker's rules: with a device or options there is a type, and with a type or options there is a device.
     let (Some(fstype), Some(device)) = (fstype, device) else {
-        let missing = match (fstype, device, words) {
-            (None, None, None) => return Ok(Backing::Directory),
-            (None, ..) => "type",
-            _ => "device",
-        };
+        if (fstype, device, words) == (None, None, None) {
+            return Ok(Backing::Directory);
+        }
+        let missing = if device.is_none() { "device" } else { "type" };
         return Err(Error::invalid(format!("missing required option: \"{missing}\"")));
     };
     let words: Vec<&str> =
