@@ -150,18 +150,26 @@ impl NetModel {
         if from.as_ref().is_some_and(|end| !end.way_out) {
             return false;
         }
-        let mut rules: Vec<(&Rule, &Desired)> = self
+        let mut rules: Vec<(Stage, i32, Action)> = self
             .networks
             .values()
             .chain(self.endpoints.values().map(|attached| &attached.state))
             .flat_map(|state| state.rules.iter().map(move |rule| (rule, state)))
-            .filter(|(rule, _)| rule.hook == Hook::Forward)
+            .filter(|(rule, state)| {
+                rule.hook == Hook::Forward && matches(rule, state, packet, from.as_ref(), to.as_ref())
+            })
+            .map(|(rule, _)| (stage(rule), rule.priority, rule.action))
             .collect();
-        rules.sort_by_key(|(rule, _)| rule.priority);
-        let verdict =
-            rules.into_iter().find(|(rule, state)| matches(rule, state, packet, from.as_ref(), to.as_ref()));
-        // What no network speaks of is not forwarded.
-        verdict.is_some_and(|(rule, _)| rule.action == Action::Accept)
+        if packet.answer {
+            rules.push((Stage::Answers, 0, Action::Accept));
+        }
+        // Of two about the same the stricter one holds.
+        rules.sort_by_key(|(stage, priority, action)| (*stage, *priority, *action == Action::Accept));
+        match rules.first() {
+            Some((_, _, action)) => *action == Action::Accept,
+            // Out of a bridge everything goes, into one nothing.
+            None => to.is_none(),
+        }
     }
 
     fn side(&self, side: Side<'_>) -> Option<End<'_>> {
@@ -174,6 +182,35 @@ impl NetModel {
             route.site == Site::Container && matches!(route.destination.as_str(), "0.0.0.0/0" | "::/0")
         });
         Some(End { bridge, isolated, way_out, addresses: addresses(state).collect() })
+    }
+}
+
+/// The order in which the host asks, whatever network a rule is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    TwoLinks,
+    Leaving,
+    Special,
+    Answers,
+    Opened,
+    Entering,
+}
+
+fn stage(rule: &Rule) -> Stage {
+    let bare = rule.protocol.is_none()
+        && rule.source.is_none()
+        && rule.destination.is_none()
+        && rule.ports.is_empty()
+        && !rule.established_only;
+    match (rule.in_link.is_some(), rule.out_link.is_some()) {
+        (true, true) if bare => Stage::TwoLinks,
+        (true, false) if bare && rule.action != Action::Accept => Stage::Leaving,
+        (_, true) if bare => Stage::Entering,
+        (true, false) if bare => Stage::Entering,
+        (false, true) if rule.action == Action::Accept && rule.source.is_none() && !rule.established_only && rule.ports.len() <= 1 => {
+            Stage::Opened
+        }
+        _ => Stage::Special,
     }
 }
 

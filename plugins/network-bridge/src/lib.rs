@@ -1,9 +1,8 @@
 //! The network driver `bridge`.
 //!
 //! A network is a bridge on the host with the gateway's addresses. An endpoint is a veth pair, one end a port of the
-//! bridge, the other in the container. What may pass is said by rules about the bridge; the host looks at the rules of
-//! all networks in the order of their priorities, so that "nothing enters a network unasked" of one network comes
-//! before "everything may leave" of another, and networks are isolated from each other without knowing each other.
+//! bridge, the other in the container. By itself the host lets containers of a bridge speak to each other and to the
+//! world, and into a bridge only answers and what was published; rules say what is different.
 #![cfg_attr(not(target_arch = "wasm32"), forbid(unsafe_code))]
 
 mod options;
@@ -13,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use wharf_plugin_sdk::cidr::Cidr;
 use wharf_plugin_sdk::files::fnv;
 use wharf_plugin_sdk::net::{
-    Action, Desired, DnsRecord, Hook, Link, LinkIndex, LinkKind, Masquerade, Name, Publish, Rule, Site,
+    Action, Desired, DnsRecord, Link, LinkIndex, LinkKind, Masquerade, Name, Publish, Rule, Site,
 };
 use wharf_plugin_sdk::network::{
     Capabilities, Driver, Endpoint, EndpointPlan, GatewayNeed, Network, NetworkPlan, Peer, Scope,
@@ -23,17 +22,8 @@ use wharf_plugin_sdk::{Error, Host, Result};
 
 use options::{GatewayMode, Options};
 
-/// Order of the rules of all networks.
-mod priority {
-    /// Answers to what was let out.
-    pub(crate) const ESTABLISHED: i32 = 0;
-    /// Between containers of one network; published ports of routed networks.
-    pub(crate) const WITHIN: i32 = 10;
-    /// Nothing else enters.
-    pub(crate) const ENTER: i32 = 20;
-    /// What leaves.
-    pub(crate) const LEAVE: i32 = 30;
-}
+/// Rules of one kind are looked at in this order; the contract orders the kinds.
+const PRIORITY: i32 = 0;
 
 /// The driver.
 #[derive(Debug, Default)]
@@ -73,15 +63,11 @@ impl Driver for BridgeDriver {
         } else {
             bridge.sysctl("ipv6.disable_ipv6", "1")
         };
-        let local = network.ipv4 && !network.internal && options.mode_v4 == GatewayMode::Nat;
-        if local {
+        if network.ipv4 && !network.internal && options.mode_v4 == GatewayMode::Nat {
             // Ports published on 127.0.0.1: the kernel must take packets from the host's loopback across the bridge.
             bridge = bridge.sysctl("ipv4.route_localnet", "1");
         }
         let bridge = state.link(bridge);
-        if local {
-            guard_loopback(&mut state, bridge);
-        }
         for binding in &network.pools {
             let pool = Cidr::parse(&binding.pool)?;
             let v4 = pool.is_ipv4();
@@ -127,12 +113,9 @@ impl Driver for BridgeDriver {
         if !options.icc {
             near = near.port("isolated", "1");
         }
-        let mut far = Link::new(LinkKind::VethPeer, interface(endpoint, &options)?, Site::Container)
+        let far = Link::new(LinkKind::VethPeer, interface(endpoint, &options)?, Site::Container)
             .mtu(options.mtu)
             .mac(Some(mac.clone()));
-        if !addresses.iter().any(|own| !own.is_ipv4()) {
-            far = far.sysctl("ipv6.disable_ipv6", "1");
-        }
         let (_, far) = state.veth(near, far);
         for own in &addresses {
             state.address(far, own.to_string());
@@ -167,41 +150,30 @@ impl Driver for BridgeDriver {
     }
 }
 
-/// With `route_localnet` a container could reach what listens on the host's 127.0.0.1; only answers may.
-fn guard_loopback(state: &mut Desired, bridge: LinkIndex) {
-    let rule = |action, comment: &str| {
-        let mut rule = Rule::forward(priority::ESTABLISHED, action, comment).from(bridge);
-        rule.hook = Hook::Input;
-        rule.destination = Some("127.0.0.0/8".to_owned());
-        rule
-    };
-    state.rules.push(rule(Action::Accept, "answers to the host's loopback").established());
-    let mut drop = rule(Action::Drop, "the host's loopback is not the network's");
-    drop.priority = priority::ENTER;
-    state.rules.push(drop);
-}
-
+/// What is not as the host has it by itself: containers reach each other and the world, nothing else comes in.
 fn forwarding(state: &mut Desired, bridge: LinkIndex, network: &Network, options: &Options) {
-    let within = if options.icc { Action::Accept } else { Action::Drop };
-    state.rules.push(Rule::forward(priority::WITHIN, within, "between containers").from(bridge).to(bridge));
+    if !options.icc {
+        let within = Rule::forward(PRIORITY, Action::Drop, "between containers");
+        state.rules.push(within.from(bridge).to(bridge));
+    }
     if network.internal {
-        state.rules.push(Rule::forward(priority::ENTER, Action::Drop, "internal").to(bridge));
-        state.rules.push(Rule::forward(priority::ENTER, Action::Drop, "internal").from(bridge));
+        if options.icc {
+            // Else the next rule would separate them as well.
+            let within = Rule::forward(PRIORITY, Action::Accept, "between containers");
+            state.rules.push(within.from(bridge).to(bridge));
+        }
+        state.rules.push(Rule::forward(PRIORITY, Action::Drop, "internal").from(bridge));
+        state.rules.push(Rule::forward(PRIORITY, Action::Drop, "internal").to(bridge));
         return;
     }
-    state
-        .rules
-        .push(Rule::forward(priority::ESTABLISHED, Action::Accept, "answers").to(bridge).established());
     for binding in &network.pools {
         let Ok(pool) = Cidr::parse(&binding.pool) else { continue };
         if options.mode(pool.is_ipv4()) == GatewayMode::NatUnprotected {
-            let mut open = Rule::forward(priority::WITHIN, Action::Accept, "unprotected").to(bridge);
+            let mut open = Rule::forward(PRIORITY, Action::Accept, "unprotected").to(bridge);
             open.destination = Some(pool.to_string());
             state.rules.push(open);
         }
     }
-    state.rules.push(Rule::forward(priority::ENTER, Action::Drop, "not published").to(bridge));
-    state.rules.push(Rule::forward(priority::LEAVE, Action::Accept, "out").from(bridge));
 }
 
 /// What the engine asked to publish, once per family that the container has and the host's address allows.
@@ -237,7 +209,7 @@ fn publish(
             }
             published = true;
             if options.mode(v4) == GatewayMode::Routed {
-                let mut open = Rule::forward(priority::WITHIN, Action::Accept, "published").to(bridge);
+                let mut open = Rule::forward(PRIORITY, Action::Accept, "published").to(bridge);
                 open.protocol = Some(wanted.protocol);
                 open.destination = Some(own.host().to_string());
                 let last = wanted.container_port.saturating_add(wanted.count.saturating_sub(1));

@@ -73,42 +73,45 @@ fn plan_endpoint(network: &Network, endpoint: &Endpoint) -> Result<EndpointPlan>
     MockHost::new().call(|host| BridgeDriver.plan_endpoint(host, network, endpoint, &[]))
 }
 
-/// Golden: the whole of a network, in words.
+fn in_words(rules: &[Rule]) -> Vec<String> {
+    let words = |rule: &Rule| {
+        let mut text = format!("{:?}", rule.action);
+        for (said, words) in [
+            (rule.in_link.is_some(), " from the bridge"),
+            (rule.out_link.is_some(), " to the bridge"),
+            (rule.destination.is_some(), " by destination"),
+            (rule.protocol.is_some(), " by protocol"),
+        ] {
+            if said {
+                text.push_str(words);
+            }
+        }
+        text
+    };
+    rules.iter().map(words).collect()
+}
+
+/// Golden: the whole of a network.
 #[test]
-fn a_network_is_a_bridge_with_rules() {
+fn a_network_is_a_bridge_and_no_more_rules_than_it_needs() {
     let plan = plan_network(&network(&[("com.docker.network.bridge.name", "docker0")])).unwrap().state;
     let [bridge] = plan.links.as_slice() else { panic!("{:?}", plan.links) };
     assert_eq!(bridge.name, Name::Exact("docker0".into()));
+    assert_eq!(
+        bridge.sysctls,
+        [("ipv6.disable_ipv6", "1"), ("ipv4.route_localnet", "1")].map(|(key, value)| (key.into(), value.into()))
+    );
     assert_eq!(plan.addresses[0].cidr, "172.18.0.1/16");
     assert_eq!(plan.masquerades[0].from_cidr, "172.18.0.0/16");
-    let rules: Vec<String> = plan
-        .rules
-        .iter()
-        .map(|rule| {
-            let end = |name: &str, on: bool| if on { format!(" {name}") } else { String::new() };
-            format!(
-                "{:?} {}{}{}{}{}: {:?}",
-                rule.hook,
-                rule.priority,
-                end("from bridge", rule.in_link.is_some()),
-                end("to bridge", rule.out_link.is_some()),
-                end("to 127.0.0.0/8", rule.destination.is_some()),
-                end("established", rule.established_only),
-                rule.action,
-            )
-        })
-        .collect();
+    assert!(plan.rules.is_empty(), "{:?}", in_words(&plan.rules));
+    let internal = Network { internal: true, ..network(&[]) };
+    let plan = plan_network(&internal).unwrap().state;
     assert_eq!(
-        rules,
-        [
-            "Hook::Input 0 from bridge to 127.0.0.0/8 established: Action::Accept",
-            "Hook::Input 20 from bridge to 127.0.0.0/8: Action::Drop",
-            "Hook::Forward 10 from bridge to bridge: Action::Accept",
-            "Hook::Forward 0 to bridge established: Action::Accept",
-            "Hook::Forward 20 to bridge: Action::Drop",
-            "Hook::Forward 30 from bridge: Action::Accept",
-        ]
+        in_words(&plan.rules),
+        ["Action::Accept from the bridge to the bridge", "Action::Drop from the bridge", "Action::Drop to the bridge"]
     );
+    assert!(plan.masquerades.is_empty());
+    assert!(!plan.links[0].sysctls.iter().any(|(key, _)| key == "ipv4.route_localnet"), "nothing is published there");
 }
 
 #[test]
