@@ -205,9 +205,13 @@ fn stage(rule: &Rule) -> Stage {
     match (rule.in_link.is_some(), rule.out_link.is_some()) {
         (true, true) if bare => Stage::TwoLinks,
         (true, false) if bare && rule.action != Action::Accept => Stage::Leaving,
-        (_, true) if bare => Stage::Entering,
-        (true, false) if bare => Stage::Entering,
-        (false, true) if rule.action == Action::Accept && rule.source.is_none() && !rule.established_only && rule.ports.len() <= 1 => {
+        (_, true) | (true, false) if bare => Stage::Entering,
+        (false, true)
+            if rule.action == Action::Accept
+                && rule.source.is_none()
+                && !rule.established_only
+                && rule.ports.len() <= 1 =>
+        {
             Stage::Opened
         }
         _ => Stage::Special,

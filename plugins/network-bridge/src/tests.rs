@@ -99,7 +99,8 @@ fn a_network_is_a_bridge_and_no_more_rules_than_it_needs() {
     assert_eq!(bridge.name, Name::Exact("docker0".into()));
     assert_eq!(
         bridge.sysctls,
-        [("ipv6.disable_ipv6", "1"), ("ipv4.route_localnet", "1")].map(|(key, value)| (key.into(), value.into()))
+        [("ipv6.disable_ipv6", "1"), ("ipv4.route_localnet", "1")]
+            .map(|(key, value)| (key.into(), value.into()))
     );
     assert_eq!(plan.addresses[0].cidr, "172.18.0.1/16");
     assert_eq!(plan.masquerades[0].from_cidr, "172.18.0.0/16");
@@ -108,10 +109,17 @@ fn a_network_is_a_bridge_and_no_more_rules_than_it_needs() {
     let plan = plan_network(&internal).unwrap().state;
     assert_eq!(
         in_words(&plan.rules),
-        ["Action::Accept from the bridge to the bridge", "Action::Drop from the bridge", "Action::Drop to the bridge"]
+        [
+            "Action::Accept from the bridge to the bridge",
+            "Action::Drop from the bridge",
+            "Action::Drop to the bridge"
+        ]
     );
     assert!(plan.masquerades.is_empty());
-    assert!(!plan.links[0].sysctls.iter().any(|(key, _)| key == "ipv4.route_localnet"), "nothing is published there");
+    assert!(
+        !plan.links[0].sysctls.iter().any(|(key, _)| key == "ipv4.route_localnet"),
+        "nothing is published there"
+    );
 }
 
 #[test]

@@ -72,7 +72,7 @@ pub(crate) fn build_bundled(profile: Profile) -> Result<PathBuf> {
 
 /// Builds one plugin crate that lives anywhere, into `out`.
 pub(crate) fn build_one(dir: &Path, out: &Path) -> Result<PathBuf> {
-    let plugin = Plugin::read(dir)?;
+    let plugin = Plugin::read(&std::path::absolute(dir)?)?;
     let way = toolchain::find()?;
     eprintln!("plugins: building {} with {}", plugin.name, way.describe());
     let component = build(&plugin, way)?;
