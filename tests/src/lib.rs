@@ -285,12 +285,16 @@ impl Daemon {
     /// Compiling the bundled plugins takes seconds; daemons of one test run share the compiled forms.
     fn share_compiled_plugins(&self) {
         let shared = bin_dir().join("plugins-compiled");
-        let own = self.path("data").join("plugins");
+        let own = self.path("data").join("compiled");
         fs::create_dir_all(&own).expect("data root");
         let _ = fs::set_permissions(self.path("data"), fs::Permissions::from_mode(0o710));
         if shared.is_dir() {
-            let status =
-                Command::new("cp").arg("-a").arg(&shared).arg(own.join("cache")).status().expect("cp");
+            let status = Command::new("cp")
+                .arg("-a")
+                .arg(format!("{}/.", shared.display()))
+                .arg(&own)
+                .status()
+                .expect("cp");
             assert!(status.success());
         }
     }

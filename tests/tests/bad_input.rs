@@ -99,8 +99,8 @@ fn names_images_and_references() {
     refuses(
         &d,
         "POST",
-        "/containers/create?name=x",
-        "{\"Image\":\"nope\"}",
+        "/containers/create?name=xx",
+        "{\"Image\":\"nope\",\"Cmd\":[\"x\"]}",
         404,
         "No such image: nope:latest",
     );
@@ -108,7 +108,7 @@ fn names_images_and_references() {
         &d,
         "POST",
         "/containers/create?name=a/b",
-        "{\"Image\":\"busybox\"}",
+        "{\"Image\":\"busybox\",\"Cmd\":[\"true\"]}",
         400,
         "Invalid container name (a/b), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed",
     );
@@ -117,7 +117,7 @@ fn names_images_and_references() {
         &d,
         "POST",
         "/containers/create?name=taken",
-        "{\"Image\":\"busybox\"}",
+        "{\"Image\":\"busybox\",\"Cmd\":[\"true\"]}",
         409,
         &format!(
             "Conflict. The container name \"/taken\" is already in use by container \"{id}\". You have to remove (or rename) that container to be able to reuse that name."
@@ -138,31 +138,38 @@ fn values_out_of_range() {
     let d = daemon();
     for (body, status, text) in [
         (
-            r#"{"Image":"busybox","HostConfig":{"Memory":1048576}}"#,
+            r#"{"Image":"busybox","Cmd":["true"],"HostConfig":{"Memory":1048576}}"#,
             400,
             "Minimum memory limit allowed is 6MB",
         ),
-        (r#"{"Image":"busybox","HostConfig":{"NanoCpus":-1}}"#, 400, ""),
-        (r#"{"Image":"busybox","HostConfig":{"CapAdd":["CAP_FLY"]}}"#, 400, "CAP_FLY"),
+        (r#"{"Image":"busybox","Cmd":["true"],"HostConfig":{"NanoCpus":-1}}"#, 400, ""),
+        (r#"{"Image":"busybox","Cmd":["true"],"HostConfig":{"CapAdd":["CAP_FLY"]}}"#, 400, "CAP_FLY"),
         (
-            r#"{"Image":"busybox","HostConfig":{"NetworkMode":"container:none"}}"#,
-            404,
-            "No such container: none",
+            r#"{"Image":"busybox","Cmd":["true"],"HostConfig":{"RestartPolicy":{"Name":"often"}}}"#,
+            400,
+            "often",
         ),
-        (r#"{"Image":"busybox","HostConfig":{"RestartPolicy":{"Name":"often"}}}"#, 400, "often"),
         (
-            r#"{"Image":"busybox","HostConfig":{"RestartPolicy":{"Name":"always"},"AutoRemove":true}}"#,
+            r#"{"Image":"busybox","Cmd":["true"],"HostConfig":{"RestartPolicy":{"Name":"always"},"AutoRemove":true}}"#,
             400,
             "AutoRemove",
         ),
-        (r#"{"Image":"busybox","HostConfig":{"PortBindings":{"80/foo":[{}]}}}"#, 400, ""),
-        (r#"{"Image":"busybox","HostConfig":{"PortBindings":{"80/tcp":[{"HostPort":"70000"}]}}}"#, 400, ""),
-        (r#"{"Image":"busybox","HostConfig":{"Binds":["relative:/x:ro:rw:z"]}}"#, 400, ""),
-        (r#"{"Image":"busybox","HostConfig":{"Binds":["/tmp:relative"]}}"#, 400, ""),
-        (r#"{"Image":"busybox","HostConfig":{"LogConfig":{"Type":"nowhere"}}}"#, 400, "nowhere"),
-        (r#"{"Image":"busybox","HostConfig":{"IpcMode":"strange"}}"#, 400, ""),
-        (r#"{"Image":"busybox","StopSignal":"SIGFOO"}"#, 400, ""),
-        (r#"{"Image":"busybox","HostConfig":{"SecurityOpt":["unknown=1"]}}"#, 400, ""),
+        (r#"{"Image":"busybox","Cmd":["true"],"HostConfig":{"PortBindings":{"80/foo":[{}]}}}"#, 400, ""),
+        (
+            r#"{"Image":"busybox","Cmd":["true"],"HostConfig":{"PortBindings":{"80/tcp":[{"HostPort":"70000"}]}}}"#,
+            400,
+            "",
+        ),
+        (r#"{"Image":"busybox","Cmd":["true"],"HostConfig":{"Binds":["relative:/x:ro:rw:z"]}}"#, 400, ""),
+        (r#"{"Image":"busybox","Cmd":["true"],"HostConfig":{"Binds":["/tmp:relative"]}}"#, 400, ""),
+        (
+            r#"{"Image":"busybox","Cmd":["true"],"HostConfig":{"LogConfig":{"Type":"nowhere"}}}"#,
+            400,
+            "nowhere",
+        ),
+        (r#"{"Image":"busybox","Cmd":["true"],"HostConfig":{"IpcMode":"strange"}}"#, 400, ""),
+        (r#"{"Image":"busybox","Cmd":["true"],"StopSignal":"SIGFOO"}"#, 400, ""),
+        (r#"{"Image":"busybox","Cmd":["true"],"HostConfig":{"SecurityOpt":["unknown=1"]}}"#, 400, ""),
     ] {
         let r = d.api("POST", "/containers/create", body);
         assert_eq!(r.status, status, "{body}: {}", r.text());
@@ -202,7 +209,7 @@ fn garbage_on_the_socket_disturbs_nobody() {
 fn expect_continue_and_keep_alive() {
     let d = daemon();
     let mut s = connect(&d.socket());
-    let body = "{\"Image\":\"busybox\"}";
+    let body = "{\"Image\":\"busybox\",\"Cmd\":[\"true\"]}";
     write!(s, "POST /containers/create HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len()).unwrap();
     let mut reader = BufReader::new(s.try_clone().unwrap());
     let (status, _) = http::read_head(&mut reader).unwrap();

@@ -44,7 +44,12 @@ fn logs_tail_since_timestamps_and_follow() {
     detached(
         &d,
         "talk",
-        &["busybox", "sh", "-c", "for i in 1 2 3 4 5; do echo line $i; done; echo problem >&2; echo -n end"],
+        &[
+            "busybox",
+            "sh",
+            "-c",
+            "for i in 1 2 3 4 5; do echo line $i; done; sleep 0.3; echo problem >&2; sleep 0.3; echo -n end",
+        ],
     );
     d.docker(&["wait", "talk"]).ok();
     let ran = d.docker(&["logs", "talk"]);
@@ -142,29 +147,29 @@ fn stop_kill_wait_restart_and_rm() {
         eventually("it is up", || d.docker(&["logs", name]).out.contains("up").then_some(()));
     };
     let code = |name: &str| d.docker(&["inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", name]).ok();
-    start("a", &[]);
-    d.docker(&["stop", "a"]).ok();
-    assert_eq!(code("a"), "exited 3");
-    assert_eq!(d.docker(&["logs", "a"]).out, "up\nbye\n");
-    start("b", &["--stop-signal", "INT"]);
-    d.docker(&["stop", "b"]).ok();
-    assert_eq!(code("b"), "exited 4");
-    detached(&d, "c", &["busybox", "sleep", "600"]);
-    d.docker(&["stop", "-t", "0", "c"]).ok();
-    assert_eq!(code("c"), "exited 137");
-    d.docker(&["kill", "c"]).fails(1, "is not running");
-    d.docker(&["start", "c"]).ok();
-    d.docker(&["start", "c"]).ok();
-    d.docker(&["restart", "-t", "0", "c"]).ok();
-    assert_eq!(code("c"), "running 0");
-    d.docker(&["rm", "c"])
+    start("aa", &[]);
+    d.docker(&["stop", "aa"]).ok();
+    assert_eq!(code("aa"), "exited 3");
+    assert_eq!(d.docker(&["logs", "aa"]).out, "up\nbye\n");
+    start("bb", &["--stop-signal", "INT"]);
+    d.docker(&["stop", "bb"]).ok();
+    assert_eq!(code("bb"), "exited 4");
+    detached(&d, "cc", &["busybox", "sleep", "600"]);
+    d.docker(&["stop", "-t", "0", "cc"]).ok();
+    assert_eq!(code("cc"), "exited 137");
+    d.docker(&["kill", "cc"]).fails(1, "is not running");
+    d.docker(&["start", "cc"]).ok();
+    d.docker(&["start", "cc"]).ok();
+    d.docker(&["restart", "-t", "0", "cc"]).ok();
+    assert_eq!(code("cc"), "running 0");
+    d.docker(&["rm", "cc"])
         .fails(1, "container is running: stop the container before removing or force remove");
-    d.docker(&["kill", "-s", "NONSENSE", "c"]).fails(1, "nvalid signal: NONSENSE");
-    d.docker(&["rm", "-f", "c"]).ok();
-    d.docker(&["rm", "c"]).fails(1, "No such container: c");
-    d.docker(&["rename", "a", "z"]).ok();
-    assert_eq!(code("z"), "exited 3");
-    d.docker(&["rename", "z", "b"]).fails(1, "is already in use by container");
+    d.docker(&["kill", "-s", "NONSENSE", "cc"]).fails(1, "nvalid signal: NONSENSE");
+    d.docker(&["rm", "-f", "cc"]).ok();
+    d.docker(&["rm", "cc"]).fails(1, "No such container: cc");
+    d.docker(&["rename", "aa", "zz"]).ok();
+    assert_eq!(code("zz"), "exited 3");
+    d.docker(&["rename", "zz", "bb"]).fails(1, "is already in use by container");
 }
 
 #[test]
@@ -246,13 +251,13 @@ fn attach_sees_output_and_gives_input() {
 #[test]
 fn pause_top_and_update() {
     let d = daemon();
-    detached(&d, "p", &["busybox", "sleep", "600"]);
-    d.docker(&["pause", "p"]).ok();
-    assert_eq!(d.docker(&["inspect", "-f", "{{.State.Status}} {{.State.Paused}}", "p"]).ok(), "paused true");
-    d.docker(&["unpause", "p"]).ok();
-    assert!(d.docker(&["top", "p"]).ok().contains("sleep 600"));
-    d.docker(&["update", "--memory", "50m", "--memory-swap", "50m", "p"]).ok();
-    assert_eq!(d.docker(&["inspect", "-f", "{{.HostConfig.Memory}}", "p"]).ok(), "52428800");
+    detached(&d, "pp", &["busybox", "sleep", "600"]);
+    d.docker(&["pause", "pp"]).ok();
+    assert_eq!(d.docker(&["inspect", "-f", "{{.State.Status}} {{.State.Paused}}", "pp"]).ok(), "paused true");
+    d.docker(&["unpause", "pp"]).ok();
+    assert!(d.docker(&["top", "pp"]).ok().contains("sleep 600"));
+    d.docker(&["update", "--memory", "50m", "--memory-swap", "50m", "pp"]).ok();
+    assert_eq!(d.docker(&["inspect", "-f", "{{.HostConfig.Memory}}", "pp"]).ok(), "52428800");
     let limit = d.docker(&[
         "exec",
         "p",

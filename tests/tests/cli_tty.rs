@@ -90,8 +90,8 @@ fn an_interactive_shell_with_resize() {
     // The new size arrives asynchronously, so ask until it is there.
     t.send("while ! stty size | grep '33 111'; do :; done; echo si''zed\n");
     t.expect("sized");
-    t.send("sleep 600\n");
-    t.expect("sleep 600");
+    t.send("sh -c 'echo wait''ing; exec sleep 600'\n");
+    t.expect("waiting");
     t.send("\u{3}");
     t.expect("# ");
     t.send("exit 5\n");

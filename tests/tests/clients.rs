@@ -27,7 +27,11 @@ fn packages(name: &str, install: impl FnOnce(&Path) -> Command) -> PathBuf {
 fn docker_py() {
     let dir = packages("python", |dir| {
         let mut c = Command::new("python3");
-        c.args(["-m", "pip", "install", "--quiet", "--target"]).arg(dir).args(["docker==7.0.0", "requests==2.31.0", "urllib3<3"]);
+        c.args(["-m", "pip", "install", "--quiet", "--target"]).arg(dir).args([
+            "docker==7.0.0",
+            "requests==2.31.0",
+            "urllib3<3",
+        ]);
         c
     });
     let d = Daemon::start();
@@ -56,7 +60,9 @@ async fn bollard() {
     use bollard::query_parameters as q;
     let d = Daemon::start();
     d.import_busybox();
-    let docker = bollard::Docker::connect_with_unix(d.socket().to_str().unwrap(), 60, bollard::API_DEFAULT_VERSION).unwrap();
+    let docker =
+        bollard::Docker::connect_with_unix(d.socket().to_str().unwrap(), 60, bollard::API_DEFAULT_VERSION)
+            .unwrap();
     let version = docker.version().await.unwrap();
     assert_eq!(version.os.as_deref(), Some("linux"));
     let docker = docker.negotiate_version().await.unwrap();
@@ -71,7 +77,10 @@ async fn bollard() {
     let attached = docker.attach_container(&id, Some(attach)).await.unwrap();
     docker.start_container(&id, None::<q::StartContainerOptions>).await.unwrap();
     let output: Vec<String> = attached.output.map(|o| format!("{:?}", o.unwrap())).collect().await;
-    assert!(output.iter().any(|o| o.contains("StdOut")) && output.iter().any(|o| o.contains("StdErr")), "{output:?}");
+    assert!(
+        output.iter().any(|o| o.contains("StdOut")) && output.iter().any(|o| o.contains("StdErr")),
+        "{output:?}"
+    );
     let mut wait = docker.wait_container(&id, None::<q::WaitContainerOptions>);
     match wait.next().await.unwrap() {
         Err(bollard::errors::Error::DockerContainerWaitError { code, .. }) => assert_eq!(code, 4),
@@ -79,14 +88,22 @@ async fn bollard() {
     }
     let inspected = docker.inspect_container(&id, None::<q::InspectContainerOptions>).await.unwrap();
     assert_eq!(inspected.state.unwrap().exit_code, Some(4));
-    let listed = docker.list_containers(Some(q::ListContainersOptionsBuilder::default().all(true).build())).await.unwrap();
+    let listed = docker
+        .list_containers(Some(q::ListContainersOptionsBuilder::default().all(true).build()))
+        .await
+        .unwrap();
     assert_eq!(listed.len(), 1);
     let logs = q::LogsOptionsBuilder::default().stdout(true).stderr(true).tail("all").build();
     let lines: Vec<_> = docker.logs(&id, Some(logs)).collect().await;
     assert_eq!(lines.len(), 2, "{lines:?}");
     let filters = std::collections::HashMap::from([("container".to_owned(), vec![id.clone()])]);
-    let events = q::EventsOptionsBuilder::default().since("0").until(&format!("{}", wharf_now())).filters(&filters).build();
-    let actions: Vec<String> = docker.events(Some(events)).map(|e| e.unwrap().action.unwrap_or_default()).collect().await;
+    let events = q::EventsOptionsBuilder::default()
+        .since("0")
+        .until(&format!("{}", wharf_now() + 1))
+        .filters(&filters)
+        .build();
+    let actions: Vec<String> =
+        docker.events(Some(events)).map(|e| e.unwrap().action.unwrap_or_default()).collect().await;
     assert!(actions.iter().any(|a| a == "die"), "{actions:?}");
     // What inspect shows makes the same container again.
     let again = bollard::models::ContainerCreateBody {

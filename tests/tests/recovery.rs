@@ -52,7 +52,7 @@ fn running_containers_survive_and_keep_every_line() {
     );
     d.docker(&["exec", "bridge", "true"]).ok();
     // The port is still ours.
-    d.docker(&["run", "--rm", "-p", "8090:80", "busybox", "true"]).fails(125, "address already in use");
+    d.docker(&["run", "--rm", "-p", "8090:80", "busybox", "true"]).fails(125, "port is already allocated");
 }
 
 #[test]
@@ -169,7 +169,7 @@ fn keeper_killed_containers_run_on() {
         "trap 'exit 7' TERM; while :; do sleep 0.05; done",
     ])
     .ok();
-    let pid = d.docker(&["inspect", "-f", "{{.State.Pid}}", "c"]).ok();
+    let pid = d.docker(&["inspect", "-f", "{{.State.Pid}}", "cc"]).ok();
     let keeper =
         leftovers::processes(d.path("").as_path()).into_iter().find(|(_, line)| line.contains(" keeper "));
     let (keeper, _) = keeper.expect("a keeper process");
@@ -177,11 +177,11 @@ fn keeper_killed_containers_run_on() {
     d.crash();
     d.restart();
     assert_eq!(
-        d.docker(&["inspect", "-f", "{{.State.Running}} {{.State.Pid}}", "c"]).ok(),
+        d.docker(&["inspect", "-f", "{{.State.Running}} {{.State.Pid}}", "cc"]).ok(),
         format!("true {pid}")
     );
-    d.docker(&["stop", "c"]).ok();
-    assert_eq!(d.docker(&["inspect", "-f", "{{.State.Status}}", "c"]).ok(), "exited");
+    d.docker(&["stop", "cc"]).ok();
+    assert_eq!(d.docker(&["inspect", "-f", "{{.State.Status}}", "cc"]).ok(), "exited");
 }
 
 #[test]

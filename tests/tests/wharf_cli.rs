@@ -28,7 +28,16 @@ fn images() {
 #[test]
 fn run_in_all_its_ways() {
     let d = daemon();
-    let ran = d.wharf(&["run", "--rm", "--network", "none", "busybox", "sh", "-c", "echo out; echo err >&2; exit 7"]);
+    let ran = d.wharf(&[
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        "busybox",
+        "sh",
+        "-c",
+        "echo out; echo err >&2; exit 7",
+    ]);
     assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (7, "out\n", "err\n"));
     let mut c = std::process::Command::new(bin_dir().join("wharf"));
     c.env("WHARF_HOST", d.host()).args(["run", "--rm", "-i", "--network", "none", "busybox", "wc", "-c"]);
@@ -36,7 +45,22 @@ fn run_in_all_its_ways() {
     d.wharf(&["run", "--rm", "busybox", "nothing-here"]).fails(127, "nothing-here");
     d.wharf(&["run", "--rm", "busybox", "/etc/passwd"]).fails(126, "permission denied");
     d.wharf(&["run", "--rm", "--no-such-flag", "busybox"]).fails(125, "--no-such-flag");
-    let id = d.wharf(&["run", "-d", "--name", "bg", "-e", "A=b", "-p", "8081:80", "busybox", "sh", "-c", "echo $A; sleep 600"]).ok();
+    let id = d
+        .wharf(&[
+            "run",
+            "-d",
+            "--name",
+            "bg",
+            "-e",
+            "A=b",
+            "-p",
+            "8081:80",
+            "busybox",
+            "sh",
+            "-c",
+            "echo $A; sleep 600",
+        ])
+        .ok();
     assert_eq!(id.len(), 64);
     eventually("the output", || (d.wharf(&["logs", "bg"]).out == "b\n").then_some(()));
     assert_eq!(d.wharf(&["port", "bg", "80"]).ok().lines().next(), Some("0.0.0.0:8081"));
@@ -59,7 +83,8 @@ fn start_attach_events_networks_and_volumes() {
     c.env("DOCKER_HOST", d.host()).args(["start", "-a", "-i", "cat"]);
     assert_eq!(d.run_with_input(c, b"hello\n").out, "hello\n");
     let until = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() + 1;
-    let events = d.wharf(&["events", "--since", "10m", "--until", &until.to_string(), "--format", "{{.Action}}"]).ok();
+    let events =
+        d.wharf(&["events", "--since", "10m", "--until", &until.to_string(), "--format", "{{.Action}}"]).ok();
     assert!(events.contains("start") && events.contains("die"), "{events}");
     d.wharf(&["volume", "create", "--label", "a=b", "vol"]).ok();
     assert_eq!(d.wharf(&["volume", "ls", "-q"]).ok(), "vol");
@@ -75,7 +100,10 @@ fn start_attach_events_networks_and_volumes() {
 
 #[test]
 fn a_daemon_that_is_not_there_is_named() {
-    let out = std::process::Command::new(bin_dir().join("wharf")).args(["--host", "unix:///nowhere/x.sock", "ps"]).output().unwrap();
+    let out = std::process::Command::new(bin_dir().join("wharf"))
+        .args(["--host", "unix:///nowhere/x.sock", "ps"])
+        .output()
+        .unwrap();
     assert_eq!(out.status.code(), Some(1));
     let text = String::from_utf8_lossy(&out.stderr);
     assert!(text.contains("unix:///nowhere/x.sock") && text.contains("wharf daemon"), "{text}");

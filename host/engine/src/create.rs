@@ -133,13 +133,12 @@ impl Engine {
         Ok(Draft { now, image, warnings, policies: reviewed.plugins, given_name })
     }
 
-    /// Other containers that the namespaces name must exist.
+    /// Another container whose IPC is to be shared must share it. One that is not there is the start's error, as with
+    /// Docker: at create clients would read it as a missing image.
     fn check_references(&self, b: &Blueprint) -> Result<()> {
-        if let NetworkMode::Container(other) = &b.network {
-            self.inner.registry.find(other)?;
-        }
-        if let Ipc::Container(other) = &b.ipc {
-            let other = self.inner.registry.find(other)?;
+        if let Ipc::Container(other) = &b.ipc
+            && let Ok(other) = self.inner.registry.find(other)
+        {
             let now = other.now();
             if now.blueprint.ipc != (Ipc::Private { shareable: true }) {
                 return Err(Error::invalid(format!(
@@ -148,9 +147,6 @@ impl Engine {
                     now.def.id
                 )));
             }
-        }
-        if let Mode::Container(other) = &b.pid {
-            self.inner.registry.find(other)?;
         }
         Ok(())
     }

@@ -633,14 +633,19 @@ impl Engine {
             return Ok(all);
         };
         for (name, settings) in asked {
-            let record = self.inner.networks.find(&name)?.record();
+            // As with Docker a network that is not there is the start's error: at create it would read as a missing image.
+            let Ok(network) = self.inner.networks.find(&name) else {
+                all.insert(name, settings);
+                continue;
+            };
+            let record = network.record();
             if !matches!(record.driver.as_str(), "host" | "null") {
                 check_endpoint(&record, &settings)?;
                 all.insert(record.name.clone(), settings);
             }
         }
-        let record = self.inner.networks.find(own)?.record();
-        all.entry(record.name.clone()).or_default();
+        let own = self.inner.networks.find(own).map_or_else(|_| own.clone(), |n| n.record().name.clone());
+        all.entry(own).or_default();
         Ok(all)
     }
 }

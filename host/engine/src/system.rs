@@ -42,7 +42,8 @@ impl Engine {
                 .list()
                 .into_iter()
                 .filter(|p| p.kinds.contains(&kind) && p.state == wharf_plugins::State::Ready)
-                .flat_map(|p| if p.drivers.is_empty() { vec![p.name.to_string()] } else { p.drivers })
+                // Of the words that a driver answers to, the one that users write.
+                .map(|p| p.drivers.into_iter().min_by_key(String::len).unwrap_or_else(|| p.name.to_string()))
                 .collect();
             names.sort();
             names.dedup();

@@ -218,7 +218,8 @@ impl Plugins {
         policies.retain(|handle| {
             let plugin = handle.slot.current.load();
             let identity = &plugin.identity;
-            identity.grant.policy.points.contains(point)
+            identity.switched_on()
+                && identity.grant.policy.points.contains(point)
                 && identity.manifest.want.policy.points.iter().any(|wanted| wanted == point)
         });
         policies.into_iter().map(Policy).collect()

@@ -125,7 +125,7 @@ fn link(
     let identity = Identity {
         name: manifest.name.as_str().into(),
         grant: settings.grants.get(&manifest.name).cloned().unwrap_or_default(),
-        config: settings.config.get(&manifest.name).cloned().unwrap_or_else(|| "{}".into()),
+        config: configured(settings, &manifest.name),
         node: settings.node.clone(),
         engine_version: settings.engine_version.clone(),
         log: Mutex::default(),
@@ -250,4 +250,10 @@ impl Plugin {
     pub(crate) fn kinds(&self) -> Vec<Kind> {
         self.exports.keys().copied().collect()
     }
+}
+
+/// What the administrator wrote for a plugin: under its whole name, or under the part behind the publisher.
+fn configured(settings: &Settings, name: &str) -> String {
+    let short = name.rsplit('/').next().unwrap_or(name);
+    settings.config.get(name).or_else(|| settings.config.get(short)).cloned().unwrap_or_else(|| "{}".into())
 }

@@ -47,6 +47,15 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
+    /// Whether the administrator's configuration says `"enabled": true`. Policies are asked only then: a component that
+    /// merely lies in the plugin directory must not refuse what users of the same command line are used to.
+    pub(crate) fn switched_on(&self) -> bool {
+        serde_json::from_str::<serde_json::Value>(&self.config)
+            .is_ok_and(|config| config.get("enabled").and_then(serde_json::Value::as_bool) == Some(true))
+    }
+}
+
+impl Identity {
     pub(crate) fn remember(&self, line: LogLine) {
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         if log.len() >= LOG_RING {

@@ -224,7 +224,9 @@ async fn policies_are_asked_where_they_want_and_are_granted() {
     });
     let mut grant = wharf_plugins::Grant::default();
     grant.policy.points = ["container-create".to_owned(), "volume-create".to_owned()].into();
-    let house = House::new().with(&policy).grant("guard", grant);
+    let mut house = House::new().with(&policy).grant("guard", grant);
+    assert!(house.load().await.policies("container-create").is_empty(), "not switched on");
+    house.settings.config.insert("guard".into(), r#"{"enabled": true}"#.into());
     let plugins = house.load().await;
     assert_eq!(plugins.policies("container-create").len(), 1);
     assert!(plugins.policies("image-push").is_empty(), "wanted but not granted");

@@ -19,7 +19,8 @@ pub(crate) async fn create(mut call: Call) -> Outcome {
     }
     check_size(&mut config.console_size, config.tty.unwrap_or_default(), call.version())?;
     let created = engine.exec_create(call.name(), config, &engine.caller).await?;
-    reply::json(StatusCode::CREATED, &created)
+    // The model writes the member in lower case; clients that mind the case want Docker's.
+    reply::json(StatusCode::CREATED, &serde_json::json!({"Id": created.id}))
 }
 
 pub(crate) async fn inspect(call: Call) -> Outcome {

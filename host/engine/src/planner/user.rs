@@ -127,6 +127,9 @@ pub fn resolve(text: &str, add: &[String], passwd: &[u8], group: &[u8]) -> Resul
             extra.push(one);
         }
     }
+    // The primary group is one of the groups, too: else a file that denies it to the group could be read (CVE-2022-36109).
+    extra.retain(|one| *one != gid);
+    extra.insert(0, gid);
     let home = found.map(|a| a.home).filter(|h| h.starts_with('/')).unwrap_or("/").to_owned();
     Ok(Account { user: User { uid, gid, groups: extra }, home })
 }
@@ -156,16 +159,16 @@ mod tests {
     #[test]
     fn names_and_numbers() {
         let cases: &[(&str, u32, u32, &[u32], &str)] = &[
-            ("", 0, 0, &[10], "/root"),
-            ("root", 0, 0, &[10], "/root"),
-            ("0", 0, 0, &[10], "/root"),
-            ("app", 101, 102, &[10, 50], "/srv/app"),
-            ("101", 101, 102, &[10, 50], "/srv/app"),
-            ("app:staff", 101, 50, &[], "/srv/app"),
-            ("app:7", 101, 7, &[], "/srv/app"),
-            ("4242", 4242, 0, &[], "/"),
-            ("4242:4243", 4242, 4243, &[], "/"),
-            ("rel", 7, 7, &[], "/"),
+            ("", 0, 0, &[0, 10], "/root"),
+            ("root", 0, 0, &[0, 10], "/root"),
+            ("0", 0, 0, &[0, 10], "/root"),
+            ("app", 101, 102, &[102, 10, 50], "/srv/app"),
+            ("101", 101, 102, &[102, 10, 50], "/srv/app"),
+            ("app:staff", 101, 50, &[50], "/srv/app"),
+            ("app:7", 101, 7, &[7], "/srv/app"),
+            ("4242", 4242, 0, &[0], "/"),
+            ("4242:4243", 4242, 4243, &[4243], "/"),
+            ("rel", 7, 7, &[7], "/"),
         ];
         for (text, uid, gid, groups, home) in cases {
             let a = at(text);
@@ -200,7 +203,7 @@ mod tests {
     #[test]
     fn group_add() {
         let a = resolve("app", &["staff".into(), "99".into(), "99".into()], PASSWD, GROUP).unwrap();
-        assert_eq!(a.user.groups, [10, 50, 99]);
+        assert_eq!(a.user.groups, [102, 10, 50, 99]);
     }
 
     #[test]
