@@ -260,7 +260,7 @@ fn pause_top_and_update() {
     assert_eq!(d.docker(&["inspect", "-f", "{{.HostConfig.Memory}}", "pp"]).ok(), "52428800");
     let limit = d.docker(&[
         "exec",
-        "p",
+        "pp",
         "sh",
         "-c",
         "cat /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || cat /sys/fs/cgroup/memory.max",

@@ -160,7 +160,7 @@ fn keeper_killed_containers_run_on() {
         "run",
         "-d",
         "--name",
-        "c",
+        "cc",
         "--network",
         "none",
         "busybox",
