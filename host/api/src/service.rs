@@ -242,6 +242,8 @@ service! {
     fn container_prune<'a>(&'a self, filters: &'a Filters) -> ContainerPruneResponse;
     /// `POST /containers/{}/exec`.
     fn exec_create<'a>(&'a self, container: &'a str, config: ExecConfig, caller: &'a Caller) -> IdResponse;
+    /// Whether an exec could be started now; changes nothing.
+    fn exec_check<'a>(&'a self, id: &'a str) -> ();
     /// `GET /exec/{}/json`.
     fn exec_inspect<'a>(&'a self, id: &'a str) -> ExecInspectResponse;
     /// `POST /exec/{}/resize`.

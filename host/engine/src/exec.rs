@@ -189,6 +189,18 @@ impl Engine {
         (!running.is_empty()).then_some(running)
     }
 
+    /// The errors of a start that can be told before its streams are opened.
+    pub async fn exec_check(&self, id: &str) -> Result<()> {
+        let exec = self.inner.execs.find(id)?;
+        self.exec_target(&exec.container)?;
+        let progress = exec.progress();
+        if progress.started {
+            let what = if progress.running { "is already running" } else { "has already run" };
+            return Err(Error::conflict(format!("exec {id} {what}")));
+        }
+        Ok(())
+    }
+
     /// `POST /exec/{id}/start`: both directions of an attached client, nothing for a detached one.
     pub async fn exec_start(
         &self,

@@ -89,6 +89,12 @@ pub fn names(set: u64) -> Vec<String> {
     (0..64).filter(|n| set & bit(*n) != 0).filter_map(name).collect()
 }
 
+/// [`available`], asked of the kernel once: a process does not get back what it dropped.
+pub fn available_once() -> u64 {
+    static SET: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
+    *SET.get_or_init(available)
+}
+
 /// What this process's bounding set has: nothing beyond it can be given to a container.
 pub fn available() -> u64 {
     let mut set = 0;

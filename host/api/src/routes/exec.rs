@@ -2,7 +2,6 @@
 
 use hyper::StatusCode;
 use serde_json::Value;
-use wharf_engine::Kind;
 use wharf_engine::models::{ExecConfig, ExecStartConfig};
 
 use super::containers::size;
@@ -63,20 +62,25 @@ pub(crate) async fn start(mut call: Call) -> Outcome {
     }
     let upgraded = call.wants_upgrade();
     let multiplexed = !tty && call.version() >= Version(42);
+    engine.exec_check(call.name()).await?;
     let hijacker = call.hijacker()?;
     let head = hijack::head(upgraded, multiplexed);
-    let session = match engine.exec_start(call.name(), config, &engine.caller).await {
-        Ok(session) => session,
-        // A program that does not start has an exit code, which clients ask for after the stream's end.
-        Err(e) if matches!(e.kind, Kind::Invalid | Kind::Internal) => {
-            let text = format!("{}\r\n", e.message);
-            let bytes = if tty { text.into() } else { hijack::frame(1, text.as_bytes()) };
-            match hijacker.take(head, hijack::say(bytes)).await {}
-        }
-        Err(e) => return Err(e.into()),
-    };
-    let Some(session) = session else {
-        return Err(Failure::internal("the process has no streams"));
-    };
-    match hijacker.take(head, Box::new(|socket, early| Box::pin(hijack::run(socket, early, session)))).await {}
+    let (engine, id) = (engine, call.name().to_owned());
+    // The answer's head goes out before the process starts, as with Docker: some clients (docker-py) read the head through a
+    // buffer and lose output that comes in the same breath.
+    let run: crate::http::conn::Run = Box::new(move |socket, early| {
+        Box::pin(async move {
+            match engine.exec_start(&id, config, &engine.caller).await {
+                Ok(Some(session)) => hijack::run(socket, early, session).await,
+                Ok(None) => {}
+                // A program that does not start has an exit code, which clients ask for after the stream's end.
+                Err(e) => {
+                    let text = format!("{}\r\n", e.message);
+                    let bytes = if tty { text.into() } else { hijack::frame(1, text.as_bytes()) };
+                    hijack::say(bytes)(socket, early).await;
+                }
+            }
+        })
+    });
+    match hijacker.take(head, run).await {}
 }

@@ -324,6 +324,14 @@ impl Service for Front {
         answer(IdResponse { id: "e".into() })
     }
 
+    fn exec_check<'a>(&'a self, id: &'a str) -> Pending<'a, ()> {
+        match id {
+            "e" | "nofile" => answer(()),
+            "stopped" => Box::pin(async { Err(Error::conflict("container is not running")) }),
+            _ => Box::pin(async move { Err(Error::not_found(format!("No such exec instance: {id}"))) }),
+        }
+    }
+
     fn exec_start<'a>(
         &'a self,
         id: &'a str,

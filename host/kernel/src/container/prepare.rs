@@ -27,6 +27,8 @@ pub(super) struct Process<'a> {
     pub(super) oom_score_adj: Option<String>,
     pub(super) apparmor: Option<Vec<u8>>,
     pub(super) stdio: [Option<BorrowedFd<'a>>; 3],
+    /// Capabilities that this machine lets anybody have.
+    pub(super) available: u64,
 }
 
 impl<'a> Process<'a> {
@@ -58,6 +60,7 @@ impl<'a> Process<'a> {
             *slot = number.map(|n| fd(fds, n)).transpose()?;
         }
         Ok(Self {
+            available: caps::available_once(),
             candidates: candidates(name, &plan.env).at(Stage::Request, || "PATH")?,
             args: CStrings::new(args),
             env: CStrings::new(env),

@@ -186,11 +186,13 @@ fn credentials(job: &Process<'_>) -> Result<(), StartError> {
     // The filter goes in last. Where that takes CAP_SYS_ADMIN, it is kept until the exec, which computes the sets
     // anew from the bounding set (root) or the ambient one (anybody else) and so drops it.
     let extra = if job.needs_admin_for_seccomp() { bit(caps::SYS_ADMIN) } else { 0 };
-    sys::capset(sets.effective | extra, sets.permitted | extra, sets.inheritable)
+    // "All capabilities" means all that this machine lets its root have.
+    let held = job.available;
+    sys::capset((sets.effective | extra) & held, (sets.permitted | extra) & held, sets.inheritable & held)
         .at(Stage::Credentials, at)?;
     sys::clear_ambient().at(Stage::Credentials, at)?;
     for number in 0..64 {
-        if sets.ambient & bit(number) != 0 {
+        if sets.ambient & held & bit(number) != 0 {
             sys::raise_ambient(number).at(Stage::Credentials, at)?;
         }
     }
