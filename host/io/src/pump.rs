@@ -455,8 +455,10 @@ impl Thread {
                 }),
                 Sink::Spool(spool, stream) => {
                     Ok(match spool.append(*stream, Source::Pipe(feed.fd.as_fd()), max)? {
-                        Moved::Bytes(n) if n < max => Turn::Empty,
-                        Moved::Bytes(_) => Turn::More,
+                        Moved::Bytes(n) => {
+                            self.moved += n;
+                            if n < max { Turn::Empty } else { Turn::More }
+                        }
                         Moved::Empty => Turn::Empty,
                         Moved::End => Turn::End,
                         Moved::Hold(wait) => Turn::Hold(wait),
