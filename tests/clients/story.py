@@ -36,7 +36,7 @@ for wrong, kind in ((lambda: client.containers.get("nobody"), NotFound), (lambda
     except kind as error:
         assert error.response.status_code == 404 and "nobody" in error.explanation, error
 try:
-    client.containers.create("busybox", name="py")
+    client.containers.create("busybox", "true", name="py")
     raise SystemExit("no error")
 except APIError as error:
     assert error.response.status_code == 409 and "already in use" in error.explanation

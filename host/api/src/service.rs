@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream};
-use futures_util::{Stream, TryStreamExt};
+use futures_util::{Stream, StreamExt as _, TryStreamExt};
 use serde_json::Value;
 use wharf_engine::auth::Allowed;
 use wharf_engine::images::{Body, ImportOptions, Progress};
@@ -336,7 +336,16 @@ impl Service for Engine {
     ) -> Pending<'a, Option<Session>> {
         Box::pin(async move {
             let started = Engine::exec_start(self, id, config, caller).await?;
-            Ok(started.map(|(output, stdin)| session(output, stdin)))
+            let (engine, id) = (self.clone(), id.to_owned());
+            Ok(started.map(|(output, stdin)| {
+                let mut session = session(output, stdin);
+                let exit = futures_util::stream::once(async move {
+                    engine.exec_ended(&id).await;
+                    Ok(Bytes::new())
+                });
+                session.output.bytes = Box::pin(session.output.bytes.chain(exit));
+                session
+            }))
         })
     }
 

@@ -35,6 +35,8 @@ struct Exec {
     config: ExecConfig,
     io: ExecIo,
     progress: Mutex<Progress>,
+    /// Told when the exit code is there.
+    ended: tokio::sync::Notify,
 }
 
 impl Exec {
@@ -75,6 +77,7 @@ impl Execs {
             progress.pid = 0;
             progress.exit_code = Some(status.code);
         }
+        exec.ended.notify_waiters();
         exec.io.exited();
         if let Some(container) = engine.inner.registry.get(&exec.container) {
             engine.container_event(
@@ -153,6 +156,7 @@ impl Engine {
             config,
             io,
             progress: Mutex::default(),
+            ended: tokio::sync::Notify::new(),
         });
         self.inner.execs.map().insert(id.clone(), exec);
         self.remember_exec(&container, &id);
@@ -199,6 +203,20 @@ impl Engine {
             return Err(Error::conflict(format!("exec {id} {what}")));
         }
         Ok(())
+    }
+
+    /// Returns when an exec's exit code is known. Output may end a moment earlier, and clients ask for the code as soon as it does.
+    pub async fn exec_ended(&self, id: &str) {
+        let Ok(exec) = self.inner.execs.find(id) else { return };
+        loop {
+            let told = exec.ended.notified();
+            tokio::pin!(told);
+            told.as_mut().enable();
+            if exec.progress().exit_code.is_some() {
+                return;
+            }
+            told.await;
+        }
     }
 
     /// `POST /exec/{id}/start`: both directions of an attached client, nothing for a detached one.
