@@ -105,7 +105,9 @@ impl Suite<'_> {
         self.release(&pools[3]);
         let again = self.try_pool(&self.request(None, None)).expect("a default pool");
         assert_eq!(again.cidr, pools[3].cidr);
-        pools.iter().for_each(|pool| self.release(pool));
+        for pool in &pools {
+            self.release(pool);
+        }
     }
 
     fn what_the_host_uses_is_left_alone(&self) {

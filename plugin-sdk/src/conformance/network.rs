@@ -293,10 +293,10 @@ fn ipv6(subject: &Subject<dyn Driver>) {
         .expect("published on IPv6");
     assert_eq!(hit.container_ip, "fd00:1::2");
     // IPv6 alone.
-    network.id = "n2fedcba98765432".to_owned();
+    network.id = String::from("n2fedcba98765432");
     network.ipv4 = false;
     network.pools.remove(0);
-    network.pools[0].pool = "fd00:2::/64".to_owned();
+    network.pools[0].pool = String::from("fd00:2::/64");
     network.pools[0].gateway = Some("fd00:2::1".to_owned());
     world.network(&network);
     let plan = world.endpoint(&network, &endpoint("b", &["fd00:2::2/64"]));
@@ -317,20 +317,20 @@ fn bad_requests(subject: &Subject<dyn Driver>) {
         assert_eq!(error.code, Code::Invalid, "{what}: {error}");
         assert!(!error.message.is_empty() && !error.message.contains('\n'), "{what}: one line for the user");
     };
-    refused("a pool that is none", &|network, _| network.pools[0].pool = "172.18.0.0".to_owned());
+    refused("a pool that is none", &|network, _| network.pools[0].pool = String::from("172.18.0.0"));
     refused("a gateway that is none", &|network, _| network.pools[0].gateway = Some("172.18.0".to_owned()));
     refused("an address without a prefix", &|_, endpoint| endpoint.addresses = vec!["172.18.0.2".to_owned()]);
     refused("a broken hardware address", &|_, endpoint| endpoint.mac = Some("02:42".to_owned()));
     refused("a multicast hardware address", &|_, endpoint| {
-        endpoint.mac = Some("01:00:5e:00:00:01".to_owned())
+        endpoint.mac = Some("01:00:5e:00:00:01".to_owned());
     });
     refused("an interface name with a slash", &|_, endpoint| {
-        endpoint.interface_name = Some("../eth0".to_owned())
+        endpoint.interface_name = Some("../eth0".to_owned());
     });
     refused("an interface name that is too long", &|_, endpoint| {
-        endpoint.interface_name = Some("e".repeat(16))
+        endpoint.interface_name = Some("e".repeat(16));
     });
     refused("a port on an address that is none", &|_, endpoint| {
-        endpoint.publishes = vec![publish(Some("1.2.3"), 80, 80)]
+        endpoint.publishes = vec![publish(Some("1.2.3"), 80, 80)];
     });
 }

@@ -208,8 +208,11 @@ impl Host for MockHost {
     }
 
     fn log(&self, level: Level, message: &str, fields: &[(&str, &str)]) {
-        let fields: String = fields.iter().map(|(key, value)| format!(" {key}={value}")).collect();
-        self.logs.borrow_mut().push((level, format!("{message}{fields}")));
+        let mut line = message.to_owned();
+        for (key, value) in fields {
+            line.extend([" ", key, "=", value]);
+        }
+        self.logs.borrow_mut().push((level, line));
     }
 
     fn kv_get(&self, key: &str) -> Result<Option<Entry>> {

@@ -13,16 +13,16 @@ fn identify(evidence: Vec<Evidence>) -> Outcome {
     MockHost::new().call(|host| PeerAuthenticator.authenticate(host, &connection)).unwrap()
 }
 
-fn who(uid: u32, gid: u32, groups: &[u32]) -> Option<Identity> {
+fn who(uid: u32, gid: u32, groups: &[u32]) -> Identity {
     match identify(vec![Evidence::Peer(peer(uid, gid, groups))]) {
-        Outcome::Identified(identified) => Some(identified.identity),
+        Outcome::Identified(identified) => identified.identity,
         other => panic!("{other:?}"),
     }
 }
 
 #[test]
 fn the_peer_is_who_the_kernel_says() {
-    let identity = who(1000, 1000, &[998, 1000]).unwrap();
+    let identity = who(1000, 1000, &[998, 1000]);
     assert_eq!(identity.subject, "uid 1000");
     assert_eq!(identity.method, "unix");
     assert_eq!(identity.groups, ["1000", "998"]);
@@ -38,14 +38,14 @@ fn the_peer_is_who_the_kernel_says() {
 }
 
 /// Whether `identity` may do `verb noun` with this body, under this configuration.
-fn may(config: &str, identity: &Option<Identity>, noun: &str, verb: &str, body: &str) -> bool {
+fn may(config: &str, identity: Option<&Identity>, noun: &str, verb: &str, body: &str) -> bool {
     matches!(decide(config, identity, noun, verb, body), Decision::Allow(_))
 }
 
-fn decide(config: &str, identity: &Option<Identity>, noun: &str, verb: &str, body: &str) -> Decision {
+fn decide(config: &str, identity: Option<&Identity>, noun: &str, verb: &str, body: &str) -> Decision {
     let reads = ["list", "inspect", "logs", "events", "version", "info", "ping", "stats", "top"];
     let request = Request {
-        identity: identity.clone(),
+        identity: identity.cloned(),
         operation: Operation {
             noun: noun.into(),
             verb: verb.into(),
@@ -66,12 +66,12 @@ fn without_configuration_everyone_on_the_socket_is_admin() {
     for config in ["", "{}", "null", r#"{"roles":[]}"#] {
         assert!(may(
             config,
-            &who(1000, 1000, &[]),
+            Some(&who(1000, 1000, &[])),
             "container",
             "create",
             r#"{"HostConfig":{"Privileged":true}}"#
         ));
-        assert!(may(config, &None, "system", "prune", ""));
+        assert!(may(config, None, "system", "prune", ""));
     }
 }
 
@@ -81,22 +81,22 @@ const ROLES: &str = r#"{"roles":[{"role":"operator","gids":[998]},{"role":"viewe
 #[test]
 fn roles_by_user_and_group() {
     let create = ("container", "create", "{}");
-    let may = |identity: &Option<Identity>, (noun, verb, body): (&str, &str, &str)| {
+    let may = |identity: Option<&Identity>, (noun, verb, body): (&str, &str, &str)| {
         may(ROLES, identity, noun, verb, body)
     };
     let (operator, viewer, nobody) = (who(1000, 1000, &[998]), who(5, 5, &[]), who(7, 7, &[]));
-    assert!(may(&operator, create) && !may(&viewer, create) && !may(&nobody, create));
-    assert!(may(&viewer, ("container", "list", "")) && !may(&nobody, ("container", "list", "")));
-    assert!(may(&who(0, 0, &[]), ("system", "prune", "")), "root is not locked out");
-    assert!(!may(&None, ("container", "list", "")), "nobody in particular has no role");
+    assert!(may(Some(&operator), create) && !may(Some(&viewer), create) && !may(Some(&nobody), create));
+    assert!(may(Some(&viewer), ("container", "list", "")) && !may(Some(&nobody), ("container", "list", "")));
+    assert!(may(Some(&who(0, 0, &[])), ("system", "prune", "")), "root is not locked out");
+    assert!(!may(None, ("container", "list", "")), "nobody in particular has no role");
     // The numbers of another authenticator mean nothing; its names do.
-    let mut token = operator.clone().unwrap();
+    let mut token = operator.clone();
     token.method = "bearer".into();
-    assert!(!may(&Some(token.clone()), ("container", "list", "")));
+    assert!(!may(Some(&token), ("container", "list", "")));
     token.claims = vec![("uid".into(), "0".into())];
-    assert!(!may(&Some(token.clone()), ("container", "list", "")), "a claimed uid 0 is not root");
+    assert!(!may(Some(&token), ("container", "list", "")), "a claimed uid 0 is not root");
     token.groups = vec!["ops".into()];
-    assert!(may(&Some(token), ("system", "prune", "")));
+    assert!(may(Some(&token), ("system", "prune", "")));
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn viewers_touch_nothing() {
         ("system", "events"),
         ("exec", "inspect"),
     ] {
-        assert!(may(ROLES, &viewer, noun, verb, ""), "{verb} {noun}");
+        assert!(may(ROLES, Some(&viewer), noun, verb, ""), "{verb} {noun}");
     }
     for (noun, verb) in [
         ("container", "attach"),
@@ -119,14 +119,14 @@ fn viewers_touch_nothing() {
         ("container", "stop"),
         ("image", "pull"),
     ] {
-        assert!(!may(ROLES, &viewer, noun, verb, ""), "{verb} {noun}");
+        assert!(!may(ROLES, Some(&viewer), noun, verb, ""), "{verb} {noun}");
     }
 }
 
 #[test]
 fn operators_cannot_become_root_of_the_host() {
     let operator = who(1000, 998, &[]);
-    let may = |noun: &str, verb: &str, body: &str| may(ROLES, &operator, noun, verb, body);
+    let may = |noun: &str, verb: &str, body: &str| may(ROLES, Some(&operator), noun, verb, body);
     assert!(may(
         "container",
         "create",
@@ -159,13 +159,17 @@ fn operators_cannot_become_root_of_the_host() {
 
 #[test]
 fn refusals_say_who_and_what() {
-    let Decision::Deny(denial) = decide(ROLES, &who(5, 5, &[]), "container", "stop", "") else {
+    let Decision::Deny(denial) = decide(ROLES, Some(&who(5, 5, &[])), "container", "stop", "") else {
         panic!("allowed")
     };
     assert_eq!(denial.message, "uid 5 (viewer) may not stop container");
-    let Decision::Deny(denial) =
-        decide(ROLES, &who(1, 998, &[]), "container", "create", r#"{"HostConfig":{"Privileged":true}}"#)
-    else {
+    let Decision::Deny(denial) = decide(
+        ROLES,
+        Some(&who(1, 998, &[])),
+        "container",
+        "create",
+        r#"{"HostConfig":{"Privileged":true}}"#,
+    ) else {
         panic!("allowed")
     };
     assert_eq!(denial.message, "uid 1 (operator) may not create container with privileges");
@@ -173,7 +177,7 @@ fn refusals_say_who_and_what() {
 
 #[test]
 fn answers_that_hang_on_the_body_are_not_reused() {
-    let cache = |identity| match decide(ROLES, &identity, "container", "list", "") {
+    let cache = |identity| match decide(ROLES, Some(&identity), "container", "list", "") {
         Decision::Allow(allowance) => allowance.cache_ms,
         other => panic!("{other:?}"),
     };
@@ -191,7 +195,7 @@ fn a_broken_configuration_lets_nobody_in() {
     ] {
         let host = MockHost::with_config(bad);
         let request = Request {
-            identity: who(0, 0, &[]),
+            identity: Some(who(0, 0, &[])),
             operation: Operation {
                 noun: "container".into(),
                 verb: "list".into(),

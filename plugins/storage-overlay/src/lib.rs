@@ -176,7 +176,7 @@ impl Builder {
 
     fn bind(&mut self, name: &str, attributes: MountAttributes) {
         let mut mount = Mount::bind(diff(name)).with(attributes);
-        mount.id_maps = self.maps.clone();
+        mount.id_maps.clone_from(&self.maps);
         self.push(mount);
     }
 
@@ -186,7 +186,7 @@ impl Builder {
             return diff(name);
         }
         let mut mount = Mount::bind(diff(name));
-        mount.id_maps = self.maps.clone();
+        mount.id_maps.clone_from(&self.maps);
         mounted(self.push(mount), "")
     }
 
@@ -196,7 +196,7 @@ impl Builder {
         }
         // Both must come from one mount.
         let mut mount = Mount::bind(data(name));
-        mount.id_maps = self.maps.clone();
+        mount.id_maps.clone_from(&self.maps);
         let index = self.push(mount);
         (mounted(index, "diff"), mounted(index, "work"))
     }

@@ -112,7 +112,7 @@ fn user_namespaces_map_layers_not_files() {
         match value {
             OptionValue::Place(place) => assert!(matches!(place.root, Root::Mount(_)), "{name} past the map"),
             OptionValue::Places(places) => {
-                assert!(places.iter().all(|place| matches!(place.root, Root::Mount(_))))
+                assert!(places.iter().all(|place| matches!(place.root, Root::Mount(_))));
             }
             _ => {}
         }

@@ -34,12 +34,15 @@ struct Inner {
 }
 
 impl Sandbox {
-    /// Loads the plugins that `cargo xtask plugins` has built beside the running test.
-    pub fn bundled() -> Self {
+    /// Loads one of the plugins that `cargo xtask plugins` has built beside the running test.
+    pub fn bundled(name: &str) -> Self {
         let bin = bin_dir();
-        let built = bin.join("plugins");
-        assert!(built.is_dir(), "{} is missing: run `cargo xtask build`", built.display());
-        Self::load(&built, &bin.join("wharf-compile"))
+        let built = bin.join("plugins").join(format!("{name}.wasm"));
+        assert!(built.is_file(), "{} is missing: run `cargo xtask build`", built.display());
+        // By itself, so that the others need not be compiled as well.
+        let alone = tempfile::tempdir().expect("temporary directory");
+        std::fs::copy(&built, alone.path().join("plugin.wasm")).expect("copy");
+        Self::load(alone.path(), &bin.join("wharf-compile"))
     }
 
     /// Loads the plugins of a directory.
@@ -48,8 +51,8 @@ impl Sandbox {
         let store = Store::open(&dir.path().join("store")).expect("store");
         let mut settings = Settings::new(store.clone(), dir.path().join("cache"));
         settings.dirs = vec![plugins.to_owned()];
-        settings.compiler = compiler.to_owned();
-        settings.node = "conformance".to_owned();
+        settings.compiler = PathBuf::from(compiler);
+        settings.node = String::from("conformance");
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()

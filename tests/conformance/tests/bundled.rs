@@ -4,63 +4,63 @@ use wharf_conformance::{Codec, Ipam, Network, Sandbox, Storage};
 use wharf_plugin_sdk::conformance::{self, Subject};
 use wharf_plugin_sdk::{codec, ipam, network, storage};
 
-fn storage(driver: &'static str) {
-    let driver = Storage::new(&Sandbox::bundled(), driver);
+fn storage(plugin: &str, driver: &str) {
+    let driver = Storage::new(&Sandbox::bundled(plugin), driver);
     conformance::storage(&Subject::<dyn storage::Driver>::new(move || Box::new(driver.clone())));
 }
 
-fn network(driver: &'static str) {
-    let driver = Network::new(&Sandbox::bundled(), driver);
+fn network(plugin: &str, driver: &str) {
+    let driver = Network::new(&Sandbox::bundled(plugin), driver);
     conformance::network(&Subject::<dyn network::Driver>::new(move || Box::new(driver.clone())));
 }
 
-fn codec(driver: &'static str) {
-    let driver = Codec::new(&Sandbox::bundled(), driver);
+fn codec(plugin: &str, driver: &str) {
+    let driver = Codec::new(&Sandbox::bundled(plugin), driver);
     conformance::codec(&Subject::<dyn codec::Codec>::new(move || Box::new(driver.clone())));
 }
 
 #[test]
 fn storage_overlay2() {
-    storage("overlay2");
+    storage("storage-overlay", "overlay2");
 }
 
 #[test]
 fn storage_vfs() {
-    storage("vfs");
+    storage("storage-vfs", "vfs");
 }
 
 #[test]
 fn network_bridge() {
-    network("bridge");
+    network("network-bridge", "bridge");
 }
 
 #[test]
 fn network_host() {
-    network("host");
+    network("network-host", "host");
 }
 
 #[test]
 fn network_none() {
-    network("none");
+    network("network-none", "none");
 }
 
 #[test]
 fn ipam_default() {
-    let driver = Ipam::new(&Sandbox::bundled(), "default");
+    let driver = Ipam::new(&Sandbox::bundled("ipam-pool"), "default");
     conformance::ipam(&Subject::<dyn ipam::Driver>::new(move || Box::new(driver.clone())));
 }
 
 #[test]
 fn log_json_file() {
-    codec("json-file");
+    codec("log-json-file", "json-file");
 }
 
 #[test]
 fn log_local() {
-    codec("local");
+    codec("log-local", "local");
 }
 
 #[test]
 fn log_none() {
-    codec("none");
+    codec("log-none", "none");
 }
