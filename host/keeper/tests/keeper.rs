@@ -78,6 +78,39 @@ async fn a_hanging_child_hangs_alone() {
     rig.finish().await;
 }
 
+/// A child that hangs has no copy of what belongs to another container: its end of file still comes.
+#[tokio::test]
+async fn a_hanging_child_keeps_nothing_open() {
+    let mut rig = Rig::new().await;
+    let mut reader = rig.plan("cat; echo end");
+    let (read_end, write_end) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
+    let fd = reader.fd(read_end);
+    reader.run.process.stdio[0] = Some(fd);
+    let held = reader.fd(write_end);
+    reader.run.hold = vec![("stdin".into(), held)];
+    let (_, pipe) = rig.start(&mut reader).await.unwrap();
+    let mut stuck = rig.plan("true");
+    let path = stuck.run.cgroup.as_ref().unwrap().path.clone();
+    rig.cgroups.create(&path, &Resources::default()).unwrap();
+    rig.cgroups.freeze(&path).unwrap();
+    let starting = rig.keeper.clone();
+    let (run, fds) = (stuck.run.clone(), std::mem::take(&mut stuck.fds));
+    let start = tokio::spawn(async move { starting.run(run, fds).await });
+    // It is in its cgroup when it stands still, and its descriptors were closed before.
+    while rig.cgroups.pids(&path).unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    rig.keeper.release(&reader.run.id, vec!["stdin".into()]).await.unwrap();
+    assert_eq!(read(pipe).await, "end\n");
+    rig.exit(&reader.run.id).await;
+    rig.clean(&reader.run.id).await;
+    rig.cgroups.thaw(&path).unwrap();
+    start.await.unwrap().unwrap();
+    rig.exit(&stuck.run.id).await;
+    rig.clean(&stuck.run.id).await;
+    rig.finish().await;
+}
+
 #[tokio::test]
 async fn the_daemon_dies() {
     let mut rig = Rig::new().await;

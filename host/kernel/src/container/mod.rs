@@ -12,7 +12,7 @@ mod report;
 mod setup;
 mod terminal;
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use wharf_plan::run::{ExecPlan, Namespace, RunPlan, Stage, StartError};
 
@@ -53,6 +53,12 @@ impl Host {
     /// What was set by [`set_open_files`](Self::set_open_files), else zeroes.
     pub fn open_files(&self) -> (u64, u64) {
         self.open_files.unwrap_or_default()
+    }
+
+    /// What a child needs of it.
+    fn fds(&self) -> Vec<i32> {
+        let hierarchies = self.cgroups.iter().flat_map(|c| c.hierarchies()).map(|h| h.root().as_raw_fd());
+        hierarchies.chain([self.init.as_raw_fd()]).collect()
     }
 
     /// The cgroup file systems.
@@ -146,7 +152,8 @@ pub fn run(host: &Host, plan: &RunPlan, fds: &[OwnedFd]) -> Result<Spawned, Star
         }
         _ => None,
     };
-    spawn(host, flags, pid_namespace, cgroup.as_ref().map(AsFd::as_fd), |report| {
+    let keep = fds.iter().map(AsRawFd::as_raw_fd).collect();
+    spawn(host, flags, pid_namespace, cgroup.as_ref().map(AsFd::as_fd), keep, |report| {
         setup::run(host, &job, report)
     })
 }
@@ -166,7 +173,8 @@ pub fn exec(
         _ => None,
     };
     let start = |cgroup: Option<BorrowedFd<'_>>| {
-        spawn(host, 0, Some(target.pidfd), cgroup, |report| setup::exec(host, &job, report))
+        let keep = fds.iter().map(AsRawFd::as_raw_fd).chain([target.pidfd.as_raw_fd()]).collect();
+        spawn(host, 0, Some(target.pidfd), cgroup, keep, |report| setup::exec(host, &job, report))
     };
     match (start(cgroup.as_ref().map(AsFd::as_fd)), host.cgroups(), target.cgroup) {
         // Something in the container manages cgroups of its own: then the container's has no processes of its own
@@ -180,22 +188,30 @@ pub fn exec(
     }
 }
 
-/// Forks; `child` gets the report's socket and returns only when the set-up failed.
+/// Forks; `child` gets the report's socket and returns only when the set-up failed. Of the caller's descriptors it has
+/// those in `keep`: a copy of any other one in a child that hangs would keep a pipe or connection of somebody else open.
 fn spawn(
     host: &Host,
     flags: u64,
     pid_namespace: Option<BorrowedFd<'_>>,
     cgroup: Option<BorrowedFd<'_>>,
+    mut keep: Vec<i32>,
     child: impl FnOnce(BorrowedFd<'_>) -> StartError,
 ) -> Result<Spawned, StartError> {
     // Both ends never block: the child's few small messages fit, and the keeper must not wait.
     let (ours, theirs) = socket::pair(true).at(Stage::Request, || "the report's socket")?;
+    keep.extend(host.fds());
+    keep.push(theirs.as_raw_fd());
+    keep.sort_unstable();
     if let Some(namespace) = pid_namespace {
         sys::setns(namespace, sys::CLONE_NEWPID).at(Stage::Namespace, || "joining the pid namespace")?;
     }
     let side = sys::clone_process(flags, cgroup);
     if let Ok(Side::Child) = side {
-        let error = child(theirs.as_fd());
+        let error = match sys::close_all_but(&keep).at(Stage::Stdio, || "closing descriptors") {
+            Ok(()) => child(theirs.as_fd()),
+            Err(error) => error,
+        };
         report::send_failure(theirs.as_fd(), &error);
         sys::exit(255);
     }

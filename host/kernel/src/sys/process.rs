@@ -401,6 +401,23 @@ pub fn close_on_exec_from(first: u32) -> Result<()> {
     check(result, || format!("close_range({first}, ~0, CLOSE_RANGE_CLOEXEC)")).map(drop)
 }
 
+/// Closes every descriptor from 3 on but those in `keep`, which is sorted.
+///
+/// For a child that will execute or exit: whoever owned the others in the parent must not touch them again here.
+pub fn close_all_but(keep: &[i32]) -> Result<()> {
+    let mut first = 3u32;
+    for next in keep.iter().filter_map(|fd| u32::try_from(*fd).ok()).chain([u32::MAX]) {
+        if first < next {
+            let last = if next == u32::MAX { next } else { next - 1 };
+            // SAFETY: plain numbers; the contract above says that nobody uses what is closed.
+            let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+            check(result, || format!("close_range({first}, {last}, 0)"))?;
+        }
+        first = first.max(next.saturating_add(1));
+    }
+    Ok(())
+}
+
 /// Whether the descriptor is closed at exec.
 pub fn set_cloexec(fd: BorrowedFd<'_>, on: bool) -> Result<()> {
     let raw = fd.as_raw_fd();
