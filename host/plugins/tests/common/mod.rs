@@ -215,6 +215,10 @@ pub fn compiler() -> PathBuf {
         if let Some(path) = std::env::var_os("WHARF_COMPILE") {
             return path.into();
         }
+        // `cargo xtask test` has built it.
+        if let Some(dir) = std::env::var_os("WHARF_BIN_DIR") {
+            return Path::new(&dir).join("wharf-compile");
+        }
         // Beside the tests' own directory `deps`.
         let profile = std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().to_owned();
         let release = profile.file_name().is_some_and(|name| name == "release");
