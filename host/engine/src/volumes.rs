@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use wharf_kernel::{files, fs, mount};
 use wharf_plan::files::{Op, Place, Root as PlaceRoot, TreeCopy};
 use wharf_plan::volume as plan;
-use wharf_plugins::Call;
+use wharf_plugins::{Call, ErrorKind};
 use wharf_store::Transaction;
 
 use crate::endpoints::{container_ref, labels};
@@ -68,8 +68,12 @@ impl Engine {
         if self.inner.volumes.get(name).is_some() {
             return Ok(());
         }
-        self.inner.plugins.volume(driver).map(|_| ()).map_err(|_| {
-            Error::not_found(format!("error looking up volume plugin {driver}: plugin {driver:?} not found"))
+        self.inner.plugins.volume(driver).map(|_| ()).map_err(|e| match e.kind {
+            ErrorKind::Unknown(_) => {
+                Error::not_found(format!("error looking up volume plugin {driver}: plugin {driver:?} not found"))
+            }
+            // It is there and cannot be used; its file and the reason are named.
+            _ => e.into(),
         })
     }
 
