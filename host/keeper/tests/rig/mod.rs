@@ -17,13 +17,14 @@ use wharf_plan::run::*;
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_wharf-keeper");
 
 pub(crate) struct Rig {
+    /// First, so that it goes while the directory with the socket is still there.
+    guard: Guard,
     pub(crate) dir: tempfile::TempDir,
     pub(crate) keeper: Keeper,
     pub(crate) exits: tokio::sync::mpsc::UnboundedReceiver<(String, ExitStatus)>,
     pub(crate) cgroups: Cgroups,
     pub(crate) parent: String,
     next: AtomicU32,
-    guard: Guard,
 }
 
 /// Takes everything down when a test fails in the middle.
