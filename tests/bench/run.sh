@@ -16,6 +16,7 @@ for a in $("$work/bb/bin/busybox" --list); do [ "$a" = busybox ] || ln -sf busyb
 echo 'root:x:0:0:root:/root:/bin/sh' > "$work/bb/etc/passwd"; echo 'root:x:0:' > "$work/bb/etc/group"
 tar -C "$work/bb" -cf "$work/busybox.tar" .
 
+mkdir -p "$work/data"; [ -d "$WHARF_BIN_DIR/plugins-compiled" ] && cp -a "$WHARF_BIN_DIR/plugins-compiled" "$work/data/compiled"
 daemon_args=(--host "unix://$sock" --data-root "$work/data" --exec-root "$work/exec" --pidfile "$work/pid")
 unshare --net sh -c 'ip link set lo up; exec "$@"' sh "$WHARF_BIN_DIR/wharf" daemon "${daemon_args[@]}" > "$work/log" 2>&1 &
 daemon=$!
