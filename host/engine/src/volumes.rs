@@ -69,9 +69,9 @@ impl Engine {
             return Ok(());
         }
         self.inner.plugins.volume(driver).map(|_| ()).map_err(|e| match e.kind {
-            ErrorKind::Unknown(_) => {
-                Error::not_found(format!("error looking up volume plugin {driver}: plugin {driver:?} not found"))
-            }
+            ErrorKind::Unknown(_) => Error::not_found(format!(
+                "error looking up volume plugin {driver}: plugin {driver:?} not found"
+            )),
             // It is there and cannot be used; its file and the reason are named.
             _ => e.into(),
         })
