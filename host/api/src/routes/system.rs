@@ -110,10 +110,10 @@ pub(crate) async fn plugins(call: Call) -> Outcome {
         .flatten()
         .map(|plugin| {
             json!({
-                "Id": text(plugin, "digest").trim_start_matches("sha256:"),
-                "Name": format!("{}:{}", text(plugin, "name"), text(plugin, "version")),
-                "Enabled": text(plugin, "state") == "ready",
-                "PluginReference": format!("{}:{}", text(plugin, "name"), text(plugin, "version")),
+                "Id": text(plugin, "Digest").trim_start_matches("sha256:"),
+                "Name": format!("{}:{}", text(plugin, "Name"), text(plugin, "Version")),
+                "Enabled": text(plugin, "State") == "ready",
+                "PluginReference": format!("{}:{}", text(plugin, "Name"), text(plugin, "Version")),
                 "Settings": {"Mounts": [], "Env": [], "Args": [], "Devices": []},
                 "Config": {"Description": "", "Documentation": ""},
             })
