@@ -48,7 +48,8 @@ async fn without_upgrade_the_connection_is_taken_over_too() {
     let server = serve();
     let mut client = server.connect().await;
     // On a connection that was used before, with a body that is not input, input that comes early, and an early end.
-    assert_eq!(client.ask("POST", "/containers/c/exec", r#"{"Cmd":["cat"]}"#).await.status, 201);
+    let created = client.ask("POST", "/containers/c/exec", r#"{"Cmd":["cat"]}"#).await;
+    assert_eq!((created.status, &created.json()["Id"]), (201, &serde_json::json!("e")));
     client
         .send("POST /exec/e/start HTTP/1.1\r\nHost: d\r\nContent-Length: 28\r\n\r\n{\"Detach\":false,\"Tty\":false}early input")
         .await;
