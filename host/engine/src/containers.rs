@@ -34,12 +34,7 @@ impl Waiter {
             })
             .await
             .map_err(|_| Error::unavailable("the daemon is shutting down"))?;
-        let error = done.error.clone();
-        let answer = ContainerWaitResponse {
-            status_code: done.exit_code.into(),
-            error: (!error.is_empty())
-                .then_some(crate::models::ContainerWaitExitError { message: Some(error) }),
-        };
+        let answer = ContainerWaitResponse { status_code: done.exit_code.into(), error: None };
         drop(done);
         drop(self.container);
         Ok(answer)

@@ -28,7 +28,6 @@ pub(crate) struct Life {
     pub(crate) exits: u64,
     pub(crate) alive: bool,
     pub(crate) exit_code: i32,
-    pub(crate) error: String,
     pub(crate) removed: bool,
 }
 

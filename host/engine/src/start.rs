@@ -148,12 +148,8 @@ impl Engine {
             tracing::warn!(error = %e, id = now.def.id, "cgroup of a failed start not removed");
         }
         let state = Arc::new(state);
-        container.change_life(|life| {
-            life.exits += 1;
-            life.alive = false;
-            life.exit_code = code;
-            life.error.clone_from(&error.message);
-        });
+        // Not an exit: who waits for the next one learns of the failure from the start itself.
+        container.change_life(|life| life.exit_code = code);
         self.inner.registry.update(container, Now { state, ..now.clone() });
     }
 
@@ -451,10 +447,7 @@ impl Engine {
         container.io.started(started.pty);
         let state = Arc::new(state.clone());
         let new = Now { state, ..now.clone() };
-        container.change_life(|life| {
-            life.alive = true;
-            life.error.clear();
-        });
+        container.change_life(|life| life.alive = true);
         self.inner.registry.update(container, new.clone());
         self.after_start(container, &new).await;
         Ok(())
@@ -524,6 +517,14 @@ impl Engine {
             Ipc::Private { .. } | Ipc::None => {}
             Ipc::Host => namespaces.ipc = Namespace::Host,
             Ipc::Container(other) => {
+                let their = self.inner.registry.find(other)?.now();
+                if their.blueprint.ipc != (Ipc::Private { shareable: true }) {
+                    return Err(Error::invalid(format!(
+                        "cannot join IPC of a container {}: non-shareable IPC (hint: use IpcMode:shareable for the \
+                         donor container)",
+                        their.def.id
+                    )));
+                }
                 let pidfd =
                     fetch(other, "pidfd").await?.ok_or_else(|| Error::internal("no pidfd is held"))?;
                 namespaces.ipc = Namespace::Join(fds.add(pidfd));
