@@ -16,7 +16,7 @@ use crate::planner::names;
 /// At most so many answers are remembered.
 const REMEMBERED: usize = 4096;
 /// No answer is used for longer than this, whatever a plugin says.
-const LONGEST: Duration = Duration::from_secs(60);
+const LONGEST: Duration = Duration::from_mins(1);
 
 /// What an authorizer allowed.
 #[derive(Debug, Clone, Default)]

@@ -1,6 +1,7 @@
 //! Making a container.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -352,7 +353,7 @@ impl Engine {
                 text.push('\n');
             }
             for (name, address) in &extra {
-                text.push_str(&format!("{address}\t{name}\n"));
+                let _ = writeln!(text, "{address}\t{name}");
             }
             return text;
         }

@@ -117,7 +117,7 @@ impl Engine {
         caller: &Caller,
     ) -> Result<IdResponse> {
         let (container, now) = self.exec_target(container)?;
-        if config.cmd.as_ref().is_none_or(|c| c.is_empty()) {
+        if config.cmd.as_ref().is_none_or(Vec::is_empty) {
             return Err(Error::invalid("No exec command specified"));
         }
         if config.cmd.iter().chain(&config.env).flatten().any(|t| t.contains('\0')) {

@@ -312,7 +312,7 @@ impl Pattern {
     fn new(text: &str) -> Self {
         let (start, rest) = text.strip_prefix('^').map_or((false, text), |t| (true, t));
         let (end, rest) = rest.strip_suffix('$').map_or((false, rest), |t| (true, t));
-        Self(rest.split(".*").map(|p| p.replace("\\", "")).collect(), start, end)
+        Self(rest.split(".*").map(|p| p.replace('\\', "")).collect(), start, end)
     }
 
     fn matches(&self, name: &str) -> bool {

@@ -463,7 +463,7 @@ impl Engine {
         }
         let mut list: Vec<Arc<Network>> = self.inner.networks.all().iter().map(|n| n.record()).collect();
         list.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(list
+        let found = list
             .iter()
             .filter(|n| {
                 any("driver", &|d| n.driver == d)
@@ -475,12 +475,14 @@ impl Engine {
                     && dangling.is_none_or(|d| d == (!n.predefined && self.members(n).is_empty()))
             })
             .map(|n| self.network_value(n, false))
-            .collect())
+            .collect();
+        std::future::ready(Ok(found)).await
     }
 
     /// `GET /networks/{id}`.
     pub async fn network_inspect(&self, reference: &str) -> Result<Value> {
-        Ok(self.network_value(&self.inner.networks.find(reference)?.record(), true))
+        let value = self.network_value(&self.inner.networks.find(reference)?.record(), true);
+        std::future::ready(Ok(value)).await
     }
 
     /// `POST /networks/create`.

@@ -200,11 +200,8 @@ pub(crate) fn rfc3339(nanoseconds: u64) -> String {
     if nanoseconds == 0 {
         return "0001-01-01T00:00:00Z".into();
     }
-    i128::from(nanoseconds)
-        .try_into()
-        .ok()
-        .and_then(|n: i128| jiff::Timestamp::from_nanosecond(n).ok())
-        .map_or_else(String::new, |t| t.to_string())
+    jiff::Timestamp::from_nanosecond(i128::from(nanoseconds))
+        .map_or_else(|_| String::new(), |t| t.to_string())
 }
 
 #[cfg(test)]

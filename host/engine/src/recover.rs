@@ -146,20 +146,20 @@ impl Engine {
             Some(_) => {
                 // Its end is on record; the keeper was only not told to forget it.
                 let _ = self.inner.keeper.forget(&container.id).await;
-                Ok(self.settled(&now))
+                Ok(Self::settled(&now))
             }
             None if expected => {
                 let rebooted = now.state.boot != self.inner.host.boot;
                 let never = now.state.status == Status::Starting && now.state.started_at == 0 && !rebooted;
                 self.lost(container, &now, never).await?;
-                Ok(self.settled(&container.now()))
+                Ok(Self::settled(&container.now()))
             }
-            None => Ok(self.settled(&now)),
+            None => Ok(Self::settled(&now)),
         }
     }
 
     /// What becomes of a container without a process.
-    fn settled(&self, now: &Now) -> Option<Restart> {
+    fn settled(now: &Now) -> Option<Restart> {
         let (name, most) = policy(now);
         let state = &now.state;
         let again = match state.status {
@@ -363,7 +363,7 @@ impl Engine {
                         }
                     }
                     Err(error) => {
-                        tracing::warn!(%error, network = record.name, "addresses are not reconciled")
+                        tracing::warn!(%error, network = record.name, "addresses are not reconciled");
                     }
                 }
             }
@@ -436,7 +436,72 @@ impl Engine {
 }
 
 /// What recovery found to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Restart {
     Start,
     Remove,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::{ContainerConfig, HostConfig, RestartPolicy};
+    use RestartPolicyNameEnum as P;
+
+    fn settled(policy: P, auto_remove: bool, state: State) -> Option<Restart> {
+        let config = ContainerConfig { cmd: Some(vec!["true".into()]), ..ContainerConfig::default() };
+        let host = HostConfig {
+            restart_policy: Some(RestartPolicy { name: Some(policy), maximum_retry_count: Some(0) }),
+            auto_remove: Some(auto_remove),
+            ..HostConfig::default()
+        };
+        let blueprint = run::blueprint(&config, &HostConfig::default(), &crate::planner::Facts::default());
+        let def = Definition {
+            id: "i".into(),
+            name: "n".into(),
+            created: 1,
+            image: String::new(),
+            image_name: String::new(),
+            config,
+            host,
+            mounts: Vec::new(),
+            networks: BTreeMap::new(),
+            driver: String::new(),
+        };
+        let now = Now { def: Arc::new(def), state: Arc::new(state), blueprint: Arc::new(blueprint.unwrap()) };
+        Engine::settled(&now)
+    }
+
+    #[test]
+    fn what_becomes_of_containers_without_a_process() {
+        let ended = |code, stopped, run| State {
+            status: Status::Exited,
+            exit_code: code,
+            stopped_by_user: stopped,
+            run,
+            ..State::default()
+        };
+        let of = |status| State { status, run: 1, ..State::default() };
+        let (start, remove) = (Some(Restart::Start), Some(Restart::Remove));
+        let cases = [
+            (P::NO, false, ended(0, false, 1), None),
+            (P::NO, true, ended(0, false, 1), remove),
+            // Created with --rm, never started: its owner may still want it.
+            (P::NO, true, ended(0, false, 0), None),
+            (P::NO, true, State::default(), None),
+            (P::ALWAYS, false, ended(0, true, 1), start),
+            (P::ALWAYS, false, ended(0, false, 0), None),
+            (P::ALWAYS, false, State::default(), None),
+            (P::UNLESS_STOPPED, false, ended(1, true, 1), None),
+            (P::UNLESS_STOPPED, false, ended(1, false, 1), start),
+            (P::ON_FAILURE, false, ended(1, false, 1), start),
+            (P::ON_FAILURE, false, ended(0, false, 1), None),
+            (P::NO, false, of(Status::Restarting), start),
+            (P::NO, false, of(Status::Removing), remove),
+            (P::NO, false, of(Status::Running), None),
+        ];
+        for (policy, auto_remove, state, wanted) in cases {
+            assert_eq!(settled(policy, auto_remove, state.clone()), wanted, "{policy:?} {state:?}");
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! Counters of a container, and its processes.
 
 use std::collections::HashMap;
+use std::io::Read as _;
 
 use wharf_kernel::cgroup::Stats;
 
@@ -19,11 +20,9 @@ const PROCESSES: usize = 32_768;
 /// The host's processor time so far, in nanoseconds.
 fn system_time() -> u64 {
     let text = std::fs::read_to_string("/proc/stat").unwrap_or_default();
-    let ticks: u64 = text
-        .lines()
-        .next()
-        .map(|l| l.split_ascii_whitespace().skip(1).take(8).filter_map(|n| n.parse::<u64>().ok()).sum())
-        .unwrap_or(0);
+    let first = text.lines().next().unwrap_or_default();
+    let ticks: u64 =
+        first.split_ascii_whitespace().skip(1).take(8).filter_map(|n| n.parse::<u64>().ok()).sum();
     // The kernel's ticks of user space are hundredths of a second on every architecture we run on.
     ticks * 10_000_000
 }
@@ -300,7 +299,6 @@ impl Process {
             .find_map(|l| l.strip_prefix("Uid:"))
             .and_then(|l| l.split_ascii_whitespace().next().map(str::to_owned))
             .unwrap_or_default();
-        use std::io::Read;
         let mut line = Vec::new();
         if let Ok(file) = std::fs::File::open(format!("/proc/{pid}/cmdline")) {
             // A process may make this as long as it likes.

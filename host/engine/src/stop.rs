@@ -117,15 +117,12 @@ impl Engine {
         // It may have ended by itself just now.
         let _ = self.inner.keeper.signal(&now.def.id, signal).await;
         self.container_event(&now, "kill", &[("signal", &signal.to_string())]);
-        let gone = match u64::try_from(seconds) {
-            Ok(seconds) => {
-                tokio::time::timeout(Duration::from_secs(seconds), ended(&mut life, exits)).await.is_ok()
-            }
+        let gone = if let Ok(seconds) = u64::try_from(seconds) {
+            tokio::time::timeout(Duration::from_secs(seconds), ended(&mut life, exits)).await.is_ok()
+        } else {
             // A negative time is without end.
-            Err(_) => {
-                ended(&mut life, exits).await;
-                true
-            }
+            ended(&mut life, exits).await;
+            true
         };
         if !gone {
             self.kill_and_wait(&now, &mut life, exits).await?;

@@ -1,5 +1,7 @@
 //! The life of containers over the real kernel, keeper and plugins.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on shall fail")]
+
 mod rig;
 
 use rig::{Rig, run};

@@ -263,6 +263,7 @@ pub fn process_env(config: &ContainerConfig, hostname: &str, home: &str) -> Vec<
 mod tests {
     use super::*;
 
+    #[allow(clippy::unnecessary_wraps, reason = "the models' fields are options")]
     fn s(list: &[&str]) -> Option<Vec<String>> {
         Some(list.iter().map(|s| (*s).to_owned()).collect())
     }

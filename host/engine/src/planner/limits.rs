@@ -103,13 +103,11 @@ pub fn updated(host: &HostConfig, body: &ContainerUpdateBody) -> HostConfig {
 fn set(text: &str) -> Option<Vec<u32>> {
     let mut all = Vec::new();
     for part in text.split(',') {
+        let number = |t: &str| t.trim().parse::<u32>().ok();
         let (low, high) = match part.split_once('-') {
-            Some((low, high)) => (low.trim().parse::<u32>().ok()?, high.trim().parse::<u32>().ok()?),
-            None => {
-                let one = part.trim().parse::<u32>().ok()?;
-                (one, one)
-            }
-        };
+            Some((low, high)) => number(low).zip(number(high)),
+            None => number(part).map(|one| (one, one)),
+        }?;
         if low > high || high >= 4096 {
             return None;
         }

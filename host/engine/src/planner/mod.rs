@@ -23,7 +23,7 @@ pub struct Facts {
     pub memory: u64,
     /// 1 or 2.
     pub cgroup_version: u8,
-    /// The kernel has AppArmor.
+    /// The kernel has `AppArmor`.
     pub apparmor: bool,
     /// Log driver of containers that name none.
     pub log_driver: String,

@@ -1,6 +1,6 @@
 //! What a container mounts: `-v`, `--mount`, `--tmpfs`, volumes of the image, other containers' volumes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -428,11 +428,6 @@ pub fn tmpfs_flags(spec: &MountSpec) -> (Vec<String>, bool, bool, bool) {
     let options =
         spec.options.iter().filter(|o| !matches!(o.as_str(), "suid" | "dev" | "exec")).cloned().collect();
     (options, !has("suid"), !has("dev"), !has("exec"))
-}
-
-/// Labels given as a map, sorted.
-pub fn sorted(map: Option<&HashMap<String, String>>) -> BTreeMap<String, String> {
-    map.into_iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect()
 }
 
 #[cfg(test)]

@@ -328,14 +328,12 @@ pub fn defaults(host: &mut HostConfig, facts: &Facts) -> Result<()> {
     };
     host.masked_paths.get_or_insert_with(|| own(security::MASKED));
     host.readonly_paths.get_or_insert_with(|| own(security::READONLY));
-    for list in [&mut host.cap_add, &mut host.cap_drop] {
-        if let Some(names) = list {
-            for name in names.iter_mut() {
-                *name = caps::normalize(name).map_err(|e| e.context("invalid CapAdd"))?;
-            }
-            names.sort();
-            names.dedup();
+    for names in [&mut host.cap_add, &mut host.cap_drop].into_iter().flatten() {
+        for name in names.iter_mut() {
+            *name = caps::normalize(name).map_err(|e| e.context("invalid CapAdd"))?;
         }
+        names.sort();
+        names.dedup();
     }
     if host.memory.unwrap_or(0) > 0 && host.memory_swap.unwrap_or(0) == 0 {
         host.memory_swap = host.memory.and_then(|m| m.checked_mul(2));
@@ -371,7 +369,7 @@ pub struct Start<'a> {
     pub devices: Vec<HostDevice>,
     /// Seccomp programs.
     pub seccomp: Vec<Vec<u8>>,
-    /// AppArmor profile.
+    /// `AppArmor` profile.
     pub apparmor: Option<String>,
     /// Standard streams.
     pub stdio: [Option<Fd>; 3],
@@ -441,7 +439,8 @@ fn mount_list(b: &Blueprint, specs: &[(MountSpec, bool)], start: &Start<'_>) -> 
         modes::Ipc::Host | modes::Ipc::Container(_) => {}
     }
     match (&b.ipc, start.shm) {
-        (modes::Ipc::None, _) => {}
+        // Without IPC there is no /dev/shm, and a joined one has none of its own.
+        (modes::Ipc::None, _) | (modes::Ipc::Host | modes::Ipc::Container(_), None) => {}
         (_, Some(fd)) => {
             let mut mount = tree_mount("/dev/shm", fd, false, false, "");
             (mount.no_suid, mount.no_dev, mount.no_exec) = (true, true, true);
@@ -451,7 +450,6 @@ fn mount_list(b: &Blueprint, specs: &[(MountSpec, bool)], start: &Start<'_>) -> 
             let size = format!("size={}", b.shm_size);
             system(virtual_mount("/dev/shm", "tmpfs", &["mode=1777", &size], false, true));
         }
-        (modes::Ipc::Host | modes::Ipc::Container(_), None) => {}
     }
     for (target, fd) in &start.files {
         if !covered(target) {
@@ -584,7 +582,7 @@ pub struct ExecStart {
     pub account: Account,
     /// Seccomp programs of the container.
     pub seccomp: Vec<Vec<u8>>,
-    /// AppArmor profile of the container.
+    /// `AppArmor` profile of the container.
     pub apparmor: Option<String>,
     /// Standard streams.
     pub stdio: [Option<Fd>; 3],

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 pub struct Options {
     /// Where seccomp rules come from.
     pub seccomp: Seccomp,
-    /// AppArmor profile; None is the default one.
+    /// `AppArmor` profile; None is the default one.
     pub apparmor: Option<String>,
     /// `no_new_privs`, if it says.
     pub no_new_privileges: Option<bool>,

@@ -1,5 +1,11 @@
 //! An engine of its own for a test: own directories, network namespace, cgroup parent, keeper.
-#![allow(dead_code, reason = "each test file uses a part")]
+#![allow(dead_code, unreachable_pub, missing_docs, reason = "each test file uses a part")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on shall fail"
+)]
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -59,7 +65,7 @@ pub fn run<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send) {
                     .build()
                     .unwrap();
                 runtime.block_on(async {
-                    tokio::time::timeout(Duration::from_secs(120), test()).await.expect("the test hangs")
+                    tokio::time::timeout(Duration::from_mins(2), test()).await.expect("the test hangs");
                 });
             })
             .join()

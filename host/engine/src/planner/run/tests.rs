@@ -10,12 +10,13 @@ fn config() -> ContainerConfig {
     ContainerConfig { cmd: Some(vec!["true".into()]), ..ContainerConfig::default() }
 }
 
-fn refused(host: HostConfig) -> String {
-    let e = blueprint(&config(), &host, &facts()).unwrap_err();
+fn refused(host: &HostConfig) -> String {
+    let e = blueprint(&config(), host, &facts()).unwrap_err();
     assert_eq!(e.kind, ErrorKind::Invalid);
     e.message
 }
 
+#[allow(clippy::unnecessary_wraps, reason = "the models' fields are options")]
 fn s(list: &[&str]) -> Option<Vec<String>> {
     Some(list.iter().map(|s| (*s).to_owned()).collect())
 }
@@ -79,7 +80,7 @@ fn refusals() {
         (HostConfig { security_opt: s(&["x"]), ..d() }, "invalid --security-opt 1: \"x\""),
     ];
     for (host, text) in cases {
-        assert_eq!(refused(host), text);
+        assert_eq!(refused(&host), text);
     }
 }
 
