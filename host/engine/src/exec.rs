@@ -197,12 +197,12 @@ impl Engine {
     pub async fn exec_check(&self, id: &str) -> Result<()> {
         let exec = self.inner.execs.find(id)?;
         self.exec_target(&exec.container)?;
-        let progress = exec.progress();
+        let progress = *exec.progress();
         if progress.started {
             let what = if progress.running { "is already running" } else { "has already run" };
             return Err(Error::conflict(format!("exec {id} {what}")));
         }
-        Ok(())
+        std::future::ready(Ok(())).await
     }
 
     /// Returns when an exec's exit code is known. Output may end a moment earlier, and clients ask for the code as soon as it does.

@@ -14,7 +14,7 @@ fn runs_prints_and_ends() {
         let rig = Rig::new().await;
         let none = json!({"NetworkMode": "none"});
         let (code, text) = rig.sh("echo hello; id; exit 7", none).await;
-        assert_eq!((code, text.as_str()), (7, "hello\nuid=0(root) gid=0(root) groups=10(wheel)\n"));
+        assert_eq!((code, text.as_str()), (7, "hello\nuid=0(root) gid=0(root) groups=0(root),10(wheel)\n"));
         rig.finish().await;
     });
 }
