@@ -20,6 +20,9 @@ use crate::driver::{Answer, Operation};
 use crate::error::{Error, Result};
 use crate::record::{self, Index, LayerRecord, SNAPSHOTS, SnapshotRecord, State, encode};
 
+/// A mounted root file system, behind a lock so that one container's is not mounted twice at once.
+pub(crate) type Held = Arc<tokio::sync::Mutex<Option<OwnedFd>>>;
+
 pub(crate) struct Inner {
     pub settings: Settings,
     /// Name of the plugin: records and directories go by it.
@@ -32,6 +35,8 @@ pub(crate) struct Inner {
     pub changing: tokio::sync::Mutex<()>,
     /// Container file systems by container id.
     pub containers: RwLock<HashMap<String, Arc<SnapshotRecord>>>,
+    /// A descriptor of each container's mounted root file system.
+    pub held: Mutex<HashMap<String, Held>>,
     /// Layers that an operation under way builds on, with the number of such operations.
     pub pins: Mutex<HashMap<String, usize>>,
     /// Operations on threads that outlive the request that asked for them.
@@ -77,7 +82,7 @@ pub(crate) fn operation() -> Operation {
     Operation { id: format!("{:032x}", rand::random::<u128>()), dry_run: false }
 }
 
-fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -119,6 +124,7 @@ impl Inner {
             index: ArcSwap::default(),
             changing: tokio::sync::Mutex::new(()),
             containers: RwLock::default(),
+            held: Mutex::default(),
             pins: Mutex::default(),
             working,
             boot: boot.trim().to_owned(),

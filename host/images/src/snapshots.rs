@@ -13,7 +13,7 @@ use wharf_store::Transaction;
 use crate::Images;
 use crate::driver::Answer;
 use crate::error::{Error, Result};
-use crate::inner::{Inner, blocking, operation};
+use crate::inner::{Inner, blocking, guard, operation};
 use crate::model::Image;
 use crate::record::{SNAPSHOTS, SnapshotRecord, State, encode};
 
@@ -148,20 +148,52 @@ impl Snapshots {
     }
 
     /// The root file system as a detached mount; it vanishes with the descriptor unless moved into a namespace.
+    ///
+    /// One more descriptor of it is kept until [`release`](Self::release) or [`remove`](Self::remove), for two reasons:
+    /// a second mount of the same files would be a second overlay over one upper directory, which overlay does not
+    /// define; and the flush that ends an overlay does not happen in the container's last process then.
     pub async fn mount(&self, container: &str) -> Result<OwnedFd> {
         let record = self.stack(container).await?;
-        let roots = Arc::clone(&self.inner().roots);
-        blocking(move || {
+        let inner = self.inner();
+        let slot = Arc::clone(guard(&inner.held).entry(container.to_owned()).or_default());
+        let mut slot = slot.lock().await;
+        let held = slot.take();
+        let roots = Arc::clone(&inner.roots);
+        let (root, held) = blocking(move || {
+            if let Some(held) = held {
+                if let Ok(root) = files::detached(held.as_fd()) {
+                    return Ok((root, held));
+                }
+                // Kernels before 6.15 copy no mount that is out of every namespace; make it anew, the old one first gone.
+                drop(held);
+            }
             let mounts = record.stack.as_ref().map(|s| s.mounts.as_slice()).unwrap_or_default();
-            Ok(files::mount(&roots, mounts)?)
+            let root = files::mount(&roots, mounts)?;
+            let held = match files::detached(root.as_fd()) {
+                Ok(copy) => copy,
+                Err(_) => root.try_clone()?,
+            };
+            Ok((root, held))
         })
-        .await
+        .await?;
+        *slot = Some(held);
+        Ok(root)
+    }
+
+    /// Lets the mounted root file system go once nothing else uses it: for containers that have ended. Does not block.
+    pub fn release(&self, container: &str) {
+        let slot = guard(&self.inner().held).remove(container);
+        // One that is being mounted at this moment goes with its lock.
+        if let Some(held) = slot.and_then(|slot| slot.try_lock().ok().and_then(|mut held| held.take())) {
+            files::close_later(held);
+        }
     }
 
     /// Removes it. One that does not exist is no error. The disk space is freed in the background.
     pub async fn remove(&self, container: &str) -> Result<()> {
         let Some(record) = self.record(container) else { return Ok(()) };
         let inner = self.inner();
+        self.release(container);
         inner.discard(&record, Transaction::new()).await?;
         let mut containers = inner.containers.write().unwrap_or_else(PoisonError::into_inner);
         containers.remove(container);

@@ -83,6 +83,17 @@ async fn an_image_from_load_to_a_container_and_back_to_nothing() {
             std::fs::write(root.join("written"), vec![1; 5000]).unwrap();
         }
         assert_eq!(mount_table(), before, "nothing appears in the mount table of the host");
+        {
+            // Asked twice it is the same file system, also while the first is still in use.
+            let (one, two) = (snapshots.mount(&id).await.unwrap(), snapshots.mount(&id).await.unwrap());
+            std::fs::write(at(&one).join("both"), "x").unwrap();
+            assert_eq!(std::fs::read_to_string(at(&two).join("both")).unwrap(), "x");
+            let dev = |fd| std::fs::metadata(at(fd)).unwrap().dev();
+            assert_eq!(dev(&one), dev(&two));
+            std::fs::remove_file(at(&two).join("both")).unwrap();
+            snapshots.release(&id);
+            snapshots.release(&id);
+        }
         if !copies {
             assert_eq!(snapshots.size(&id).await.unwrap(), 5000);
         }

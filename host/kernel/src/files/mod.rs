@@ -19,7 +19,7 @@ pub mod tree;
 
 pub use apply::{apply, exists, take_back};
 pub use mount::{OverlayMode, detached, mount, mount_all, mount_with};
-pub use trash::{drain, empty_trash, remove_tree};
+pub use trash::{close_later, drain, empty_trash, remove_tree};
 
 /// The directories that a plan's places start from.
 #[derive(Debug)]

@@ -70,10 +70,50 @@ pub(super) fn throw_away(roots: &Roots, place: &Place) -> Result<Option<Trashed>
 
 /// Deletes what was thrown away, in the background.
 pub(super) fn bury(trashed: Trashed) {
+    later(Work::Delete(trashed));
+}
+
+/// Closes the last descriptor of a mount in the background: overlay flushes the file system beneath it when it ends,
+/// which takes milliseconds. What is removed afterwards is deleted after that.
+pub fn close_later(mount: OwnedFd) {
+    later(Work::Close(mount));
+}
+
+/// Jobs that may wait; who adds more than that does them by himself, so that the queue cannot grow for ever.
+const BACKLOG: u64 = 512;
+
+fn later(work: Work) {
     let reaper = reaper();
-    *lock(&reaper.waiting) += 1;
-    if reaper.queue.send(trashed).is_err() {
+    let crowded = {
+        let mut waiting = lock(&reaper.waiting);
+        *waiting += 1;
+        *waiting > BACKLOG
+    };
+    if crowded {
+        work.carry_out();
         finished(reaper);
+    } else if let Err(mpsc::SendError(work)) = reaper.queue.send(work) {
+        work.carry_out();
+        finished(reaper);
+    }
+}
+
+enum Work {
+    Delete(Trashed),
+    Close(OwnedFd),
+}
+
+impl Work {
+    fn carry_out(self) {
+        match self {
+            Self::Close(mount) => drop(mount),
+            Self::Delete(trashed) => match remove_tree(trashed.trash.as_fd(), &trashed.name) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(error) => {
+                    tracing::warn!(name = trashed.name, %error, "could not delete a removed tree");
+                }
+            },
+        }
     }
 }
 
@@ -115,7 +155,7 @@ pub fn drain() {
 }
 
 struct Reaper {
-    queue: mpsc::Sender<Trashed>,
+    queue: mpsc::Sender<Work>,
     waiting: Mutex<u64>,
     idle: Condvar,
 }
@@ -135,15 +175,10 @@ fn finished(reaper: &Reaper) {
 fn reaper() -> &'static Reaper {
     static REAPER: OnceLock<Reaper> = OnceLock::new();
     REAPER.get_or_init(|| {
-        let (queue, work) = mpsc::channel::<Trashed>();
+        let (queue, work) = mpsc::channel::<Work>();
         let thread = std::thread::Builder::new().name("files-reaper".into()).spawn(move || {
-            for trashed in work {
-                match remove_tree(trashed.trash.as_fd(), &trashed.name) {
-                    Ok(()) | Err(Errno::NOENT) => {}
-                    Err(error) => {
-                        tracing::warn!(name = trashed.name, %error, "could not delete a removed tree");
-                    }
-                }
+            for job in work {
+                job.carry_out();
                 finished(reaper());
             }
         });
