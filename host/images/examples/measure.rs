@@ -7,6 +7,7 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::cast_precision_loss,
+    clippy::wildcard_imports,
     reason = "a measuring program"
 )]
 

@@ -1,4 +1,11 @@
 //! The bundled storage drivers, as components, through the plugin host: from an archive to a container to nothing.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests may panic"
+)]
 
 mod common;
 

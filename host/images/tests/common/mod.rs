@@ -1,5 +1,12 @@
 //! What the tests share: two storage drivers as native code, archives made by hand, a place for everything.
 #![allow(unreachable_pub, reason = "shared by test binaries")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests may panic"
+)]
 #![allow(dead_code, reason = "each test binary uses a part")]
 
 use std::collections::BTreeMap;
