@@ -141,7 +141,12 @@ impl Streams {
     }
 
     /// The handle of one container, new or known from the store. Does no input or output.
-    pub fn container(&self, spec: StreamSpec) -> Arc<ContainerIo> {
+    pub fn container(&self, mut spec: StreamSpec) -> Arc<ContainerIo> {
+        // Neither plugins nor log files get more of the environment than the options select.
+        let environment = options::environment(&spec.log_options, &spec.source.environment);
+        if environment != spec.source.environment {
+            spec.source = Arc::new(wharf_plan::logs::Source { environment, ..(*spec.source).clone() });
+        }
         // Checked when the container was made; what cannot be read any more gets the defaults.
         let options = LogOptions::parse(&spec.log_driver, &spec.log_options).unwrap_or_default();
         let limits = if spec.log_driver == NONE {

@@ -62,6 +62,9 @@ impl LogOptions {
                 }));
             }
         }
+        for what in ["labels", "env"] {
+            selected(options, what, &[])?;
+        }
         let local = driver == "local";
         let mut limits = Self { compress: local, ..Self::default() };
         if let Some(size) = get("max-size").filter(|size| *size != "-1") {
@@ -131,24 +134,45 @@ fn size_of(text: &str, base: u64) -> std::result::Result<u64, String> {
     Ok((number * base.pow(power) as f64) as u64)
 }
 
+/// Those labels or variables that a list of names and a pattern select.
+fn selected<'a>(
+    options: &BTreeMap<String, String>,
+    what: &str,
+    pairs: &'a [(String, String)],
+) -> Result<Vec<&'a (String, String)>> {
+    let names: Vec<&str> =
+        options.get(what).map(|list| list.split(',').map(str::trim).collect()).unwrap_or_default();
+    let key = format!("{what}-regex");
+    let pattern = match options.get(&key).filter(|pattern| !pattern.is_empty()) {
+        Some(pattern) => Some(
+            regex_lite::Regex::new(pattern)
+                .map_err(|error| Error::invalid(format!("log opt {key}: {error}")))?,
+        ),
+        None => None,
+    };
+    let wanted = |name: &str| names.contains(&name) || pattern.as_ref().is_some_and(|p| p.is_match(name));
+    Ok(pairs.iter().filter(|(name, _)| wanted(name)).collect())
+}
+
+/// The variables that a plugin and `details` may see: a container's environment holds secrets.
+pub(crate) fn environment(
+    options: &BTreeMap<String, String>,
+    all: &[(String, String)],
+) -> Vec<(String, String)> {
+    selected(options, "env", all).map(|pairs| pairs.into_iter().cloned().collect()).unwrap_or_default()
+}
+
 /// What `details=1` puts before each line: the labels and variables that the options select, as `key=value` with both
 /// escaped, sorted, separated by commas.
-pub(crate) fn details<'a, L, E>(options: &BTreeMap<String, String>, labels: L, environment: E) -> Bytes
-where
-    L: IntoIterator<Item = &'a (String, String)>,
-    E: IntoIterator<Item = &'a (String, String)>,
-{
-    let listed = |key: &str| -> Vec<&str> {
-        options.get(key).map(|list| list.split(',').map(str::trim).collect()).unwrap_or_default()
-    };
-    let wanted = listed("labels");
-    let mut selected: BTreeMap<&str, &str> = labels
-        .into_iter()
-        .filter(|(key, _)| wanted.contains(&key.as_str()))
-        .map(|(key, value)| (key.as_str(), value.as_str()))
-        .collect();
-    // The environment holds only what the options select.
-    selected.extend(environment.into_iter().map(|(key, value)| (key.as_str(), value.as_str())));
+pub(crate) fn details(
+    options: &BTreeMap<String, String>,
+    labels: &[(String, String)],
+    environment: &[(String, String)],
+) -> Bytes {
+    let labels = selected(options, "labels", labels).unwrap_or_default();
+    let pairs = labels.into_iter().chain(selected(options, "env", environment).unwrap_or_default());
+    let mut selected: BTreeMap<&str, &str> =
+        pairs.map(|(key, value)| (key.as_str(), value.as_str())).collect();
     if let Some(tag) = options.get("tag").filter(|tag| !tag.is_empty() && !tag.contains("{{")) {
         selected.insert("tag", tag);
     }
@@ -235,9 +259,13 @@ mod tests {
 
     #[test]
     fn details_are_escaped_and_sorted() {
-        let options = BTreeMap::from([("labels".to_owned(), "b,a".to_owned())]);
         let pair = |k: &str, v: &str| (k.to_owned(), v.to_owned());
+        let options = BTreeMap::from([pair("labels", "b,a"), pair("env-regex", "^E")]);
         let labels = [pair("b", "x y"), pair("c", "no"), pair("a", "1=2")];
-        assert_eq!(details(&options, &labels, &[pair("E", "v")]), "E=v,a=1%3D2,b=x+y");
+        let secret = pair("SECRET", "s");
+        assert_eq!(details(&options, &labels, &[pair("E", "v"), secret.clone()]), "E=v,a=1%3D2,b=x+y");
+        assert_eq!(environment(&options, &[pair("E", "v"), secret.clone()]), [pair("E", "v")]);
+        assert_eq!(environment(&BTreeMap::new(), &[secret]), []);
+        assert!(parse("json-file", &[("env-regex", "(")]).unwrap_err().starts_with("log opt env-regex: "));
     }
 }

@@ -110,10 +110,10 @@ impl std::fmt::Debug for Spool {
     }
 }
 
-/// Milliseconds since the first call; never 0.
+/// Milliseconds of a clock of this process, an hour on when it begins.
 fn milliseconds() -> u64 {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-    u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1)
+    u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(3_600_000)
 }
 
 impl Spool {
@@ -273,7 +273,9 @@ impl Spool {
             let idle = Duration::from_millis(now.saturating_sub(claim.progress.load(Ordering::Relaxed)));
             bytes = bytes.max(self.limits.total.saturating_mul(2));
             if claim.attached && idle < GRACE {
-                bytes = bytes.max(self.limits.attached);
+                // The pump looks only when a segment is full: what may be there beyond the limit stays too.
+                let beyond = self.limits.segment.saturating_mul(2).saturating_add(1 << 20);
+                bytes = bytes.max(self.limits.attached.saturating_add(beyond));
                 wait = wait.max(Some(GRACE.saturating_sub(idle)));
             }
         }
@@ -292,5 +294,101 @@ impl Spool {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner).close();
         self.changed.notify_waiters();
         self.moved_on();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::Wait;
+
+    const KIB: [u8; 1024] = [b'k'; 1024];
+
+    fn spool(dir: &tempfile::TempDir, attached: u64) -> Arc<Spool> {
+        let limits = Limits { segment: 4 << 10, total: 16 << 10, attached };
+        Arc::new(Spool::new(dir.path().join("spool"), limits))
+    }
+
+    fn print(spool: &Spool, kib: usize) {
+        for _ in 0..kib {
+            spool.append(Stream::Stdout, Source::Bytes(&KIB), 1024).unwrap();
+        }
+    }
+
+    fn read(cursor: &mut Cursor) -> (u64, u64) {
+        let (mut bytes, mut gap, mut data, mut runs) = (0, 0, Vec::new(), Vec::new());
+        loop {
+            match cursor.fill([true; 2], &mut data, &mut runs, 64 << 10, Wait::Yes).unwrap() {
+                Fill::Data => bytes += data.len() as u64,
+                Fill::Gap(lost) => gap += lost,
+                Fill::Nothing => return (bytes, gap),
+            }
+        }
+    }
+
+    fn on_disk(dir: &tempfile::TempDir) -> u64 {
+        let entries = std::fs::read_dir(dir.path().join("spool")).unwrap();
+        entries.map(|entry| entry.unwrap().metadata().unwrap().len()).sum()
+    }
+
+    #[test]
+    fn a_follower_holds_twice_the_limit_and_is_told_what_it_missed() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = spool(&dir, 1 << 20);
+        let mut slow = Cursor::new(spool.clone(), 0, false);
+        print(&spool, 28);
+        assert_eq!(read(&mut slow), (28 << 10, 0), "within twice the limit nothing is lost");
+        print(&spool, 500);
+        let (bytes, gap) = read(&mut slow);
+        assert!(gap > 0 && bytes + gap == 500 << 10, "{bytes} and {gap}");
+        assert!(on_disk(&dir) <= 40 << 10, "{}", on_disk(&dir));
+        drop(slow);
+        assert!(on_disk(&dir) <= 20 << 10, "{}", on_disk(&dir));
+    }
+
+    #[test]
+    fn an_attached_client_that_reads_holds_the_container_and_a_stuck_one_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = spool(&dir, 32 << 10);
+        let mut client = Cursor::new(spool.clone(), 0, true);
+        print(&spool, 40);
+        assert!(spool.hold().unwrap().is_some_and(|wait| wait <= GRACE));
+        let released = Arc::new(AtomicU32::new(0));
+        let counter = released.clone();
+        spool.on_release(Arc::new(move || {
+            counter.fetch_add(1, Ordering::SeqCst);
+        }));
+        assert_eq!(read(&mut client), (40 << 10, 0));
+        assert_eq!(released.load(Ordering::SeqCst), 1, "reading on lets the container go on");
+        assert_eq!(spool.hold().unwrap(), None);
+        // The client stops reading, and the time of grace goes by.
+        print(&spool, 40);
+        for (_, claim) in &spool.lock().claims {
+            let before = milliseconds().saturating_sub(u64::try_from(GRACE.as_millis()).unwrap());
+            claim.progress.store(before, Ordering::Relaxed);
+        }
+        assert_eq!(spool.hold().unwrap(), None, "a stuck client holds nothing");
+        print(&spool, 100);
+        let (bytes, gap) = read(&mut client);
+        assert!(gap > 0 && bytes + gap == 140 << 10, "{bytes} and {gap}");
+    }
+
+    #[test]
+    fn what_a_disk_did_not_take_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = spool(&dir, 1 << 20);
+        print(&spool, 1);
+        // The directory cannot be written to: it is a file.
+        spool.close_files();
+        let path = dir.path().join("spool");
+        let (aside, state) = (dir.path().join("aside"), spool.lock().segments.clone());
+        std::fs::rename(&path, &aside).unwrap();
+        std::fs::write(&path, b"").unwrap();
+        print(&spool, 3);
+        std::fs::remove_file(&path).unwrap();
+        std::fs::rename(&aside, &path).unwrap();
+        print(&spool, 2);
+        drop(state);
+        assert_eq!(read(&mut Cursor::new(spool.clone(), 0, false)), (3 << 10, 3 << 10));
     }
 }
