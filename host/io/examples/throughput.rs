@@ -122,7 +122,7 @@ impl Meter {
 
     #[expect(clippy::cast_precision_loss, reason = "for people")]
     fn print(&self, what: &str, bytes: u64) {
-        let (wall, used) = (self.0.elapsed().as_secs_f64(), (cpu() - self.1).as_secs_f64());
+        let (wall, used) = (self.0.elapsed().as_secs_f64(), cpu().saturating_sub(self.1).as_secs_f64());
         let gib = bytes as f64 / GIB as f64;
         println!("{what:<44} {:>7.0} MB/s {:>6.2} CPU s per GiB", bytes as f64 / 1e6 / wall, used / gib);
     }
@@ -204,6 +204,6 @@ async fn read_back(io: &ContainerIo) -> Result<()> {
     meter.print("  attach replay", GIB);
     let (begin, used) = (Instant::now(), cpu());
     let bytes = drain(io.logs(LogQuery { tail: Tail::Lines(100), ..query }).await?).await?;
-    println!("  tail 100: {bytes} bytes in {:?}, CPU {:?}", begin.elapsed(), cpu() - used);
+    println!("  tail 100: {bytes} bytes in {:?}, CPU {:?}", begin.elapsed(), cpu().saturating_sub(used));
     Ok(())
 }

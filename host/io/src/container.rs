@@ -342,7 +342,7 @@ impl ContainerIo {
         }
     }
 
-    /// Resolves when the container's stdin was closed for good (StdinOnce, or the end of the run): the keeper shall
+    /// Resolves when the container's stdin was closed for good (`StdinOnce`, or the end of the run): the keeper shall
     /// drop its `stdin` too.
     pub async fn stdin_closed(&self) {
         self.input.closed().await;
@@ -428,6 +428,7 @@ impl ContainerIo {
     }
 
     /// A client at the container's streams.
+    #[expect(clippy::needless_pass_by_value, reason = "a request, as for `logs`")]
     pub fn attach(&self, query: AttachQuery) -> Result<Attached> {
         let keys = keys::of(query.detach_keys.as_deref())?;
         let failed = |error| Error::host("reading the container's output", error);

@@ -310,6 +310,9 @@ mod tests {
         out
     }
 
+    /// Filters, and the events that they leave.
+    type Case<'a> = (&'a [(&'a str, &'a [&'a str])], &'a [&'a str]);
+
     #[tokio::test]
     async fn filters_as_docker() {
         let bus = Bus::new();
@@ -320,7 +323,7 @@ mod tests {
         publish(&bus, "image", "pull", "nginx:1", &[("name", "nginx:1")]);
         publish(&bus, "network", "connect", "net1", &[("name", "bridge"), ("container", "abc")]);
         publish(&bus, "volume", "create", "vol", &[]);
-        let cases: [(&[(&str, &[&str])], &[&str]); 12] = [
+        let cases: [Case<'_>; 12] = [
             (&[("type", &["image", "volume"])], &["pull nginx:1", "create vol"]),
             (&[("event", &["start"])], &["start abc"]),
             (&[("event", &["health_status"])], &["health_status: healthy abc"]),

@@ -231,7 +231,8 @@ mod tests {
 
     #[test]
     fn dockers_texts() {
-        let cases: [(&str, &[(&str, &str)], &str); 11] = [
+        type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str);
+        let cases: [Case<'_>; 11] = [
             ("json-file", &[("foo", "1")], "unknown log opt 'foo' for json-file log driver"),
             ("local", &[("foo", "1")], "unknown log opt 'foo' for log driver local"),
             ("json-file", &[("max-size", "abc")], "invalid size: 'abc'"),

@@ -344,9 +344,8 @@ impl Thread {
                     EventFlags::IN,
                 );
             }
-            Turn::More => {}
             Turn::Empty if feed.last.load(Ordering::SeqCst) => self.remove(key),
-            Turn::Empty => {}
+            Turn::More | Turn::Empty => {}
             Turn::End => self.remove(key),
             Turn::HungUp => {
                 if feed.last.load(Ordering::SeqCst) {

@@ -1,5 +1,13 @@
 //! `kill -9` of the daemon at any instant: no byte is lost, doubled or given to the wrong stream, and the log file has
 //! every line once.
+#![allow(
+    clippy::unwrap_used,
+    clippy::unwrap_in_result,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "tests may fail"
+)]
+#![allow(clippy::large_stack_arrays, clippy::naive_bytecount, reason = "clearer here")]
 
 mod common;
 

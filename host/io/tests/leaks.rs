@@ -1,4 +1,12 @@
 //! What clients and containers leave behind. One test, because it counts what the whole process has.
+#![allow(
+    clippy::unwrap_used,
+    clippy::unwrap_in_result,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "tests may fail"
+)]
+#![allow(clippy::large_stack_arrays, clippy::naive_bytecount, reason = "clearer here")]
 
 mod common;
 

@@ -183,18 +183,23 @@ fn remove(path: &Path) -> io::Result<()> {
 }
 
 impl Compress {
-    /// Compresses the rotated file. A crash on the way leaves the plain one.
-    pub(crate) fn run(&self) -> io::Result<()> {
+    /// Compresses the rotated file; a crash on the way leaves the plain one. `allowed` gives what has to be held while
+    /// files are made or moved, or None when none may be any more. It is not held while the bytes are compressed, which takes
+    /// a while.
+    pub(crate) fn run<G>(&self, allowed: impl Fn() -> Option<G>) -> io::Result<()> {
         let suffixed = |suffix: &str| {
             let mut name = self.plain.clone().into_os_string();
             name.push(suffix);
             PathBuf::from(name)
         };
         let part = suffixed(".gz.tmp");
+        let Some(guard) = allowed() else { return Ok(()) };
         let mut from = File::open(&self.plain)?;
         let to = OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(&part)?;
+        drop(guard);
         let mut encoder = flate2::write::GzEncoder::new(to, flate2::Compression::default());
         let done = io::copy(&mut from, &mut encoder).and_then(|_| encoder.finish());
+        let Some(_guard) = allowed() else { return Ok(()) };
         match done {
             Ok(_) => {
                 fs::rename(&part, suffixed(".gz"))?;
@@ -234,7 +239,7 @@ mod tests {
         assert_eq!(mark, None);
         for n in 0..6u8 {
             if let Some(compress) = file.append(&[b'a' + n; 4], Mark::default()).unwrap() {
-                compress.run().unwrap();
+                compress.run(|| Some(())).unwrap();
             }
         }
         let mut names: Vec<_> = fs::read_dir(dir.path())

@@ -401,11 +401,13 @@ impl Driver {
             }
             let compress = running.file.append(&encoded.concat(), to)?;
             running.mark = to;
-            // Held: a container that is removed meanwhile waits for it, which is rare and short.
-            if let Some(compress) = compress {
-                compress.run()?;
-            }
             drop(files);
+            if let Some(compress) = compress {
+                compress.run(|| {
+                    let files = lock(&self.files);
+                    (!self.removed.load(Ordering::SeqCst)).then_some(files)
+                })?;
+            }
         }
         if finished {
             // The end of the run is in the file. Unless another run began meanwhile there is nothing left to hold.

@@ -84,7 +84,7 @@ pub(crate) fn read(file: &File, from: u64, to: u64, wait: sys::Wait) -> io::Resu
     for bytes in buffer.get(..n).unwrap_or_default().chunks_exact(32) {
         match Record::decode(bytes) {
             Some(record) if records.last().is_none_or(|last| last.offset <= record.offset) => {
-                records.push(record)
+                records.push(record);
             }
             _ => break,
         }

@@ -223,12 +223,11 @@ pub(crate) fn discard(pipe: BorrowedFd<'_>, max: usize) -> io::Result<usize> {
     use std::fs::File;
     use std::sync::OnceLock;
     static NULL: OnceLock<File> = OnceLock::new();
-    let null = match NULL.get() {
-        Some(null) => null,
-        None => {
-            let file = File::options().write(true).open("/dev/null")?;
-            NULL.get_or_init(|| file)
-        }
+    let null = if let Some(null) = NULL.get() {
+        null
+    } else {
+        let file = File::options().write(true).open("/dev/null")?;
+        NULL.get_or_init(|| file)
     };
     sys::splice(pipe, null, None, max)
 }
