@@ -57,7 +57,7 @@ impl Host {
 
     /// What a child needs of it.
     fn fds(&self) -> Vec<i32> {
-        let hierarchies = self.cgroups.iter().flat_map(|c| c.hierarchies()).map(|h| h.root().as_raw_fd());
+        let hierarchies = self.cgroups.iter().flat_map(Cgroups::hierarchies).map(|h| h.root().as_raw_fd());
         hierarchies.chain([self.init.as_raw_fd()]).collect()
     }
 
