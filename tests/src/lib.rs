@@ -287,7 +287,9 @@ impl Daemon {
         let shared = bin_dir().join("plugins-compiled");
         let own = self.path("data").join("compiled");
         fs::create_dir_all(&own).expect("data root");
-        let _ = fs::set_permissions(self.path("data"), fs::Permissions::from_mode(0o710));
+        for (path, mode) in [(&self.path("data"), 0o710), (&own, 0o700)] {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("mode of the data root");
+        }
         if shared.is_dir() {
             let status = Command::new("cp")
                 .arg("-a")

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio::sync::mpsc::UnboundedReceiver;
 use wharf_plan::policy::Origin;
 use wharf_plan::run::ExitStatus;
 
@@ -51,8 +52,7 @@ pub(crate) fn policy(now: &Now) -> (RestartPolicyNameEnum, i64) {
 
 impl Engine {
     /// Takes exits from the keeper for as long as the engine lives.
-    pub(crate) fn watch_exits(&self) {
-        let mut exits = self.inner.keeper.exits();
+    pub(crate) fn watch_exits(&self, mut exits: UnboundedReceiver<(String, ExitStatus)>) {
         let weak = Arc::downgrade(&self.inner);
         tokio::spawn(async move {
             while let Some((id, status)) = exits.recv().await {
@@ -73,9 +73,17 @@ impl Engine {
             return;
         };
         let mut held = container.lock.lock().await;
-        // It may be told twice: by the stream of exits and by the list after a reconnection.
-        if container.now().state.status.is_alive() {
-            self.record_exit(&container, &mut held, status).await;
+        // It may be told twice: by the stream of exits and by the list after a reconnection. Then the container may have been
+        // started again since, and this end is of an earlier run.
+        let state = Arc::clone(&container.now().state);
+        if state.status.is_alive() {
+            // A clock that was set back makes an exit look early, so the keeper has the last word.
+            if status.at >= state.started_at || self.has_ended(id).await {
+                self.record_exit(&container, &mut held, status).await;
+            }
+        } else {
+            // Of a start that an earlier daemon did not live to see fail; refused where it is of a running process.
+            self.forget_process(id).await;
         }
     }
 
@@ -146,6 +154,12 @@ impl Engine {
             tracing::warn!(%error, id = before.def.id, "cgroup not removed; the next sweep will");
         }
         self.after_exit(container, held, again, run).await;
+    }
+
+    /// Whether the keeper's process of this id is at its end.
+    async fn has_ended(&self, id: &str) -> bool {
+        let entries = self.inner.keeper.list().await.unwrap_or_default();
+        entries.iter().any(|entry| entry.id == id && entry.exit.is_some())
     }
 
     /// The keeper's entry of an ended process goes, with all that it held.

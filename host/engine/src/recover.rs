@@ -31,8 +31,9 @@ impl Engine {
     pub(crate) async fn recover(&self) -> Result<()> {
         self.load_networks()?;
         self.load_volumes()?;
-        // Before the list is asked for, so that no exit falls between the two.
-        self.watch_exits();
+        // Subscribed before the list is asked for, so that no exit falls between the two; taken only when every container is
+        // known, as the exit of an unknown one is dropped.
+        let exits = self.inner.keeper.exits();
         let entries: BTreeMap<String, Entry> =
             self.inner.keeper.list().await?.into_iter().map(|e| (e.id.clone(), e)).collect();
         let mut restart = Vec::new();
@@ -45,6 +46,7 @@ impl Engine {
                 restart.push((Arc::clone(container), wanted));
             }
         }
+        self.watch_exits(exits);
         for (id, entry) in &entries {
             if self.inner.registry.get(id).is_none() {
                 self.drop_stray(id, entry).await;

@@ -32,9 +32,9 @@ impl Daemon {
             bail!("containers need root: run this as root");
         }
         let dir = std::env::temp_dir().join(format!("wharf-run-{}", std::process::id()));
-        std::fs::create_dir_all(dir.join("data/plugins"))?;
+        std::fs::create_dir_all(dir.join("data"))?;
         run_quiet(Command::new("chmod").arg("0711").arg(&dir))?;
-        share_compiled(&compiled(bin), &dir.join("data/plugins/cache"))?;
+        share_compiled(&compiled(bin), &cache(&dir))?;
         let log = File::create(dir.join("daemon.log"))?;
         let started = Instant::now();
         let child = Command::new("setpriv")
@@ -83,7 +83,7 @@ impl Daemon {
         if status != "exit status: 0" {
             bail!("the daemon ended with {status}\n{}", self.log());
         }
-        let cache = self.dir.join("data/plugins/cache");
+        let cache = cache(&self.dir);
         let shared = compiled(&self.bin);
         if cache.is_dir() {
             let _ = std::fs::remove_dir_all(&shared);
@@ -116,6 +116,11 @@ impl Daemon {
 /// Where compiled plugins stay between daemons; the tests' daemons start from there as well.
 fn compiled(bin: &Path) -> PathBuf {
     bin.join("plugins-compiled")
+}
+
+/// Where a daemon whose files are in `dir` keeps its compiled plugins.
+fn cache(dir: &Path) -> PathBuf {
+    dir.join("data/compiled")
 }
 
 fn share_compiled(from: &Path, to: &Path) -> Result<()> {

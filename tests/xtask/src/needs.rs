@@ -5,14 +5,14 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::shell::{is_root, on_path, run_quiet};
+use crate::shell::{ask, is_root, on_path, run_quiet};
 
-/// A program, and the Debian package that has it. Python and Node packages are installed by the tests that use them.
+/// A program, and the Debian packages that may have it, the first that the distribution has is taken. Python and Node packages are installed by the tests that use them.
 const NEEDS: [(&str, &str); 11] = [
     ("busybox", "busybox-static"),
     ("cc", "build-essential"),
     ("curl", "curl"),
-    ("docker", "docker-cli"),
+    ("docker", "docker-cli docker.io"),
     ("docker-registry", "docker-registry"),
     ("ip", "iproute2"),
     ("node", "nodejs"),
@@ -24,8 +24,8 @@ const NEEDS: [(&str, &str); 11] = [
 
 /// Installs what is missing.
 pub(crate) fn install() -> Result<()> {
-    let missing: Vec<&str> =
-        NEEDS.iter().filter(|(program, _)| !present(program)).map(|(_, package)| *package).collect();
+    let mut missing: Vec<&str> =
+        NEEDS.iter().filter(|(program, _)| !present(program)).map(|(_, packages)| *packages).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -34,6 +34,9 @@ pub(crate) fn install() -> Result<()> {
     }
     eprintln!("test: installing {}", missing.join(", "));
     run_quiet(Command::new("apt-get").args(["update", "-qq"]))?;
+    for packages in &mut missing {
+        *packages = packages.split(' ').find(|package| available(package)).unwrap_or(packages);
+    }
     run_quiet(
         Command::new("apt-get")
             .env("DEBIAN_FRONTEND", "noninteractive")
@@ -41,6 +44,12 @@ pub(crate) fn install() -> Result<()> {
             .args(&missing),
     )
     .with_context(|| format!("the tests need: {}", missing.join(", ")))
+}
+
+/// Whether the distribution has this package.
+fn available(package: &str) -> bool {
+    ask(Command::new("apt-cache").args(["show", "--no-all-versions", package]))
+        .is_some_and(|said| !said.is_empty())
 }
 
 fn present(program: &str) -> bool {

@@ -408,12 +408,10 @@ impl Server {
         // A child cannot leave its report open beyond its end, but a copy of it in another child could.
         process.report = None;
         process.exit = Some(status);
-        if let Some(error) = process.failure.take() {
-            let waiting = process.waiting.take();
+        // Where the daemon that asked is gone, the next one may have adopted this start already: to it, this is an exit.
+        if let Some((error, sequence)) = process.failure.take().zip(process.waiting.take()) {
             self.drop_entry(slot);
-            if let Some(sequence) = waiting {
-                self.answer(sequence, &Answer::Failed(error), Vec::new());
-            }
+            self.answer(sequence, &Answer::Failed(error), Vec::new());
             return;
         }
         let id = process.id.clone();
