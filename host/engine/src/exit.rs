@@ -68,7 +68,8 @@ impl Engine {
             return;
         }
         let Some(container) = self.inner.registry.get(id) else {
-            // A start that was given up; nobody else will forget it.
+            // A start that was given up, or one whose record is gone; nobody else will forget it.
+            self.clear_stray_cgroup(id).await;
             let _ = self.inner.keeper.forget(id).await;
             return;
         };
@@ -92,7 +93,7 @@ impl Engine {
         let before = container.now();
         // What is undone needs no record: it dies with its namespace or is found by the sweep.
         let (cgroups, path) = (self.inner.cgroups.clone(), before.state.cgroup.clone());
-        let cgroup = self.inner.pool.start(move || cgroups.remove(&path, Duration::from_secs(5)));
+        let cgroup = self.inner.pool.start(move || cgroups.clear(&path, Duration::from_secs(5)));
         let (net, gone) = (self.inner.net.clone(), before.state.endpoints.clone());
         let network = (!gone.is_empty()).then(|| {
             self.inner.pool.start(move || gone.values().for_each(|endpoint| endpoints::undo(&net, endpoint)))
@@ -154,6 +155,22 @@ impl Engine {
             tracing::warn!(%error, id = before.def.id, "cgroup not removed; the next sweep will");
         }
         self.after_exit(container, held, again, run).await;
+    }
+
+    /// The cgroup of a container without a record, in every place where one of ours can be.
+    pub(crate) async fn clear_stray_cgroup(&self, id: &str) {
+        let (cgroups, id) = (self.inner.cgroups.clone(), id.to_owned());
+        let parents = self.cgroup_parents();
+        let cleared = self.inner.pool.run(move || {
+            for base in parents {
+                if let Err(error) = cgroups.clear(&format!("{base}/{id}"), Duration::from_secs(5)) {
+                    tracing::warn!(%error, id, "the cgroup of a process without a record is not removed");
+                }
+            }
+        });
+        if let Err(error) = cleared.await {
+            tracing::warn!(%error, "cgroups without a record");
+        }
     }
 
     /// Whether the keeper's process of this id is at its end.

@@ -220,6 +220,9 @@ impl Engine {
             return;
         }
         if entry.exit.is_some() {
+            if entry.container.is_none() {
+                self.clear_stray_cgroup(id).await;
+            }
             let _ = self.inner.keeper.forget(id).await;
         }
         // A running exec is left to itself; its exit is forgotten when it comes.
@@ -278,28 +281,20 @@ impl Engine {
             .filter(|c| c.now().state.status.is_alive())
             .map(|c| c.id.to_string())
             .collect();
-        let mut parents = BTreeSet::from([String::new()]);
-        parents.insert(self.inner.facts.cgroup_parent.trim_matches('/').to_owned());
-        for container in self.inner.registry.all() {
-            let now = container.now();
-            parents.extend(now.def.host.cgroup_parent.as_deref().map(|p| p.trim_matches('/').to_owned()));
-        }
+        let parents = self.cgroup_parents();
         let (cgroups, dirs) = (self.inner.cgroups.clone(), self.inner.dirs.clone());
         let swept = self
             .inner
             .pool
             .run(move || {
-                for parent in parents {
-                    let base =
-                        if parent.is_empty() { "/wharf".to_owned() } else { format!("/{parent}/wharf") };
+                for base in parents {
                     for name in cgroups.list(&base).unwrap_or_default() {
                         // Only ids are ours; another engine's may be there too.
                         let ours = dirs.container(&name).exists() || live.contains(&name);
                         if !ours || busy.contains(&name) {
                             continue;
                         }
-                        if let Err(error) = cgroups.remove(&format!("{base}/{name}"), Duration::from_secs(1))
-                        {
+                        if let Err(error) = cgroups.clear(&format!("{base}/{name}"), Duration::from_secs(1)) {
                             tracing::warn!(%error, name, "cgroup not swept");
                         }
                     }
@@ -318,6 +313,20 @@ impl Engine {
         }
         self.sweep_names().await;
         self.reconcile_addresses().await;
+    }
+
+    /// The cgroups below which containers are, each with a leading slash.
+    pub(crate) fn cgroup_parents(&self) -> BTreeSet<String> {
+        let own = self.inner.facts.cgroup_parent.trim_matches('/').to_owned();
+        let mut parents = BTreeSet::from([String::new(), own]);
+        for container in self.inner.registry.all() {
+            let now = container.now();
+            parents.extend(now.def.host.cgroup_parent.as_deref().map(|p| p.trim_matches('/').to_owned()));
+        }
+        parents
+            .into_iter()
+            .map(|p| if p.is_empty() { "/wharf".into() } else { format!("/{p}/wharf") })
+            .collect()
     }
 
     /// Names whose containers are gone.

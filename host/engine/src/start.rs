@@ -130,7 +130,7 @@ impl Engine {
             _ => 128,
         };
         let (cgroups, path) = (self.inner.cgroups.clone(), state.cgroup.clone());
-        let removed = self.inner.pool.start(move || cgroups.remove(&path, std::time::Duration::from_secs(2)));
+        let removed = self.inner.pool.start(move || cgroups.clear(&path, std::time::Duration::from_secs(2)));
         let endpoints = std::mem::take(&mut state.endpoints);
         let (mut tx, turns) = self.release_addresses(endpoints.values()).await;
         state.status = if now.state.status == Status::Created { Status::Created } else { Status::Exited };

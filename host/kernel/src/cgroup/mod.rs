@@ -235,6 +235,18 @@ impl Cgroups {
         Ok(())
     }
 
+    /// Removes it with all that runs in it: what an ended container left behind where its processes had no namespace of
+    /// their own, which would have taken them along. Waits up to `patience` for their ends; nothing there is success.
+    pub fn clear(&self, path: &str, patience: Duration) -> Result<()> {
+        match self.remove(path, Duration::ZERO) {
+            Err(e) if e.is(libc::EBUSY) => {
+                self.kill(path)?;
+                self.remove(path, patience)
+            }
+            result => result,
+        }
+    }
+
     /// Kills every process in it and below; returns when the kernel has been told, not when they are gone.
     pub fn kill(&self, path: &str) -> Result<()> {
         let relative = relative(path)?;
