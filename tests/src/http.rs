@@ -1,5 +1,6 @@
 //! A minimal HTTP/1.1 client over a unix socket: just enough to send exactly the bytes that a test means.
 
+use std::fmt::Write as _;
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
 
@@ -52,7 +53,7 @@ pub fn request(socket: &Path, method: &str, path: &str, body: &str) -> io::Resul
         head += "Content-Type: application/json\r\n";
     }
     if method != "GET" && method != "HEAD" {
-        head += &format!("Content-Length: {}\r\n", body.len());
+        let _ = write!(head, "Content-Length: {}\r\n", body.len());
     }
     head += "\r\n";
     stream.write_all(head.as_bytes())?;

@@ -20,7 +20,7 @@ pub mod image;
 pub mod leftovers;
 
 /// How long any single step may take before the test fails; generous, as the machine may be busy.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The directory that holds `wharf`, `wharf-compile` and `plugins/`: `WHARF_BIN_DIR`, or where cargo put this test.
 pub fn bin_dir() -> PathBuf {

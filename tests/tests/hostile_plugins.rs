@@ -57,9 +57,9 @@ fn a_hostile_plugin_fails_its_own_operation_only() {
         .fails(1, "failed too often and is set aside");
 
     daemon
-        .docker(&["volume", "create", "-d", "junk", "x"])
+        .docker(&["volume", "create", "-d", "junk", "xx"])
         .fails(1, "plugin junk: cannot be used: it is not a WebAssembly");
-    daemon.docker(&["volume", "create", "-d", "nosuch", "x"]).fails(1, "plugin \"nosuch\" not found");
+    daemon.docker(&["volume", "create", "-d", "nosuch", "xx"]).fails(1, "plugin \"nosuch\" not found");
     let volumes = daemon.docker(&["volume", "ls", "-q"]).ok();
     assert_eq!(volumes.lines().count(), 4, "nothing is left of what failed: {volumes}");
     assert_eq!(daemon.docker(&["inspect", "-f", "{{.State.Pid}}", "steady"]).ok(), pid, "it never stopped");

@@ -397,10 +397,10 @@ mod tests {
                 frames
                     .feed(piece, |e, part| {
                         if e {
-                            err.extend_from_slice(part)
+                            err.extend_from_slice(part);
                         } else {
-                            out.extend_from_slice(part)
-                        };
+                            out.extend_from_slice(part);
+                        }
                         Ok(())
                     })
                     .unwrap();

@@ -510,7 +510,7 @@ async fn mounts_do_not_spread_to_the_host() {
     rig.finish().await;
 }
 
-/// Where there is AppArmor a profile that is not loaded ends the start; where there is none, none can be set.
+/// Where there is `AppArmor` a profile that is not loaded ends the start; where there is none, none can be set.
 #[tokio::test]
 async fn apparmor_profile() {
     let mut rig = Rig::new().await;
