@@ -11,7 +11,7 @@ use hyper::Method;
 
 use crate::gate::Call;
 use crate::http::reply::Outcome;
-use crate::routes::{auth, containers, exec, images, networks, streams, swarm, system, volumes};
+use crate::routes::{archive, auth, containers, exec, images, networks, streams, swarm, system, volumes};
 
 pub(crate) type Handling = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
@@ -120,15 +120,15 @@ pub(crate) static OPS: &[Op] = &[
     op!(POST "/containers/" {} "/rename", container "rename" b"m", containers::rename),
     op!(POST "/containers/" {} "/update", container "update" b"m", containers::update),
     op!(POST "/containers/" {} "/exec", exec "create" b"m", exec::create),
-    op!(GET "/containers/" {} "/changes", container "changes" b"r", containers::not_built),
-    op!(GET "/containers/" {} "/export", container "export" b"r", containers::not_built),
-    op!(GET "/containers/" {} "/archive", container "archive" b"r", containers::not_built),
-    op!(HEAD "/containers/" {} "/archive", container "archive" b"r", containers::not_built),
-    op!(PUT "/containers/" {} "/archive", container "archive" b"m", containers::not_built),
+    op!(GET "/containers/" {} "/changes", container "changes" b"r", archive::changes),
+    op!(GET "/containers/" {} "/export", container "export" b"r", archive::export),
+    op!(GET "/containers/" {} "/archive", container "archive" b"r", archive::get),
+    op!(HEAD "/containers/" {} "/archive", container "archive" b"r", archive::stat),
+    op!(PUT "/containers/" {} "/archive", container "archive" b"m", archive::put),
     op!(GET "/containers/" {} "/checkpoints", container "checkpoint" b"r", containers::not_built),
     op!(POST "/containers/" {} "/checkpoints", container "checkpoint" b"m", containers::not_built),
     op!(DELETE "/containers/" {} "", container "remove" b"m", containers::remove),
-    op!(POST "/commit", container "commit" b"m", containers::not_built),
+    op!(POST "/commit", container "commit" b"m", archive::commit),
     op!(POST "/exec/" {} "/start", exec "start" b"mu", exec::start),
     op!(POST "/exec/" {} "/resize", exec "resize" b"m", exec::resize),
     op!(GET "/exec/" {} "/json", exec "inspect" b"r", exec::inspect),

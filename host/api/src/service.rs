@@ -8,14 +8,17 @@ use futures_util::stream::{self, BoxStream};
 use futures_util::{Stream, StreamExt as _, TryStreamExt};
 use serde_json::Value;
 use wharf_engine::auth::Allowed;
+use wharf_engine::commit::CommitOptions;
+use wharf_engine::copy::{ArchiveStream, ExtractOptions, PathStat};
 use wharf_engine::images::{Body, ImportOptions, Progress};
 use wharf_engine::models::{
-    ContainerCreateBody, ContainerCreateResponse, ContainerPruneResponse, ContainerStatsResponse,
-    ContainerTopResponse, ContainerUpdateBody, ContainerUpdateResponse, ContainerWaitResponse, ExecConfig,
-    ExecInspectResponse, ExecStartConfig, IdResponse, ImageDeleteResponseItem, ImageHistoryResponseItem,
-    ImagePruneResponse, ImageSummary, NetworkConnectRequest, NetworkCreateRequest, NetworkCreateResponse,
-    NetworkDisconnectRequest, NetworkPruneResponse, SystemInfo, SystemVersion, Volume, VolumeCreateRequest,
-    VolumeListResponse, VolumePruneResponse,
+    ContainerConfig, ContainerCreateBody, ContainerCreateResponse, ContainerPruneResponse,
+    ContainerStatsResponse, ContainerTopResponse, ContainerUpdateBody, ContainerUpdateResponse,
+    ContainerWaitResponse, ExecConfig, ExecInspectResponse, ExecStartConfig, IdResponse,
+    ImageDeleteResponseItem, ImageHistoryResponseItem, ImagePruneResponse, ImageSummary,
+    NetworkConnectRequest, NetworkCreateRequest, NetworkCreateResponse, NetworkDisconnectRequest,
+    NetworkPruneResponse, SystemInfo, SystemVersion, Volume, VolumeCreateRequest, VolumeListResponse,
+    VolumePruneResponse,
 };
 use wharf_engine::{
     Caller, CreateOptions, Engine, Error, Filters, ListOptions, RemoveOptions, Result, WaitCondition,
@@ -240,6 +243,18 @@ service! {
     fn container_resize<'a>(&'a self, reference: &'a str, rows: u16, columns: u16) -> ();
     /// `POST /containers/prune`.
     fn container_prune<'a>(&'a self, filters: &'a Filters) -> ContainerPruneResponse;
+    /// `HEAD /containers/{}/archive`.
+    fn archive_stat<'a>(&'a self, reference: &'a str, path: &'a str) -> PathStat;
+    /// `GET /containers/{}/archive`.
+    fn archive_get<'a>(&'a self, reference: &'a str, path: &'a str) -> (PathStat, ArchiveStream);
+    /// `PUT /containers/{}/archive`.
+    fn archive_put<'a>(&'a self, reference: &'a str, options: ExtractOptions, body: Body) -> ();
+    /// `GET /containers/{}/export`.
+    fn container_export<'a>(&'a self, reference: &'a str) -> ArchiveStream;
+    /// `GET /containers/{}/changes`.
+    fn container_changes<'a>(&'a self, reference: &'a str) -> Value;
+    /// `POST /commit`.
+    fn container_commit<'a>(&'a self, options: CommitOptions, config: ContainerConfig) -> String;
     /// `POST /containers/{}/exec`.
     fn exec_create<'a>(&'a self, container: &'a str, config: ExecConfig, caller: &'a Caller) -> IdResponse;
     /// Whether an exec could be started now; changes nothing.

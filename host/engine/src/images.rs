@@ -86,7 +86,7 @@ impl Engine {
             .collect()
     }
 
-    fn image_event(&self, action: &str, id: &str, name: &str) {
+    pub(crate) fn image_event(&self, action: &str, id: &str, name: &str) {
         self.inner.events.publish("image", action, id, [("name".to_owned(), name.to_owned())]);
     }
 

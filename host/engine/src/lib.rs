@@ -8,7 +8,9 @@
 #![recursion_limit = "512"]
 
 pub mod auth;
+pub mod commit;
 pub mod containers;
+pub mod copy;
 mod create;
 mod drivers;
 mod endpoints;

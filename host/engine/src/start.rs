@@ -23,6 +23,10 @@ use crate::record::{Endpoint, STATES, State, Status, put};
 use crate::registry::{Container, Held, Now};
 use crate::{Caller, Engine, RemoveOptions, endpoints, filesystem};
 
+/// The files that every container has of its own: where they are inside, and their names in its directory.
+pub(crate) const OWN_FILES: [(&str, &str); 3] =
+    [("/etc/resolv.conf", "resolv.conf"), ("/etc/hostname", "hostname"), ("/etc/hosts", "hosts")];
+
 /// Descriptors on their way to the keeper, numbered as they are added.
 #[derive(Default)]
 pub(crate) struct Fds(pub(crate) Vec<OwnedFd>);
@@ -329,11 +333,7 @@ impl Engine {
                 let root = Root::new(rootfs);
                 let account = account(&root, def.config.user.as_deref().unwrap_or(""), &def.host)?;
                 let mut own = Vec::new();
-                for (target, name) in [
-                    ("/etc/resolv.conf", "resolv.conf"),
-                    ("/etc/hostname", "hostname"),
-                    ("/etc/hosts", "hosts"),
-                ] {
+                for (target, name) in OWN_FILES {
                     own.push((target, mount::bind_path(&dir.join(name), false)?));
                 }
                 let mut trees = Vec::with_capacity(def.mounts.len());
@@ -613,7 +613,7 @@ pub(crate) fn account(root: &Root, wanted: &str, host: &crate::models::HostConfi
 }
 
 /// A bind's tree; `-v` makes the directory where it is missing.
-fn bind_tree(spec: &MountSpec) -> Result<(OwnedFd, bool)> {
+pub(crate) fn bind_tree(spec: &MountSpec) -> Result<(OwnedFd, bool)> {
     let path = PathBuf::from(&spec.source);
     if spec.create_source && !path.exists() {
         std::fs::create_dir_all(&path).map_err(|e| {

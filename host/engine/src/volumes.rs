@@ -200,7 +200,7 @@ impl Engine {
     }
 
     /// A volume as a detached tree.
-    async fn volume_tree(&self, now: &Now, spec: &MountSpec, read_only: bool) -> Result<OwnedFd> {
+    pub(crate) async fn volume_tree(&self, now: &Now, spec: &MountSpec, read_only: bool) -> Result<OwnedFd> {
         let volume = self
             .inner
             .volumes

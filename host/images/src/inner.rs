@@ -68,9 +68,10 @@ impl From<io::Error> for Error {
     fn from(e: io::Error) -> Self {
         let text = e.to_string();
         match e.kind() {
-            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidInput => {
-                Self::invalid(text)
-            }
+            io::ErrorKind::InvalidData
+            | io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::InvalidInput
+            | io::ErrorKind::AlreadyExists => Self::invalid(text),
             io::ErrorKind::FileTooLarge => Self::too_large(text),
             _ => Self::internal(text),
         }

@@ -19,6 +19,7 @@ use crate::record::{ImageRecord, Index, LayerRecord, NameRecord};
 
 pub mod archive;
 mod changes;
+mod commit;
 mod content;
 mod digest;
 pub mod driver;
@@ -36,6 +37,7 @@ mod save;
 pub mod snapshots;
 
 pub use changes::apply_changes;
+pub use commit::{Change, Changes, CommitOptions};
 pub use driver::StorageDriver;
 pub use error::{Error, Kind, Result};
 pub use model::{

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 
 use serde::Serialize;
 use wharf_kernel::files;
-use wharf_plan::files::{Mount, Op};
+use wharf_plan::files::{Mount, Op, Place};
 use wharf_plan::storage::{Kind, PrepareRequest, Purpose};
 use wharf_store::Transaction;
 
@@ -225,6 +225,12 @@ impl Snapshots {
             Ok(used.map_err(std::io::Error::from)?)
         })
         .await
+    }
+
+    /// The layer that it lies on, and the directory with what the container wrote, if there is one of its own.
+    pub(crate) async fn place(&self, container: &str) -> Result<(Option<String>, Option<Place>)> {
+        let record = self.stack(container).await?;
+        Ok((record.chain.clone(), record.stack.as_ref().and_then(|s| s.upper.clone())))
     }
 
     /// The driver's facts for `GraphDriver.Data` of `inspect`.

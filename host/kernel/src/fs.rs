@@ -227,6 +227,11 @@ impl Root {
     }
 }
 
+/// What an open file or a reference (`O_PATH`) leads to.
+pub fn stat_of(file: BorrowedFd<'_>) -> Result<libc::stat> {
+    sys::fstatat(file, c"")
+}
+
 /// The rest of an open file; EFBIG where there are more than `max` bytes.
 pub fn read_limited(file: &File, max: usize) -> Result<Vec<u8>> {
     let mut data = Vec::new();

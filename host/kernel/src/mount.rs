@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use crate::error::{Error, Result};
+use crate::fs::Root;
 pub use crate::sys::mount::{MountAttr, attr};
 use crate::sys::{file, mount as sys};
 
@@ -86,6 +87,82 @@ pub fn propagation(word: &str) -> Result<(u64, bool)> {
         _ => return Err(Error::refused(format!("propagation {word:?}"), libc::EINVAL, "unknown word")),
     };
     Ok((bit, recursive))
+}
+
+/// A detached tree and the place where it belongs in another one.
+#[derive(Debug)]
+pub struct Part {
+    /// Path from the other tree's root.
+    pub place: std::path::PathBuf,
+    /// The tree.
+    pub tree: OwnedFd,
+    /// It is a file, not a directory.
+    pub file: bool,
+}
+
+/// Puts detached trees onto their places in another one, in this order, and answers the whole as one detached tree. Every
+/// place is resolved beneath the root. It is made where it is missing; a part is left out where that is not possible.
+pub fn assemble(root: OwnedFd, parts: &[Part]) -> Result<OwnedFd> {
+    let Some((first, rest)) = parts.split_first() else { return Ok(root) };
+    let top = Root::new(root.try_clone()?);
+    match attach(&top, first) {
+        Ok(()) => {
+            rest.iter().try_for_each(|part| attach(&top, part))?;
+            Ok(root)
+        }
+        // Before Linux 6.15 a detached tree takes no mounts, but a mount namespace of one's own does.
+        Err(e) if e.is(libc::EINVAL) => assemble_elsewhere(root.as_fd(), parts),
+        Err(e) => Err(e),
+    }
+}
+
+fn attach(root: &Root, part: &Part) -> Result<()> {
+    let place = match root.resolve(&part.place) {
+        Ok(place) => place,
+        Err(e) if e.is_not_found() => match make_place(root, part) {
+            Ok(place) => place,
+            Err(e) if [libc::EROFS, libc::ENOTDIR, libc::EEXIST].iter().any(|n| e.is(*n)) => return Ok(()),
+            Err(e) => return Err(e),
+        },
+        Err(e) => return Err(e),
+    };
+    match sys::move_mount(part.tree.as_fd(), place.as_fd()) {
+        // A file where a directory should be, or the other way round.
+        Err(e) if e.is(libc::ENOTDIR) => Ok(()),
+        other => other,
+    }
+}
+
+fn make_place(root: &Root, part: &Part) -> Result<OwnedFd> {
+    if !part.file {
+        return root.mkdir_all(&part.place, 0o755);
+    }
+    if let Some(above) = part.place.parent() {
+        root.mkdir_all(above, 0o755)?;
+    }
+    root.write(&part.place, b"", 0o755)?;
+    root.resolve(&part.place)
+}
+
+fn assemble_elsewhere(root: BorrowedFd<'_>, parts: &[Part]) -> Result<OwnedFd> {
+    let job = move || -> Result<OwnedFd> {
+        crate::sys::process::unshare(crate::sys::process::CLONE_NEWNS)?;
+        // Nothing done here may reach the host's own mount table.
+        sys::set_root_propagation(libc::MS_PRIVATE)?;
+        // Any directory that is certainly there.
+        let point = || file::openat(None, c"/proc", libc::O_PATH | libc::O_DIRECTORY, 0);
+        sys::move_mount(root, point()?.as_fd())?;
+        let top = Root::new(point()?);
+        parts.iter().try_for_each(|part| attach(&top, part))?;
+        sys::open_tree(Some(top.as_fd()), c"", clone_flags(true))
+    };
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("mount".into()).spawn_scoped(scope, job);
+        match thread.map(std::thread::ScopedJoinHandle::join) {
+            Ok(Ok(result)) => result,
+            _ => Err(Error::refused("mount", libc::EAGAIN, "the thread that mounts could not run")),
+        }
+    })
 }
 
 /// A value for [`filesystem`].

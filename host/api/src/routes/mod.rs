@@ -1,5 +1,6 @@
 //! Handlers: each reads its parameters, gets the engine from the gate, and writes the answer.
 
+pub(crate) mod archive;
 pub(crate) mod auth;
 pub(crate) mod containers;
 pub(crate) mod exec;

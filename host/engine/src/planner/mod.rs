@@ -7,6 +7,7 @@ pub mod limits;
 pub mod modes;
 pub mod mounts;
 pub mod names;
+pub mod paths;
 pub mod ports;
 pub(crate) mod report;
 pub mod run;

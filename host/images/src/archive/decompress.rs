@@ -67,7 +67,7 @@ impl<R: Read> Read for Peek<R> {
 }
 
 /// Unpacks whatever the stream turns out to be; one that is not compressed is passed on.
-pub(crate) fn decompress<'a, R: Read + Send + 'a>(input: R) -> io::Result<Box<dyn Read + Send + 'a>> {
+pub fn decompress<'a, R: Read + Send + 'a>(input: R) -> io::Result<Box<dyn Read + Send + 'a>> {
     let peek = Peek::new(input)?;
     let compression = Compression::of(peek.start());
     if compression == Compression::None {

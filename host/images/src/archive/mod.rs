@@ -1,6 +1,8 @@
 //! Streams that others made: compression, tar, and what takes a tar apart and puts it together again.
 
-pub(crate) mod decompress;
+pub mod decompress;
+pub mod pack;
 pub(crate) mod recipe;
 pub mod tar;
 pub mod unpack;
+pub mod write;

@@ -89,6 +89,8 @@ pub struct Reader<'a, R> {
     padding: u64,
     globals: Pax,
     ended: bool,
+    /// An archive may end without its end marker, between two entries.
+    open_end: bool,
     /// Gets every byte that is not the content of a file, so that the stream can be put together again.
     recipe: Option<&'a mut Recipe>,
     /// The rest of this entry's content belongs to the recipe too.
@@ -116,6 +118,7 @@ impl<'a, R: Read> Reader<'a, R> {
             padding: 0,
             globals: Pax::default(),
             ended: false,
+            open_end: false,
             recipe: None,
             literal: true,
         }
@@ -123,6 +126,11 @@ impl<'a, R: Read> Reader<'a, R> {
 
     pub(crate) fn with_recipe(input: R, recipe: Option<&'a mut Recipe>) -> Self {
         Self { recipe, ..Self::new(input) }
+    }
+
+    /// Also takes an archive that ends without its end marker, as many programs write them.
+    pub fn with_open_end(input: R) -> Self {
+        Self { open_end: true, ..Self::new(input) }
     }
 
     fn note(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -203,8 +211,15 @@ impl<'a, R: Read> Reader<'a, R> {
         let mut long_name: Option<Vec<u8>> = None;
         let mut long_link: Option<Vec<u8>> = None;
         // Extended headers in a row describe one entry; a chain of them is no reason to go on for ever.
-        for _ in 0..16 {
-            let block = self.block()?;
+        for n in 0..16 {
+            let block = match self.block() {
+                // Less than a block that nothing came before: there is no further entry.
+                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof && self.open_end && n == 0 => {
+                    self.ended = true;
+                    return Ok(None);
+                }
+                other => other?,
+            };
             if block.iter().all(|b| *b == 0) {
                 self.ended = true;
                 return Ok(None);

@@ -73,8 +73,31 @@ pub struct Outcome {
     pub dangling: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
+/// How entries of an archive become files.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules {
+    /// What names that start with `.wh.` mean.
+    pub whiteouts: Whiteouts,
+    /// Who owns everything, whatever the archive says.
+    pub owner: Option<(u32, u32)>,
+    /// A directory never takes the place of something else, nor something else that of a directory.
+    pub keep_kinds: bool,
+    /// An entry for the root of the archive says how the directory looks that it is unpacked into.
+    pub root_meta: bool,
+}
+
+impl Rules {
+    /// Those of a layer.
+    pub fn layer(whiteouts: Whiteouts) -> Self {
+        Self { whiteouts, owner: None, keep_kinds: false, root_meta: true }
+    }
+}
+
 struct Unpack<'b> {
     tree: Tree,
+    /// Where in the tree everything goes.
+    at: &'b [u8],
+    rules: Rules,
     whiteouts: Whiteouts,
     budget: &'b Budget,
     outcome: Outcome,
@@ -96,9 +119,23 @@ pub fn unpack<R: Read>(
     whiteouts: Whiteouts,
     budget: &Budget,
 ) -> io::Result<Outcome> {
+    unpack_at(reader, Tree::new(root), b"", Rules::layer(whiteouts), budget)
+}
+
+/// Unpacks everything in `reader` into the directory `at` of a tree. Links on the way lead where they lead from the
+/// tree's root.
+pub fn unpack_at<R: Read>(
+    reader: &mut Reader<'_, R>,
+    tree: Tree,
+    at: &[u8],
+    rules: Rules,
+    budget: &Budget,
+) -> io::Result<Outcome> {
     let mut unpack = Unpack {
-        tree: Tree::new(root),
-        whiteouts,
+        tree,
+        at,
+        rules,
+        whiteouts: rules.whiteouts,
         budget,
         outcome: Outcome::default(),
         dirs: BTreeMap::new(),
@@ -114,7 +151,11 @@ pub fn unpack<R: Read>(
         }
         budget.spend(0)?;
         let shown = show(&header.path);
-        unpack.entry(reader, &header).map_err(|e| io::Error::new(blame(&e), format!("{shown}: {e}")))?;
+        unpack.entry(reader, &header).map_err(|e| match e.kind() {
+            // Says of what it is.
+            io::ErrorKind::AlreadyExists if e.raw_os_error().is_none() => e,
+            _ => io::Error::new(blame(&e), format!("{shown}: {e}")),
+        })?;
     }
     unpack.finish()
 }
@@ -172,10 +213,11 @@ fn kept(name: &[u8]) -> bool {
         || name.starts_with(b"system.posix_acl_")
 }
 
-fn meta(header: &Header) -> Meta {
+fn meta(header: &Header, owner: Option<(u32, u32)>) -> Meta {
+    let (uid, gid) = owner.unwrap_or((header.uid, header.gid));
     Meta {
-        uid: header.uid,
-        gid: header.gid,
+        uid,
+        gid,
         mode: header.mode,
         mtime: header.mtime,
         mtime_nsec: header.mtime_nsec,
@@ -198,16 +240,22 @@ const OPAQUE: &str = "trusted.overlay.opaque";
 
 impl Unpack<'_> {
     fn entry<R: Read>(&mut self, reader: &mut Reader<'_, R>, header: &Header) -> io::Result<()> {
-        let path = normal(&header.path).ok_or_else(|| invalid("the name leads outside of the layer"))?;
+        let path = normal(&header.path).ok_or_else(|| invalid("the name leads outside of the archive"))?;
         if matches!(header.kind, Kind::Other(_)) {
             return Ok(());
         }
         if path.is_empty() {
             if header.kind != Kind::Directory {
-                return Err(invalid("the root of a layer must be a directory"));
+                return Err(invalid("the root of an archive must be a directory"));
             }
-            self.dirs.insert(path, meta(header));
+            if self.rules.root_meta {
+                self.dirs.insert(path, meta(header, self.rules.owner));
+            }
             return Ok(());
+        }
+        let path = self.placed(path);
+        if self.rules.keep_kinds {
+            self.check_kind(&path, header.kind == Kind::Directory)?;
         }
         if self.whiteouts != Whiteouts::Plain {
             let (dir, name) = split(&path);
@@ -221,7 +269,7 @@ impl Unpack<'_> {
                 at = split(at).0;
             }
         }
-        let mut meta = meta(header);
+        let mut meta = meta(header, self.rules.owner);
         match header.kind {
             Kind::Directory => self.directory(reader, &path, meta)?,
             Kind::File => self.file(reader, &path, header, &mut meta)?,
@@ -242,6 +290,28 @@ impl Unpack<'_> {
             }
         }
         Ok(())
+    }
+
+    /// A path of the archive as one of the tree.
+    fn placed(&self, path: Vec<u8>) -> Vec<u8> {
+        if self.at.is_empty() { path } else { [self.at, b"/", &path].concat() }
+    }
+
+    fn check_kind(&mut self, path: &[u8], directory: bool) -> io::Result<()> {
+        let there = match self.tree.stat(path) {
+            Err(Errno::NOENT) => return Ok(()),
+            other => FileType::from_raw_mode(other?.st_mode).is_dir(),
+        };
+        let (from, to) = match (there, directory) {
+            (true, false) => ("directory", "non-directory"),
+            (false, true) => ("non-directory", "directory"),
+            _ => return Ok(()),
+        };
+        let rooted = |path: &[u8]| show(&[b"/", path].concat());
+        Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            format!("cannot overwrite {from} {} with {to} {}", rooted(path), rooted(self.at)),
+        ))
     }
 
     /// The directory that shall hold `path`, made if absent.
@@ -420,9 +490,13 @@ impl Unpack<'_> {
         target: &[u8],
     ) -> io::Result<()> {
         let target =
-            normal(target).ok_or_else(|| invalid("the target of a hard link lies outside of the layer"))?;
-        if target.is_empty() || target == path {
-            return Err(invalid("a hard link to itself or to the root"));
+            normal(target).ok_or_else(|| invalid("the target of a hard link lies outside of the archive"))?;
+        if target.is_empty() {
+            return Err(invalid("a hard link to the root"));
+        }
+        let target = self.placed(target);
+        if target == path {
+            return Err(invalid("a hard link to itself"));
         }
         let (parent, name) = self.place(reader, path)?;
         let (target_dir, target_name) = split(&target);
@@ -520,7 +594,7 @@ impl Unpack<'_> {
 
     fn finish(mut self) -> io::Result<Outcome> {
         for (path, meta) in std::mem::take(&mut self.dirs).iter_mut().rev() {
-            let dir = self.tree.open(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+            let dir = self.tree.open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW)?;
             set(meta, |m| m.set_open(&dir)).map_err(|e| {
                 let e = io::Error::from(e);
                 io::Error::new(e.kind(), format!("{}: {e}", show(path)))

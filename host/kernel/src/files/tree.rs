@@ -165,6 +165,7 @@ impl Meta {
 #[derive(Debug)]
 pub struct Tree {
     root: OwnedFd,
+    resolve: ResolveFlags,
     /// The directory used last: archives list the files of one directory together.
     last: Option<(Vec<u8>, Arc<OwnedFd>)>,
 }
@@ -172,7 +173,12 @@ pub struct Tree {
 impl Tree {
     /// A tree whose root is this directory.
     pub fn new(root: OwnedFd) -> Self {
-        Self { root, last: None }
+        Self { root, resolve: INSIDE, last: None }
+    }
+
+    /// As [`new`](Self::new), where other file systems are mounted inside that belong to it.
+    pub fn across(root: OwnedFd) -> Self {
+        Self { root, resolve: INSIDE.difference(ResolveFlags::NO_XDEV), last: None }
     }
 
     /// Its root.
@@ -183,7 +189,7 @@ impl Tree {
     /// Opens anything beneath the root; a link in last place is opened itself with `NOFOLLOW`.
     pub fn open(&self, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
         let path = if path.is_empty() { b"." } else { path };
-        open_resolved(self.root.as_fd(), path, flags | OFlags::CLOEXEC, INSIDE)
+        open_resolved(self.root.as_fd(), path, flags | OFlags::CLOEXEC, self.resolve)
     }
 
     /// Opens a directory; an empty path is the root.
@@ -364,17 +370,33 @@ pub fn walk<E: From<Errno>>(
     root: BorrowedFd<'_>,
     visit: &mut dyn FnMut(Entry<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
+    walk_tree(root, false, visit)
+}
+
+/// As [`walk`], also through what is mounted inside.
+pub fn walk_across<E: From<Errno>>(
+    root: BorrowedFd<'_>,
+    visit: &mut dyn FnMut(Entry<'_>) -> Result<(), E>,
+) -> Result<(), E> {
+    walk_tree(root, true, visit)
+}
+
+fn walk_tree<E: From<Errno>>(
+    root: BorrowedFd<'_>,
+    across: bool,
+    visit: &mut dyn FnMut(Entry<'_>) -> Result<(), E>,
+) -> Result<(), E> {
     let home = rustix::fs::fstat(root)?.st_dev;
     let mut todo: Vec<Vec<u8>> = vec![Vec::new()];
     while let Some(path) = todo.pop() {
         let at: &[u8] = if path.is_empty() { b"." } else { &path };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let dir = open_resolved(
-            root,
-            at,
-            flags,
-            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS,
-        )?;
+        let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        let dir = match open_resolved(root, at, flags, beneath) {
+            // Someone removed or replaced it meanwhile.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) if !path.is_empty() => continue,
+            other => other?,
+        };
         let mut names = Vec::new();
         for entry in Dir::read_from(&dir)? {
             let name = entry?.file_name().to_bytes().to_vec();
@@ -395,7 +417,7 @@ pub fn walk<E: From<Errno>>(
                 child.push(b'/');
             }
             child.extend_from_slice(name);
-            let enter = FileType::from_raw_mode(stat.st_mode).is_dir() && stat.st_dev == home;
+            let enter = FileType::from_raw_mode(stat.st_mode).is_dir() && (across || stat.st_dev == home);
             visit(Entry { path: &child, dir: dir.as_fd(), name, stat })?;
             if enter {
                 below.push(child);
