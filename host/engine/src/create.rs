@@ -10,7 +10,6 @@ use wharf_images::Image;
 use wharf_images::snapshots::{SnapshotOptions, SnapshotPlan};
 use wharf_io::StreamSpec;
 use wharf_plan::logs::Source;
-use wharf_store::Transaction;
 
 use crate::endpoints::{container_ref, labels};
 use crate::error::{Error, Kind, Result};
@@ -201,20 +200,19 @@ impl Engine {
         let (dirs, dir_id) = (self.inner.dirs.clone(), id.clone());
         let dir = self.inner.pool.start(move || dirs.create_container(&dir_id, &files));
         let size_limit = size_limit(&now)?;
-        let snapshot = self
+        let made = self
             .inner
             .images
             .snapshots()
-            .prepare(&id, &draft.image, SnapshotOptions { size_limit, ..SnapshotOptions::default() })
+            .make(&id, &draft.image, SnapshotOptions { size_limit, ..SnapshotOptions::default() })
             .await;
-        let made = dir.await.and_then(|r| r);
+        let dir = dir.await.and_then(|r| r);
         let mut volumes = Vec::new();
         let result = async {
-            snapshot?;
-            made?;
+            let (_, mut tx) = made?;
+            dir?;
             now = self.make_volumes(&now, &mut volumes).await?;
             let container = self.new_container(now.clone());
-            let mut tx = Transaction::new();
             put(&mut tx, CONTAINERS, &id, &*now.def)?;
             put(&mut tx, STATES, &id, &*now.state)?;
             // The registry has reserved the name; the store makes sure.
@@ -243,7 +241,7 @@ impl Engine {
 
     /// Takes away what a failed create has made.
     async fn unmake_container(&self, id: &str, volumes: Vec<String>) {
-        if let Err(error) = self.inner.images.snapshots().remove(id).await {
+        if let Err(error) = self.inner.images.snapshots().give_up(id).await {
             tracing::warn!(%error, id, "file system of a failed create not removed; the next sweep will");
         }
         for name in volumes {
@@ -385,20 +383,8 @@ impl Engine {
                 draft.now.def.name, other.id
             )));
         }
-        let snapshot = self
-            .inner
-            .images
-            .snapshots()
-            .prepare(
-                &draft.now.def.id,
-                &draft.image,
-                SnapshotOptions {
-                    dry_run: true,
-                    size_limit: size_limit(&draft.now)?,
-                    ..SnapshotOptions::default()
-                },
-            )
-            .await?;
+        let options = SnapshotOptions { size_limit: size_limit(&draft.now)?, ..SnapshotOptions::default() };
+        let snapshot = self.inner.images.snapshots().plan(&draft.now.def.id, &draft.image, options).await?;
         self.report(&draft.now, Some(snapshot), draft.policies, &draft.warnings).await
     }
 

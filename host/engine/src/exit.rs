@@ -154,6 +154,10 @@ impl Engine {
         if let Ok(Err(error)) = cgroup.await {
             tracing::warn!(%error, id = before.def.id, "cgroup not removed; the next sweep will");
         }
+        if !again {
+            // Its mount and descriptor; the next start makes them anew.
+            self.inner.images.snapshots().release(&before.def.id);
+        }
         self.after_exit(container, held, again, run).await;
     }
 

@@ -61,20 +61,16 @@ impl Engine {
         let now = container.now();
         let id = &now.def.id;
         container.io.removed();
-        // First the file system: with the record gone nobody would know of it before the next sweep.
-        if let Err(e) = self.inner.images.snapshots().remove(id).await {
+        let (dirs, dir_id) = (self.inner.dirs.clone(), id.clone());
+        let mut tx = Transaction::new();
+        tx.delete(CONTAINERS, id).delete(STATES, id).delete(NAMES, &now.def.name);
+        // The record and the file system go together.
+        if let Err(e) = self.inner.images.snapshots().remove(id, tx).await {
             held.removing = false;
             let _ = self.set_state(container, |s| s.status = Status::Dead).await;
             return Err(Error::from(e).context(format_args!("unable to remove filesystem for {id}")));
         }
-        let (dirs, dir_id) = (self.inner.dirs.clone(), id.clone());
         let dir = self.inner.pool.start(move || dirs.remove_container(&dir_id));
-        let mut tx = Transaction::new();
-        tx.delete(CONTAINERS, id).delete(STATES, id).delete(NAMES, &now.def.name);
-        if let Err(e) = self.inner.store.commit(tx).await {
-            held.removing = false;
-            return Err(e.into());
-        }
         self.inner.registry.remove(id, &now.def.name);
         self.inner.execs.forget_container(&container.exec_ids());
         if let Ok(Err(error)) = dir.await {

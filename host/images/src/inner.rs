@@ -257,6 +257,43 @@ impl Inner {
 
     /// Removes a snapshot that is not a layer (any more). `also` is committed together with the decision.
     pub(crate) async fn discard(&self, record: &SnapshotRecord, also: Transaction) -> Result<()> {
+        let (ops, done) = self.decide_removal(record, also).await?;
+        let roots = Arc::clone(&self.roots);
+        blocking(move || Ok(files::take_back(&roots, &ops)?)).await?;
+        self.settings.store.commit(done).await?;
+        Ok(())
+    }
+
+    /// The same for a container that goes. Once it is decided there is no way back, so nothing after it is an error: the
+    /// next start finishes what is left.
+    pub(crate) async fn remove_for_good(
+        self: &Arc<Self>,
+        record: &SnapshotRecord,
+        also: Transaction,
+    ) -> Result<()> {
+        let (ops, done) = self.decide_removal(record, also).await?;
+        let id = record.snapshot.id.clone();
+        let roots = Arc::clone(&self.roots);
+        if let Err(error) = blocking(move || Ok(files::take_back(&roots, &ops)?)).await {
+            tracing::error!(%error, id, "files of a removed container are left; the next start removes them");
+            return Ok(());
+        }
+        let store = self.settings.store.clone();
+        // Nobody waits for it: it only says that there is nothing left to do.
+        tokio::spawn(async move {
+            if let Err(error) = store.commit(done).await {
+                tracing::warn!(%error, id, "a finished removal is not recorded; the next start will");
+            }
+        });
+        Ok(())
+    }
+
+    /// Records that a snapshot goes. Answers what to undo and what to commit when that is done.
+    async fn decide_removal(
+        &self,
+        record: &SnapshotRecord,
+        also: Transaction,
+    ) -> Result<(Vec<Op>, Transaction)> {
         let driver = &self.settings.storage;
         let id = &record.snapshot.id;
         let mut kv = Transaction::new();
@@ -276,12 +313,9 @@ impl Inner {
         let mut decision = Transaction::new();
         decision.put(SNAPSHOTS, &self.key(id), encode(&journaled)?).merge(also);
         self.settings.store.commit(decision).await?;
-        let roots = Arc::clone(&self.roots);
-        blocking(move || Ok(files::take_back(&roots, &ops)?)).await?;
         let mut done = Transaction::new();
         done.delete(SNAPSHOTS, &self.key(id)).merge(kv);
-        self.settings.store.commit(done).await?;
-        Ok(())
+        Ok((ops, done))
     }
 
     /// Removes what an earlier process began and did not finish. One thing that cannot be removed does not keep the

@@ -39,8 +39,6 @@ pub struct SnapshotPlan {
 pub struct SnapshotOptions {
     /// Bytes it may grow to (`--storage-opt size=`).
     pub size_limit: Option<u64>,
-    /// Only plan; change nothing.
-    pub dry_run: bool,
     /// Label of the mount under `SELinux`.
     pub mount_label: Option<String>,
 }
@@ -60,26 +58,40 @@ impl Snapshots {
             .ok_or_else(|| Error::not_found(format!("container {container} has no root file system")))
     }
 
-    fn keep(&self, container: &str, record: SnapshotRecord) {
+    fn insert(&self, container: &str, record: SnapshotRecord) {
         let mut containers = self.inner().containers.write().unwrap_or_else(PoisonError::into_inner);
         containers.insert(container.to_owned(), Arc::new(record));
     }
 
-    /// Makes the writable file system of a container on top of an image. With `dry_run` only plans it.
-    pub async fn prepare(
+    /// What [`make`](Self::make) would do; nothing is changed.
+    pub async fn plan(
         &self,
         container: &str,
         image: &Image,
         options: SnapshotOptions,
     ) -> Result<SnapshotPlan> {
         let inner = self.inner();
-        // The image may go while this runs; its layers may not.
-        let _pin = image.chain_id().map(|chain| inner.pin(chain));
         let mut operation = operation();
-        operation.dry_run = options.dry_run;
+        operation.dry_run = true;
+        let request = self.request(container, image, options)?;
+        let driver = &inner.settings.storage;
+        let Answer { value: prepared, .. } = driver.prepare(&operation, &request).await?;
+        let snapshot = wharf_plan::storage::Snapshot {
+            id: request.id,
+            kind: Kind::Active,
+            labels: request.labels,
+            cookie: prepared.cookie,
+        };
+        let stack = inner.stack(&operation, &snapshot, &request.lineage, Purpose::RunContainer).await?;
+        driver.check(&prepared.ops, &stack.mounts)?;
+        Ok(SnapshotPlan { plugin: inner.plugin.clone(), ops: prepared.ops, mounts: stack.mounts })
+    }
+
+    fn request(&self, container: &str, image: &Image, options: SnapshotOptions) -> Result<PrepareRequest> {
+        let inner = self.inner();
         let lineage = Inner::lineage(&inner.index.load(), image.chain_id())
             .map_err(|_| Error::not_found(format!("No such image: {}", image.id)))?;
-        let request = PrepareRequest {
+        Ok(PrepareRequest {
             id: container.to_owned(),
             kind: Kind::Active,
             lineage,
@@ -88,45 +100,70 @@ impl Snapshots {
             size_limit: options.size_limit,
             id_maps: Vec::new(),
             mount_label: options.mount_label,
-        };
+        })
+    }
+
+    /// Makes the writable file system of a container on top of an image.
+    ///
+    /// It lasts once the transaction is committed, together with the container's record; until then
+    /// [`give_up`](Self::give_up) takes it away again, and so does the next start of a daemon that died between.
+    pub async fn make(
+        &self,
+        container: &str,
+        image: &Image,
+        options: SnapshotOptions,
+    ) -> Result<(SnapshotPlan, Transaction)> {
+        let inner = self.inner();
+        // The image may go while this runs; its layers may not.
+        let _pin = image.chain_id().map(|chain| inner.pin(chain));
+        let operation = operation();
+        let request = self.request(container, image, options)?;
         let lineage = request.lineage.clone();
-        if options.dry_run {
-            let driver = &inner.settings.storage;
-            let Answer { value: prepared, .. } = driver.prepare(&operation, &request).await?;
-            let snapshot = wharf_plan::storage::Snapshot {
-                id: request.id,
-                kind: Kind::Active,
-                labels: request.labels,
-                cookie: prepared.cookie,
-            };
-            let stack = inner.stack(&operation, &snapshot, &lineage, Purpose::RunContainer).await?;
-            driver.check(&prepared.ops, &stack.mounts)?;
-            return Ok(SnapshotPlan {
-                plugin: inner.plugin.clone(),
-                ops: prepared.ops,
-                mounts: stack.mounts,
-            });
-        }
-        let (mut record, kv, ops) =
+        let (mut record, mut transaction, ops) =
             inner.prepare(&operation, request, image.chain_id().map(str::to_owned)).await?;
-        let stack = match inner.stack(&operation, &record.snapshot, &lineage, Purpose::RunContainer).await {
-            Ok(stack) => stack,
+        let ready = async {
+            let stack = inner.stack(&operation, &record.snapshot, &lineage, Purpose::RunContainer).await?;
+            let mounts = stack.mounts.clone();
+            record.stack = Some(stack);
+            record.state = State::Ready;
+            transaction.put(SNAPSHOTS, &inner.key(container), encode(&record)?);
+            Ok(mounts)
+        };
+        match ready.await {
+            Ok(mounts) => {
+                self.insert(container, record);
+                Ok((SnapshotPlan { plugin: inner.plugin.clone(), ops, mounts }, transaction))
+            }
             Err(error) => {
                 inner.discard(&record, Transaction::new()).await?;
-                return Err(error);
+                Err(error)
             }
-        };
-        let mounts = stack.mounts.clone();
-        record.stack = Some(stack);
-        record.state = State::Ready;
-        let mut transaction = kv;
-        transaction.put(SNAPSHOTS, &inner.key(container), encode(&record)?);
-        if let Err(error) = inner.settings.store.commit(transaction).await {
-            inner.discard(&record, Transaction::new()).await?;
+        }
+    }
+
+    /// [`make`](Self::make), where there is nothing to record beside it.
+    pub async fn prepare(
+        &self,
+        container: &str,
+        image: &Image,
+        options: SnapshotOptions,
+    ) -> Result<SnapshotPlan> {
+        let (plan, transaction) = self.make(container, image, options).await?;
+        if let Err(error) = self.inner().settings.store.commit(transaction).await {
+            self.give_up(container).await?;
             return Err(error.into());
         }
-        self.keep(container, record);
-        Ok(SnapshotPlan { plugin: inner.plugin.clone(), ops, mounts })
+        Ok(plan)
+    }
+
+    /// What was made is not wanted after all. One that does not exist is no error.
+    pub async fn give_up(&self, container: &str) -> Result<()> {
+        let Some(record) = self.record(container) else { return Ok(()) };
+        self.release(container);
+        self.inner().discard(&record, Transaction::new()).await?;
+        let mut containers = self.inner().containers.write().unwrap_or_else(PoisonError::into_inner);
+        containers.remove(container);
+        Ok(())
     }
 
     /// How to mount it: as planned when it was made; after a reboot the driver is asked again.
@@ -143,7 +180,7 @@ impl Snapshots {
         let mut transaction = Transaction::new();
         transaction.put(SNAPSHOTS, &inner.key(container), encode(&fresh)?);
         inner.settings.store.commit(transaction).await?;
-        self.keep(container, fresh.clone());
+        self.insert(container, fresh.clone());
         Ok(Arc::new(fresh))
     }
 
@@ -189,12 +226,15 @@ impl Snapshots {
         }
     }
 
-    /// Removes it. One that does not exist is no error. The disk space is freed in the background.
-    pub async fn remove(&self, container: &str) -> Result<()> {
-        let Some(record) = self.record(container) else { return Ok(()) };
+    /// Removes it, together with what `also` removes: either both are decided or none. One that does not exist is no
+    /// error. The disk space is freed in the background.
+    pub async fn remove(&self, container: &str, also: Transaction) -> Result<()> {
         let inner = self.inner();
+        let Some(record) = self.record(container) else {
+            return Ok(inner.settings.store.commit(also).await?);
+        };
         self.release(container);
-        inner.discard(&record, Transaction::new()).await?;
+        inner.remove_for_good(&record, also).await?;
         let mut containers = inner.containers.write().unwrap_or_else(PoisonError::into_inner);
         containers.remove(container);
         Ok(())
@@ -263,7 +303,7 @@ impl Snapshots {
             containers.keys().filter(|id| !live.contains(*id)).cloned().collect()
         };
         for container in &known {
-            self.remove(container).await?;
+            self.remove(container, Transaction::new()).await?;
         }
         Ok(known)
     }

@@ -58,9 +58,8 @@ async fn an_image_from_load_to_a_container_and_back_to_nothing() {
 
         let snapshots = images.snapshots();
         let id = "c".repeat(64);
-        let dry = SnapshotOptions { dry_run: true, ..SnapshotOptions::default() };
         let files_before = home.files();
-        let plan = snapshots.prepare(&id, &image, dry).await.unwrap();
+        let plan = snapshots.plan(&id, &image, SnapshotOptions::default()).await.unwrap();
         assert!(!plan.ops.is_empty() && !plan.mounts.is_empty());
         assert!(!snapshots.exists(&id));
         assert_eq!(home.files(), files_before, "a dry run changes nothing");
@@ -131,8 +130,8 @@ async fn an_image_from_load_to_a_container_and_back_to_nothing() {
             let root = snapshots.mount(&id).await.unwrap();
             assert!(at(&root).join("etc/passwd").exists());
         }
-        snapshots.remove(&id).await.unwrap();
-        snapshots.remove(&id).await.unwrap();
+        snapshots.remove(&id, wharf_store::Transaction::new()).await.unwrap();
+        snapshots.remove(&id, wharf_store::Transaction::new()).await.unwrap();
         assert!(!snapshots.exists(&id));
         drop((snapshots, images));
         let images = home.open().await;
