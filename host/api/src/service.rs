@@ -27,6 +27,9 @@ use wharf_io::{AttachQuery, LogQuery, StdinEnd, Written};
 use wharf_plan::auth::{Connection, Operation, Target};
 use wharf_plan::types::{Identity, Labels};
 
+/// How long the end of an exec's stream waits for the exit code, which clients ask for next.
+const EXIT_CODE: std::time::Duration = std::time::Duration::from_secs(3);
+
 /// An answer that is being worked on.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 
@@ -355,7 +358,8 @@ impl Service for Engine {
             Ok(started.map(|(output, stdin)| {
                 let mut session = session(output, stdin);
                 let exit = futures_util::stream::once(async move {
-                    engine.exec_ended(&id).await;
+                    // A process may close its output and go on; its client is not kept for that.
+                    let _ = tokio::time::timeout(EXIT_CODE, engine.exec_ended(&id)).await;
                     Ok(Bytes::new())
                 });
                 session.output.bytes = Box::pin(session.output.bytes.chain(exit));

@@ -29,7 +29,7 @@ struct Progress {
     exit_code: Option<i32>,
 }
 
-struct Exec {
+pub(crate) struct Exec {
     id: String,
     container: String,
     config: ExecConfig,
@@ -40,6 +40,14 @@ struct Exec {
 }
 
 impl Exec {
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    pub(crate) fn exit_code(&self) -> Option<i32> {
+        self.progress().exit_code
+    }
+
     fn progress(&self) -> MutexGuard<'_, Progress> {
         // A plain value; whole after every statement.
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
@@ -141,6 +149,17 @@ impl Engine {
             || &config,
         )
         .await?;
+        let exec = self.add_exec(&container, &now, config)?;
+        Ok(IdResponse { id: exec.id.clone() })
+    }
+
+    /// Makes an exec of a checked configuration.
+    pub(crate) fn add_exec(
+        &self,
+        container: &crate::registry::Container,
+        now: &Now,
+        config: ExecConfig,
+    ) -> Result<Arc<Exec>> {
         let id = names::id();
         let io = self.inner.streams.exec(ExecSpec {
             tty: config.tty == Some(true),
@@ -158,10 +177,20 @@ impl Engine {
             progress: Mutex::default(),
             ended: tokio::sync::Notify::new(),
         });
-        self.inner.execs.map().insert(id.clone(), exec);
-        self.remember_exec(&container, &id);
-        self.container_event(&now, &action, &[("execID", &id)]);
-        Ok(IdResponse { id })
+        self.inner.execs.map().insert(id.clone(), Arc::clone(&exec));
+        self.remember_exec(container, &id);
+        self.container_event(now, &action, &[("execID", &id)]);
+        Ok(exec)
+    }
+
+    /// Forgets an exec that nobody will ask for.
+    pub(crate) fn drop_exec(&self, container: &crate::registry::Container, exec: &Exec) {
+        // One that still runs is forgotten with its container, or when there are too many.
+        let progress = *exec.progress();
+        if progress.exit_code.is_some() || !progress.running {
+            container.exec_ids().remove(&exec.id);
+            self.inner.execs.map().remove(&exec.id);
+        }
     }
 
     /// Adds it to its container and forgets ended ones when there are too many.
@@ -176,6 +205,14 @@ impl Engine {
                 .cloned()
                 .collect();
             for old in ended {
+                ids.remove(&old);
+                map.remove(&old);
+            }
+            // Then those that nobody has started.
+            let surplus = ids.len().saturating_sub(REMEMBERED);
+            let idle = |old: &&String| *old != id && map.get(*old).is_none_or(|e| !e.progress().started);
+            let idle: Vec<String> = ids.iter().filter(idle).take(surplus).cloned().collect();
+            for old in idle {
                 ids.remove(&old);
                 map.remove(&old);
             }

@@ -118,7 +118,7 @@ pub(crate) fn mount_points(engine: &Engine, def: &Definition) -> Vec<Value> {
 fn state(now: &Now) -> Value {
     let s = &now.state;
     let status = s.status;
-    json!({
+    let mut value = json!({
         "Status": status.word(),
         "Running": status.is_alive() || status == Status::Restarting,
         "Paused": status == Status::Paused,
@@ -130,7 +130,11 @@ fn state(now: &Now) -> Value {
         "Error": s.error,
         "StartedAt": rfc3339(s.started_at),
         "FinishedAt": rfc3339(s.finished_at),
-    })
+    });
+    if let (Some(health), Some(map)) = (&s.health, value.as_object_mut()) {
+        map.insert("Health".into(), crate::health::inspect(health));
+    }
+    value
 }
 
 impl Engine {

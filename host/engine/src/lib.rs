@@ -18,6 +18,7 @@ pub mod error;
 pub mod exec;
 mod exit;
 mod filesystem;
+mod health;
 mod host;
 pub mod images;
 mod inspect;

@@ -38,7 +38,10 @@ pub(crate) fn status_text(now: &Now, at: u64) -> String {
     let since = |then: u64| human_duration(at.saturating_sub(then) / 1_000_000_000);
     match s.status {
         Status::Created | Status::Starting => "Created".into(),
-        Status::Running => format!("Up {}", since(s.started_at)),
+        Status::Running => match &s.health {
+            Some(health) => format!("Up {} ({})", since(s.started_at), health.status.column()),
+            None => format!("Up {}", since(s.started_at)),
+        },
         Status::Paused => format!("Up {} (Paused)", since(s.started_at)),
         Status::Restarting => format!("Restarting ({}) {} ago", s.exit_code, since(s.finished_at)),
         Status::Removing => "Removal In Progress".into(),
@@ -110,6 +113,10 @@ impl Engine {
             "HostConfig": {"NetworkMode": def.host.network_mode},
             "NetworkSettings": {"Networks": networks},
             "Mounts": mount_points(self, def),
+            "Health": {
+                "Status": crate::health::word(now),
+                "FailingStreak": now.state.health.as_ref().map_or(0, |h| h.failing_streak),
+            },
         });
         if let (Some((rw, root)), Some(map)) = (sizes, value.as_object_mut()) {
             map.insert("SizeRw".into(), json!(rw));
@@ -442,7 +449,7 @@ impl<'a> Filter<'a> {
             && any("volume", &|v| def.mounts.iter().any(|m| m.source == v || m.destination == v))
             && any("publish", &|p| port(p, true))
             && any("expose", &|p| port(p, false))
-            && any("health", &|h| h == "none")
+            && any("health", &|h| h == crate::health::word(now))
             && any("is-task", &|t| matches!(t, "false" | "0"))
             && any("isolation", &|i| matches!(i, "" | "default"))
     }

@@ -128,6 +128,8 @@ pub(crate) struct State {
     pub(crate) cgroup: String,
     /// Boot during which it was started.
     pub(crate) boot: String,
+    /// Of this run, if it is checked.
+    pub(crate) health: Option<crate::planner::health::Health>,
 }
 
 /// A network.

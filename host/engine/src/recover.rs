@@ -142,6 +142,8 @@ impl Engine {
                 );
                 if let Some(status) = entry.exit {
                     self.record_exit(container, &mut held, status).await;
+                } else {
+                    self.watch_health(container, true);
                 }
                 Ok(None)
             }

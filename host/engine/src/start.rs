@@ -17,7 +17,7 @@ use crate::planner::modes::{Ipc, Mode, NetworkMode};
 use crate::planner::mounts::{Kind as MountKind, MountSpec};
 use crate::planner::run::{self, HostDevice, Start};
 use crate::planner::security::Seccomp;
-use crate::planner::{config, security, user};
+use crate::planner::{config, health, security, user};
 use crate::policy::Subject;
 use crate::record::{Endpoint, STATES, State, Status, put};
 use crate::registry::{Container, Held, Now};
@@ -108,6 +108,7 @@ impl Engine {
             endpoints: BTreeMap::new(),
             cgroup: cgroup.clone(),
             boot: self.inner.host.boot.clone(),
+            health: health::Plan::of(&now.def.config).map(|_| health::Health::default()),
         };
         match self.try_start(container, &now, &mut state).await {
             Ok(()) => Ok(()),
@@ -476,6 +477,7 @@ impl Engine {
             }
         }
         self.container_event(now, "start", &[]);
+        self.watch_health(container, false);
         if now.def.config.stdin_once == Some(true) {
             let (keeper, io, id) = (self.inner.keeper.clone(), Arc::clone(&container.io), now.def.id.clone());
             tokio::spawn(async move {

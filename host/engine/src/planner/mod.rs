@@ -3,6 +3,7 @@
 pub mod caps;
 pub mod config;
 pub mod files;
+pub mod health;
 pub mod limits;
 pub mod modes;
 pub mod mounts;
