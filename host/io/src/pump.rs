@@ -47,6 +47,8 @@ struct Feed {
     last: AtomicBool,
     /// Taken out of epoll until a reader moves.
     held: AtomicBool,
+    /// A terminal that nobody has open: reported once, until somebody opens it again and writes.
+    hung: AtomicBool,
     /// Microseconds of the thread's clock at the last turn.
     turned: AtomicU64,
 }
@@ -147,6 +149,7 @@ impl Pump {
                 sink: Sink::Spool(spool, stream),
                 last: AtomicBool::new(false),
                 held: AtomicBool::new(false),
+                hung: AtomicBool::new(false),
                 turned: AtomicU64::new(0),
             },
         )
@@ -155,8 +158,9 @@ impl Pump {
     /// Reads a stream to its end and throws it away.
     pub(crate) fn discard(&self, fd: OwnedFd, terminal: bool) -> io::Result<()> {
         let thread = self.choose();
-        let (last, held) = (AtomicBool::new(false), AtomicBool::new(false));
-        let feed = Feed { fd, terminal, sink: Sink::Nowhere, last, held, turned: AtomicU64::new(0) };
+        let no = || AtomicBool::new(false);
+        let (sink, turned) = (Sink::Nowhere, AtomicU64::new(0));
+        let feed = Feed { fd, terminal, sink, last: no(), held: no(), hung: no(), turned };
         self.add(thread, feed).map(|_| ())
     }
 
@@ -336,13 +340,10 @@ impl Thread {
         }
         match turn {
             Turn::More if feed.terminal => {
-                // Armed anew: it may be edge-triggered since a hang-up.
-                let _ = epoll::modify(
-                    &self.worker.epoll,
-                    &feed.fd,
-                    EventData::new_u64(key as u64),
-                    EventFlags::IN,
-                );
+                if feed.hung.swap(false, Ordering::SeqCst) {
+                    // Edge-triggered, the rest would not be reported.
+                    self.watch(&feed, key, EventFlags::IN);
+                }
             }
             Turn::Empty if feed.last.load(Ordering::SeqCst) => self.remove(key),
             Turn::More | Turn::Empty => {}
@@ -350,11 +351,9 @@ impl Thread {
             Turn::HungUp => {
                 if feed.last.load(Ordering::SeqCst) {
                     self.remove(key);
-                } else {
-                    // Level-triggered it would be reported for ever.
-                    let flags = EventFlags::IN | EventFlags::ET;
-                    let _ =
-                        epoll::modify(&self.worker.epoll, &feed.fd, EventData::new_u64(key as u64), flags);
+                } else if !feed.hung.swap(true, Ordering::SeqCst) {
+                    // Level-triggered it would be reported for ever, and so it would when set anew each time.
+                    self.watch(&feed, key, EventFlags::IN | EventFlags::ET);
                 }
             }
             Turn::Hold(wait) => {
@@ -368,6 +367,11 @@ impl Thread {
         {
             self.remember(key);
         }
+    }
+
+    fn watch(&self, feed: &Feed, key: usize, flags: EventFlags) {
+        // Only a descriptor that is not there could fail, and then there is nothing to watch.
+        let _ = epoll::modify(&self.worker.epoll, &feed.fd, EventData::new_u64(key as u64), flags);
     }
 
     /// The process is gone. What it wrote is in the pipe, so at most what a pipe holds is read.

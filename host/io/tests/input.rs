@@ -162,16 +162,24 @@ async fn a_terminal_that_was_closed_may_be_opened_again() {
     let (master, slave) = terminal();
     let again = master.try_clone().unwrap();
     io.started(Some(master));
-    for n in 0..3 {
-        let mut slave = if n == 0 {
-            slave.try_clone().unwrap()
+    let mut first = Some(slave);
+    for _ in 0..3 {
+        let mut slave = if let Some(slave) = first.take() {
+            slave
         } else {
             rustix::pty::ioctl_tiocgptpeer(&again, OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap().into()
         };
         slave.write_all(b"#").unwrap();
         assert_eq!(client.output.next().await.unwrap().unwrap(), "#");
     }
-    drop((slave, again));
+    // Closed, it costs nothing: a thread that is told of it again and again would use all of this time.
+    let cpu = || rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    let before = cpu();
+    let pause = std::time::Duration::from_millis(300);
+    tokio::time::sleep(pause).await;
+    let used = std::time::Duration::try_from(cpu() - before).unwrap();
+    assert!(used < pause / 3, "{used:?}");
+    drop(again);
     io.finished().await;
     assert!(client.output.next().await.is_none());
 }
