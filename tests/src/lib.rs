@@ -177,6 +177,11 @@ impl Daemon {
         });
     }
 
+    /// Further arguments from the next start on, in place of those of [`Options`].
+    pub fn set_args(&mut self, args: &[&str]) {
+        self.options.args = args.iter().map(|a| (*a).to_owned()).collect();
+    }
+
     /// A command that runs inside the daemon's network namespace.
     pub fn in_namespace(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("nsenter");

@@ -6,12 +6,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::Response;
+use axum::{Extension, Router};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{Bytes, BytesMut};
 use futures_util::{FutureExt, TryStreamExt};
 use http_body_util::{BodyExt, BodyStream};
-use hyper::body::Incoming;
 use hyper::header::{
     AUTHORIZATION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, UPGRADE,
 };
@@ -29,7 +32,7 @@ use wharf_plan::types::Identity;
 
 use crate::error::Failure;
 use crate::http::conn::{Answer, Handler, Hijacker};
-use crate::http::reply::{self, Reply};
+use crate::http::reply;
 use crate::http::wire::Socket;
 use crate::ops::{self, Op};
 use crate::peer::{self, Other};
@@ -57,9 +60,18 @@ impl Visitor {
         Self { other: peer::other(socket), connection: OnceCell::new(), identity: Mutex::new(None) }
     }
 
-    /// A browser could have been led here.
+    /// A browser could have been led here. One that holds a client certificate of this daemon asks its user first.
     fn reachable_by_browsers(&self) -> bool {
-        matches!(self.other, Other::Tcp(..))
+        match &self.other {
+            Other::Tcp(..) => true,
+            Other::Tls(_, _, chain, _) => chain.is_empty(),
+            Other::Unix(_) | Other::Unknown => false,
+        }
+    }
+
+    /// Host names other than this machine's own are an attack on a plain loopback port, and normal where others come in.
+    fn names_matter(&self) -> bool {
+        matches!(self.other, Other::Tcp(_, _, false))
     }
 
     /// What the kernel and the user database say, asked once.
@@ -115,7 +127,7 @@ pub(crate) struct Call {
     version: Version,
     query: Query,
     headers: HeaderMap,
-    body: Option<Incoming>,
+    body: Mutex<Option<Body>>,
     hijacker: Option<Hijacker>,
     service: Arc<dyn Service>,
     visitor: Arc<Visitor>,
@@ -204,7 +216,7 @@ impl Call {
         &mut self,
     ) -> Result<(Box<dyn AsyncRead + Send + Unpin>, Granted), Failure> {
         let granted = self.authorize(None, true).await?;
-        let reader: Box<dyn AsyncRead + Send + Unpin> = match self.body.take() {
+        let reader: Box<dyn AsyncRead + Send + Unpin> = match self.take_body() {
             Some(body) => {
                 let frames = BodyStream::new(body)
                     .try_filter_map(|frame| async move { Ok(frame.into_data().ok()) })
@@ -216,9 +228,13 @@ impl Call {
         Ok((reader, granted))
     }
 
+    fn take_body(&mut self) -> Option<Body> {
+        self.body.get_mut().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
     /// The whole body, within limits.
     pub(crate) async fn bytes(&mut self) -> Result<Bytes, Failure> {
-        let Some(body) = self.body.take() else {
+        let Some(body) = self.take_body() else {
             return Ok(Bytes::new());
         };
         let too_large = || {
@@ -261,7 +277,7 @@ impl Call {
     }
 }
 
-async fn collect(mut body: Incoming, too_large: impl Fn() -> Failure) -> Result<Bytes, Failure> {
+async fn collect(mut body: Body, too_large: impl Fn() -> Failure) -> Result<Bytes, Failure> {
     let mut first: Option<Bytes> = None;
     let mut all = BytesMut::new();
     while let Some(frame) = body.frame().await {
@@ -282,16 +298,48 @@ async fn collect(mut body: Incoming, too_large: impl Fn() -> Failure) -> Result<
     Ok(first.unwrap_or_else(|| all.freeze()))
 }
 
+/// Who sent a request and over what, beside it on its way through the router.
+#[derive(Clone)]
+pub(crate) struct Origins {
+    visitor: Arc<Visitor>,
+    hijacker: Option<Hijacker>,
+}
+
+/// All that can be asked, as one router: what no route matches is looked up in the table of operations, which takes
+/// names with slashes in their middle.
+pub(crate) fn router(service: Arc<dyn Service>) -> Router {
+    Router::new().fallback(operation).with_state(service).layer(axum::middleware::map_response(common))
+}
+
 /// Makes the handler of one connection.
-pub(crate) fn welcome(service: Arc<dyn Service>, socket: &Socket) -> Handler {
+pub(crate) fn welcome(router: &Router, socket: &Socket) -> Handler {
     let visitor = Arc::new(Visitor::new(socket));
-    Arc::new(move |request, hijacker| answer(&service, &visitor, request, hijacker))
+    let router = router.clone();
+    Arc::new(move |request, hijacker| {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(Origins { visitor: Arc::clone(&visitor), hijacker });
+        let answer = tower_service::Service::call(&mut router.clone(), request);
+        Box::pin(async move {
+            match answer.await {
+                Ok(reply) => reply,
+                Err(never) => match never {},
+            }
+        })
+    })
+}
+
+async fn operation(
+    State(service): State<Arc<dyn Service>>,
+    Extension(origins): Extension<Origins>,
+    request: Request<Body>,
+) -> Response {
+    answer(&service, &origins.visitor, request, origins.hijacker).await
 }
 
 fn answer(
     service: &Arc<dyn Service>,
     visitor: &Arc<Visitor>,
-    request: Request<Incoming>,
+    request: Request<Body>,
     hijacker: Option<Hijacker>,
 ) -> Answer {
     match prepare(service, visitor, request, hijacker) {
@@ -324,10 +372,10 @@ fn answer(
                         reply::failure(&failure)
                     }
                 };
-                finish(reply)
+                reply.map(Body::new)
             })
         }
-        Err(failure) => Box::pin(std::future::ready(finish(reply::failure(&failure)))),
+        Err(failure) => Box::pin(std::future::ready(reply::failure(&failure).map(Body::new))),
     }
 }
 
@@ -335,12 +383,12 @@ fn answer(
 fn prepare(
     service: &Arc<dyn Service>,
     visitor: &Arc<Visitor>,
-    request: Request<Incoming>,
+    request: Request<Body>,
     hijacker: Option<Hijacker>,
 ) -> Result<Call, Failure> {
     let (head, body) = request.into_parts();
     if visitor.reachable_by_browsers() {
-        refuse_browsers(&head.headers)?;
+        refuse_browsers(&head.headers, visitor.names_matter())?;
     }
     let path = query::decode(head.uri.path(), false)
         .ok_or_else(|| Failure::invalid(format!("invalid URL escape in path {:?}", head.uri.path())))?;
@@ -355,7 +403,7 @@ fn prepare(
         version,
         query: Query::parse(head.uri.query().unwrap_or_default())?,
         headers: head.headers,
-        body: Some(body),
+        body: Mutex::new(Some(body)),
         hijacker,
         service: Arc::clone(service),
         visitor: Arc::clone(visitor),
@@ -365,12 +413,14 @@ fn prepare(
 }
 
 /// A web page must not reach a loopback port: neither by a cross-site request nor by a name that it made resolve here.
-fn refuse_browsers(headers: &HeaderMap) -> Result<(), Failure> {
-    let refused = |why: &str| {
-        Err(Failure::new(StatusCode::FORBIDDEN, format!("requests {why} are refused on plain TCP")))
-    };
+fn refuse_browsers(headers: &HeaderMap, names_matter: bool) -> Result<(), Failure> {
+    let refused =
+        |why: &str| Err(Failure::new(StatusCode::FORBIDDEN, format!("requests {why} are refused on TCP")));
     if headers.contains_key(ORIGIN) || headers.contains_key("sec-fetch-site") {
         return refused("from web pages");
+    }
+    if !names_matter {
+        return Ok(());
     }
     let host = headers.get(HOST).and_then(|h| h.to_str().ok()).unwrap_or_default();
     let name = match host.rsplit_once(':') {
@@ -399,11 +449,11 @@ static COMMON: LazyLock<[(HeaderName, HeaderValue); 4]> = LazyLock::new(|| {
 });
 
 /// The headers that every answer has.
-fn finish(mut reply: Reply) -> Reply {
+async fn common(mut reply: Response) -> Response {
     for (name, value) in COMMON.iter() {
         reply.headers_mut().insert(name, value.clone());
     }
-    reply
+    std::future::ready(reply).await
 }
 
 /// The same headers for an answer that is written by hand.

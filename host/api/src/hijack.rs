@@ -76,7 +76,10 @@ pub(crate) async fn run(mut socket: Socket, early: Bytes, session: Session) {
             () = &mut receive => End::Client,
         }
     };
-    if end == End::Output && socket.shutdown().await.is_ok() && matches!(socket, Socket::Tcp(_)) {
+    if end == End::Output
+        && socket.shutdown().await.is_ok()
+        && matches!(socket, Socket::Tcp(..) | Socket::Tls(..))
+    {
         // A TCP socket that is closed with unread input resets the connection, which may take back output on its way.
         let _ = tokio::time::timeout(LINGER, drain(&socket)).await;
     }
@@ -104,7 +107,7 @@ async fn receive(socket: &Socket, early: Bytes, input: Option<Box<dyn Input>>) {
         Some(input) => feed(socket, early, input).await,
         None => drain(socket).await,
     };
-    if input_only && !socket.gone().await {
+    if input_only && !socket.gone() {
         std::future::pending::<()>().await;
     }
 }

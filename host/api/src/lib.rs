@@ -17,12 +17,14 @@ mod service;
 mod shape;
 mod version;
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 use wharf_engine::Engine;
 
 pub use http::listen::{Listen, ListenError, ListenOptions};
+pub use http::tls::{Tls, TlsFiles};
 pub use service::{Event, Input, Output, Pending, Service, Session};
 
 /// Sockets that are bound and not served yet: clients can connect and wait.
@@ -35,10 +37,38 @@ pub struct Server {
 impl Server {
     /// Makes all sockets or none. Must be called in an async runtime.
     pub fn bind(addresses: &[Listen], options: &ListenOptions) -> Result<Self, ListenError> {
-        let listeners = addresses
-            .iter()
-            .map(|address| http::listen::Listener::bind(address, options))
-            .collect::<Result<Vec<_>, _>>()?;
+        Self::bind_with(addresses, options, Vec::new())
+    }
+
+    /// As [`bind`](Self::bind); `fd://` addresses are found among sockets that were handed over, which have names.
+    /// Those that no address means are closed.
+    pub fn bind_with(
+        addresses: &[Listen],
+        options: &ListenOptions,
+        inherited: Vec<(String, OwnedFd)>,
+    ) -> Result<Self, ListenError> {
+        use http::listen::Listener;
+        let mut inherited: Vec<_> = inherited.into_iter().map(Some).collect();
+        let mut listeners = Vec::new();
+        for address in addresses {
+            let Listen::Inherited(wanted) = address else {
+                listeners.push(Listener::bind(address, options)?);
+                continue;
+            };
+            let before = listeners.len();
+            for (number, slot) in (3..).zip(&mut inherited) {
+                // By its name, by its number as it was handed over, or all of them.
+                let meant = slot.as_ref().is_some_and(|(name, _)| {
+                    wanted.is_empty() || wanted == name || wanted.parse() == Ok(number)
+                });
+                if meant && let Some((name, socket)) = slot.take() {
+                    listeners.push(Listener::inherit(socket, &name, options)?);
+                }
+            }
+            if listeners.len() == before {
+                return Err(ListenError::NotInherited(address.clone()));
+            }
+        }
         Ok(Self { listeners, limits: http::conn::Limits::default() })
     }
 
@@ -56,7 +86,8 @@ impl Server {
 
     /// Answers until `shutdown`; then answers that are under way get a few seconds, and the sockets go.
     pub async fn run(self, service: Arc<dyn Service>, shutdown: CancellationToken) {
-        let welcome = Arc::new(move |socket: &_| gate::welcome(Arc::clone(&service), socket));
+        let router = gate::router(service);
+        let welcome = Arc::new(move |socket: &_| gate::welcome(&router, socket));
         http::server::run(self.listeners, welcome, self.limits, shutdown).await;
     }
 }

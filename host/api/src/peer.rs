@@ -3,6 +3,7 @@
 use std::ffi::CString;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
+use std::sync::PoisonError;
 
 use nix::unistd::{Gid, Uid, User, getgrouplist};
 use wharf_plan::auth::{Connection, Evidence, Peer};
@@ -17,8 +18,10 @@ const NOBODY: u32 = 65534;
 pub(crate) enum Other {
     /// The kernel's word on the other end of a unix socket.
     Unix(Peer),
-    /// Both addresses of a TCP connection, theirs first.
-    Tcp(SocketAddr, SocketAddr),
+    /// Both addresses of a TCP connection, theirs first. True if everyone is let in.
+    Tcp(SocketAddr, SocketAddr, bool),
+    /// The other end of a TLS connection and its certificates, which were verified. True if everyone is let in.
+    Tls(SocketAddr, SocketAddr, Vec<Vec<u8>>, bool),
     /// Nothing.
     Unknown,
 }
@@ -37,24 +40,48 @@ pub(crate) fn other(socket: &Socket) -> Other {
                 executable: None,
             })
         }),
-        Socket::Tcp(stream) => match (stream.peer_addr(), stream.local_addr()) {
-            (Ok(theirs), Ok(ours)) => Other::Tcp(theirs, ours),
+        Socket::Tcp(stream, open) => match (stream.peer_addr(), stream.local_addr()) {
+            (Ok(theirs), Ok(ours)) => Other::Tcp(theirs, ours, *open),
             _ => Other::Unknown,
         },
+        Socket::Tls(stream, open) => {
+            let stream = stream.lock().unwrap_or_else(PoisonError::into_inner);
+            let (tcp, tls) = stream.get_ref();
+            let chain = tls.peer_certificates().unwrap_or_default();
+            let chain = chain.iter().map(|c| c.as_ref().to_vec()).collect();
+            match (tcp.peer_addr(), tcp.local_addr()) {
+                (Ok(theirs), Ok(ours)) => Other::Tls(theirs, ours, chain, *open),
+                _ => Other::Unknown,
+            }
+        }
     }
 }
 
 /// Evidence for the authenticators. Reads the user database, which may block.
 pub(crate) fn connection(other: Other) -> Connection {
+    let mut evidence = Vec::new();
     let (transport, remote, peer) = match other {
         Other::Unix(mut peer) => {
             peer.user_name = user(peer.uid).map(|u| u.name);
             ("unix", format!("pid {}", peer.pid), Some(peer))
         }
-        Other::Tcp(theirs, ours) => ("tcp", theirs.to_string(), local_user(theirs, ours).map(member)),
+        Other::Tcp(theirs, ours, open) => {
+            let transport = if open { "tcp-open" } else { "tcp" };
+            (transport, theirs.to_string(), local_user(theirs, ours).map(member))
+        }
+        Other::Tls(theirs, ours, chain, open) => {
+            // Who shows a certificate is whom it names; the user behind a loopback connection is not asked for then.
+            let known = if chain.is_empty() {
+                local_user(theirs, ours).map(member)
+            } else {
+                evidence.push(Evidence::Certificate(chain));
+                None
+            };
+            (if open { "tls-open" } else { "tls" }, theirs.to_string(), known)
+        }
         Other::Unknown => ("unknown", String::new(), None),
     };
-    let evidence = peer.map(Evidence::Peer).into_iter().collect();
+    evidence.extend(peer.map(Evidence::Peer));
     Connection { transport: transport.into(), remote, evidence }
 }
 

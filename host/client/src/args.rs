@@ -12,8 +12,44 @@ pub(crate) struct Cli {
     /// Name of the context to use (see `docker context ls`)
     #[arg(short = 'c', long, value_name = "NAME")]
     pub(crate) context: Option<String>,
+    #[command(flatten)]
+    pub(crate) tls: TlsArgs,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// How a TCP address is spoken to.
+#[derive(Debug, Default, Args)]
+pub(crate) struct TlsArgs {
+    /// Use TLS; implied by --tlsverify
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) tls: Option<bool>,
+    /// Use TLS and verify the remote
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) tlsverify: Option<bool>,
+    /// Trust certs signed only by this CA
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tlscacert: Option<std::path::PathBuf>,
+    /// Path to TLS certificate file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tlscert: Option<std::path::PathBuf>,
+    /// Path to TLS key file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tlskey: Option<std::path::PathBuf>,
+}
+
+/// A shell.
+#[derive(Debug, Args)]
+pub(crate) struct CompletionArgs {
+    /// bash, zsh or fish
+    pub(crate) shell: String,
+}
+
+/// Where manual pages go.
+#[derive(Debug, Args)]
+pub(crate) struct ManArgs {
+    /// Write a page for every command into this directory
+    pub(crate) directory: Option<std::path::PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -75,6 +111,13 @@ pub(crate) enum Command {
     Info(FormatArgs),
     /// Get real time events from the daemon
     Events(EventsArgs),
+    /// Proxy standard input and output to the daemon
+    #[command(name = "dial-stdio", hide = true)]
+    DialStdio,
+    /// Print the completion script of a shell
+    Completion(CompletionArgs),
+    /// Print the manual page, or write all of them into a directory
+    Man(ManArgs),
     /// Manage containers
     Container {
         #[command(subcommand)]
@@ -212,6 +255,9 @@ pub(crate) enum SystemCommand {
     Info(FormatArgs),
     /// Get real time events from the daemon
     Events(EventsArgs),
+    /// Proxy standard input and output to the daemon
+    #[command(name = "dial-stdio")]
+    DialStdio,
 }
 
 impl From<SystemCommand> for Command {
@@ -219,6 +265,7 @@ impl From<SystemCommand> for Command {
         match command {
             SystemCommand::Info(a) => Self::Info(a),
             SystemCommand::Events(a) => Self::Events(a),
+            SystemCommand::DialStdio => Self::DialStdio,
         }
     }
 }

@@ -37,7 +37,7 @@ pub(crate) async fn copy(client: &Client, hijacked: Hijacked, streams: &Streams<
 }
 
 /// A thread of its own, as reading a terminal cannot be interrupted; the process's end ends it.
-fn spawn_input(mut writer: impl tokio::io::AsyncWrite + Send + Unpin + 'static) {
+pub(crate) fn spawn_input(mut writer: impl tokio::io::AsyncWrite + Send + Unpin + 'static) {
     let (send, mut receive) = tokio::sync::mpsc::channel::<Vec<u8>>(4);
     std::thread::spawn(move || {
         let mut input = std::io::stdin().lock();

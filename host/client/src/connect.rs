@@ -12,14 +12,16 @@ use sha2::{Digest, Sha256};
 use crate::Error;
 use crate::args::Cli;
 use crate::http::{Address, Client};
+use crate::transport::{Ssh, TlsFiles};
 
 /// Wharf's own socket, and the one where other clients look.
 const SOCKETS: [&str; 2] = ["/run/wharf/wharf.sock", "/var/run/docker.sock"];
 
 /// Finds the daemon; with `start`, starts one where none is named and none answers.
 pub(crate) async fn connect(cli: &Cli, start: bool) -> Result<Client, Error> {
-    if let Some(address) = named(cli)? {
-        return Ok(Client::new(parse(&address)?));
+    if let Some(named) = named(cli)? {
+        let tls = tls(cli, &named);
+        return Ok(Client::new(parse(&named.address, tls)?));
     }
     for socket in SOCKETS {
         let client = Client::new(Address::Unix(socket.into()));
@@ -38,22 +40,61 @@ fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|v| !v.is_empty())
 }
 
+/// A daemon that the user named.
+struct Named {
+    address: String,
+    /// Directory with the certificates of the context that it is from, and whether servers are verified.
+    context: Option<(PathBuf, bool)>,
+}
+
+impl Named {
+    fn plain(address: String) -> Self {
+        Self { address, context: None }
+    }
+}
+
+fn docker_directory() -> Option<PathBuf> {
+    variable("DOCKER_CONFIG")
+        .map(PathBuf::from)
+        .or_else(|| variable("HOME").map(|h| Path::new(&h).join(".docker")))
+}
+
+/// TLS as docker decides about it: flags, then `DOCKER_TLS`, `DOCKER_TLS_VERIFY` and `DOCKER_CERT_PATH`, or the context's own.
+fn tls(cli: &Cli, named: &Named) -> Option<TlsFiles> {
+    if let Some((directory, verify)) = &named.context {
+        let file = |name: &str| directory.join(name);
+        return file("ca.pem").exists().then(|| TlsFiles {
+            ca: file("ca.pem"),
+            certificate: file("cert.pem"),
+            key: file("key.pem"),
+            verify: *verify,
+        });
+    }
+    let flags = &cli.tls;
+    let verify = flags.tlsverify.unwrap_or(variable("DOCKER_TLS_VERIFY").is_some());
+    let named = flags.tlscacert.is_some() || flags.tlscert.is_some() || flags.tlskey.is_some();
+    let wanted = verify || flags.tls.unwrap_or(variable("DOCKER_TLS").is_some() || named);
+    let directory = variable("DOCKER_CERT_PATH").map(PathBuf::from).or_else(docker_directory)?;
+    let file = |own: &Option<PathBuf>, name: &str| own.clone().unwrap_or_else(|| directory.join(name));
+    wanted.then(|| TlsFiles {
+        ca: file(&flags.tlscacert, "ca.pem"),
+        certificate: file(&flags.tlscert, "cert.pem"),
+        key: file(&flags.tlskey, "key.pem"),
+        verify,
+    })
+}
+
 /// The address that the user named, if any.
-fn named(cli: &Cli) -> Result<Option<String>, Error> {
+fn named(cli: &Cli) -> Result<Option<Named>, Error> {
     if let Some(host) = &cli.host {
-        return Ok(Some(host.clone()));
+        return Ok(Some(Named::plain(host.clone())));
     }
     if cli.context.is_none()
         && let Some(host) = variable("WHARF_HOST").or_else(|| variable("DOCKER_HOST"))
     {
-        return Ok(Some(host));
+        return Ok(Some(Named::plain(host)));
     }
-    let Some(directory) = variable("DOCKER_CONFIG")
-        .map(PathBuf::from)
-        .or_else(|| variable("HOME").map(|h| Path::new(&h).join(".docker")))
-    else {
-        return Ok(None);
-    };
+    let Some(directory) = docker_directory() else { return Ok(None) };
     let name = cli.context.clone().or_else(|| variable("DOCKER_CONTEXT")).or_else(|| {
         let config: Value =
             serde_json::from_slice(&std::fs::read(directory.join("config.json")).ok()?).ok()?;
@@ -66,7 +107,7 @@ fn named(cli: &Cli) -> Result<Option<String>, Error> {
 }
 
 /// Reads the endpoint of a context as docker stores it: `contexts/meta/<sha256 of the name>/meta.json`.
-fn context(directory: &Path, name: &str) -> Result<String, Error> {
+fn context(directory: &Path, name: &str) -> Result<Named, Error> {
     let digest = Sha256::digest(name.as_bytes());
     let folder = hex(&digest);
     let path = directory.join("contexts/meta").join(folder).join("meta.json");
@@ -75,7 +116,10 @@ fn context(directory: &Path, name: &str) -> Result<String, Error> {
     let text = std::fs::read(&path).map_err(|e| unknown(format!("{}: {e}", path.display())))?;
     let meta: Value = serde_json::from_slice(&text).map_err(|e| unknown(e.to_string()))?;
     let host = meta.pointer("/Endpoints/docker/Host").and_then(Value::as_str);
-    host.map(str::to_owned).ok_or_else(|| unknown("has no docker endpoint".into()))
+    let address = host.map(str::to_owned).ok_or_else(|| unknown("has no docker endpoint".into()))?;
+    let skip = meta.pointer("/Endpoints/docker/SkipTLSVerify").and_then(Value::as_bool).unwrap_or(false);
+    let folder = hex(&digest);
+    Ok(Named { address, context: Some((directory.join("contexts/tls").join(folder).join("docker"), !skip)) })
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -86,19 +130,33 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-fn parse(address: &str) -> Result<Address, Error> {
+fn parse(address: &str, tls: Option<TlsFiles>) -> Result<Address, Error> {
     if let Some(path) = address.strip_prefix("unix://") {
         return Ok(Address::Unix(path.into()));
     }
-    if let Some(rest) = address.strip_prefix("tcp://").or_else(|| address.strip_prefix("http://")) {
+    let tcp = ["tcp://", "http://", "https://"].iter().find_map(|scheme| address.strip_prefix(scheme));
+    if let Some(rest) = tcp {
         let rest = rest.trim_end_matches('/');
+        if address.starts_with("https://") && tls.is_none() {
+            return Err(Error::Usage(format!("'{address}' needs --tls or --tlsverify")));
+        }
         let port = rest.rsplit_once(':').is_some_and(|(_, p)| !p.contains(']'));
-        return Ok(Address::Tcp(if port { rest.into() } else { format!("{rest}:2375") }));
+        let usual = if tls.is_some() { 2376 } else { 2375 };
+        let place = if port { rest.to_owned() } else { format!("{rest}:{usual}") };
+        return Ok(match tls {
+            Some(files) => Address::Tls(place, files),
+            None => Address::Tcp(place),
+        });
+    }
+    if let Some(rest) = address.strip_prefix("ssh://") {
+        return Ssh::parse(rest).map(Address::Ssh);
     }
     if address.starts_with('/') {
         return Ok(Address::Unix(address.into()));
     }
-    Err(Error::Usage(format!("unsupported daemon address '{address}': use unix:///path or tcp://host:port")))
+    Err(Error::Usage(format!(
+        "unsupported daemon address '{address}': use unix:///path, tcp://host:port or ssh://user@host"
+    )))
 }
 
 /// Starts a daemon of one's own in the background and waits until it answers.
@@ -133,10 +191,12 @@ mod tests {
 
     #[test]
     fn addresses() {
-        assert_eq!(parse("unix:///run/x.sock").unwrap(), Address::Unix("/run/x.sock".into()));
-        assert_eq!(parse("tcp://[::1]").unwrap(), Address::Tcp("[::1]:2375".into()));
-        assert_eq!(parse("tcp://h:1/").unwrap(), Address::Tcp("h:1".into()));
-        assert!(parse("gopher://h").is_err());
+        assert_eq!(parse("unix:///run/x.sock", None).unwrap(), Address::Unix("/run/x.sock".into()));
+        assert_eq!(parse("tcp://[::1]", None).unwrap(), Address::Tcp("[::1]:2375".into()));
+        assert_eq!(parse("tcp://h:1/", None).unwrap(), Address::Tcp("h:1".into()));
+        assert!(parse("gopher://h", None).is_err());
+        assert!(parse("https://h", None).is_err());
+        assert_eq!(parse("ssh://u@h", None).unwrap().to_string(), "ssh://u@h");
     }
 
     #[test]
@@ -150,7 +210,7 @@ mod tests {
             r#"{"Name":"remote","Endpoints":{"docker":{"Host":"tcp://far:2375"}}}"#,
         )
         .unwrap();
-        assert_eq!(context(&dir, "remote").unwrap(), "tcp://far:2375");
+        assert_eq!(context(&dir, "remote").unwrap().address, "tcp://far:2375");
         assert!(context(&dir, "other").is_err());
         std::fs::remove_dir_all(dir).unwrap();
     }

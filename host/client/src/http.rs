@@ -13,6 +13,7 @@ use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::Error;
+use crate::transport::{self, Ssh, TlsFiles};
 
 /// Where the daemon listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,13 +22,18 @@ pub(crate) enum Address {
     Unix(PathBuf),
     /// `host:port`.
     Tcp(String),
+    /// The same with TLS.
+    Tls(String, TlsFiles),
+    /// A command on another machine.
+    Ssh(Ssh),
 }
 
 impl std::fmt::Display for Address {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Unix(path) => write!(f, "unix://{}", path.display()),
-            Self::Tcp(address) => write!(f, "tcp://{address}"),
+            Self::Tcp(address) | Self::Tls(address, _) => write!(f, "tcp://{address}"),
+            Self::Ssh(ssh) => ssh.fmt(f),
         }
     }
 }
@@ -43,7 +49,8 @@ pub(crate) struct Client {
 /// Query parameters, in order.
 pub(crate) type Query<'a> = &'a [(&'a str, String)];
 
-trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
+/// A connection.
+pub(crate) trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Socket for T {}
 
 /// A connection that became a stream of bytes in both directions.
@@ -64,7 +71,8 @@ impl Client {
         &self.address
     }
 
-    async fn connect(&self) -> Result<Box<dyn Socket>, Error> {
+    /// A new connection, on which nothing was said yet.
+    pub(crate) async fn connect(&self) -> Result<Box<dyn Socket>, Error> {
         let failed =
             |e: std::io::Error| Error::Connect { address: self.address.to_string(), cause: e.to_string() };
         Ok(match &self.address {
@@ -74,6 +82,12 @@ impl Client {
                 stream.set_nodelay(true)?;
                 Box::new(stream)
             }
+            Address::Tls(address, files) => {
+                let stream = tokio::net::TcpStream::connect(address).await.map_err(failed)?;
+                stream.set_nodelay(true)?;
+                Box::new(transport::tls(stream, address, files).await?)
+            }
+            Address::Ssh(ssh) => Box::new(ssh.connect()?),
         })
     }
 

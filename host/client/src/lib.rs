@@ -9,15 +9,18 @@ mod attach;
 mod connect;
 mod containers;
 mod create;
+mod dial;
 mod error;
 mod exec;
 mod format;
+mod generate;
 mod http;
 mod images;
 mod objects;
 mod run;
 mod system;
 mod terminal;
+mod transport;
 mod units;
 
 use std::ffi::OsString;
@@ -50,6 +53,12 @@ pub async fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
 }
 
 async fn dispatch(cli: args::Cli) -> Result<u8, Error> {
+    // These need no daemon.
+    match &cli.command {
+        args::Command::Completion(a) => return generate::completion(a),
+        args::Command::Man(a) => return generate::man(a),
+        _ => {}
+    }
     let starts_daemon = matches!(&cli.command, args::Command::Run(_));
     let client = connect::connect(&cli, starts_daemon).await?;
     perform(client, cli.command).await
@@ -86,6 +95,9 @@ async fn perform(client: http::Client, command: args::Command) -> Result<u8, Err
         C::Version(a) => system::version(&client, a).await,
         C::Info(a) => system::info(&client, a).await,
         C::Events(a) => system::events(&client, a).await,
+        C::DialStdio => dial::stdio(&client).await,
+        C::Completion(a) => generate::completion(&a),
+        C::Man(a) => generate::man(&a),
         C::Container { command } => Box::pin(perform(client, command.into())).await,
         C::Image { command } => Box::pin(perform(client, command.into())).await,
         C::System { command } => Box::pin(perform(client, command.into())).await,

@@ -74,8 +74,9 @@ impl Engine {
         check_platform(options.platform.as_deref(), &image)?;
         let mut host = request.host;
         let mut config = config::merge(request.config, &image.config)?;
-        run::defaults(&mut host, &self.inner.facts)?;
-        let blueprint = run::blueprint(&config, &host, &self.inner.facts)?;
+        run::defaults(&mut host, &self.inner.facts())?;
+        run::check_runtime(&host, &self.inner.facts())?;
+        let blueprint = run::blueprint(&config, &host, &self.inner.facts())?;
         self.check_references(&blueprint)?;
         let networks = self.requested_networks(
             &blueprint.network,
@@ -294,7 +295,7 @@ impl Engine {
     /// The three files that a container starts its life with.
     fn first_files(&self, now: &Now) -> Vec<(&'static str, String)> {
         let own = now.blueprint.network != NetworkMode::Host;
-        let settings = &self.inner.settings;
+        let settings = self.inner.settings();
         let engine = files::Resolver {
             servers: settings.dns.clone(),
             search: settings.dns_search.clone(),
@@ -323,7 +324,11 @@ impl Engine {
             .flat_map(|e| &e.addresses)
             .map(|a| (crate::endpoints::split_cidr(a).0.to_owned(), names.clone()))
             .collect();
+        let settings = self.inner.settings();
         let gateway = || {
+            if let Some(told) = settings.host_gateways.first() {
+                return told.clone();
+            }
             now.state
                 .endpoints
                 .values()
@@ -417,7 +422,7 @@ impl Engine {
             &def.config,
             &def.host,
             &now.blueprint,
-            &self.inner.facts,
+            &self.inner.facts(),
             &specs,
             run::Start {
                 files: vec![("/etc/resolv.conf", 1), ("/etc/hostname", 2), ("/etc/hosts", 3)],
@@ -455,12 +460,7 @@ impl Engine {
     /// Where a container's cgroup is.
     pub(crate) fn cgroup_path(&self, now: &Now) -> String {
         let own = now.def.host.cgroup_parent.as_deref().filter(|p| !p.is_empty());
-        let parent = own.unwrap_or(&self.inner.facts.cgroup_parent).trim_matches('/');
-        if parent.is_empty() {
-            format!("/wharf/{}", now.def.id)
-        } else {
-            format!("/{parent}/wharf/{}", now.def.id)
-        }
+        crate::planner::cgroup::path(&self.inner.facts(), own, &now.def.id)
     }
 }
 

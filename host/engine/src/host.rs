@@ -68,6 +68,16 @@ impl Host {
             init: settings.init,
             no_new_privileges: settings.no_new_privileges,
             cgroup_parent: settings.cgroup_parent.clone(),
+            systemd_cgroups: settings.systemd_cgroups,
+            ulimits: settings.ulimits.clone(),
+            shm_size: settings.shm_size,
+            ipc_mode: settings.ipc_mode.clone(),
+            cgroupns_mode: settings.cgroupns_mode.clone(),
+            seccomp: settings.seccomp.clone(),
+            userns: settings.userns.clone(),
+            cdi: settings.cdi,
+            runtimes: settings.runtimes.keys().cloned().collect(),
+            default_runtime: settings.default_runtime.clone(),
         }
     }
 }

@@ -8,6 +8,7 @@
 #![recursion_limit = "512"]
 
 pub mod auth;
+mod cdi;
 pub mod commit;
 pub mod containers;
 pub mod copy;
@@ -38,6 +39,7 @@ mod start;
 mod stats;
 mod stop;
 pub mod system;
+pub mod userns;
 pub mod volumes;
 
 use std::collections::HashMap;
@@ -53,6 +55,11 @@ pub use wharf_io as io;
 /// Version of the engine, as `docker version` shows it.
 pub const VERSION: &str = "29.0.0-wharf.0.1.0";
 
+/// Whether a text is a seccomp profile that can be used; the error says why not.
+pub fn check_seccomp(profile: &str) -> std::result::Result<(), String> {
+    wharf_kernel::seccomp::from_profile(profile, 0).map(drop).map_err(|e| e.to_string())
+}
+
 /// A handle on the running engine; clones share it.
 #[derive(Clone)]
 pub struct Engine {
@@ -60,9 +67,9 @@ pub struct Engine {
 }
 
 pub(crate) struct Inner {
-    pub(crate) settings: Settings,
+    /// Changed by a reload of the configuration; [`Inner::settings`] gives those of now.
+    live: ArcSwap<Live>,
     pub(crate) host: host::Host,
-    pub(crate) facts: planner::Facts,
     pub(crate) id: String,
     pub(crate) store: wharf_store::Store,
     pub(crate) plugins: wharf_plugins::Plugins,
@@ -90,16 +97,56 @@ pub(crate) struct Inner {
     pub(crate) resolver: ArcSwap<planner::files::Resolver>,
 }
 
+/// What a reload of the configuration replaces.
+pub(crate) struct Live {
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) facts: Arc<planner::Facts>,
+}
+
+impl Inner {
+    pub(crate) fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.live.load().settings)
+    }
+
+    pub(crate) fn facts(&self) -> Arc<planner::Facts> {
+        Arc::clone(&self.live.load().facts)
+    }
+}
+
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Engine").field("data_root", &self.inner.settings.data_root).finish_non_exhaustive()
+        f.debug_struct("Engine").field("data_root", &self.inner.settings().data_root).finish_non_exhaustive()
     }
 }
 
 impl Engine {
-    /// How it was set up.
-    pub fn settings(&self) -> &Settings {
-        &self.inner.settings
+    /// How it is set up now.
+    pub fn settings(&self) -> Arc<Settings> {
+        self.inner.settings()
+    }
+
+    /// Takes what can change while the engine runs from `new`; the rest stays as it was opened with. Containers that
+    /// exist keep what they were made with.
+    pub fn reload(&self, new: Settings) {
+        let old = self.inner.settings();
+        let settings = settings::reloaded(&old, new);
+        let facts = self.inner.host.facts(&settings, self.inner.facts().cgroup_version);
+        self.inner.live.store(Arc::new(Live { settings: Arc::new(settings), facts: Arc::new(facts) }));
+    }
+
+    /// Its own id, the same over restarts.
+    pub fn id(&self) -> String {
+        self.inner.id.clone()
+    }
+
+    /// Name of the host that it runs on.
+    pub fn host_name(&self) -> String {
+        self.inner.host.name.clone()
+    }
+
+    /// Names of the plugins that judge callers.
+    pub fn authorizer_names(&self) -> Vec<String> {
+        self.inner.plugins.authorizers().iter().map(|a| a.plugin().to_string()).collect()
     }
 
     /// Where things that happened are told.

@@ -319,8 +319,19 @@ impl Engine {
     /// Makes the networks that always exist, those of them that are missing.
     pub(crate) async fn make_predefined(&self) -> Result<()> {
         for (name, driver) in [("bridge", "bridge"), ("host", "host"), ("none", "null")] {
-            if self.inner.networks.find(name).is_ok() {
-                continue;
+            if let Ok(object) = self.inner.networks.find(name) {
+                // The daemon's configuration may have changed since it was made.
+                if name != "bridge" || !self.outdated(&object.record())? {
+                    continue;
+                }
+                if self.members(&object.record()).is_empty() {
+                    self.drop_network(&object).await?;
+                } else {
+                    tracing::warn!(
+                        "the default network stays as it is until no container that runs is attached to it"
+                    );
+                    continue;
+                }
             }
             if self.inner.plugins.network(plugin_driver(driver)).is_err() {
                 tracing::warn!(network = name, "no plugin for this predefined network");
@@ -333,11 +344,8 @@ impl Engine {
             };
             if name == "bridge" {
                 body.options = Some(self.bridge_options());
-                let (subnet, gateway) = self.bridge_subnet()?;
-                body.ipam = Some(Ipam {
-                    config: Some(vec![IpamConfig { subnet, gateway, ..IpamConfig::default() }]),
-                    ..Ipam::default()
-                });
+                body.enable_ipv6 = Some(self.inner.settings().bridge_ipv6);
+                body.ipam = Some(Ipam { config: Some(self.bridge_pools()?), ..Ipam::default() });
             } else {
                 body.enable_ipv4 = Some(true);
             }
@@ -351,13 +359,13 @@ impl Engine {
     }
 
     fn bridge_options(&self) -> HashMap<String, String> {
-        let settings = &self.inner.settings;
+        let settings = self.inner.settings();
         let mtu = if settings.mtu == 0 { 1500 } else { settings.mtu };
         [
             ("com.docker.network.bridge.default_bridge", "true".to_owned()),
-            ("com.docker.network.bridge.enable_icc", "true".to_owned()),
-            ("com.docker.network.bridge.enable_ip_masquerade", "true".to_owned()),
-            ("com.docker.network.bridge.host_binding_ipv4", "0.0.0.0".to_owned()),
+            ("com.docker.network.bridge.enable_icc", settings.icc.to_string()),
+            ("com.docker.network.bridge.enable_ip_masquerade", settings.masquerade.to_string()),
+            ("com.docker.network.bridge.host_binding_ipv4", settings.publish_address.clone()),
             (
                 "com.docker.network.bridge.name",
                 settings.bridge_name.clone().unwrap_or_else(|| "docker0".into()),
@@ -369,10 +377,16 @@ impl Engine {
         .collect()
     }
 
-    /// `--bip`'s subnet and gateway; Docker's default otherwise.
-    fn bridge_subnet(&self) -> Result<(Option<String>, Option<String>)> {
-        let text = self.inner.settings.bridge_address.as_deref().unwrap_or("172.17.0.1/16");
-        let (ip, length) = split_cidr(text);
+    /// The default network's subnets: `--bip`, `--fixed-cidr`, `--default-gateway` and their kin for IPv6.
+    fn bridge_pools(&self) -> Result<Vec<IpamConfig>> {
+        let settings = self.inner.settings();
+        let given = |text: &Option<String>| text.clone().filter(|t| !t.is_empty());
+        let text = settings.bridge_address.clone().unwrap_or_else(|| match &settings.bridge_range {
+            // Docker takes the range's own network where no address of the bridge is said.
+            Some(range) => range.clone(),
+            None => "172.17.0.1/16".into(),
+        });
+        let (ip, length) = split_cidr(&text);
         let bad = || Error::invalid(format!("invalid bridge address {text:?}: 172.17.0.1/16 would be one"));
         let address: std::net::Ipv4Addr = ip.parse().map_err(|_| bad())?;
         if !(1..=30).contains(&length) {
@@ -380,7 +394,34 @@ impl Engine {
         }
         let mask = u32::MAX << (32 - length);
         let network = std::net::Ipv4Addr::from(u32::from(address) & mask);
-        Ok((Some(format!("{network}/{length}")), Some(ip.to_owned())))
+        let own = (address != network).then(|| ip.to_owned());
+        let mut pools = vec![IpamConfig {
+            subnet: Some(format!("{network}/{length}")),
+            gateway: given(&settings.bridge_gateway).or(own),
+            ip_range: given(&settings.bridge_range),
+            ..IpamConfig::default()
+        }];
+        if settings.bridge_ipv6
+            && let Some(range) = given(&settings.bridge_range_v6)
+        {
+            pools.push(IpamConfig {
+                subnet: Some(range),
+                gateway: given(&settings.bridge_gateway_v6),
+                ..IpamConfig::default()
+            });
+        }
+        Ok(pools)
+    }
+
+    /// Options of networks of this driver where the request says nothing.
+    fn network_defaults(&self, body: &mut NetworkCreateRequest) {
+        let settings = self.inner.settings();
+        let driver = body.driver.as_deref().filter(|d| !d.is_empty()).unwrap_or("bridge");
+        let Some(defaults) = settings.network_options.get(driver) else { return };
+        let options = body.options.get_or_insert_default();
+        for (key, value) in defaults {
+            options.entry(key.clone()).or_insert_with(|| value.clone());
+        }
     }
 
     /// Names and endpoints of the containers in a network.
@@ -486,9 +527,10 @@ impl Engine {
     }
 
     /// `POST /networks/create`.
-    pub async fn network_create(&self, body: NetworkCreateRequest) -> Result<NetworkCreateResponse> {
+    pub async fn network_create(&self, mut body: NetworkCreateRequest) -> Result<NetworkCreateResponse> {
         let _one = self.inner.networks.change.lock().await;
         self.check_new_network(&body)?;
+        self.network_defaults(&mut body);
         let drafted = self.draft_network(names::id(), body, false).await?;
         let object = self.make_network(drafted).await?;
         let record = object.record();
@@ -497,8 +539,9 @@ impl Engine {
     }
 
     /// `POST /networks/create?plan=1`.
-    pub async fn network_plan(&self, body: NetworkCreateRequest) -> Result<Value> {
+    pub async fn network_plan(&self, mut body: NetworkCreateRequest) -> Result<Value> {
         self.check_new_network(&body)?;
+        self.network_defaults(&mut body);
         let drafted = self.draft_network(names::id(), body, true).await?;
         let said: Vec<_> =
             drafted.said.iter().map(|(what, plugin)| json!({"What": what, "Plugin": plugin})).collect();
@@ -536,6 +579,14 @@ impl Engine {
                 names::short(&endpoint.id)
             )));
         }
+        self.drop_network(&object).await?;
+        self.network_event(&record, "destroy", &[]);
+        Ok(())
+    }
+
+    /// Takes a network that nobody uses out of the books and off the host.
+    async fn drop_network(&self, object: &Object) -> Result<()> {
+        let record = object.record();
         self.inner.networks.remove(&record.id);
         self.forget_network(&record).await?;
         if let Some(desired) = record.desired.clone() {
@@ -544,8 +595,22 @@ impl Engine {
                 tracing::warn!(%error, network = record.name, "network not fully removed; the next sweep will");
             }
         }
-        self.network_event(&record, "destroy", &[]);
         Ok(())
+    }
+
+    /// The default network is not what the configuration wants now.
+    fn outdated(&self, record: &Network) -> Result<bool> {
+        let options: BTreeMap<String, String> = self.bridge_options().into_iter().collect();
+        let wanted = self.bridge_pools()?;
+        let same_pools = wanted.iter().all(|w| {
+            record.pools.iter().any(|p| {
+                let gateway = p.gateway.as_ref().map(|g| split_cidr(&g.address).0);
+                w.subnet.as_deref() == Some(p.pool.cidr.as_str())
+                    && w.ip_range == p.range
+                    && w.gateway.as_deref().is_none_or(|g| gateway == Some(g))
+            })
+        });
+        Ok(record.options != options || record.ipv6 != self.inner.settings().bridge_ipv6 || !same_pools)
     }
 
     /// `POST /networks/{id}/connect`.

@@ -17,7 +17,7 @@ use crate::planner::{files, names};
 use crate::pool::Pool;
 use crate::record::ENGINE;
 use crate::settings::Settings;
-use crate::{Engine, Inner, io};
+use crate::{Engine, Inner, Live, io};
 
 /// Network namespaces kept ready.
 const READY_NAMESPACES: usize = 16;
@@ -83,9 +83,8 @@ impl Engine {
         let resolver = files::parse_resolv(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default());
         let engine = Self {
             inner: Arc::new(Inner {
-                settings,
+                live: ArcSwap::from_pointee(Live { settings: Arc::new(settings), facts: Arc::new(facts) }),
                 host,
-                facts,
                 id,
                 store,
                 plugins,
@@ -121,10 +120,10 @@ impl Engine {
     /// The orderly end: stops containers unless `live_restore`, ends the keeper, writes what is pending.
     pub async fn shutdown(&self) {
         self.inner.closing.store(true, Ordering::Release);
-        if self.inner.settings.live_restore {
+        if self.inner.settings().live_restore {
             return;
         }
-        let limit = i64::try_from(self.inner.settings.shutdown_timeout).unwrap_or(15);
+        let limit = i64::try_from(self.inner.settings().shutdown_timeout).unwrap_or(15);
         let mut stopping = tokio::task::JoinSet::new();
         for container in self.inner.registry.all() {
             if !container.now().state.status.is_alive() {
@@ -136,7 +135,7 @@ impl Engine {
                 engine.stop_for_shutdown(&container, wanted).await;
             });
         }
-        let patience = Duration::from_secs(self.inner.settings.shutdown_timeout.saturating_add(15));
+        let patience = Duration::from_secs(self.inner.settings().shutdown_timeout.saturating_add(15));
         let all = async { while stopping.join_next().await.is_some() {} };
         if tokio::time::timeout(patience, all).await.is_err() {
             tracing::warn!("some containers did not end in time; the next daemon takes them over");

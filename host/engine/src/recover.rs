@@ -100,7 +100,7 @@ impl Engine {
                     continue;
                 }
             };
-            let blueprint = match run::blueprint(&def.config, &def.host, &self.inner.facts) {
+            let blueprint = match run::blueprint(&def.config, &def.host, &self.inner.facts()) {
                 Ok(blueprint) => blueprint,
                 Err(error) => {
                     tracing::error!(%error, id = def.id, "this container cannot be used on this machine any more");
@@ -292,8 +292,9 @@ impl Engine {
                 for base in parents {
                     for name in cgroups.list(&base).unwrap_or_default() {
                         // Only ids are ours; another engine's may be there too.
-                        let ours = dirs.container(&name).exists() || live.contains(&name);
-                        if !ours || busy.contains(&name) {
+                        let id = crate::planner::cgroup::id_of(&name);
+                        let ours = id.len() == 64 && (dirs.container(id).exists() || live.contains(id));
+                        if !ours || busy.contains(id) {
                             continue;
                         }
                         if let Err(error) = cgroups.clear(&format!("{base}/{name}"), Duration::from_secs(1)) {
@@ -319,16 +320,14 @@ impl Engine {
 
     /// The cgroups below which containers are, each with a leading slash.
     pub(crate) fn cgroup_parents(&self) -> BTreeSet<String> {
-        let own = self.inner.facts.cgroup_parent.trim_matches('/').to_owned();
-        let mut parents = BTreeSet::from([String::new(), own]);
+        let facts = self.inner.facts();
+        let mut bases = BTreeSet::from(["/wharf".to_owned(), crate::planner::cgroup::base(&facts, None)]);
         for container in self.inner.registry.all() {
             let now = container.now();
-            parents.extend(now.def.host.cgroup_parent.as_deref().map(|p| p.trim_matches('/').to_owned()));
+            let own = now.def.host.cgroup_parent.as_deref().filter(|p| !p.is_empty());
+            bases.insert(crate::planner::cgroup::base(&facts, own));
         }
-        parents
-            .into_iter()
-            .map(|p| if p.is_empty() { "/wharf".into() } else { format!("/{p}/wharf") })
-            .collect()
+        bases
     }
 
     /// Names whose containers are gone.

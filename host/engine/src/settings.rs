@@ -3,6 +3,55 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use crate::models::ResourcesUlimits;
+use crate::planner::modes::Remap;
+use crate::planner::security::Seccomp;
+
+/// A further program that runs containers, by the name that `--runtime` says.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RuntimeProgram {
+    /// Path, or a name that is looked up in the daemon's PATH.
+    pub path: String,
+    /// Arguments before its command.
+    pub args: Vec<String>,
+}
+
+/// What the registry client is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RegistrySettings {
+    /// Hosts (`name:port`) and networks (`10.0.0.0/8`) that may be spoken to without verified TLS, or without any.
+    pub insecure: Vec<String>,
+    /// Mirrors of the Docker Hub, in the order in which they are asked.
+    pub mirrors: Vec<String>,
+    /// Layers fetched at a time.
+    pub concurrent_downloads: usize,
+    /// Layers sent at a time.
+    pub concurrent_uploads: usize,
+    /// Attempts for each layer.
+    pub download_attempts: usize,
+    /// Proxy for plain HTTP; empty is none.
+    pub http_proxy: String,
+    /// Proxy for HTTPS; empty is none.
+    pub https_proxy: String,
+    /// Hosts that are reached without a proxy, comma separated.
+    pub no_proxy: String,
+}
+
+impl Default for RegistrySettings {
+    fn default() -> Self {
+        Self {
+            insecure: Vec::new(),
+            mirrors: Vec::new(),
+            concurrent_downloads: 3,
+            concurrent_uploads: 5,
+            download_attempts: 5,
+            http_proxy: String::new(),
+            https_proxy: String::new(),
+            no_proxy: String::new(),
+        }
+    }
+}
+
 /// Everything the daemon's command line and `daemon.json` decide for the engine.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -54,6 +103,52 @@ pub struct Settings {
     pub no_new_privileges: bool,
     /// MTU of the default network; 0 is the driver's choice.
     pub mtu: u32,
+    /// Part of the default network's subnet that addresses are given from.
+    pub bridge_range: Option<String>,
+    /// Subnet of IPv6 addresses of the default network.
+    pub bridge_range_v6: Option<String>,
+    /// The default network's gateway, if it is not the bridge itself.
+    pub bridge_gateway: Option<String>,
+    /// The same for IPv6.
+    pub bridge_gateway_v6: Option<String>,
+    /// The default network has IPv6.
+    pub bridge_ipv6: bool,
+    /// Containers of the default network reach each other.
+    pub icc: bool,
+    /// Containers of the default network reach the outside under the host's address.
+    pub masquerade: bool,
+    /// Address that ports of the default network are published on where none is said.
+    pub publish_address: String,
+    /// Options of networks that are made, by driver.
+    pub network_options: BTreeMap<String, BTreeMap<String, String>>,
+    /// What `host-gateway` of `--add-host` stands for; empty takes the bridge's gateway.
+    pub host_gateways: Vec<String>,
+    /// Process limits of containers that do not set them.
+    pub ulimits: Vec<ResourcesUlimits>,
+    /// Bytes of /dev/shm where nothing is said; 0 is Docker's 64 MiB.
+    pub shm_size: i64,
+    /// `private` or `shareable`.
+    pub ipc_mode: String,
+    /// `private` or `host`; empty is the kernel version's usual one.
+    pub cgroupns_mode: String,
+    /// Seccomp rules of containers that name none.
+    pub seccomp: Seccomp,
+    /// How `info` shows those.
+    pub seccomp_name: String,
+    /// User namespace of containers that do not say `--userns=host`.
+    pub userns: Option<Remap>,
+    /// Cgroups laid out as systemd does.
+    pub systemd_cgroups: bool,
+    /// Further programs that run containers.
+    pub runtimes: BTreeMap<String, RuntimeProgram>,
+    /// The one for containers that name none; `runc` is the engine itself unless `runtimes` says otherwise.
+    pub default_runtime: String,
+    /// Devices may be asked for by their CDI names.
+    pub cdi: bool,
+    /// Where their descriptions are.
+    pub cdi_dirs: Vec<PathBuf>,
+    /// For the registry client.
+    pub registry: RegistrySettings,
 }
 
 impl Settings {
@@ -84,6 +179,61 @@ impl Settings {
             init: false,
             no_new_privileges: false,
             mtu: 0,
+            bridge_range: None,
+            bridge_range_v6: None,
+            bridge_gateway: None,
+            bridge_gateway_v6: None,
+            bridge_ipv6: false,
+            icc: true,
+            masquerade: true,
+            publish_address: "0.0.0.0".into(),
+            network_options: BTreeMap::new(),
+            host_gateways: Vec::new(),
+            ulimits: Vec::new(),
+            shm_size: 0,
+            ipc_mode: "private".into(),
+            cgroupns_mode: String::new(),
+            seccomp: Seccomp::Builtin,
+            seccomp_name: "builtin".into(),
+            userns: None,
+            systemd_cgroups: false,
+            runtimes: BTreeMap::new(),
+            default_runtime: "runc".into(),
+            cdi: true,
+            cdi_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
+            registry: RegistrySettings::default(),
         }
+    }
+}
+
+/// `new` with what cannot change under a running engine as it is in `old`: directories, drivers, the default network's
+/// shape, the layout of cgroups, the ids of user namespaces.
+pub(crate) fn reloaded(old: &Settings, new: Settings) -> Settings {
+    let keep = old.clone();
+    Settings {
+        data_root: keep.data_root,
+        exec_root: keep.exec_root,
+        storage_driver: keep.storage_driver,
+        storage_options: keep.storage_options,
+        plugin_dirs: keep.plugin_dirs,
+        plugin_cache: keep.plugin_cache,
+        plugin_config: keep.plugin_config,
+        compiler: keep.compiler,
+        program: keep.program,
+        cgroup_parent: keep.cgroup_parent,
+        bridge_address: keep.bridge_address,
+        bridge_name: keep.bridge_name,
+        mtu: keep.mtu,
+        bridge_range: keep.bridge_range,
+        bridge_range_v6: keep.bridge_range_v6,
+        bridge_gateway: keep.bridge_gateway,
+        bridge_gateway_v6: keep.bridge_gateway_v6,
+        bridge_ipv6: keep.bridge_ipv6,
+        icc: keep.icc,
+        masquerade: keep.masquerade,
+        publish_address: keep.publish_address,
+        userns: keep.userns,
+        systemd_cgroups: keep.systemd_cgroups,
+        ..new
     }
 }

@@ -46,6 +46,10 @@ struct Files {
     trees: Vec<Option<(OwnedFd, bool)>>,
     devices: Vec<HostDevice>,
     shm: Option<OwnedFd>,
+    /// What CDI devices add: mounts (with target, read-only, file), variables and groups.
+    more: Vec<(OwnedFd, String, bool, bool)>,
+    env: Vec<String>,
+    groups: Vec<u32>,
 }
 
 impl Engine {
@@ -163,8 +167,11 @@ impl Engine {
         let b = &now.blueprint;
         // The cgroup needs nothing else, so it is made beside everything.
         let resources = {
-            let devices = host_devices(&def.host, b.privileged)?;
-            run::resources(b, &self.inner.facts, &devices)
+            let mut devices = host_devices(&def.host, b.privileged)?;
+            devices.extend(self.cdi_edits(&def.host)?.devices);
+            let mut resources = run::resources(b, &self.inner.facts(), &devices);
+            resources.block = block_limits(&def.host)?;
+            resources
         };
         let (cgroups, path) = (self.inner.cgroups.clone(), state.cgroup.clone());
         // A container without networks needs nothing but an empty namespace: no visit of its own to a kernel thread.
@@ -321,6 +328,7 @@ impl Engine {
             self.hosts_file(&view)
         });
         let privileged = now.blueprint.privileged;
+        let edits = self.cdi_edits(&def.host)?;
         let shared_shm = match &now.blueprint.ipc {
             Ipc::Host => true,
             Ipc::Container(_) | Ipc::None | Ipc::Private { .. } => false,
@@ -347,8 +355,28 @@ impl Engine {
                 }
                 let shm =
                     if shared_shm { Some(mount::bind_path(Path::new("/dev/shm"), true)?) } else { None };
-                let devices = host_devices(&def.host, privileged)?;
-                Ok(Files { account, rootfs: root.into_fd(), own, trees, devices, shm })
+                let mut devices = host_devices(&def.host, privileged)?;
+                devices.extend(edits.devices);
+                let mut more = Vec::new();
+                for (source, target, read_only) in edits.mounts {
+                    let is_file = !source.is_dir();
+                    let tree = mount::bind_path(&source, true).doing(format_args!(
+                        "CDI device injection failed: cannot mount {}",
+                        source.display()
+                    ))?;
+                    more.push((tree, target, read_only, is_file));
+                }
+                Ok(Files {
+                    more,
+                    env: edits.env,
+                    groups: edits.groups,
+                    account,
+                    rootfs: root.into_fd(),
+                    own,
+                    trees,
+                    devices,
+                    shm,
+                })
             })
             .await?
     }
@@ -412,12 +440,12 @@ impl Engine {
                 config::hostname(&def.config, &def.id)
             }
         };
-        let plan = run::plan(
+        let mut plan = run::plan(
             &def.id,
             &def.config,
             &def.host,
             b,
-            &self.inner.facts,
+            &self.inner.facts(),
             &specs,
             Start {
                 account: files.account,
@@ -436,6 +464,11 @@ impl Engine {
                 hostname: &hostname,
             },
         );
+        plan.process.env.extend(files.env);
+        plan.process.user.groups.extend(files.groups);
+        for (tree, target, read_only, file) in files.more {
+            plan.mounts.push(run::tree_mount(&target, fds.add(tree), file, read_only, "rprivate"));
+        }
         let started = self
             .inner
             .keeper
@@ -538,11 +571,16 @@ impl Engine {
         Ok(())
     }
 
+    /// What the CDI devices that a container asks for add to it.
+    fn cdi_edits(&self, host: &crate::models::HostConfig) -> Result<crate::cdi::Edits> {
+        crate::cdi::edits(&self.inner.settings().cdi_dirs, &crate::cdi::wanted(host))
+    }
+
     /// Programs of the container's seccomp rules; those of the default profile are made once per capability set.
     pub(crate) fn seccomp(&self, b: &run::Blueprint) -> Result<Vec<Vec<u8>>> {
         match run::seccomp(b) {
             Seccomp::Unconfined => Ok(Vec::new()),
-            Seccomp::Builtin => {
+            Seccomp::Builtin | Seccomp::Default => {
                 let mut known = self.inner.seccomp.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 if known.len() > 256 {
                     known.clear();
@@ -559,7 +597,7 @@ impl Engine {
 
     pub(crate) fn apparmor(&self, b: &run::Blueprint) -> Option<String> {
         // No default profile is loaded by this engine yet, so only a named one applies.
-        if !self.inner.facts.apparmor || b.privileged {
+        if !self.inner.facts().apparmor || b.privileged {
             return None;
         }
         b.security.apparmor.clone().filter(|p| p != "unconfined" && p != "docker-default")
@@ -669,7 +707,42 @@ fn host_devices(host: &crate::models::HostConfig, privileged: bool) -> Result<Ve
     Ok(all)
 }
 
-fn device(path: &Path, inside: &str) -> std::io::Result<Option<Device>> {
+/// Limits of single block devices, with the devices' numbers.
+fn block_limits(host: &crate::models::HostConfig) -> Result<Vec<wharf_plan::run::BlockLimit>> {
+    use wharf_plan::run::{BlockKind, BlockLimit};
+    let mut all = Vec::new();
+    let mut add = |kind, path: Option<&str>, value: u64| {
+        let path = path.unwrap_or("");
+        match device(Path::new(path), path) {
+            Ok(Some(found)) if found.kind == 'b' => {
+                all.push(BlockLimit { kind, major: found.major, minor: found.minor, value });
+                Ok(())
+            }
+            Ok(_) => Err(Error::invalid(format!("{path} is not a block device"))),
+            Err(e) => Err(Error::invalid(format!("stat {path}: {e}"))),
+        }
+    };
+    for weight in host.blkio_weight_device.iter().flatten() {
+        add(
+            BlockKind::Weight,
+            weight.path.as_deref(),
+            weight.weight.and_then(|w| w.try_into().ok()).unwrap_or(0),
+        )?;
+    }
+    for (kind, list) in [
+        (BlockKind::ReadBytes, &host.blkio_device_read_bps),
+        (BlockKind::WriteBytes, &host.blkio_device_write_bps),
+        (BlockKind::ReadOperations, &host.blkio_device_read_iops),
+        (BlockKind::WriteOperations, &host.blkio_device_write_iops),
+    ] {
+        for limit in list.iter().flatten() {
+            add(kind, limit.path.as_deref(), limit.rate.and_then(|r| u64::try_from(r).ok()).unwrap_or(0))?;
+        }
+    }
+    Ok(all)
+}
+
+pub(crate) fn device(path: &Path, inside: &str) -> std::io::Result<Option<Device>> {
     use std::os::unix::fs::{FileTypeExt, MetadataExt};
     let meta = std::fs::metadata(path)?;
     let kind = if meta.file_type().is_char_device() {

@@ -134,7 +134,7 @@ impl Engine {
         let (cgroups, path, pid) = (self.inner.cgroups.clone(), now.state.cgroup.clone(), now.state.pid);
         let (stats, networks) = self.inner.pool.run(move || (cgroups.stats(&path), interfaces(pid))).await?;
         let stats = stats.doing("cannot read the counters")?;
-        let v2 = self.inner.facts.cgroup_version == 2;
+        let v2 = self.inner.facts().cgroup_version == 2;
         answer.read = Some(rfc3339(clock()));
         answer.cpu_stats = Some(cpu(&stats, self.inner.host.cpus));
         answer.memory_stats = Some(memory(&stats, self.inner.host.memory, v2));

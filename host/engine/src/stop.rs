@@ -344,11 +344,11 @@ impl Engine {
                 ));
             }
         }
-        let blueprint = run::blueprint(&def.config, &def.host, &self.inner.facts)?;
-        let warnings = limits::check(&blueprint.limits, &self.inner.facts, true)?;
+        let blueprint = run::blueprint(&def.config, &def.host, &self.inner.facts())?;
+        let warnings = limits::check(&blueprint.limits, &self.inner.facts(), true)?;
         if now.state.status.is_alive() && blueprint.limits != now.blueprint.limits {
             let (cgroups, path) = (self.inner.cgroups.clone(), now.state.cgroup.clone());
-            let resources = limits::resources(&blueprint.limits, &self.inner.facts, Vec::new());
+            let resources = limits::resources(&blueprint.limits, &self.inner.facts(), Vec::new());
             self.inner
                 .pool
                 .run(move || cgroups.update(&path, &resources))

@@ -56,12 +56,19 @@ impl Engine {
             }
         }
         let driver_status = inner.images.status().into_iter().map(|(k, v)| vec![k, v]).collect();
-        let mut security = vec!["name=seccomp,profile=builtin".to_owned()];
+        let settings = inner.settings();
+        let mut security = vec![format!("name=seccomp,profile={}", settings.seccomp_name)];
         if inner.host.apparmor {
             security.insert(0, "name=apparmor".into());
         }
         security.push("name=cgroupns".into());
-        let v2 = inner.facts.cgroup_version == 2;
+        if settings.userns.is_some() {
+            security.push("name=userns".into());
+        }
+        if settings.no_new_privileges {
+            security.push("name=no-new-privileges".into());
+        }
+        let v2 = inner.facts().cgroup_version == 2;
         std::future::ready(Ok(SystemInfo {
             id: Some(inner.id.clone()),
             containers: i64::try_from(containers.len()).ok(),
@@ -71,7 +78,7 @@ impl Engine {
             images: i64::try_from(inner.images.list().len()).ok(),
             driver: Some(inner.images.driver().to_owned()),
             driver_status: Some(driver_status),
-            docker_root_dir: Some(inner.settings.data_root.display().to_string()),
+            docker_root_dir: Some(inner.settings().data_root.display().to_string()),
             plugins: Some(PluginsInfo {
                 volume: Some(kinds(wharf_plugins::Kind::Volume)),
                 network: Some(network),
@@ -91,14 +98,18 @@ impl Engine {
             ipv4_forwarding: Some(
                 std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").is_ok_and(|t| t.starts_with('1')),
             ),
-            debug: Some(inner.settings.debug),
+            debug: Some(inner.settings().debug),
             nfd: std::fs::read_dir("/proc/self/fd").ok().and_then(|d| i64::try_from(d.count()).ok()),
             n_goroutines: std::fs::read_dir("/proc/self/task")
                 .ok()
                 .and_then(|d| i64::try_from(d.count()).ok()),
             system_time: Some(rfc3339(clock())),
-            logging_driver: Some(inner.settings.log_driver.clone()),
-            cgroup_driver: Some(SystemInfoCgroupDriverEnum::CGROUPFS),
+            logging_driver: Some(inner.settings().log_driver.clone()),
+            cgroup_driver: Some(if settings.systemd_cgroups {
+                SystemInfoCgroupDriverEnum::SYSTEMD
+            } else {
+                SystemInfoCgroupDriverEnum::CGROUPFS
+            }),
             cgroup_version: Some(if v2 {
                 SystemInfoCgroupVersionEnum::_2
             } else {
@@ -114,31 +125,29 @@ impl Engine {
             mem_total: i64::try_from(inner.host.memory).ok(),
             index_server_address: Some("https://index.docker.io/v1/".into()),
             registry_config: Some(RegistryServiceConfig {
-                insecure_registry_cidrs: Some(vec!["::1/128".into(), "127.0.0.0/8".into()]),
-                index_configs: Some(HashMap::from([(
-                    "docker.io".to_owned(),
-                    crate::models::IndexInfo {
-                        name: Some("docker.io".into()),
-                        mirrors: Some(Vec::new()),
-                        secure: Some(true),
-                        official: Some(true),
-                    },
-                )])),
-                mirrors: Some(Vec::new()),
+                insecure_registry_cidrs: Some(
+                    settings
+                        .registry
+                        .insecure
+                        .iter()
+                        .filter(|r| r.contains('/'))
+                        .cloned()
+                        .chain(["::1/128".to_owned(), "127.0.0.0/8".to_owned()])
+                        .collect(),
+                ),
+                index_configs: Some(registry_index(&settings.registry)),
+                mirrors: Some(settings.registry.mirrors.clone()),
             }),
             generic_resources: None,
-            http_proxy: Some(String::new()),
-            https_proxy: Some(String::new()),
-            no_proxy: Some(String::new()),
+            http_proxy: Some(settings.registry.http_proxy.clone()),
+            https_proxy: Some(settings.registry.https_proxy.clone()),
+            no_proxy: Some(settings.registry.no_proxy.clone()),
             name: Some(inner.host.name.clone()),
-            labels: Some(inner.settings.labels.clone()),
+            labels: Some(inner.settings().labels.clone()),
             experimental_build: Some(false),
             server_version: Some(crate::VERSION.into()),
-            runtimes: Some(HashMap::from([(
-                "runc".to_owned(),
-                Runtime { path: Some("wharf".into()), ..Runtime::default() },
-            )])),
-            default_runtime: Some("runc".into()),
+            runtimes: Some(runtimes(&settings)),
+            default_runtime: Some(settings.default_runtime.clone()),
             swarm: Some(SwarmInfo {
                 node_id: Some(String::new()),
                 node_addr: Some(String::new()),
@@ -147,20 +156,21 @@ impl Engine {
                 error: Some(String::new()),
                 ..SwarmInfo::default()
             }),
-            live_restore_enabled: Some(inner.settings.live_restore),
+            live_restore_enabled: Some(inner.settings().live_restore),
             init_binary: Some("wharf".into()),
             security_options: Some(security),
             product_license: Some(String::new()),
-            default_address_pools: Some(vec![
-                SystemInfoDefaultAddressPools { base: Some("172.17.0.0/12".into()), size: Some(16) },
-                SystemInfoDefaultAddressPools { base: Some("192.168.0.0/16".into()), size: Some(20) },
-            ]),
+            default_address_pools: Some(address_pools(&settings)),
             firewall_backend: Some(crate::models::FirewallInfo {
                 driver: Some("nftables".into()),
                 ..crate::models::FirewallInfo::default()
             }),
             warnings: None,
-            cdi_spec_dirs: Some(Vec::new()),
+            cdi_spec_dirs: Some(if settings.cdi {
+                settings.cdi_dirs.iter().map(|d| d.display().to_string()).collect()
+            } else {
+                Vec::new()
+            }),
             ..SystemInfo::default()
         }))
         .await
@@ -292,6 +302,56 @@ impl Engine {
             .collect();
         std::future::ready(Ok(Value::Array(list))).await
     }
+}
+
+/// The indexes of registries as `info` shows them: the Hub, and those that are trusted without TLS.
+fn registry_index(registry: &crate::settings::RegistrySettings) -> HashMap<String, crate::models::IndexInfo> {
+    let one = |name: &str, mirrors: &[String], official| {
+        let info = crate::models::IndexInfo {
+            name: Some(name.to_owned()),
+            mirrors: Some(mirrors.to_vec()),
+            secure: Some(official),
+            official: Some(official),
+        };
+        (name.to_owned(), info)
+    };
+    let insecure = registry.insecure.iter().filter(|r| !r.contains('/')).map(|name| one(name, &[], false));
+    insecure.chain([one("docker.io", &registry.mirrors, true)]).collect()
+}
+
+fn runtimes(settings: &crate::Settings) -> HashMap<String, Runtime> {
+    let own = Runtime { path: Some("wharf".into()), ..Runtime::default() };
+    let mut all = HashMap::from([("runc".to_owned(), own)]);
+    for (name, program) in &settings.runtimes {
+        let runtime_args = (!program.args.is_empty()).then(|| program.args.clone());
+        all.insert(
+            name.clone(),
+            Runtime { path: Some(program.path.clone()), runtime_args, ..Runtime::default() },
+        );
+    }
+    all
+}
+
+/// Those of the address manager's configuration, else the ones that it has by itself.
+fn address_pools(settings: &crate::Settings) -> Vec<SystemInfoDefaultAddressPools> {
+    let config = settings.plugin_config.get("ipam-pool").and_then(|c| serde_json::from_str::<Value>(c).ok());
+    let own: Vec<_> = config
+        .as_ref()
+        .and_then(|c| c.get("default-address-pools")?.as_array())
+        .into_iter()
+        .flatten()
+        .map(|pool| SystemInfoDefaultAddressPools {
+            base: pool.get("base").and_then(Value::as_str).map(str::to_owned),
+            size: pool.get("size").and_then(Value::as_i64),
+        })
+        .collect();
+    if !own.is_empty() {
+        return own;
+    }
+    [("172.17.0.0/12", 16), ("192.168.0.0/16", 20)]
+        .into_iter()
+        .map(|(base, size)| SystemInfoDefaultAddressPools { base: Some(base.into()), size: Some(size) })
+        .collect()
 }
 
 /// Bytes below a directory; links are not followed, and at most a million entries are looked at.

@@ -159,10 +159,46 @@ pub struct Resources {
     pub pids: Option<i64>,
     /// 10 to 1000.
     pub blkio_weight: Option<u16>,
+    /// Limits of single block devices.
+    pub block: Vec<BlockLimit>,
+    /// Bytes of huge pages by their size as the kernel names it, for example `2MB`.
+    pub hugepages: Vec<(String, u64)>,
+    /// Microseconds of CPU time that may be saved up.
+    pub cpu_burst: Option<u64>,
+    /// 1 runs only when nobody else wants to.
+    pub cpu_idle: Option<i64>,
     /// Device rules, in order. An empty list sets none (privileged).
     pub devices: Vec<DeviceRule>,
     /// Further files of cgroup v2, by name.
     pub unified: Vec<(String, String)>,
+}
+
+/// What is limited of a block device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BlockKind {
+    /// Bytes read per second.
+    ReadBytes,
+    /// Bytes written per second.
+    WriteBytes,
+    /// Reads per second.
+    ReadOperations,
+    /// Writes per second.
+    WriteOperations,
+    /// Share, 10 to 1000.
+    Weight,
+}
+
+/// A limit of one block device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockLimit {
+    /// Of what.
+    pub kind: BlockKind,
+    /// Major number.
+    pub major: u32,
+    /// Minor number.
+    pub minor: u32,
+    /// How much.
+    pub value: u64,
 }
 
 /// The cgroup of a container.
@@ -214,6 +250,23 @@ pub struct Process {
     pub console_size: Option<(u16, u16)>,
     /// Descriptors for 0, 1 and 2; None is /dev/null. Not used with `tty`.
     pub stdio: [Option<Fd>; 3],
+    /// The program is executed once a byte can be read from here.
+    pub gate: Option<Fd>,
+    /// Descriptors that stay open in the program, at 3 and up in this order.
+    pub more_fds: Vec<Fd>,
+}
+
+/// Where a process finds its time namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "kebab-case")]
+pub enum TimeNamespace {
+    /// That of the keeper.
+    #[default]
+    Host,
+    /// A new one whose clocks are ahead by so many seconds and nanoseconds (`monotonic`, `boottime`).
+    New(Vec<(String, i64, u32)>),
+    /// The one behind this descriptor.
+    Join(Fd),
 }
 
 /// A whole container.
@@ -231,6 +284,10 @@ pub struct RunPlan {
     pub rootfs_propagation: String,
     /// Namespaces.
     pub namespaces: Namespaces,
+    /// Time.
+    pub time: TimeNamespace,
+    /// Once its namespaces are there, it waits for a byte from here before it leaves the host's file system.
+    pub pause: Option<Fd>,
     /// Set in a new uts namespace.
     pub hostname: Option<String>,
     /// Set in a new uts namespace.

@@ -1,4 +1,5 @@
-//! Authentication by the peer of the unix socket (`SO_PEERCRED`), and authorization by roles.
+//! Authentication by the peer of the unix socket (`SO_PEERCRED`) or by the client's certificate, and authorization by
+//! roles.
 //!
 //! Without configuration everyone who may open the socket is `admin`, as with Docker. With
 //! `{"roles": [{"role": "operator", "gids": [998]}], "default": "viewer"}` users and groups have roles:
@@ -11,6 +12,7 @@
 //! The first entry that names the caller counts; root is always `admin`, so that nobody is locked out.
 #![cfg_attr(not(target_arch = "wasm32"), forbid(unsafe_code))]
 
+mod certificate;
 mod roles;
 
 use wharf_plugin_sdk::authn::{Authenticator, Connection, Evidence, Identified, Outcome, Peer};
@@ -34,10 +36,40 @@ impl Authenticator for PeerAuthenticator {
             Evidence::Peer(peer) => Some(peer),
             _ => None,
         });
-        Ok(peer.map_or(Outcome::Abstain, |peer| {
-            Outcome::Identified(Identified { identity: identity(peer), valid_until: None })
+        let known = peer.map(identity).or_else(|| shown(connection)).or_else(|| anyone(connection));
+        Ok(known.map_or(Outcome::Abstain, |identity| {
+            Outcome::Identified(Identified { identity, valid_until: None })
         }))
     }
+}
+
+/// Whom the client's certificate names.
+fn shown(connection: &Connection) -> Option<Identity> {
+    let leaf = connection.evidence.iter().find_map(|evidence| match evidence {
+        Evidence::Certificate(chain) => chain.first(),
+        _ => None,
+    })?;
+    // The CA's word is enough, also for somebody without a name.
+    let subject = certificate::subject(leaf).unwrap_or_else(|| certificate::Subject {
+        name: "a client with a certificate".to_owned(),
+        organizations: Vec::new(),
+    });
+    Some(Identity {
+        subject: subject.name,
+        method: "tls".to_owned(),
+        groups: subject.organizations,
+        claims: vec![("remote".to_owned(), connection.remote.clone())],
+    })
+}
+
+/// Where the administrator has opened a TCP socket to everyone, who comes there needs no name.
+fn anyone(connection: &Connection) -> Option<Identity> {
+    connection.transport.ends_with("-open").then(|| Identity {
+        subject: "anonymous".to_owned(),
+        method: "tcp".to_owned(),
+        groups: Vec::new(),
+        claims: vec![("remote".to_owned(), connection.remote.clone())],
+    })
 }
 
 fn identity(peer: &Peer) -> Identity {

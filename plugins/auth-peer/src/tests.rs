@@ -37,6 +37,24 @@ fn the_peer_is_who_the_kernel_says() {
     assert!(matches!(identify(vec![Evidence::Bearer("x".into())]), Outcome::Abstain));
 }
 
+#[test]
+fn certificates_and_open_doors() {
+    let of = |transport: &str, evidence| {
+        let connection = Connection { transport: transport.into(), remote: "10.0.0.9:5".into(), evidence };
+        MockHost::new().call(|host| PeerAuthenticator.authenticate(host, &connection)).unwrap()
+    };
+    let Outcome::Identified(someone) = of("tls", vec![Evidence::Certificate(vec![vec![1, 2, 3]])]) else {
+        panic!("not identified")
+    };
+    assert_eq!((someone.identity.method.as_str(), someone.identity.groups.len()), ("tls", 0));
+    assert!(matches!(of("tls", Vec::new()), Outcome::Abstain));
+    assert!(matches!(of("tcp", Vec::new()), Outcome::Abstain));
+    let Outcome::Identified(anyone) = of("tcp-open", Vec::new()) else { panic!("not identified") };
+    assert_eq!(anyone.identity.subject, "anonymous");
+    // A user id is believed from the kernel alone, whatever a certificate is called.
+    assert!(someone.identity.claims.iter().all(|(key, _)| key != "uid"));
+}
+
 /// Whether `identity` may do `verb noun` with this body, under this configuration.
 fn may(config: &str, identity: Option<&Identity>, noun: &str, verb: &str, body: &str) -> bool {
     matches!(decide(config, identity, noun, verb, body), Decision::Allow(_))

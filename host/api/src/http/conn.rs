@@ -6,18 +6,18 @@ use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use axum::body::Body;
 use bytes::{Bytes, BytesMut};
-use hyper::Request;
-use hyper::body::Incoming;
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
+use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::reply::Reply;
-use super::wire::{HEAD_TIMEOUT, Phase, Socket, Tap};
+use super::wire::{BusyGuard, HEAD_TIMEOUT, Phase, Socket, Tap};
 
 /// What an HTTP/2 client that knows beforehand begins with.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -25,7 +25,7 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const MAX_HEAD: usize = 256 * 1024;
 const MAX_HEADERS: usize = 128;
 
-pub(crate) type Answer = Pin<Box<dyn Future<Output = Reply> + Send>>;
+pub(crate) type Answer = Pin<Box<dyn Future<Output = axum::response::Response> + Send>>;
 /// What answers requests.
 pub(crate) type Handler = Arc<dyn Fn(Request<Incoming>, Option<Hijacker>) -> Answer + Send + Sync>;
 /// What runs on a connection that was taken over.
@@ -158,18 +158,40 @@ struct Front {
 }
 
 impl hyper::service::Service<Request<Incoming>> for Front {
-    type Response = Reply;
+    type Response = Response<Guarded>;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Reply, Infallible>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let busy = self.phase.begin();
         let answer = (self.handler)(request, Some(Hijacker(Arc::clone(&self.slot))));
-        Box::pin(async move {
-            let mut reply = answer.await;
-            reply.body_mut().busy = Some(busy);
-            Ok(reply)
-        })
+        Box::pin(async move { Ok(answer.await.map(|body| Guarded { body, _busy: busy })) })
+    }
+}
+
+/// A body; while it lives, its connection is not idle.
+struct Guarded {
+    body: Body,
+    _busy: BusyGuard,
+}
+
+impl hyper::body::Body for Guarded {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

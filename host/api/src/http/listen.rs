@@ -3,12 +3,16 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use nix::unistd::Group;
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixSocket};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixSocket, UnixStream};
+use tokio_rustls::TlsAcceptor;
 
+use super::tls::Tls;
 use super::wire::Socket;
 
 /// Connections that may wait to be accepted.
@@ -21,6 +25,8 @@ pub enum Listen {
     Unix(PathBuf),
     /// `tcp://address:port`
     Tcp(SocketAddr),
+    /// `fd://`: the sockets that the service manager handed over; with a name or number one of them.
+    Inherited(String),
 }
 
 /// Why a server cannot listen where it was told to.
@@ -31,8 +37,9 @@ pub enum ListenError {
     Address(String),
     /// Everyone who can reach it would be root on this host.
     #[error(
-        "refusing to listen on {0}: without TLS everyone who can reach it is root on this host. \
-         Listen on a unix socket or on 127.0.0.1, or say --allow-insecure-tcp if the network is trusted"
+        "refusing to listen on {0}: without TLS and client certificates everyone who can reach it is root on this \
+         host. Say --tlsverify with certificates, listen on a unix socket or on 127.0.0.1, or say \
+         --allow-insecure-tcp if the network is trusted"
     )]
     Insecure(Listen),
     /// Another server is there.
@@ -44,6 +51,9 @@ pub enum ListenError {
     /// The group does not exist.
     #[error("group {0} does not exist")]
     NoGroup(String),
+    /// Nothing of the kind was handed over.
+    #[error("no sockets found for {0}: was the daemon started by a socket unit?")]
+    NotInherited(Listen),
     /// The system refused.
     #[error("cannot listen on {0}: {1}")]
     Io(Listen, #[source] io::Error),
@@ -54,13 +64,16 @@ impl fmt::Display for Listen {
         match self {
             Self::Unix(path) => write!(f, "unix://{}", path.display()),
             Self::Tcp(address) => write!(f, "tcp://{address}"),
+            Self::Inherited(name) => write!(f, "fd://{name}"),
         }
     }
 }
 
 impl Listen {
-    /// Reads `unix:///path`, `tcp://address:port`, or a plain path.
-    pub fn parse(text: &str) -> Result<Self, ListenError> {
+    /// Reads `unix:///path`, `tcp://address:port`, `fd://name`, or a plain path. A TCP address without a port has Docker's:
+    /// 2376 with TLS, 2375 without.
+    pub fn parse(text: &str, tls: bool) -> Result<Self, ListenError> {
+        let usual = if tls { 2376 } else { 2375 };
         let bad = |why: &str| ListenError::Address(format!("invalid address {text:?} for --host: {why}"));
         if let Some(path) = text.strip_prefix("unix://") {
             let path = if path.is_empty() { "/var/run/docker.sock" } else { path };
@@ -77,9 +90,9 @@ impl Listen {
             }
             let port = |text: &str| text.parse().map_err(|_| bad("the port is no number"));
             let (host, port) = match address.rsplit_once(':') {
-                _ if address.ends_with(']') => (address, 2375),
+                _ if address.ends_with(']') => (address, usual),
                 Some((host, text)) => (host, port(text)?),
-                None => (address, 2375),
+                None => (address, usual),
             };
             return match host {
                 "" | "localhost" => Ok(Self::Tcp((IpAddr::from([127, 0, 0, 1]), port).into())),
@@ -92,8 +105,8 @@ impl Listen {
         if text.starts_with('/') {
             return Ok(Self::Unix(text.into()));
         }
-        if text.starts_with("fd://") {
-            return Err(bad("socket activation is not supported; use unix:///path"));
+        if let Some(name) = text.strip_prefix("fd://") {
+            return Ok(Self::Inherited(if name == "*" { String::new() } else { name.to_owned() }));
         }
         Err(bad("use unix:///path or tcp://127.0.0.1:port"))
     }
@@ -104,19 +117,26 @@ impl Listen {
 pub struct ListenOptions {
     /// Group that may use unix sockets. None: `docker` if there is such a group.
     pub group: Option<String>,
-    /// Plain TCP on addresses that others can reach.
+    /// TCP without client certificates on addresses that others can reach.
     pub allow_insecure_tcp: bool,
+    /// TLS on all TCP sockets.
+    pub tls: Option<Tls>,
 }
 
 impl ListenOptions {
     /// Refuses an address that would give this host away.
     pub fn allows(&self, address: &Listen) -> Result<(), ListenError> {
         match address {
-            Listen::Tcp(socket) if !socket.ip().is_loopback() && !self.allow_insecure_tcp => {
+            Listen::Tcp(socket) if !socket.ip().is_loopback() && !self.open() => {
                 Err(ListenError::Insecure(address.clone()))
             }
             _ => Ok(()),
         }
+    }
+
+    /// TCP may be reached by others: they prove who they are, or the administrator has said that it is meant so.
+    fn open(&self) -> bool {
+        self.allow_insecure_tcp || self.tls.as_ref().is_some_and(Tls::verifies)
     }
 }
 
@@ -129,8 +149,42 @@ pub(crate) struct Listener {
 
 #[derive(Debug)]
 enum Kind {
-    Unix { listener: UnixListener, _path: OwnPath },
-    Tcp(TcpListener),
+    /// The path is not ours where the socket was handed over.
+    Unix {
+        listener: UnixListener,
+        _path: Option<OwnPath>,
+    },
+    Tcp {
+        listener: TcpListener,
+        tls: Option<Tls>,
+        open: bool,
+    },
+}
+
+/// A client before its handshake, if there is one to be made.
+pub(crate) struct Arrival {
+    socket: Transport,
+    tls: Option<Tls>,
+    open: bool,
+}
+
+enum Transport {
+    Unix(UnixStream),
+    Tcp(TcpStream),
+}
+
+impl Arrival {
+    /// Makes the handshake.
+    pub(crate) async fn ready(self) -> io::Result<Socket> {
+        match (self.socket, self.tls) {
+            (Transport::Unix(stream), _) => Ok(Socket::Unix(stream)),
+            (Transport::Tcp(stream), None) => Ok(Socket::Tcp(stream, self.open)),
+            (Transport::Tcp(stream), Some(tls)) => {
+                let stream = TlsAcceptor::from(tls.config()).accept(stream).await?;
+                Ok(Socket::Tls(Mutex::new(Box::new(stream)), self.open))
+            }
+        }
+    }
 }
 
 /// A path that is removed if it is still the same socket.
@@ -157,33 +211,70 @@ impl Listener {
                 options.allows(address)?;
                 let listener = std::net::TcpListener::bind(socket).map_err(failed)?;
                 listener.set_nonblocking(true).map_err(failed)?;
-                Kind::Tcp(TcpListener::from_std(listener).map_err(failed)?)
+                Self::tcp(listener, options).map_err(failed)?
             }
+            // These are not made but taken.
+            Listen::Inherited(_) => return Err(ListenError::NotInherited(address.clone())),
             Listen::Unix(path) => {
                 let group = group(options)?;
                 check_path(path, address)?;
                 let (listener, own) = bind_unix(path, group).map_err(failed)?;
-                Kind::Unix { listener, _path: own }
+                Kind::Unix { listener, _path: Some(own) }
             }
         };
         Ok(Self { address: address.clone(), kind })
     }
 
+    fn tcp(listener: std::net::TcpListener, options: &ListenOptions) -> io::Result<Kind> {
+        Ok(Kind::Tcp {
+            listener: TcpListener::from_std(listener)?,
+            tls: options.tls.clone(),
+            open: options.allow_insecure_tcp,
+        })
+    }
+
+    /// Takes a listening socket that somebody else made, under the same rules.
+    pub(crate) fn inherit(socket: OwnedFd, name: &str, options: &ListenOptions) -> Result<Self, ListenError> {
+        let own = Listen::Inherited(name.to_owned());
+        let failed = |e| ListenError::Io(own.clone(), e);
+        let family = nix::sys::socket::getsockname::<nix::sys::socket::SockaddrStorage>(socket.as_raw_fd())
+            .map_err(|e| failed(e.into()))?;
+        let unix = family.as_unix_addr();
+        let (address, kind) = if let Some(unix) = unix {
+            let path = unix.path().map(Path::to_owned);
+            let listener = std::os::unix::net::UnixListener::from(socket);
+            listener.set_nonblocking(true).map_err(failed)?;
+            let listener = UnixListener::from_std(listener).map_err(failed)?;
+            (path.map_or(own, Listen::Unix), Kind::Unix { listener, _path: None })
+        } else {
+            let listener = std::net::TcpListener::from(socket);
+            listener.set_nonblocking(true).map_err(failed)?;
+            let address = listener.local_addr().map_err(failed)?;
+            options.allows(&Listen::Tcp(address))?;
+            (Listen::Tcp(address), Self::tcp(listener, options).map_err(failed)?)
+        };
+        Ok(Self { address, kind })
+    }
+
     /// The address, with the port that the system chose.
     pub(crate) fn address(&self) -> Listen {
         match &self.kind {
-            Kind::Tcp(listener) => listener.local_addr().map_or_else(|_| self.address.clone(), Listen::Tcp),
+            Kind::Tcp { listener, .. } => {
+                listener.local_addr().map_or_else(|_| self.address.clone(), Listen::Tcp)
+            }
             Kind::Unix { .. } => self.address.clone(),
         }
     }
 
-    pub(crate) async fn accept(&self) -> io::Result<Socket> {
+    pub(crate) async fn accept(&self) -> io::Result<Arrival> {
         match &self.kind {
-            Kind::Unix { listener, .. } => Ok(Socket::Unix(listener.accept().await?.0)),
-            Kind::Tcp(listener) => {
+            Kind::Unix { listener, .. } => {
+                Ok(Arrival { socket: Transport::Unix(listener.accept().await?.0), tls: None, open: false })
+            }
+            Kind::Tcp { listener, tls, open } => {
                 let stream: TcpStream = listener.accept().await?.0;
                 stream.set_nodelay(true)?;
-                Ok(Socket::Tcp(stream))
+                Ok(Arrival { socket: Transport::Tcp(stream), tls: tls.clone(), open: *open })
             }
         }
     }
@@ -253,7 +344,7 @@ mod tests {
     use super::{Listen, ListenError, ListenOptions, Listener};
 
     fn options() -> ListenOptions {
-        ListenOptions { group: Some(String::new()), allow_insecure_tcp: false }
+        ListenOptions { group: Some(String::new()), allow_insecure_tcp: false, tls: None }
     }
 
     #[test]
@@ -267,21 +358,26 @@ mod tests {
             ("tcp://:99", "tcp://127.0.0.1:99"),
             ("tcp://[::1]:5", "tcp://[::1]:5"),
             ("tcp://[::1]", "tcp://[::1]:2375"),
+            ("fd://", "fd://"),
+            ("fd://*", "fd://"),
+            ("fd://api", "fd://api"),
         ] {
-            let shown_now = Listen::parse(text).map(|l| l.to_string());
+            let shown_now = Listen::parse(text, false).map(|l| l.to_string());
             assert_eq!(shown_now.ok().as_deref(), Some(shown), "{text}");
         }
-        for bad in ["", "unix://relative", "tcp://example.com:1", "tcp://127.0.0.1:x", "http://a", "fd://"] {
-            assert!(matches!(Listen::parse(bad), Err(ListenError::Address(_))), "{bad}");
+        assert_eq!(Listen::parse("tcp://127.0.0.1", true).unwrap().to_string(), "tcp://127.0.0.1:2376");
+        for bad in ["", "unix://relative", "tcp://example.com:1", "tcp://127.0.0.1:x", "http://a"] {
+            assert!(matches!(Listen::parse(bad, false), Err(ListenError::Address(_))), "{bad}");
         }
     }
 
     #[tokio::test]
     async fn plain_tcp_that_others_can_reach_is_refused() {
-        let refused = Listener::bind(&Listen::parse("tcp://0.0.0.0:0").unwrap(), &options()).unwrap_err();
+        let refused =
+            Listener::bind(&Listen::parse("tcp://0.0.0.0:0", false).unwrap(), &options()).unwrap_err();
         assert!(refused.to_string().contains("without TLS"), "{refused}");
         let allowed = ListenOptions { allow_insecure_tcp: true, ..options() };
-        assert!(Listener::bind(&Listen::parse("tcp://0.0.0.0:0").unwrap(), &allowed).is_ok());
+        assert!(Listener::bind(&Listen::parse("tcp://0.0.0.0:0", false).unwrap(), &allowed).is_ok());
     }
 
     #[tokio::test]

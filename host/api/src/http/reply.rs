@@ -12,7 +12,6 @@ use hyper::{Response, StatusCode};
 use serde::Serialize;
 
 use crate::error::Failure;
-use crate::http::wire::BusyGuard;
 
 /// What follows the head of an answer.
 pub(crate) enum Content {
@@ -21,10 +20,9 @@ pub(crate) enum Content {
     Stream(Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>),
 }
 
-/// A body; while it lives, its connection is not idle.
+/// A body.
 pub(crate) struct Body {
     pub(crate) content: Content,
-    pub(crate) busy: Option<BusyGuard>,
 }
 
 impl HttpBody for Body {
@@ -67,7 +65,7 @@ pub(crate) type Outcome = Result<Reply, Failure>;
 pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 pub(crate) fn with(status: StatusCode, content: Content) -> Reply {
-    let mut reply = Response::new(Body { content, busy: None });
+    let mut reply = Response::new(Body { content });
     *reply.status_mut() = status;
     reply
 }

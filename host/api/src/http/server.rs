@@ -77,11 +77,22 @@ async fn accept(
                 continue;
             }
         };
-        let handler = welcome(&socket);
         let (ending, killed) = (shutdown.clone(), killed.clone());
+        let welcome = Arc::clone(welcome);
+        let serving = async move {
+            // A handshake is somebody else's doing: it happens beside the accepting of others.
+            match tokio::time::timeout(limits.head, socket.ready()).await {
+                Ok(Ok(socket)) => {
+                    let handler = welcome(&socket);
+                    serve(socket, handler, limits, ending).await;
+                }
+                Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
+                Err(_) => tracing::debug!("TLS handshake took too long"),
+            }
+        };
         connections.spawn(async move {
             tokio::select! {
-                () = serve(socket, handler, limits, ending) => {}
+                () = serving => {}
                 () = killed.cancelled() => {}
             }
             drop(place);

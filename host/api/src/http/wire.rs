@@ -1,19 +1,29 @@
 //! The byte stream below HTTP: what tells a slow head from an idle connection, and a client's half-close from its end.
 
+use std::future::poll_fn;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Sleep;
+use tokio_rustls::server::TlsStream;
 
 /// How long a request's head may take from its first to its last byte.
 pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How often a client that has ended its input is looked at: nothing tells when the rest of it ends too.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// How long a TCP client that has ended its input may wait for its answer: it looks like one that is gone.
+const HALF_CLOSED: Duration = Duration::from_secs(10);
 
 /// Bytes of a raw stream that are read at a time.
 const CHUNK: usize = 16 * 1024;
@@ -21,17 +31,36 @@ const CHUNK: usize = 16 * 1024;
 /// A connected client.
 pub(crate) enum Socket {
     Unix(UnixStream),
-    Tcp(TcpStream),
+    /// The flag: everyone is let in.
+    Tcp(TcpStream, bool),
+    /// The lock is held for one poll at a time: both directions of a raw stream share the connection.
+    Tls(Mutex<Box<TlsStream<TcpStream>>>, bool),
+}
+
+/// The TLS connection within its lock, which no panic leaves in a state of its own.
+fn unlocked(tls: &Mutex<Box<TlsStream<TcpStream>>>) -> MutexGuard<'_, Box<TlsStream<TcpStream>>> {
+    tls.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The same for who has it alone.
+fn whole(tls: &mut Mutex<Box<TlsStream<TcpStream>>>) -> Pin<&mut TlsStream<TcpStream>> {
+    Pin::new(tls.get_mut().unwrap_or_else(PoisonError::into_inner))
 }
 
 impl Socket {
     /// The other end is gone altogether, rather than only done with writing.
-    pub(crate) async fn gone(&self) -> bool {
-        let ready = match self {
-            Self::Unix(s) => s.ready(Interest::WRITABLE).await,
-            Self::Tcp(s) => s.ready(Interest::WRITABLE).await,
+    pub(crate) fn gone(&self) -> bool {
+        let ask = |fd: BorrowedFd<'_>| {
+            let mut polls = [PollFd::new(fd, PollFlags::empty())];
+            let asked = nix::poll::poll(&mut polls, PollTimeout::ZERO);
+            let ended = PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL;
+            asked.is_err() || polls.iter().any(|p| p.revents().is_some_and(|r| r.intersects(ended)))
         };
-        !ready.is_ok_and(|r| !r.is_write_closed())
+        match self {
+            Self::Unix(s) => ask(s.as_fd()),
+            Self::Tcp(s, _) => ask(s.as_fd()),
+            Self::Tls(tls, _) => ask(unlocked(tls).get_ref().0.as_fd()),
+        }
     }
 
     /// Reads what there is, waiting for the first byte; 0 is the end. Shares the socket with [`Self::send`].
@@ -43,9 +72,20 @@ impl Socket {
                     s.readable().await?;
                     s.try_read_buf(buffer)
                 }
-                Self::Tcp(s) => {
+                Self::Tcp(s, _) => {
                     s.readable().await?;
                     s.try_read_buf(buffer)
+                }
+                Self::Tls(tls, _) => {
+                    let mut chunk = [0_u8; CHUNK];
+                    let read = poll_fn(|cx| {
+                        let mut buf = ReadBuf::new(&mut chunk);
+                        let mut tls = unlocked(tls);
+                        let polled = Pin::new(&mut **tls).poll_read(cx, &mut buf);
+                        polled.map(|result| result.map(|()| buf.filled().len()))
+                    })
+                    .await;
+                    read.inspect(|n| buffer.extend_from_slice(chunk.get(..*n).unwrap_or_default()))
                 }
             };
             match result {
@@ -63,9 +103,23 @@ impl Socket {
                     s.writable().await?;
                     s.try_write(data)
                 }
-                Self::Tcp(s) => {
+                Self::Tcp(s, _) => {
                     s.writable().await?;
                     s.try_write(data)
+                }
+                Self::Tls(tls, _) => {
+                    poll_fn(|cx| {
+                        let mut tls = unlocked(tls);
+                        match Pin::new(&mut **tls).poll_write(cx, data) {
+                            // What was encrypted must also leave: nobody may write for a long time.
+                            Poll::Ready(Ok(n)) => {
+                                let _ = Pin::new(&mut **tls).poll_flush(cx);
+                                Poll::Ready(Ok(n))
+                            }
+                            other => other,
+                        }
+                    })
+                    .await
                 }
             };
             match result {
@@ -73,6 +127,9 @@ impl Socket {
                 Err(e) => return Err(e),
                 Ok(n) => data = data.get(n..).unwrap_or_default(),
             }
+        }
+        if let Self::Tls(tls, _) = self {
+            poll_fn(|cx| Pin::new(&mut **unlocked(tls)).poll_flush(cx)).await?;
         }
         Ok(())
     }
@@ -82,7 +139,8 @@ impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Unix(s) => Pin::new(s).poll_read(cx, buf),
-            Self::Tcp(s) => Pin::new(s).poll_read(cx, buf),
+            Self::Tcp(s, _) => Pin::new(s).poll_read(cx, buf),
+            Self::Tls(s, _) => whole(s).poll_read(cx, buf),
         }
     }
 }
@@ -91,7 +149,8 @@ impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Unix(s) => Pin::new(s).poll_write(cx, data),
-            Self::Tcp(s) => Pin::new(s).poll_write(cx, data),
+            Self::Tcp(s, _) => Pin::new(s).poll_write(cx, data),
+            Self::Tls(s, _) => whole(s).poll_write(cx, data),
         }
     }
 
@@ -102,7 +161,8 @@ impl AsyncWrite for Socket {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Unix(s) => Pin::new(s).poll_write_vectored(cx, data),
-            Self::Tcp(s) => Pin::new(s).poll_write_vectored(cx, data),
+            Self::Tcp(s, _) => Pin::new(s).poll_write_vectored(cx, data),
+            Self::Tls(s, _) => whole(s).poll_write_vectored(cx, data),
         }
     }
 
@@ -110,14 +170,18 @@ impl AsyncWrite for Socket {
         true
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Unix(_) | Self::Tcp(..) => Poll::Ready(Ok(())),
+            Self::Tls(s, _) => whole(s).poll_flush(cx),
+        }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Unix(s) => Pin::new(s).poll_shutdown(cx),
-            Self::Tcp(s) => Pin::new(s).poll_shutdown(cx),
+            Self::Tcp(s, _) => Pin::new(s).poll_shutdown(cx),
+            Self::Tls(s, _) => whole(s).poll_shutdown(cx),
         }
     }
 }
@@ -160,11 +224,13 @@ pub(crate) struct Tap {
     phase: Arc<Phase>,
     head: Option<(u64, Pin<Box<Sleep>>)>,
     timeout: Duration,
+    /// Since when there is no more input, and when to look again.
+    ended: Option<(Instant, Pin<Box<Sleep>>)>,
 }
 
 impl Tap {
     pub(crate) fn new(socket: Socket, seen: Bytes, phase: Arc<Phase>, timeout: Duration) -> Self {
-        let mut tap = Self { socket, seen, phase, head: None, timeout };
+        let mut tap = Self { socket, seen, phase, head: None, timeout, ended: None };
         if !tap.seen.is_empty() {
             tap.started();
         }
@@ -180,6 +246,22 @@ impl Tap {
         let turn = self.phase.turn.load(Ordering::Acquire);
         if turn.is_multiple_of(2) && self.head.as_ref().is_none_or(|(t, _)| *t != turn) {
             self.head = Some((turn, Box::pin(tokio::time::sleep(self.timeout))));
+        }
+    }
+
+    /// Whether a client whose input has ended while it is being answered is gone; if not, looks again later.
+    fn left(&mut self, cx: &mut Context<'_>) -> bool {
+        let (since, look) =
+            self.ended.get_or_insert_with(|| (Instant::now(), Box::pin(tokio::time::sleep(LOOK))));
+        loop {
+            let unsure = !matches!(self.socket, Socket::Unix(_));
+            if self.socket.gone() || (unsure && since.elapsed() > HALF_CLOSED) {
+                return true;
+            }
+            if look.as_mut().poll(cx).is_pending() {
+                return false;
+            }
+            look.as_mut().reset(tokio::time::Instant::now() + LOOK);
         }
     }
 
@@ -219,7 +301,8 @@ impl AsyncRead for Tap {
                     // Whoever takes the connection over will read the end again.
                     return Poll::Pending;
                 }
-                Poll::Ready(Ok(()))
+                // A client that has said all and waits for the answer is no client that has left.
+                if turn.is_multiple_of(2) || self.left(cx) { Poll::Ready(Ok(())) } else { Poll::Pending }
             }
             Poll::Ready(Ok(())) => {
                 self.started();

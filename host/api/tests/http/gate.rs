@@ -116,7 +116,7 @@ async fn every_request_is_authorized_anew() {
 #[tokio::test]
 async fn loopback_tcp_is_known_by_its_user() {
     let server =
-        serve_with(crate::client::PATIENCE, &[wharf_api::Listen::parse("tcp://127.0.0.1:0").unwrap()]);
+        serve_with(crate::client::PATIENCE, &[wharf_api::Listen::parse("tcp://127.0.0.1:0", false).unwrap()]);
     let Some(wharf_api::Listen::Tcp(address)) = server.addresses.get(1) else { panic!("no address") };
     let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
     let request = b"GET /info HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";

@@ -113,7 +113,7 @@ async fn http2_with_prior_knowledge() {
 
 #[tokio::test]
 async fn loopback_tcp_serves_clients_but_no_web_pages() {
-    let server = serve_with(PATIENCE, &[Listen::parse("tcp://127.0.0.1:0").unwrap()]);
+    let server = serve_with(PATIENCE, &[Listen::parse("tcp://127.0.0.1:0", false).unwrap()]);
     let Some(Listen::Tcp(address)) = server.addresses.get(1) else { panic!("no address") };
     assert_ne!(address.port(), 0);
     for (headers, status) in [

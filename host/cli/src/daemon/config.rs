@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::options::{Kind, OPTIONS, Opt, Role};
+use super::{check, values};
 
 /// A file larger than this is no configuration.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -51,20 +52,96 @@ pub(crate) struct Config {
     pub(crate) allow_insecure_tcp: bool,
     pub(crate) bridge: Option<String>,
     pub(crate) bip: Option<String>,
-    pub(crate) mtu: u32,
+    pub(crate) mtu: i64,
     pub(crate) dns: Vec<String>,
     pub(crate) dns_search: Vec<String>,
     pub(crate) dns_opts: Vec<String>,
     pub(crate) cgroup_parent: String,
     pub(crate) exec_opts: Vec<String>,
     pub(crate) live_restore: bool,
-    pub(crate) shutdown_timeout: u64,
+    pub(crate) shutdown_timeout: i64,
     pub(crate) init: bool,
     pub(crate) no_new_privileges: bool,
     pub(crate) plugins: BTreeMap<String, Value>,
+    pub(crate) log_format: String,
+    pub(crate) authorization_plugins: Vec<String>,
+    pub(crate) metrics_addr: Option<String>,
+    pub(crate) features: BTreeMap<String, bool>,
+    pub(crate) oom_score_adjust: i32,
+    pub(crate) tls: Option<bool>,
+    pub(crate) tlsverify: Option<bool>,
+    pub(crate) tlscacert: Option<PathBuf>,
+    pub(crate) tlscert: Option<PathBuf>,
+    pub(crate) tlskey: Option<PathBuf>,
+    pub(crate) fixed_cidr: Option<String>,
+    pub(crate) fixed_cidr_v6: Option<String>,
+    pub(crate) default_gateway: Option<String>,
+    pub(crate) default_gateway_v6: Option<String>,
+    pub(crate) ipv6: bool,
+    pub(crate) icc: bool,
+    pub(crate) ip: String,
+    pub(crate) ip_masq: bool,
+    pub(crate) default_network_opts: BTreeMap<String, BTreeMap<String, String>>,
+    pub(crate) default_address_pools: Vec<AddressPool>,
+    pub(crate) host_gateway_ips: Vec<String>,
+    pub(crate) default_ulimits: BTreeMap<String, Ulimit>,
+    pub(crate) default_shm_size: Value,
+    pub(crate) default_ipc_mode: String,
+    pub(crate) default_cgroupns_mode: String,
+    pub(crate) userns_remap: String,
+    pub(crate) seccomp_profile: String,
+    pub(crate) selinux_enabled: bool,
+    pub(crate) runtimes: BTreeMap<String, Runtime>,
+    pub(crate) default_runtime: String,
+    pub(crate) cdi_spec_dirs: Vec<PathBuf>,
+    pub(crate) insecure_registries: Vec<String>,
+    pub(crate) registry_mirrors: Vec<String>,
+    pub(crate) max_concurrent_downloads: Option<i64>,
+    pub(crate) max_concurrent_uploads: Option<i64>,
+    pub(crate) max_download_attempts: Option<i64>,
+    pub(crate) http_proxy: String,
+    pub(crate) https_proxy: String,
+    pub(crate) no_proxy: String,
+    pub(crate) proxies: Proxies,
     /// Options that were given and change nothing, with the reason.
     #[serde(skip)]
     pub(crate) without_effect: Vec<(String, &'static str)>,
+}
+
+/// Networks to choose from.
+#[derive(Debug, Clone, PartialEq, Deserialize, serde::Serialize)]
+pub(crate) struct AddressPool {
+    pub(crate) base: String,
+    pub(crate) size: u8,
+}
+
+/// A process limit as the file has it.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct Ulimit {
+    #[serde(default)]
+    pub(crate) name: String,
+    pub(crate) soft: i64,
+    pub(crate) hard: i64,
+}
+
+/// A runtime as the file has it.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Runtime {
+    pub(crate) path: String,
+    pub(crate) runtime_args: Vec<String>,
+    pub(crate) runtime_type: String,
+    pub(crate) options: Map<String, Value>,
+}
+
+/// Proxies as newer files have them.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "kebab-case", default, deny_unknown_fields)]
+pub(crate) struct Proxies {
+    pub(crate) http_proxy: String,
+    pub(crate) https_proxy: String,
+    pub(crate) no_proxy: String,
 }
 
 impl Default for Config {
@@ -97,6 +174,46 @@ impl Default for Config {
             init: false,
             no_new_privileges: false,
             plugins: BTreeMap::new(),
+            log_format: "text".into(),
+            authorization_plugins: Vec::new(),
+            metrics_addr: None,
+            features: BTreeMap::new(),
+            oom_score_adjust: 0,
+            tls: None,
+            tlsverify: None,
+            tlscacert: None,
+            tlscert: None,
+            tlskey: None,
+            fixed_cidr: None,
+            fixed_cidr_v6: None,
+            default_gateway: None,
+            default_gateway_v6: None,
+            ipv6: false,
+            icc: true,
+            ip: "0.0.0.0".into(),
+            ip_masq: true,
+            default_network_opts: BTreeMap::new(),
+            default_address_pools: Vec::new(),
+            host_gateway_ips: Vec::new(),
+            default_ulimits: BTreeMap::new(),
+            default_shm_size: Value::Null,
+            default_ipc_mode: "private".into(),
+            default_cgroupns_mode: String::new(),
+            userns_remap: String::new(),
+            seccomp_profile: String::new(),
+            selinux_enabled: false,
+            runtimes: BTreeMap::new(),
+            default_runtime: "runc".into(),
+            cdi_spec_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
+            insecure_registries: Vec::new(),
+            registry_mirrors: Vec::new(),
+            max_concurrent_downloads: None,
+            max_concurrent_uploads: None,
+            max_download_attempts: None,
+            http_proxy: String::new(),
+            https_proxy: String::new(),
+            no_proxy: String::new(),
+            proxies: Proxies::default(),
             without_effect: Vec::new(),
         }
     }
@@ -126,9 +243,16 @@ fn command(name: &'static str) -> Command {
                 .value_parser(["true", "false", "1", "0", "t", "f", "True", "False", "TRUE", "FALSE"])
                 .hide_possible_values(true)
                 .action(ArgAction::Set),
-            Kind::List | Kind::Map | Kind::Object => arg.action(ArgAction::Append),
+            Kind::List
+            | Kind::Map
+            | Kind::Object
+            | Kind::Ulimits
+            | Kind::Pools
+            | Kind::Nested
+            | Kind::Switches
+            | Kind::Runtimes => arg.action(ArgAction::Append),
             Kind::Number => arg.allow_negative_numbers(true).action(ArgAction::Set),
-            Kind::Text => arg.action(ArgAction::Set),
+            Kind::Text | Kind::Size => arg.action(ArgAction::Set),
         };
         if option.role != Role::Works {
             arg = arg.hide(true);
@@ -178,30 +302,54 @@ fn from_flag(option: &Opt, matches: &ArgMatches) -> Result<Option<Value>, Stop> 
     let values: Vec<&String> = values.collect();
     let one = || values.last().map(|v| v.as_str()).unwrap_or_default();
     let flag = option.flag;
+    let wrong = |text: &str, why: &str| {
+        Stop::Usage(format!("invalid argument {text:?} for \"--{flag}\" flag: {why}"))
+    };
     let value = match option.kind {
-        Kind::Bool => Value::Bool(matches!(one(), "true" | "1" | "t" | "True" | "TRUE")),
-        Kind::Text => Value::String(one().to_owned()),
-        Kind::Number => one().parse::<i64>().map(Value::from).map_err(|_| {
-            Stop::Usage(format!(
-                "invalid argument {:?} for \"--{flag}\" flag: a whole number is needed",
-                one()
-            ))
-        })?,
+        Kind::Bool => Value::Bool(truth(one())),
+        Kind::Text | Kind::Size => Value::String(one().to_owned()),
+        Kind::Number => {
+            one().parse::<i64>().map(Value::from).map_err(|_| wrong(one(), "a whole number is needed"))?
+        }
         Kind::List => values.iter().map(|v| Value::String((*v).clone())).collect(),
-        Kind::Map | Kind::Object => {
+        Kind::Pools => values
+            .iter()
+            .map(|text| values::pool(text).map_err(|why| wrong(text, &why)))
+            .collect::<Result<Value, Stop>>()?,
+        Kind::Map | Kind::Object | Kind::Ulimits | Kind::Nested | Kind::Switches | Kind::Runtimes => {
             let mut map = Map::new();
             for text in values {
-                let (key, value) = text.split_once('=').ok_or_else(|| {
-                    Stop::Usage(format!(
-                        "invalid argument {text:?} for \"--{flag}\" flag: key=value is needed"
-                    ))
-                })?;
-                map.insert(key.to_owned(), Value::String(value.to_owned()));
+                let (key, value) = text.split_once('=').ok_or_else(|| wrong(text, "key=value is needed"))?;
+                let value = match option.kind {
+                    Kind::Ulimits => values::ulimit(key, value).map_err(|why| wrong(text, &why))?,
+                    Kind::Switches => Value::Bool(truth(value)),
+                    Kind::Runtimes => {
+                        if map.contains_key(key) {
+                            return Err(wrong(text, &format!("runtime '{key}' was already defined")));
+                        }
+                        serde_json::json!({"path": value})
+                    }
+                    Kind::Nested => {
+                        let (name, value) =
+                            value.split_once('=').ok_or_else(|| wrong(text, "driver=key=value is needed"))?;
+                        if let Some(Value::Object(inner)) = map.get_mut(key) {
+                            inner.insert(name.to_owned(), Value::String(value.to_owned()));
+                            continue;
+                        }
+                        serde_json::json!({name: value})
+                    }
+                    _ => Value::String(value.to_owned()),
+                };
+                map.insert(key.to_owned(), value);
             }
             Value::Object(map)
         }
     };
     Ok(Some(value))
+}
+
+fn truth(text: &str) -> bool {
+    matches!(text, "true" | "1" | "t" | "True" | "TRUE" | "")
 }
 
 /// Reads a configuration file. One that was not asked for by name may be absent.
@@ -250,7 +398,11 @@ fn fits(kind: Kind, value: &Value) -> bool {
         Kind::Number => value.is_i64() || value.is_u64(),
         Kind::List => value.is_array(),
         Kind::Map => value.as_object().is_some_and(|m| m.values().all(Value::is_string)),
-        Kind::Object => value.is_object(),
+        Kind::Object | Kind::Runtimes | Kind::Ulimits => value.is_object(),
+        Kind::Pools => value.as_array().is_some_and(|l| l.iter().all(Value::is_object)),
+        Kind::Nested => value.as_object().is_some_and(|m| m.values().all(Value::is_object)),
+        Kind::Switches => value.as_object().is_some_and(|m| m.values().all(Value::is_boolean)),
+        Kind::Size => value.is_string() || value.is_u64(),
     }
 }
 
@@ -261,7 +413,11 @@ fn described(kind: Kind) -> &'static str {
         Kind::Number => "a whole number",
         Kind::List => "a list",
         Kind::Map => "an object of texts",
-        Kind::Object => "an object",
+        Kind::Object | Kind::Runtimes | Kind::Ulimits => "an object",
+        Kind::Pools => "a list of objects",
+        Kind::Nested => "an object of objects",
+        Kind::Switches => "an object of true or false",
+        Kind::Size => "a number of bytes or a text such as \"64m\"",
     }
 }
 
@@ -304,7 +460,7 @@ pub(crate) fn merge(given: &Given, path: &Path, file: Map<String, Value>) -> Res
     let mut config: Config = serde_json::from_value(Value::Object(all))
         .map_err(|e| Stop::Usage(format!("invalid configuration: {e}")))?;
     config.without_effect = without_effect;
-    check(&config)?;
+    check::all(&config)?;
     Ok(config)
 }
 
@@ -314,50 +470,6 @@ fn shown(value: &Value) -> String {
         Value::Array(list) => format!("[{}]", list.iter().map(shown).collect::<Vec<_>>().join(" ")),
         other => other.to_string(),
     }
-}
-
-/// What the types do not say.
-fn check(config: &Config) -> Result<(), Stop> {
-    if !["debug", "info", "warn", "error", "fatal", "panic", "trace"].contains(&config.log_level.as_str()) {
-        return Err(Stop::Usage(format!("invalid logging level: {}", config.log_level)));
-    }
-    for label in &config.labels {
-        if label.split_once('=').is_none_or(|(key, _)| key.is_empty()) {
-            return Err(Stop::Usage(format!("bad attribute format: {label}: a label is key=value")));
-        }
-    }
-    for option in &config.storage_opts {
-        if !option.contains('=') {
-            return Err(Stop::Usage(format!("unable to parse storage-opt {option:?}: key=value is needed")));
-        }
-    }
-    for option in &config.exec_opts {
-        match option.split_once('=') {
-            Some(("native.cgroupdriver", "cgroupfs")) => {}
-            Some(("native.cgroupdriver", other)) => {
-                return Err(Stop::Usage(format!(
-                    "--exec-opt native.cgroupdriver={other} is not supported: the engine makes cgroups itself (cgroupfs)"
-                )));
-            }
-            _ => return Err(Stop::Usage(format!("invalid exec-opt {option:?}"))),
-        }
-    }
-    for server in &config.dns {
-        if server.parse::<std::net::IpAddr>().is_err() {
-            return Err(Stop::Usage(format!("{server} is not an ip address")));
-        }
-    }
-    for (name, path) in [("data-root", &config.data_root), ("exec-root", &config.exec_root)] {
-        if !path.is_absolute() {
-            return Err(Stop::Usage(format!("--{name} must be an absolute path, not {:?}", path.display())));
-        }
-    }
-    if config.bridge.as_deref() == Some("none") {
-        return Err(Stop::Usage(
-            "--bridge none is not supported: the default network is always there".into(),
-        ));
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -451,12 +563,36 @@ mod tests {
             (&["--label", "x"], "bad attribute format: x"),
             (&["--data-root", "d"], "--data-root must be an absolute path"),
             (&["--iptables=false"], "--iptables false is not supported: the engine's nftables rules"),
-            (&["--tlsverify"], "--tlsverify true is not supported: TLS"),
-            (&["--tlscert", "x"], "--tlscert is not supported: TLS"),
-            (&["--userns-remap", "default"], "--userns-remap default is not supported"),
-            (&["--exec-opt", "native.cgroupdriver=systemd"], "native.cgroupdriver=systemd is not supported"),
+            (&["--rootless"], "--rootless true is not supported"),
+            (&["--init-path", "/x"], "--init-path is not supported: the engine brings its own"),
+            (&["--default-ulimit", "nofile"], "key=value is needed"),
+            (
+                &["--default-ulimit", "nofile=2:1"],
+                "ulimit soft limit must be less than or equal to hard limit: 2 > 1",
+            ),
+            (&["--default-ulimit", "bogus=1"], "invalid ulimit type: bogus"),
+            (&["--default-address-pool", "base=10.0.0.0/8"], "a pool is base=10.0.0.0/8,size=24"),
+            (&["--default-address-pool", "base=x,size=24"], "invalid base pool \"x\""),
+            (&["--default-shm-size", "big"], "invalid size: 'big'"),
+            (&["--default-ipc-mode", "host"], "ipc mode \"host\" is not supported as default value"),
+            (&["--default-cgroupns-mode", "x"], "cgroup mode \"x\" is not supported"),
+            (&["--add-runtime", "runc=/x"], "runtime name 'runc' is reserved"),
+            (&["--default-runtime", "x"], "specified default runtime 'x' does not exist"),
+            (&["--bip", "10.0.0.1/8", "-b", "br"], "You specified -b & --bip, mutually exclusive options"),
+            (&["--bip", "nonsense"], "invalid CIDR address: nonsense"),
+            (&["--mtu", "-1"], "invalid default MTU: -1"),
+            (&["--max-concurrent-downloads", "-1"], "invalid max concurrent downloads: -1"),
+            (&["--max-download-attempts", "0"], "invalid max download attempts: 0"),
+            (&["--registry-mirror", "nonsense"], "invalid mirror"),
+            (&["--insecure-registry", "http://x"], "insecure registry http://x should not contain '://'"),
+            (&["--seccomp-profile", "/nonexistent"], "/nonexistent"),
+            (&["--label", "a=b", "--label", "a=c"], "conflict labels for a=b and a=c"),
+            (&["--metrics-addr", "x"], "invalid metrics address \"x\""),
+            (&["--metrics-addr", "0.0.0.0:9323"], "refusing to serve metrics on 0.0.0.0:9323"),
+            (&["--exec-opt", "native.cgroupdriver=x"], "exec-opt native.cgroupdriver=x"),
+            (&["--exec-opt", "x"], "invalid exec-opt"),
             (&["--dns", "x"], "x is not an ip address"),
-            (&["--shutdown-timeout", "-1"], "invalid configuration"),
+            (&["--shutdown-timeout", "-2"], "invalid shutdown timeout"),
         ] {
             let text = config(arguments, json!({})).unwrap_err();
             assert!(text.contains(said), "{arguments:?}: {text}");

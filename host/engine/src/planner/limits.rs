@@ -248,7 +248,7 @@ pub fn resources(l: &Limits, facts: &Facts, devices: Vec<DeviceRule>) -> Resourc
         pids: l.pids.map(|p| if p <= 0 { -1 } else { p }),
         blkio_weight: (l.blkio_weight > 0).then_some(l.blkio_weight),
         devices,
-        unified: Vec::new(),
+        ..Resources::default()
     }
 }
 
@@ -270,6 +270,13 @@ const RLIMITS: &[&str] = &[
     "sigpending",
     "stack",
 ];
+
+/// The container's own limits, and of the engine's those that it does not set.
+pub fn ulimits(own: &[ResourcesUlimits], engine: &[ResourcesUlimits]) -> Vec<ResourcesUlimits> {
+    let mut all = own.to_vec();
+    all.extend(engine.iter().filter(|e| !own.iter().any(|o| o.name == e.name)).cloned());
+    all
+}
 
 /// The process's own limits; -1 is unlimited.
 pub fn rlimits(list: &[ResourcesUlimits]) -> Result<Vec<Rlimit>> {

@@ -1,6 +1,7 @@
 //! From requests to plans: values in, values out, no input or output.
 
 pub mod caps;
+pub mod cgroup;
 pub mod config;
 pub mod files;
 pub mod health;
@@ -39,4 +40,24 @@ pub struct Facts {
     pub no_new_privileges: bool,
     /// Parent of cgroups.
     pub cgroup_parent: String,
+    /// Cgroups laid out as systemd does.
+    pub systemd_cgroups: bool,
+    /// Process limits of containers that do not set them.
+    pub ulimits: Vec<crate::models::ResourcesUlimits>,
+    /// Bytes of /dev/shm where nothing is said; 0 is Docker's 64 MiB.
+    pub shm_size: i64,
+    /// IPC mode where nothing is said; empty is private.
+    pub ipc_mode: String,
+    /// Cgroup namespace mode where nothing is said.
+    pub cgroupns_mode: String,
+    /// Seccomp rules of containers that name none.
+    pub seccomp: security::Seccomp,
+    /// User namespace of containers that do not say otherwise.
+    pub userns: Option<modes::Remap>,
+    /// Devices may be asked for by their CDI names.
+    pub cdi: bool,
+    /// Names of further runtimes.
+    pub runtimes: Vec<String>,
+    /// The one for containers that name none; empty is the engine itself.
+    pub default_runtime: String,
 }

@@ -2,7 +2,7 @@
 
 use wharf_plan::run::{
     Capabilities, Cgroup, Device, DeviceRule, ExecPlan, Fd, Mount, MountSource, Namespace, Namespaces,
-    Process, Rlimit, RunPlan,
+    Process, Rlimit, RunPlan, TimeNamespace,
 };
 
 use crate::error::{Error, Result};
@@ -69,7 +69,10 @@ pub fn blueprint(config: &ContainerConfig, host: &HostConfig, facts: &Facts) -> 
     let privileged = host.privileged == Some(true);
     let limits = Limits::from(host);
     let mut warnings = limits::check(&limits, facts, false)?;
-    let security = security::options(&list(&host.security_opt))?;
+    let mut security = security::options(&list(&host.security_opt))?;
+    if security.seccomp == Seccomp::Default {
+        security.seccomp = facts.seccomp.clone();
+    }
     let network = modes::network(&text(&host.network_mode))?;
     let ipc = modes::ipc(&text(&host.ipc_mode))?;
     let pid = modes::pid(&text(&host.pid_mode))?;
@@ -127,14 +130,17 @@ pub fn blueprint(config: &ContainerConfig, host: &HostConfig, facts: &Facts) -> 
         let (name, address) = files::extra_host(entry)?;
         extra_hosts.push((name.to_owned(), address.to_owned()));
     }
-    let shm_size = host.shm_size.filter(|s| *s != 0).unwrap_or(64 << 20);
+    let shm_size = host.shm_size.filter(|s| *s != 0).unwrap_or(shm_default(facts));
     if shm_size < 0 {
         return Err(Error::invalid("SHM size can not be less than 0"));
     }
     Ok(Blueprint {
         args: config::command(config),
         capabilities: caps::bounding(&list(&host.cap_add), &list(&host.cap_drop), privileged)?,
-        rlimits: limits::rlimits(host.ulimits.as_deref().unwrap_or_default())?,
+        rlimits: limits::rlimits(&limits::ulimits(
+            host.ulimits.as_deref().unwrap_or_default(),
+            &facts.ulimits,
+        ))?,
         no_new_privs: security.no_new_privileges.unwrap_or(facts.no_new_privileges),
         host_cgroupns: host.cgroupns_mode == Some(crate::models::HostConfigCgroupnsModeEnum::HOST),
         masked: paths(&host.masked_paths, security::MASKED),
@@ -242,14 +248,16 @@ fn check_rest(host: &HostConfig, facts: &Facts) -> Result<()> {
     }) {
         return Err(Error::invalid("invalid isolation: only 'default' is supported on linux"));
     }
-    match host.runtime.as_deref().unwrap_or("") {
-        "" | "wharf" | "runc" | "io.containerd.runc.v2" => {}
-        other => return Err(Error::invalid(format!("unknown or invalid runtime name: {other}"))),
-    }
-    if host.device_requests.as_ref().is_some_and(|d| !d.is_empty()) {
-        return Err(Error::internal(
-            "could not select device driver: no device plugin is installed that can serve this request",
-        ));
+    for request in host.device_requests.iter().flatten() {
+        let driver = request.driver.as_deref().unwrap_or("");
+        if driver != "cdi" || !facts.cdi {
+            let capabilities = request.capabilities.clone().unwrap_or_default();
+            let words: Vec<String> = capabilities.iter().map(|all| format!("[{}]", all.join(" "))).collect();
+            return Err(Error::invalid(format!(
+                "could not select device driver {driver:?} with capabilities: [{}]",
+                words.join(" ")
+            )));
+        }
     }
     for path in host.masked_paths.iter().chain(&host.readonly_paths).flatten() {
         if !path.starts_with('/') || path.contains('\0') {
@@ -266,13 +274,20 @@ fn check_rest(host: &HostConfig, facts: &Facts) -> Result<()> {
             }
         }
     }
-    if let Some(parent) = host.cgroup_parent.as_deref().filter(|p| !p.is_empty())
-        && (parent.contains('\0') || parent.split('/').any(|s| s == ".."))
-    {
-        return Err(Error::invalid(format!("invalid cgroup parent {parent:?}")));
+    super::cgroup::check(facts, host.cgroup_parent.as_deref().unwrap_or(""))
+}
+
+/// Refuses a runtime that is not configured. Asked at create alone: a container outlives its runtime's configuration.
+pub fn check_runtime(host: &HostConfig, facts: &Facts) -> Result<()> {
+    match host.runtime.as_deref().unwrap_or("") {
+        "" | "wharf" | "runc" | "io.containerd.runc.v2" => Ok(()),
+        other if facts.runtimes.iter().any(|name| name == other) => Ok(()),
+        other => Err(Error::invalid(format!("unknown or invalid runtime name: {other}"))),
     }
-    let _ = facts;
-    Ok(())
+}
+
+fn shm_default(facts: &Facts) -> i64 {
+    if facts.shm_size > 0 { facts.shm_size } else { 64 << 20 }
 }
 
 /// Fills in what Docker's `inspect` shows for settings that were not given.
@@ -288,10 +303,15 @@ pub fn defaults(host: &mut HostConfig, facts: &Facts) -> Result<()> {
     if matches!(host.network_mode.as_deref(), None | Some("" | "default")) {
         host.network_mode = Some("bridge".into());
     }
-    text(&mut host.ipc_mode, "private");
-    text(&mut host.runtime, "runc");
+    let or = |own: &str, usual: &str| if own.is_empty() { usual.to_owned() } else { own.to_owned() };
+    text(&mut host.ipc_mode, &or(&facts.ipc_mode, "private"));
+    text(&mut host.runtime, &or(&facts.default_runtime, "runc"));
     if host.cgroupns_mode.is_none_or(|m| m == HostConfigCgroupnsModeEnum::EMPTY) {
-        let host_mode = host.privileged == Some(true) && facts.cgroup_version == 1;
+        let host_mode = match facts.cgroupns_mode.as_str() {
+            "host" => true,
+            "private" => false,
+            _ => host.privileged == Some(true) && facts.cgroup_version == 1,
+        };
         host.cgroupns_mode = Some(if host_mode {
             HostConfigCgroupnsModeEnum::HOST
         } else {
@@ -312,7 +332,7 @@ pub fn defaults(host: &mut HostConfig, facts: &Facts) -> Result<()> {
             Some(RestartPolicy { name: Some(RestartPolicyNameEnum::NO), maximum_retry_count: Some(0) });
     }
     if host.shm_size.unwrap_or(0) == 0 {
-        host.shm_size = Some(64 << 20);
+        host.shm_size = Some(shm_default(facts));
     }
     if host.console_size.is_none() {
         host.console_size = Some(vec![0, 0]);
@@ -399,7 +419,8 @@ fn virtual_mount(target: &str, fstype: &str, options: &[&str], read_only: bool, 
     }
 }
 
-fn tree_mount(target: &str, fd: Fd, file: bool, read_only: bool, propagation: &str) -> Mount {
+/// A mount of a tree that was made.
+pub(crate) fn tree_mount(target: &str, fd: Fd, file: bool, read_only: bool, propagation: &str) -> Mount {
     Mount {
         target: target.to_owned(),
         source: MountSource::Tree(fd),
@@ -431,7 +452,8 @@ fn mount_list(b: &Blueprint, specs: &[(MountSpec, bool)], start: &Start<'_>) -> 
         true,
     ));
     system(virtual_mount("/sys", "sysfs", &[], !b.privileged, true));
-    system(virtual_mount("/sys/fs/cgroup", "cgroup", &[], !b.privileged, true));
+    let fixed_cgroups = !(b.privileged || b.security.writable_cgroups);
+    system(virtual_mount("/sys/fs/cgroup", "cgroup", &[], fixed_cgroups, true));
     match &b.ipc {
         modes::Ipc::Private { .. } | modes::Ipc::None => {
             system(virtual_mount("/dev/mqueue", "mqueue", &[], false, true));
@@ -533,11 +555,15 @@ pub fn plan(
             tty,
             console_size: start.console_size,
             stdio: start.stdio,
+            gate: None,
+            more_fds: Vec::new(),
         },
         rootfs: start.rootfs,
         rootfs_read_only: host.readonly_rootfs == Some(true),
         rootfs_propagation: "rprivate".into(),
         namespaces: start.namespaces,
+        time: TimeNamespace::Host,
+        pause: None,
         hostname: own_uts.then(|| start.hostname.to_owned()),
         domainname: config.domainname.clone().filter(|d| own_uts && !d.is_empty()),
         mounts: mount_list(b, specs, &start),
@@ -567,8 +593,8 @@ pub fn plan(
 
 /// Whether seccomp rules apply, and which.
 pub fn seccomp(b: &Blueprint) -> &Seccomp {
-    const NONE: &Seccomp = &Seccomp::Unconfined;
-    if b.privileged { NONE } else { &b.security.seccomp }
+    static NONE: Seccomp = Seccomp::Unconfined;
+    if b.privileged { &NONE } else { &b.security.seccomp }
 }
 
 /// What an exec needs besides its own configuration.
@@ -629,6 +655,8 @@ pub fn exec_plan(
             tty: exec.tty == Some(true),
             console_size: start.console_size,
             stdio: start.stdio,
+            gate: None,
+            more_fds: Vec::new(),
         },
         hold: Vec::new(),
     }

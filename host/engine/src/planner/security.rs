@@ -15,13 +15,17 @@ pub struct Options {
     pub no_new_privileges: Option<bool>,
     /// Nothing of /proc and /sys is hidden.
     pub unconfined_paths: bool,
+    /// The container may change its own cgroup.
+    pub writable_cgroups: bool,
 }
 
 /// Where seccomp rules come from.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Seccomp {
-    /// Docker's default allow-list.
+    /// What the engine is told to use, Docker's allow-list if nothing else.
     #[default]
+    Default,
+    /// Docker's default allow-list.
     Builtin,
     /// None.
     Unconfined,
@@ -53,7 +57,8 @@ pub fn options(list: &[String]) -> Result<Options> {
             "seccomp" => {
                 all.seccomp = match value {
                     "unconfined" => Seccomp::Unconfined,
-                    "builtin" | "" => Seccomp::Builtin,
+                    "builtin" => Seccomp::Builtin,
+                    "" => Seccomp::Default,
                     profile if profile.len() > PROFILE_LIMIT => {
                         return Err(Error::invalid("the seccomp profile is larger than 1 MiB"));
                     }
@@ -72,7 +77,11 @@ pub fn options(list: &[String]) -> Result<Options> {
                 );
             }
             "systempaths" if value == "unconfined" => all.unconfined_paths = true,
-            "writable-cgroups" if value == "false" => {}
+            "writable-cgroups" => {
+                all.writable_cgroups = value
+                    .parse()
+                    .map_err(|_| Error::invalid(format!("invalid --security-opt 2: {text:?}")))?;
+            }
             _ => return Err(Error::invalid(format!("invalid --security-opt 2: {text:?}"))),
         }
     }

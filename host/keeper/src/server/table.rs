@@ -334,6 +334,8 @@ impl Server {
             let Some(report) = &process.report else { return };
             match container::read_report(report.as_fd()) {
                 Ok(Report::Pending) => return,
+                // The daemon's plans wait for nobody.
+                Ok(Report::Paused | Report::Ready) => {}
                 Ok(Report::Terminal(master)) => process.hold("pty".into(), master),
                 Ok(Report::Failed(error)) => process.failure = Some(error),
                 Ok(Report::Closed) => break,

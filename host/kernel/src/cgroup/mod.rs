@@ -36,7 +36,8 @@ pub enum Version {
 }
 
 /// The controllers that are used, of those that the host has.
-const CONTROLLERS: [&str; 8] = ["memory", "pids", "cpu", "cpuacct", "devices", "freezer", "blkio", "cpuset"];
+const CONTROLLERS: [&str; 9] =
+    ["memory", "pids", "cpu", "cpuacct", "devices", "freezer", "blkio", "cpuset", "hugetlb"];
 
 /// One mounted cgroup file system.
 #[derive(Debug)]
@@ -76,9 +77,9 @@ impl Hierarchy {
         &self.links
     }
 
-    /// Whether every container has a cgroup in it. `cpuset` is used only when a limit asks for it.
+    /// Whether every container has a cgroup in it. `cpuset` and `hugetlb` are used only when a limit asks for them.
     pub fn required(&self) -> bool {
-        self.controllers.iter().any(|c| c != "cpuset")
+        self.controllers.iter().any(|c| c != "cpuset" && c != "hugetlb")
     }
 
     /// Whether it has this controller.

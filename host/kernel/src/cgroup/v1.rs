@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 
-use wharf_plan::run::Resources;
+use wharf_plan::run::{BlockKind, Resources};
 
 use super::files::Dir;
 use super::{Hierarchy, devices};
@@ -17,7 +17,12 @@ fn wants_cpuset(resources: &Resources) -> bool {
 }
 
 pub(super) fn create(hierarchies: &[Hierarchy], path: &str, resources: &Resources) -> Result<()> {
-    for hierarchy in hierarchies.iter().filter(|h| h.required() || wants_cpuset(resources)) {
+    let wanted = |h: &&Hierarchy| {
+        h.required()
+            || (h.has("cpuset") && wants_cpuset(resources))
+            || (h.has("hugetlb") && !resources.hugepages.is_empty())
+    };
+    for hierarchy in hierarchies.iter().filter(wanted) {
         make(hierarchy, path).map_err(|e| e.note(format!("making the {} cgroup", hierarchy.name())))?;
     }
     apply(hierarchies, path, resources)
@@ -86,6 +91,15 @@ pub(super) fn apply(hierarchies: &[Hierarchy], path: &str, resources: &Resources
             dir.write_if_there(&file("blkio.weight"), &weight.to_string())?;
             dir.write_if_there(&file("blkio.bfq.weight"), &weight.to_string())?;
         }
+        if hierarchy.has("blkio") {
+            block(dir, path, resources)?;
+        }
+        if hierarchy.has("hugetlb") {
+            for (size, bytes) in &resources.hugepages {
+                dir.write(&file(&format!("hugetlb.{size}.limit_in_bytes")), &bytes.to_string())
+                    .map_err(|e| e.note("limiting huge pages"))?;
+            }
+        }
         if hierarchy.has("cpuset") && wants_cpuset(resources) {
             // An update may be the first to ask for it; the processes stay where they are then, so it is refused there.
             if let Some(cpus) = &resources.cpuset_cpus {
@@ -95,6 +109,27 @@ pub(super) fn apply(hierarchies: &[Hierarchy], path: &str, resources: &Resources
                 dir.write(&file("cpuset.mems"), mems)?;
             }
         }
+    }
+    Ok(())
+}
+
+/// Limits of single devices. Shares are for schedulers that know them; others have no such file.
+fn block(dir: Dir<'_>, path: &str, resources: &Resources) -> Result<()> {
+    for limit in &resources.block {
+        let line = format!("{}:{} {}", limit.major, limit.minor, limit.value);
+        let file = match limit.kind {
+            BlockKind::ReadBytes => "blkio.throttle.read_bps_device",
+            BlockKind::WriteBytes => "blkio.throttle.write_bps_device",
+            BlockKind::ReadOperations => "blkio.throttle.read_iops_device",
+            BlockKind::WriteOperations => "blkio.throttle.write_iops_device",
+            BlockKind::Weight => {
+                for name in ["blkio.weight_device", "blkio.bfq.weight_device"] {
+                    dir.write_if_there(&format!("{path}/{name}"), &line)?;
+                }
+                continue;
+            }
+        };
+        dir.write(&format!("{path}/{file}"), &line).map_err(|e| e.note("limiting a block device"))?;
     }
     Ok(())
 }
@@ -136,6 +171,12 @@ fn cpu(dir: Dir<'_>, path: &str, resources: &Resources) -> Result<()> {
     let set = |name: &str, value: i64| dir.write(&format!("{path}/{name}"), &value.to_string());
     if let Some(shares) = resources.cpu_shares {
         set("cpu.shares", shares)?;
+    }
+    if let Some(idle) = resources.cpu_idle {
+        dir.write_if_there(&format!("{path}/cpu.idle"), &idle.to_string())?;
+    }
+    if let Some(burst) = resources.cpu_burst {
+        dir.write_if_there(&format!("{path}/cpu.cfs_burst_us"), &burst.to_string())?;
     }
     match (resources.cpu_period, resources.cpu_quota) {
         (Some(period), Some(quota)) => {

@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use wharf_plan::run::Resources;
+use wharf_plan::run::{BlockKind, Resources};
 
 use super::devices;
 use super::files::Dir;
@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::sys::{bpf, file as sys};
 
 /// What the cgroups above pass on, as far as the kernel has it.
-const PASSED_ON: [&str; 5] = ["cpu", "io", "memory", "pids", "cpuset"];
+const PASSED_ON: [&str; 6] = ["cpu", "io", "memory", "pids", "cpuset", "hugetlb"];
 
 const FREEZE_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -87,6 +87,30 @@ pub(super) fn apply(dir: Dir<'_>, path: &str, resources: &Resources) -> Result<(
             Err(e) if e.is_not_found() => set("io.weight", &io_weight(weight).to_string())?,
             result => result?,
         }
+    }
+    for limit in &resources.block {
+        let device = format!("{}:{}", limit.major, limit.minor);
+        let key = match limit.kind {
+            BlockKind::ReadBytes => "rbps",
+            BlockKind::WriteBytes => "wbps",
+            BlockKind::ReadOperations => "riops",
+            BlockKind::WriteOperations => "wiops",
+            BlockKind::Weight => {
+                dir.write_if_there(&format!("{path}/io.bfq.weight"), &format!("{device} {}", limit.value))?;
+                continue;
+            }
+        };
+        let value = if limit.value == 0 { "max".to_owned() } else { limit.value.to_string() };
+        set("io.max", &format!("{device} {key}={value}"))?;
+    }
+    for (size, bytes) in &resources.hugepages {
+        set(&format!("hugetlb.{size}.max"), &bytes.to_string())?;
+    }
+    if let Some(idle) = resources.cpu_idle {
+        dir.write_if_there(&format!("{path}/cpu.idle"), &idle.to_string())?;
+    }
+    if let Some(burst) = resources.cpu_burst {
+        dir.write_if_there(&format!("{path}/cpu.max.burst"), &burst.to_string())?;
     }
     for (name, value) in &resources.unified {
         if name.contains('/') || !name.contains('.') {

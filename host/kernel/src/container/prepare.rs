@@ -1,9 +1,12 @@
 //! What the child will need, made before the fork: afterwards it only calls the kernel.
 
 use std::ffi::CString;
+use std::fmt::Write as _;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use wharf_plan::run::{ExecPlan, MountSource, Namespace, Process as ProcessPlan, RunPlan, Stage, StartError};
+use wharf_plan::run::{
+    ExecPlan, MountSource, Namespace, Process as ProcessPlan, RunPlan, Stage, StartError, TimeNamespace,
+};
 
 use super::{At, Host, Target, fd};
 use crate::caps;
@@ -27,6 +30,8 @@ pub(super) struct Process<'a> {
     pub(super) oom_score_adj: Option<String>,
     pub(super) apparmor: Option<Vec<u8>>,
     pub(super) stdio: [Option<BorrowedFd<'a>>; 3],
+    pub(super) gate: Option<BorrowedFd<'a>>,
+    pub(super) more_fds: Vec<BorrowedFd<'a>>,
     /// Capabilities that this machine lets anybody have.
     pub(super) available: u64,
 }
@@ -69,6 +74,8 @@ impl<'a> Process<'a> {
             oom_score_adj: plan.oom_score_adj.map(|score| score.to_string()),
             apparmor: plan.apparmor.as_ref().map(|profile| format!("exec {profile}").into_bytes()),
             stdio,
+            gate: plan.gate.map(|number| fd(fds, number)).transpose()?,
+            more_fds: plan.more_fds.iter().map(|number| fd(fds, *number)).collect::<Result<_, _>>()?,
             plan,
         })
     }
@@ -171,6 +178,9 @@ pub(super) struct Run<'a> {
     pub(super) root_propagation: (u64, bool),
     /// Namespaces to join in the child, with their kind.
     pub(super) joins: Vec<(BorrowedFd<'a>, u64)>,
+    pub(super) pause: Option<BorrowedFd<'a>>,
+    /// For `/proc/self/timens_offsets` of a new time namespace.
+    pub(super) clocks: Option<String>,
     pub(super) cgroups: Vec<Joined<'a>>,
     pub(super) mounts: Vec<Mount<'a>>,
     pub(super) devices: Vec<Device<'a>>,
@@ -185,7 +195,7 @@ pub(super) struct Run<'a> {
 
 impl<'a> Run<'a> {
     pub(super) fn new(host: &'a Host, plan: &'a RunPlan, fds: &'a [OwnedFd]) -> Result<Self, StartError> {
-        use crate::sys::process::{CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWUTS};
+        use crate::sys::process::{CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWTIME, CLONE_NEWUTS};
         let mut joins = Vec::new();
         for (namespace, kind) in [
             (plan.namespaces.net, CLONE_NEWNET),
@@ -197,6 +207,13 @@ impl<'a> Run<'a> {
                 joins.push((fd(fds, number)?, kind));
             }
         }
+        if let TimeNamespace::Join(number) = plan.time {
+            joins.push((fd(fds, number)?, CLONE_NEWTIME));
+        }
+        let clocks = match &plan.time {
+            TimeNamespace::New(clocks) => Some(offsets(clocks).at(Stage::Request, || "clocks")?),
+            TimeNamespace::Host | TimeNamespace::Join(_) => None,
+        };
         let paths = |list: &'a [String]| -> Result<Vec<CString>, StartError> {
             list.iter()
                 .map(|p| inside(p))
@@ -228,6 +245,8 @@ impl<'a> Run<'a> {
             rootfs: fd(fds, plan.rootfs)?,
             root_propagation: propagation(&plan.rootfs_propagation).at(Stage::Request, || "root")?,
             joins,
+            pause: plan.pause.map(|number| fd(fds, number)).transpose()?,
+            clocks,
             cgroups: joined(host, plan.cgroup.as_ref().map(|c| c.path.as_str()))?,
             mounts: plan.mounts.iter().map(|m| Mount::new(host, m, fds)).collect::<Result<_, _>>()?,
             devices: plan.devices.iter().map(Device::new).collect::<Result<_, _>>()?,
@@ -250,6 +269,23 @@ impl<'a> Run<'a> {
         self.plan.namespaces.cgroup != Namespace::New
             && self.mounts.iter().any(|m| matches!(m.source, Source::Hierarchies(_)))
     }
+}
+
+/// The lines of `timens_offsets`.
+fn offsets(clocks: &[(String, i64, u32)]) -> Result<String> {
+    let mut text = String::new();
+    for (clock, seconds, nanoseconds) in clocks {
+        if !matches!(clock.as_str(), "monotonic" | "boottime") || *nanoseconds >= 1_000_000_000 {
+            return Err(Error::refused(
+                format!("clock {clock:?}"),
+                libc::EINVAL,
+                "no clock of a time namespace",
+            ));
+        }
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{clock} {seconds} {nanoseconds}");
+    }
+    Ok(text)
 }
 
 /// The v1 hierarchies that the process joins by itself; none on v2, where `clone3` does it.

@@ -64,7 +64,12 @@ fn steps(
     }
     verify_cwd().map_err(|e| cwd_failed(job, &e))?;
     let program = find(job)?;
+    if let Some(gate) = job.gate {
+        report::send_ready(report).at(Stage::Exec, || "telling of being ready")?;
+        wait_for_byte(gate).at(Stage::Exec, || "waiting at the gate")?;
+    }
     sys::close_on_exec_from(3).at(Stage::Stdio, || "closing descriptors")?;
+    keep_more(job).at(Stage::Stdio, || "handing descriptors on")?;
     sys::unblock_signals().at(Stage::Security, || "unblocking signals")?;
     if plan.no_new_privs {
         sys::set_no_new_privs().at(Stage::Security, || "no_new_privs")?;
@@ -83,6 +88,34 @@ fn steps(
         None => sys::execve(&program, &job.args, &job.env),
     };
     Err(exec_failed(job, error.errno()))
+}
+
+/// Waits until somebody writes; the end of all writers counts as that too.
+pub(super) fn wait_for_byte(from: BorrowedFd<'_>) -> Result<()> {
+    let mut byte = [0_u8; 1];
+    loop {
+        match nix::unistd::read(from, &mut byte) {
+            Ok(_) => return Ok(()),
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(nix::errno::Errno::EAGAIN) => {
+                let mut polls = [nix::poll::PollFd::new(from, nix::poll::PollFlags::POLLIN)];
+                let _ = nix::poll::poll(&mut polls, nix::poll::PollTimeout::NONE);
+            }
+            Err(e) => return Err(Error::new("read(gate)", e as i32)),
+        }
+    }
+}
+
+/// Puts the descriptors that the program shall have at 3 and up. First all of them above the places that they go to, as one
+/// may lie where another one goes.
+fn keep_more(job: &Process<'_>) -> Result<()> {
+    let first = 3_i32;
+    let above = first + i32::try_from(job.more_fds.len()).unwrap_or(0);
+    let copies = job.more_fds.iter().map(|fd| sys::dup_above(*fd, above)).collect::<Result<Vec<_>>>()?;
+    for (number, copy) in (first..).zip(&copies) {
+        sys::dup_to(copy.as_fd(), number)?;
+    }
+    Ok(())
 }
 
 /// In the words that clients of Docker know.

@@ -12,6 +12,8 @@ const LONGEST: usize = 4096;
 
 const TERMINAL: u8 = 1;
 const FAILURE: u8 = 2;
+const PAUSED: u8 = 3;
+const READY: u8 = 4;
 
 const STAGES: [Stage; 10] = [
     Stage::Request,
@@ -33,6 +35,10 @@ pub enum Report {
     Pending,
     /// The master of its terminal.
     Terminal(OwnedFd),
+    /// Its namespaces are there, and it waits as its plan says ([`pause`](wharf_plan::run::RunPlan::pause)).
+    Paused,
+    /// It waits at its gate, and only the program is missing.
+    Ready,
     /// It gave up and ends.
     Failed(StartError),
     /// The socket was closed: the program runs, or the child was killed before.
@@ -52,6 +58,8 @@ pub fn read_report(report: BorrowedFd<'_>) -> Result<Report> {
     match (buffer.get(..length).unwrap_or_default(), fds.pop()) {
         ([], _) => Ok(Report::Closed),
         ([TERMINAL], Some(master)) => Ok(Report::Terminal(master)),
+        ([PAUSED], _) => Ok(Report::Paused),
+        ([READY], _) => Ok(Report::Ready),
         ([FAILURE, stage, a, b, c, d, what @ ..], _) => Ok(Report::Failed(StartError {
             stage: STAGES.get(usize::from(*stage)).copied().unwrap_or(Stage::Request),
             errno: i32::from_le_bytes([*a, *b, *c, *d]),
@@ -63,6 +71,14 @@ pub fn read_report(report: BorrowedFd<'_>) -> Result<Report> {
 
 pub(super) fn send_terminal(report: BorrowedFd<'_>, master: BorrowedFd<'_>) -> Result<()> {
     socket::send(report, &[TERMINAL], &[master])
+}
+
+pub(super) fn send_paused(report: BorrowedFd<'_>) -> Result<()> {
+    socket::send(report, &[PAUSED], &[])
+}
+
+pub(super) fn send_ready(report: BorrowedFd<'_>) -> Result<()> {
+    socket::send(report, &[READY], &[])
 }
 
 pub(super) fn send_failure(report: BorrowedFd<'_>, error: &StartError) {

@@ -42,7 +42,7 @@ const COVERABLE: [&str; 13] = [
 
 /// The child of a new container; returns only on failure.
 pub(super) fn run(host: &Host, job: &Run<'_>, report: BorrowedFd<'_>) -> StartError {
-    match build(job) {
+    match build(job, report) {
         Ok((root, terminal)) => {
             let init = job.plan.init.then(|| host.init.as_fd());
             process::finish(&job.process, root.as_fd(), terminal, init, report)
@@ -109,7 +109,7 @@ fn join_cgroups(cgroups: &[Joined<'_>]) -> Result<(), StartError> {
 }
 
 /// Everything up to the process itself.
-fn build(job: &Run<'_>) -> Result<(OwnedFd, Option<terminal::Terminal>), StartError> {
+fn build(job: &Run<'_>, report: BorrowedFd<'_>) -> Result<(OwnedFd, Option<terminal::Terminal>), StartError> {
     let plan = job.plan;
     oom_score(job.process.oom_score_adj.as_deref())?;
     join_cgroups(&job.cgroups)?;
@@ -122,6 +122,19 @@ fn build(job: &Run<'_>) -> Result<(OwnedFd, Option<terminal::Terminal>), StartEr
     // After joining the cgroup: it becomes the root of the namespace.
     if plan.namespaces.cgroup == Namespace::New {
         unshare(proc_sys::CLONE_NEWCGROUP).at(Stage::Namespace, || "a new cgroup namespace")?;
+    }
+    if let Some(clocks) = &job.clocks {
+        // The program enters it by being executed; until then the offsets can be set.
+        unshare(proc_sys::CLONE_NEWTIME).at(Stage::Namespace, || "a new time namespace")?;
+        if !clocks.is_empty() {
+            file::openat(None, c"/proc/self/timens_offsets", libc::O_WRONLY, 0)
+                .and_then(|f| file::write_once(f.as_fd(), clocks.as_bytes()))
+                .at(Stage::Namespace, || "setting the clocks")?;
+        }
+    }
+    if let Some(pause) = job.pause {
+        super::report::send_paused(report).at(Stage::Namespace, || "telling of the namespaces")?;
+        process::wait_for_byte(pause).at(Stage::Namespace, || "waiting to go on")?;
     }
     // Nothing that happens here may reach the host's mounts.
     sys::set_root_propagation(libc::MS_PRIVATE).at(Stage::Mount, || "making the mounts private")?;

@@ -17,6 +17,8 @@ pub const CLONE_NEWUTS: u64 = 0x0400_0000;
 pub const CLONE_NEWIPC: u64 = 0x0800_0000;
 /// New user namespace.
 pub const CLONE_NEWUSER: u64 = 0x1000_0000;
+/// A new time namespace.
+pub const CLONE_NEWTIME: u64 = 0x0000_0080;
 /// New pid namespace.
 pub const CLONE_NEWPID: u64 = 0x2000_0000;
 /// New network namespace.

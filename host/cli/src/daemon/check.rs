@@ -1,0 +1,183 @@
+//! What the types of a configuration do not say, in dockerd's words where it has some.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use super::config::{Config, Stop};
+use super::values;
+
+/// Refuses what cannot be carried out.
+pub(crate) fn all(config: &Config) -> Result<(), Stop> {
+    for part in [daemon, network, containers, registries] {
+        part(config).map_err(Stop::Usage)?;
+    }
+    Ok(())
+}
+
+fn daemon(config: &Config) -> Result<(), String> {
+    if !["debug", "info", "warn", "error", "fatal", "panic", "trace"].contains(&config.log_level.as_str()) {
+        return Err(format!("invalid logging level: {}", config.log_level));
+    }
+    if !["text", "json"].contains(&config.log_format.as_str()) {
+        return Err(format!("invalid log format: {}", config.log_format));
+    }
+    let mut seen: BTreeMap<&str, &str> = BTreeMap::new();
+    for label in &config.labels {
+        let (key, value) = label
+            .split_once('=')
+            .filter(|(key, _)| !key.is_empty())
+            .ok_or_else(|| format!("bad attribute format: {label}: a label is key=value"))?;
+        if let Some(other) = seen.insert(key, value)
+            && other != value
+        {
+            return Err(format!("conflict labels for {key}={other} and {key}={value}"));
+        }
+    }
+    for option in &config.storage_opts {
+        if !option.contains('=') {
+            return Err(format!("unable to parse storage-opt {option:?}: key=value is needed"));
+        }
+    }
+    for (name, path) in [("data-root", &config.data_root), ("exec-root", &config.exec_root)] {
+        if !path.is_absolute() {
+            return Err(format!("--{name} must be an absolute path, not {:?}", path.display()));
+        }
+    }
+    if config.shutdown_timeout < -1 {
+        return Err(format!("invalid shutdown timeout: {}", config.shutdown_timeout));
+    }
+    if !(-1000..=1000).contains(&config.oom_score_adjust) {
+        return Err(format!("invalid --oom-score-adjust: {}", config.oom_score_adjust));
+    }
+    if let Some(text) = config.metrics_addr.as_deref().filter(|t| !t.is_empty()) {
+        let address: SocketAddr = text.parse().map_err(|_| {
+            format!("invalid metrics address {text:?}: an IP address and a port are needed, 127.0.0.1:9323")
+        })?;
+        if !address.ip().is_loopback() && !config.allow_insecure_tcp {
+            return Err(format!(
+                "refusing to serve metrics on {text}: everyone who can reach it could read them. Use 127.0.0.1, or \
+                 say --allow-insecure-tcp if the network is trusted"
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn network(config: &Config) -> Result<(), String> {
+    for server in config.dns.iter().chain(&config.host_gateway_ips) {
+        if server.parse::<IpAddr>().is_err() {
+            return Err(format!("{server} is not an ip address"));
+        }
+    }
+    if !(0..=65_535).contains(&config.mtu) {
+        return Err(format!("invalid default MTU: {}", config.mtu));
+    }
+    if config.bridge.as_deref() == Some("none") {
+        return Err("--bridge none is not supported: the default network is always there".into());
+    }
+    if config.bridge.as_deref().is_some_and(|b| !b.is_empty()) && config.bip.is_some() {
+        return Err("You specified -b & --bip, mutually exclusive options. Please specify only one".into());
+    }
+    for text in [&config.bip, &config.fixed_cidr, &config.fixed_cidr_v6].into_iter().flatten() {
+        values::cidr(text)?;
+    }
+    for text in [&config.default_gateway, &config.default_gateway_v6, &Some(config.ip.clone())] {
+        if let Some(text) = text.as_deref().filter(|t| !t.is_empty())
+            && text.parse::<IpAddr>().is_err()
+        {
+            return Err(format!("{text} is not an ip address"));
+        }
+    }
+    config.default_address_pools.iter().try_for_each(|pool| values::check_pool(&pool.base, pool.size))
+}
+
+fn containers(config: &Config) -> Result<(), String> {
+    for option in &config.exec_opts {
+        match option.split_once('=') {
+            Some(("native.cgroupdriver", "cgroupfs" | "systemd")) => {}
+            Some(("native.cgroupdriver", other)) => {
+                return Err(format!(
+                    "exec-opt native.cgroupdriver={other} is not supported: cgroupfs and systemd are"
+                ));
+            }
+            _ => return Err(format!("invalid exec-opt {option:?}")),
+        }
+    }
+    for (name, limit) in &config.default_ulimits {
+        let own = if limit.name.is_empty() { name } else { &limit.name };
+        values::check_ulimit(own, limit.soft, limit.hard)?;
+    }
+    values::size(&config.default_shm_size)?;
+    if !["private", "shareable"].contains(&config.default_ipc_mode.as_str()) {
+        return Err(format!("ipc mode {:?} is not supported as default value", config.default_ipc_mode));
+    }
+    if !["", "private", "host"].contains(&config.default_cgroupns_mode.as_str()) {
+        return Err(format!("cgroup mode {:?} is not supported", config.default_cgroupns_mode));
+    }
+    for (name, runtime) in &config.runtimes {
+        if ["runc", "wharf", "io.containerd.runc.v2"].contains(&name.as_str()) {
+            return Err(format!("runtime name '{name}' is reserved"));
+        }
+        if runtime.path.is_empty() {
+            return Err(format!(
+                "runtime '{name}' has no path: only programs with runc's command line can be runtimes"
+            ));
+        }
+        if !runtime.runtime_type.is_empty() || !runtime.options.is_empty() {
+            return Err(format!(
+                "runtime '{name}': runtimeType and options are containerd's; say path and runtimeArgs"
+            ));
+        }
+    }
+    let default = config.default_runtime.as_str();
+    if !["runc", "wharf"].contains(&default) && !config.runtimes.contains_key(default) {
+        return Err(format!("specified default runtime '{default}' does not exist"));
+    }
+    if !matches!(config.seccomp_profile.as_str(), "" | "builtin" | "unconfined") {
+        super::settings::seccomp(&config.seccomp_profile)?;
+    }
+    for name in config.features.keys() {
+        if !["cdi", "containerd-snapshotter", "buildkit", "windows-dns-proxy"].contains(&name.as_str()) {
+            tracing::debug!(name, "unknown feature");
+        }
+    }
+    Ok(())
+}
+
+fn registries(config: &Config) -> Result<(), String> {
+    for (value, what, least) in [
+        (config.max_concurrent_downloads, "max concurrent downloads", 0),
+        (config.max_concurrent_uploads, "max concurrent uploads", 0),
+        (config.max_download_attempts, "max download attempts", 1),
+    ] {
+        if let Some(value) = value.filter(|v| *v < least) {
+            return Err(format!("invalid {what}: {value}"));
+        }
+    }
+    for mirror in &config.registry_mirrors {
+        let rest = mirror.strip_prefix("https://").or_else(|| mirror.strip_prefix("http://"));
+        let Some(rest) = rest.map(|r| r.trim_end_matches('/')).filter(|r| !r.is_empty()) else {
+            return Err(format!("invalid mirror: {mirror:?} is not a valid URI: use https://name"));
+        };
+        if rest.contains(['?', '#', '@']) {
+            return Err(format!("invalid mirror: query, fragment and user are not allowed in {mirror:?}"));
+        }
+        if rest.contains('/') {
+            return Err(format!("invalid mirror: path is not allowed in {mirror:?}"));
+        }
+    }
+    for registry in &config.insecure_registries {
+        if registry.contains("://") {
+            return Err(format!("insecure registry {registry} should not contain '://'"));
+        }
+        if registry.is_empty() || registry.starts_with('-') || registry.ends_with('-') {
+            return Err(format!("insecure registry {registry} is not valid: invalid host {registry:?}"));
+        }
+        if registry.contains('/') {
+            values::cidr(registry).map_err(|_| {
+                format!("insecure registry {registry} is not valid: invalid host {registry:?}")
+            })?;
+        }
+    }
+    Ok(())
+}
