@@ -166,8 +166,8 @@ impl Engine {
         let (cgroups, id) = (self.inner.cgroups.clone(), id.to_owned());
         let parents = self.cgroup_parents();
         let cleared = self.inner.pool.run(move || {
-            for base in parents {
-                if let Err(error) = cgroups.clear(&format!("{base}/{id}"), Duration::from_secs(5)) {
+            for place in parents.iter().flat_map(|b| [format!("{b}/{id}"), format!("{b}/wharf-{id}.scope")]) {
+                if let Err(error) = cgroups.clear(&place, Duration::from_secs(5)) {
                     tracing::warn!(%error, id, "the cgroup of a process without a record is not removed");
                 }
             }
