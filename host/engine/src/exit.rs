@@ -148,12 +148,15 @@ impl Engine {
             life.alive = false;
             life.exit_code = status.code;
         });
-        if ended.is_empty() {
-            self.forget_process(&before.def.id).await;
-        }
-        if let Ok(Err(error)) = cgroup.await {
-            tracing::warn!(%error, id = before.def.id, "cgroup not removed; the next sweep will");
-        }
+        let (engine, id, forgotten) = (self.clone(), before.def.id.clone(), !ended.is_empty());
+        held.tidying = Some(self.inner.tidying.spawn(async move {
+            if !forgotten {
+                engine.forget_process(&id).await;
+            }
+            if let Ok(Err(error)) = cgroup.await {
+                tracing::warn!(%error, id, "cgroup not removed; the next sweep will");
+            }
+        }));
         if !again {
             // Its mount and descriptor; the next start makes them anew.
             self.inner.images.snapshots().release(&before.def.id);

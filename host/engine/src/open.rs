@@ -24,6 +24,9 @@ const READY_NAMESPACES: usize = 16;
 /// Threads for kernel work at most; they are started as needed.
 const KERNEL_THREADS: usize = 32;
 
+/// How long the orderly end waits for what is being taken down.
+const TIDYING: Duration = Duration::from_secs(10);
+
 /// This engine's own id, made once.
 async fn engine_id(store: &Store) -> Result<String> {
     if let Some(entry) = store.get(ENGINE, "id")? {
@@ -104,6 +107,7 @@ impl Engine {
                 dirs,
                 seccomp: std::sync::Mutex::default(),
                 closing: AtomicBool::new(false),
+                tidying: tokio_util::task::TaskTracker::new(),
                 decisions: crate::auth::Decisions::default(),
                 resolver: ArcSwap::from_pointee(resolver),
             }),
@@ -121,6 +125,7 @@ impl Engine {
     pub async fn shutdown(&self) {
         self.inner.closing.store(true, Ordering::Release);
         if self.inner.settings().live_restore {
+            self.finish_tidying().await;
             return;
         }
         let limit = i64::try_from(self.inner.settings().shutdown_timeout).unwrap_or(15);
@@ -137,12 +142,22 @@ impl Engine {
         }
         let patience = Duration::from_secs(self.inner.settings().shutdown_timeout.saturating_add(15));
         let all = async { while stopping.join_next().await.is_some() {} };
-        if tokio::time::timeout(patience, all).await.is_err() {
+        let ended = tokio::time::timeout(patience, all).await;
+        self.finish_tidying().await;
+        if ended.is_err() {
             tracing::warn!("some containers did not end in time; the next daemon takes them over");
             return;
         }
         if let Err(error) = self.inner.keeper.shutdown().await {
             tracing::warn!(%error, "the keeper did not end");
+        }
+    }
+
+    /// Waits until what ended or was removed is taken down.
+    async fn finish_tidying(&self) {
+        self.inner.tidying.close();
+        if tokio::time::timeout(TIDYING, self.inner.tidying.wait()).await.is_err() {
+            tracing::warn!("not everything that ended was taken down in time; the next start does it");
         }
     }
 }

@@ -38,6 +38,8 @@ pub(crate) struct Held {
     pub(crate) backoff: u64,
     /// Somebody is removing it.
     pub(crate) removing: bool,
+    /// The last run's cgroup and its entry at the keeper are being taken down.
+    pub(crate) tidying: Option<tokio::task::JoinHandle<()>>,
 }
 
 /// The list entry of one container, and until when it is right.

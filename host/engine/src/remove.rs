@@ -65,17 +65,31 @@ impl Engine {
         let mut tx = Transaction::new();
         tx.delete(CONTAINERS, id).delete(STATES, id).delete(NAMES, &now.def.name);
         // The record and the file system go together.
-        if let Err(e) = self.inner.images.snapshots().remove(id, tx).await {
-            held.removing = false;
-            let _ = self.set_state(container, |s| s.status = Status::Dead).await;
-            return Err(Error::from(e).context(format_args!("unable to remove filesystem for {id}")));
-        }
-        let dir = self.inner.pool.start(move || dirs.remove_container(&dir_id));
+        let files = match self.inner.images.snapshots().remove(id, tx).await {
+            Ok(files) => files,
+            Err(e) => {
+                held.removing = false;
+                let _ = self.set_state(container, |s| s.status = Status::Dead).await;
+                return Err(Error::from(e).context(format_args!("unable to remove filesystem for {id}")));
+            }
+        };
+        let (pool, tidying) = (self.inner.pool.clone(), held.tidying.take());
+        self.inner.tidying.spawn(async move {
+            files.await;
+            if let Some(tidying) = tidying {
+                let _ = tidying.await;
+            }
+            // Last, as by this directory the next start knows that a cgroup of this name is ours.
+            let removed = pool.run({
+                let id = dir_id.clone();
+                move || dirs.remove_container(&id)
+            });
+            if let Ok(Err(error)) = removed.await {
+                tracing::warn!(%error, id = dir_id, "directory not removed; the next sweep will");
+            }
+        });
         self.inner.registry.remove(id, &now.def.name);
         self.inner.execs.forget_container(&container.exec_ids());
-        if let Ok(Err(error)) = dir.await {
-            tracing::warn!(%error, id, "directory not removed; the next sweep will");
-        }
         if options.volumes {
             self.remove_anonymous(&now).await;
         }

@@ -97,6 +97,10 @@ impl Engine {
             || &now.def.host,
         )
         .await?;
+        if let Some(tidying) = held.tidying.take() {
+            // The new run has the same names as the last one. A failure was reported where it happened.
+            let _ = tidying.await;
+        }
         let cgroup = self.cgroup_path(&now);
         let mut state = State {
             status: Status::Starting,

@@ -45,7 +45,7 @@ async fn containers() {
         drop(root);
         end.push(start.elapsed());
         let start = Instant::now();
-        images.snapshots().remove(&id, wharf_store::Transaction::new()).await.unwrap();
+        images.snapshots().remove(&id, wharf_store::Transaction::new()).await.unwrap().await;
         remove.push(start.elapsed());
     }
     show("prepare (5 layers)", prepare);

@@ -264,28 +264,25 @@ impl Inner {
         Ok(())
     }
 
-    /// The same for a container that goes. Once it is decided there is no way back, so nothing after it is an error: the
-    /// next start finishes what is left.
+    /// The same for a container that goes: returns when it is decided, with what is left to do. Once decided there is no
+    /// way back, so nothing after it is an error: the next start finishes what is left.
     pub(crate) async fn remove_for_good(
         self: &Arc<Self>,
         record: &SnapshotRecord,
         also: Transaction,
-    ) -> Result<()> {
+    ) -> Result<impl Future<Output = ()> + Send + 'static> {
         let (ops, done) = self.decide_removal(record, also).await?;
         let id = record.snapshot.id.clone();
-        let roots = Arc::clone(&self.roots);
-        if let Err(error) = blocking(move || Ok(files::take_back(&roots, &ops)?)).await {
-            tracing::error!(%error, id, "files of a removed container are left; the next start removes them");
-            return Ok(());
-        }
-        let store = self.settings.store.clone();
-        // Nobody waits for it: it only says that there is nothing left to do.
-        tokio::spawn(async move {
+        let (roots, store) = (Arc::clone(&self.roots), self.settings.store.clone());
+        Ok(async move {
+            if let Err(error) = blocking(move || Ok(files::take_back(&roots, &ops)?)).await {
+                tracing::error!(%error, id, "files of a removed container are left; the next start removes them");
+                return;
+            }
             if let Err(error) = store.commit(done).await {
                 tracing::warn!(%error, id, "a finished removal is not recorded; the next start will");
             }
-        });
-        Ok(())
+        })
     }
 
     /// Records that a snapshot goes. Answers what to undo and what to commit when that is done.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
+use std::pin::Pin;
 use std::sync::{Arc, PoisonError};
 
 use serde::Serialize;
@@ -33,6 +34,9 @@ pub struct SnapshotPlan {
     /// Mounts that show it, the last being the root.
     pub mounts: Vec<Mount>,
 }
+
+/// What is left to do of a removal that is decided.
+pub type Tidying = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Options of a new root file system.
 #[derive(Debug, Clone, Default)]
@@ -226,18 +230,20 @@ impl Snapshots {
         }
     }
 
-    /// Removes it, together with what `also` removes: either both are decided or none. One that does not exist is no
-    /// error. The disk space is freed in the background.
-    pub async fn remove(&self, container: &str, also: Transaction) -> Result<()> {
+    /// Decides that it goes, together with what `also` removes: either both are decided or none. One that does not exist
+    /// is no error. The answer is what is left to do; should nobody do it, the next start will. The disk space is freed
+    /// in the background.
+    pub async fn remove(&self, container: &str, also: Transaction) -> Result<Tidying> {
         let inner = self.inner();
         let Some(record) = self.record(container) else {
-            return Ok(inner.settings.store.commit(also).await?);
+            inner.settings.store.commit(also).await?;
+            return Ok(Box::pin(std::future::ready(())));
         };
         self.release(container);
-        inner.remove_for_good(&record, also).await?;
+        let rest = inner.remove_for_good(&record, also).await?;
         let mut containers = inner.containers.write().unwrap_or_else(PoisonError::into_inner);
         containers.remove(container);
-        Ok(())
+        Ok(Box::pin(rest))
     }
 
     /// Whether the container has one.
@@ -303,7 +309,7 @@ impl Snapshots {
             containers.keys().filter(|id| !live.contains(*id)).cloned().collect()
         };
         for container in &known {
-            self.remove(container, Transaction::new()).await?;
+            self.remove(container, Transaction::new()).await?.await;
         }
         Ok(known)
     }

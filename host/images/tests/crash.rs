@@ -41,7 +41,12 @@ fn child() {
         }
         println!("prepared");
         for n in 0..20 {
-            images.snapshots().remove(&format!("{n:064x}"), wharf_store::Transaction::new()).await.unwrap();
+            images
+                .snapshots()
+                .remove(&format!("{n:064x}"), wharf_store::Transaction::new())
+                .await
+                .unwrap()
+                .await;
         }
         images.remove("x:1", wharf_images::RemoveOptions::default()).await.unwrap();
         println!("removed");

@@ -130,8 +130,8 @@ async fn an_image_from_load_to_a_container_and_back_to_nothing() {
             let root = snapshots.mount(&id).await.unwrap();
             assert!(at(&root).join("etc/passwd").exists());
         }
-        snapshots.remove(&id, wharf_store::Transaction::new()).await.unwrap();
-        snapshots.remove(&id, wharf_store::Transaction::new()).await.unwrap();
+        snapshots.remove(&id, wharf_store::Transaction::new()).await.unwrap().await;
+        snapshots.remove(&id, wharf_store::Transaction::new()).await.unwrap().await;
         assert!(!snapshots.exists(&id));
         drop((snapshots, images));
         let images = home.open().await;

@@ -1,13 +1,15 @@
 //! The daemon's metadata: one embedded transactional database.
 //!
 //! Values are bytes under a table name and a key; each carries a version that grows with every write, so that a
-//! transaction can say what it relied on. Writers hand over whole transactions, which one thread commits in groups.
+//! transaction can say what it relied on. Writers hand over whole transactions: who finds the database free commits
+//! at once, the others' transactions are committed in groups by one thread, which also tidies the file up.
 //! A commit survives the daemon's sudden death when it returns, and power loss shortly after (`SQLite`, WAL,
 //! `synchronous=NORMAL`: the file is never torn, the last moments may be lost).
 #![forbid(unsafe_code)]
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, mpsc};
 
 use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::oneshot;
@@ -112,6 +114,16 @@ impl Transaction {
         })
     }
 
+    /// How much it writes, as [`LOG_CHANGES`] counts.
+    fn weight(&self) -> usize {
+        let of = |change: &Change| match change {
+            Change::Put(_, _, value) => 1 + value.len() / 4096,
+            Change::Delete(..) => 1,
+            Change::Expect(..) => 0,
+        };
+        self.changes.iter().map(of).sum()
+    }
+
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty()
@@ -123,11 +135,20 @@ struct Request {
     done: oneshot::Sender<Result<()>>,
 }
 
+enum Job {
+    Commit(Request),
+    /// Moves what was written from the log into the file, so that the log stays short.
+    Checkpoint,
+}
+
 /// A handle on the open database; clones share it.
 #[derive(Clone)]
 pub struct Store {
     reader: Arc<Mutex<Connection>>,
-    writer: mpsc::Sender<Request>,
+    writing: Arc<Mutex<Connection>>,
+    writer: mpsc::Sender<Job>,
+    /// Changes since the log was last moved.
+    logged: Arc<AtomicUsize>,
 }
 
 impl std::fmt::Debug for Store {
@@ -139,11 +160,15 @@ impl std::fmt::Debug for Store {
 /// At most this many transactions share one commit.
 const GROUP: usize = 64;
 
+/// Changes in the log after which it is moved into the file; each is some pages of 4 KiB. A page of value counts as one.
+const LOG_CHANGES: usize = 300;
+
 fn connect(path: &Path) -> Result<Connection> {
     let db = Connection::open(path)?;
     db.pragma_update(None, "journal_mode", "WAL")?;
     db.pragma_update(None, "synchronous", "NORMAL")?;
     db.pragma_update(None, "cache_size", -2048)?;
+    db.pragma_update(None, "wal_autocheckpoint", 0)?;
     db.busy_timeout(std::time::Duration::from_secs(5))?;
     db.execute_batch(
         "CREATE TABLE IF NOT EXISTS entries (
@@ -157,30 +182,61 @@ fn connect(path: &Path) -> Result<Connection> {
 impl Store {
     /// Opens or creates the database file at `path` and starts its writer thread, which ends with the last handle.
     pub fn open(path: &Path) -> Result<Self> {
-        let mut db = connect(path)?;
+        let db = connect(path)?;
         let reader = connect(path)?;
-        let (writer, requests) = mpsc::channel::<Request>();
+        let (writer, jobs) = mpsc::channel::<Job>();
+        let logged = Arc::new(AtomicUsize::new(0));
+        let writing = Arc::new(Mutex::new(db));
+        let shared = Arc::downgrade(&writing);
         std::thread::Builder::new()
             .name("store".into())
             .spawn(move || {
-                while let Ok(first) = requests.recv() {
-                    let mut group = vec![first];
-                    while group.len() < GROUP {
-                        match requests.try_recv() {
-                            Ok(next) => group.push(next),
-                            Err(_) => break,
+                while let (Ok(job), Some(shared)) = (jobs.recv(), shared.upgrade()) {
+                    let mut db = lock(&shared);
+                    let mut group = Vec::new();
+                    let mut checkpoint = false;
+                    let mut next = Some(job);
+                    while let Some(job) = next {
+                        match job {
+                            Job::Commit(request) => group.push(request),
+                            Job::Checkpoint => checkpoint = true,
                         }
+                        next = if group.len() < GROUP { jobs.try_recv().ok() } else { None };
                     }
                     commit_group(&mut db, group);
+                    if checkpoint {
+                        move_log(&db);
+                    }
                 }
             })
             .map_err(|_| Error::Closed)?;
-        Ok(Self { reader: Arc::new(Mutex::new(reader)), writer })
+        Ok(Self { reader: Arc::new(Mutex::new(reader)), writing, writer, logged })
     }
 
     fn reader(&self) -> MutexGuard<'_, Connection> {
-        // A panic while reading leaves the connection usable.
-        self.reader.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.reader)
+    }
+
+    /// Has the log moved when it has become long.
+    fn count(&self, transaction: &Transaction) {
+        let weight = transaction.weight();
+        let before = self.logged.fetch_add(weight, Ordering::Relaxed);
+        if before < LOG_CHANGES && before + weight >= LOG_CHANGES {
+            // The writer takes it when what is committed now is in the log, or a part of it the next time.
+            let _ = self.writer.send(Job::Checkpoint);
+            self.logged.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Commits on this thread if nobody else is committing: some tens of microseconds in memory, where waking the writer
+    /// and being woken by it would be several times that. At most one thread can be held up so by a slow disk.
+    fn try_now(&self, transaction: &Transaction) -> Option<Result<()>> {
+        let mut db = match self.writing.try_lock() {
+            Ok(db) => db,
+            Err(TryLockError::Poisoned(db)) => db.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        Some(commit_one(&mut db, transaction))
     }
 
     /// One entry. Blocks for some microseconds.
@@ -220,8 +276,12 @@ impl Store {
         if transaction.is_empty() {
             return Ok(());
         }
+        self.count(&transaction);
+        if let Some(result) = self.try_now(&transaction) {
+            return result;
+        }
         let (done, result) = oneshot::channel();
-        self.writer.send(Request { transaction, done }).map_err(|_| Error::Closed)?;
+        self.writer.send(Job::Commit(Request { transaction, done })).map_err(|_| Error::Closed)?;
         result.await.map_err(|_| Error::Closed)?
     }
 
@@ -230,10 +290,33 @@ impl Store {
         if transaction.is_empty() {
             return Ok(());
         }
+        self.count(&transaction);
+        if let Some(result) = self.try_now(&transaction) {
+            return result;
+        }
         let (done, result) = oneshot::channel();
-        self.writer.send(Request { transaction, done }).map_err(|_| Error::Closed)?;
+        self.writer.send(Job::Commit(Request { transaction, done })).map_err(|_| Error::Closed)?;
         result.blocking_recv().map_err(|_| Error::Closed)?
     }
+}
+
+fn lock(mutex: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
+    // A transaction that a panic cut short is rolled back when it is dropped.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Moves the log into the file. It waits for the disk, so no commit does it by itself.
+fn move_log(db: &Connection) {
+    // Busy readers only leave a part for the next time.
+    if let Err(error) = db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())) {
+        tracing::warn!(%error, "metadata store: the log could not be moved into the file");
+    }
+}
+
+fn commit_one(db: &mut Connection, transaction: &Transaction) -> Result<()> {
+    let outer = db.transaction()?;
+    apply(&outer, transaction)?;
+    Ok(outer.commit()?)
 }
 
 fn commit_group(db: &mut Connection, group: Vec<Request>) {

@@ -121,3 +121,33 @@ async fn a_key_made_anew_does_not_repeat_a_version() {
     t.expect("a", "k", 1).put("a", "k", "4");
     assert!(matches!(store.commit(t).await, Err(Error::Conflict { .. })));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_at_once_all_land_and_the_log_stays_short() {
+    let (dir, store) = store();
+    let page = vec![7; 4096];
+    let writers: Vec<_> = (0..8)
+        .map(|writer| {
+            let (store, page) = (store.clone(), page.clone());
+            tokio::spawn(async move {
+                for n in 0..250 {
+                    let mut t = Transaction::new();
+                    t.put("busy", &format!("{writer}"), page.clone()).put(
+                        "count",
+                        &format!("{writer}/{n}"),
+                        "",
+                    );
+                    store.commit(t).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    assert_eq!(store.table("count").unwrap().len(), 8 * 250);
+    assert!(store.table("busy").unwrap().iter().all(|e| e.version == 250));
+    // All of it was some 40 MiB of log.
+    let log = std::fs::metadata(dir.path().join("db-wal")).unwrap().len();
+    assert!(log < 16 << 20, "{log}");
+}
