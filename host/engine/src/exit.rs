@@ -91,6 +91,7 @@ impl Engine {
     /// Writes an exit down and does what follows; the lock is held and the container was alive.
     pub(crate) async fn record_exit(&self, container: &Arc<Container>, held: &mut Held, status: ExitStatus) {
         let before = container.now();
+        tracing::trace!(id = before.def.id, "ended");
         // What is undone needs no record: it dies with its namespace or is found by the sweep.
         let (cgroups, path) = (self.inner.cgroups.clone(), before.state.cgroup.clone());
         let cgroup = self.inner.pool.start(move || cgroups.clear(&path, Duration::from_secs(5)));
@@ -99,6 +100,7 @@ impl Engine {
             self.inner.pool.start(move || gone.values().for_each(|endpoint| endpoints::undo(&net, endpoint)))
         });
         container.io.finished().await;
+        tracing::trace!(id = before.def.id, "output complete");
         if let Some(network) = network {
             let _ = network.await;
         }
@@ -122,6 +124,7 @@ impl Engine {
             tracing::error!(%error, id = before.def.id, "the exit is not recorded");
         }
         drop(turns);
+        tracing::trace!(id = before.def.id, "exit recorded");
         // Not before the record: until then only the keeper knows how it ended. But before the end is told, as who waits
         // for it may want the ports next, and the sockets that hold them are the keeper's.
         if !ended.is_empty() {

@@ -27,6 +27,9 @@ use crate::{Caller, Engine, RemoveOptions, endpoints, filesystem};
 pub(crate) const OWN_FILES: [(&str, &str); 3] =
     [("/etc/resolv.conf", "resolv.conf"), ("/etc/hostname", "hostname"), ("/etc/hosts", "hosts")];
 
+/// Under this name the stages of a start are traced, to see where its time goes.
+const STAGES: &str = "wharf_engine::start";
+
 /// Descriptors on their way to the keeper, numbered as they are added.
 #[derive(Default)]
 pub(crate) struct Fds(pub(crate) Vec<OwnedFd>);
@@ -168,6 +171,7 @@ impl Engine {
 
     async fn try_start(&self, container: &Arc<Container>, now: &Now, state: &mut State) -> Result<()> {
         let def = &now.def;
+        tracing::trace!(target: STAGES, id = def.id, "begins");
         let b = &now.blueprint;
         // The cgroup needs nothing else, so it is made beside everything.
         let resources = {
@@ -185,12 +189,14 @@ impl Engine {
             .pool
             .start(move || (cgroups.create(&path, &resources), namespaces.map(|ready| ready.take())));
         let prepared = self.prepare(now, state).await;
+        tracing::trace!(target: STAGES, id = def.id, "prepared");
         // Whatever became of the rest: the cgroup is there or not when this goes on.
         let cgroup = cgroup.await.and_then(|(made, namespace)| {
             made.doing("cannot make the cgroup")?;
             Ok(namespace.transpose()?.map(NetNamespace::Fd))
         });
         let prepared = prepared?;
+        tracing::trace!(target: STAGES, id = def.id, "cgroup made");
         let result = match cgroup {
             Ok(namespace) => {
                 let namespace = prepared.namespace.or(namespace);
@@ -235,7 +241,9 @@ impl Engine {
         let own = matches!(now.blueprint.network, NetworkMode::Network(_));
         let networking = self.prepare_network(now, state.endpoints.clone(), own);
         let volumes = self.volume_trees(now);
+        tracing::trace!(target: STAGES, id = now.def.id, "planned");
         let (recorded, network, root, volumes) = tokio::join!(recording, networking, mounting, volumes);
+        tracing::trace!(target: STAGES, id = now.def.id, "recorded and mounted");
         let made = network?;
         state.endpoints = made.endpoints;
         let files = async {
@@ -473,12 +481,14 @@ impl Engine {
         for (tree, target, read_only, file) in files.more {
             plan.mounts.push(run::tree_mount(&target, fds.add(tree), file, read_only, "rprivate"));
         }
+        tracing::trace!(target: STAGES, id = def.id, "handed over");
         let started = self
             .inner
             .keeper
             .run(plan, fds.0)
             .await
             .map_err(|e| start_error(&b.args, def.config.working_dir.as_deref().unwrap_or(""), &e))?;
+        tracing::trace!(target: STAGES, id = def.id, "runs");
         state.status = Status::Running;
         state.pid = started.pid;
         state.started_at = started.started_at;
