@@ -12,6 +12,10 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args_os();
     let name = arguments.next().unwrap_or_default();
     let rest: Vec<OsString> = arguments.collect();
+    // As the name of an OCI runtime, for those who can be told a path but no arguments.
+    if Path::new(&name).file_name().is_some_and(|n| n == "wharf-oci") {
+        return ExitCode::from(wharf_oci::main(rest));
+    }
     // Whatever starts a dockerd can start this.
     if Path::new(&name).file_name().is_some_and(|n| n == "dockerd") {
         return daemon::main("dockerd", rest);
@@ -20,6 +24,8 @@ fn main() -> ExitCode {
         Some("daemon") => daemon::main("wharf daemon", rest.into_iter().skip(1)),
         // The keeper forks: no runtime and no thread may exist before it.
         Some("keeper") => keeper::main(std::iter::once(name).chain(rest)),
+        // So do these.
+        Some("oci") => ExitCode::from(wharf_oci::main(rest.into_iter().skip(1))),
         _ => client(rest),
     }
 }

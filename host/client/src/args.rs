@@ -111,6 +111,8 @@ pub(crate) enum Command {
     Info(FormatArgs),
     /// Get real time events from the daemon
     Events(EventsArgs),
+    /// Display a live stream of container resource usage statistics
+    Stats(StatsArgs),
     /// Proxy standard input and output to the daemon
     #[command(name = "dial-stdio", hide = true)]
     DialStdio,
@@ -757,8 +759,27 @@ pub(crate) struct RenameArgs {
 #[derive(Debug, Args)]
 pub(crate) struct TopArgs {
     /// Container, then options of ps
-    #[arg(required = true, trailing_var_arg = true, value_name = "CONTAINER [OPTIONS]")]
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "CONTAINER [OPTIONS]")]
     pub(crate) command: Vec<String>,
+}
+
+/// What is shown of which containers.
+#[derive(Debug, Default, Args)]
+pub(crate) struct StatsArgs {
+    /// Containers; all that run if none is named
+    pub(crate) containers: Vec<String>,
+    /// Show all containers (default shows just running)
+    #[arg(short, long)]
+    pub(crate) all: bool,
+    /// Print the first result and end
+    #[arg(long)]
+    pub(crate) no_stream: bool,
+    /// Don't truncate output
+    #[arg(long)]
+    pub(crate) no_trunc: bool,
+    /// table, json or a Go template
+    #[arg(long)]
+    pub(crate) format: Option<String>,
 }
 
 #[derive(Debug, Args)]

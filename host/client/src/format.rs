@@ -395,19 +395,26 @@ pub(crate) fn print_list(
     columns: &[(&str, &str)],
     format: Option<&str>,
 ) -> Result<(), Error> {
+    print!("{}", list_text(rows, columns, format)?);
+    Ok(())
+}
+
+/// The text of a list.
+pub(crate) fn list_text(
+    rows: &[Value],
+    columns: &[(&str, &str)],
+    format: Option<&str>,
+) -> Result<String, Error> {
     let format = format.unwrap_or("table");
+    let lines = |line: &dyn Fn(&Value) -> Result<String, Error>| {
+        rows.iter().map(|row| line(row).map(|text| text + "\n")).collect::<Result<String, Error>>()
+    };
     if format == "json" || format == "{{json .}}" {
-        for row in rows {
-            println!("{}", serde_json::to_string(row)?);
-        }
-        return Ok(());
+        return lines(&|row| Ok(serde_json::to_string(row)?));
     }
     let Some(template) = format.strip_prefix("table") else {
         let template = Template::parse(format)?;
-        for row in rows {
-            println!("{}", template.render(row)?);
-        }
-        return Ok(());
+        return lines(&|row| template.render(row));
     };
     let template = template.trim();
     if template.is_empty() {
@@ -415,8 +422,7 @@ pub(crate) fn print_list(
         let cell = |row: &Value, member: &str| row.get(member).map(display).unwrap_or_default();
         let body =
             rows.iter().map(|row| columns.iter().map(|(_, member)| cell(row, member)).collect()).collect();
-        print!("{}", table(head, body));
-        return Ok(());
+        return Ok(table(head, body));
     }
     // The heading is the template over the headings themselves.
     let heads: serde_json::Map<String, Value> =
@@ -425,8 +431,7 @@ pub(crate) fn print_list(
     let split = |line: String| line.split('\t').map(str::to_owned).collect::<Vec<_>>();
     let head = split(template.render(&heads.into())?);
     let body = rows.iter().map(|row| template.render(row).map(split)).collect::<Result<Vec<_>, _>>()?;
-    print!("{}", table(head, body));
-    Ok(())
+    Ok(table(head, body))
 }
 
 fn table(head: Vec<String>, body: Vec<Vec<String>>) -> String {

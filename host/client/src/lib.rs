@@ -18,6 +18,7 @@ mod http;
 mod images;
 mod objects;
 mod run;
+mod stats;
 mod system;
 mod terminal;
 mod transport;
@@ -82,7 +83,9 @@ async fn perform(client: http::Client, command: args::Command) -> Result<u8, Err
         C::Pause(a) => containers::each(&client, &a.containers, "pause").await,
         C::Unpause(a) => containers::each(&client, &a.containers, "unpause").await,
         C::Rename(a) => containers::rename(&client, a).await,
+        C::Top(a) if a.command.is_empty() => stats::stats(&client, args::StatsArgs::default()).await,
         C::Top(a) => containers::top(&client, a).await,
+        C::Stats(a) => stats::stats(&client, a).await,
         C::Port(a) => containers::port(&client, a).await,
         C::Inspect(a) => objects::inspect(&client, a).await,
         C::Images(a) => images::list(&client, a).await,

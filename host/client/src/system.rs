@@ -8,7 +8,7 @@ use crate::args::{EventsArgs, FormatArgs};
 use crate::attach::text;
 use crate::containers::filters;
 use crate::http::{self, Client};
-use crate::{Error, format, units};
+use crate::{Error, format, stats, units};
 
 fn formatted(value: &Value, format: Option<&str>) -> Result<bool, Error> {
     match format {
@@ -117,6 +117,35 @@ fn line(event: &Value) -> String {
     )
 }
 
+/// For somebody who watches: the moment, what, whom, and the rest in grey.
+fn readable(event: &Value) -> String {
+    let nanos = event.get("timeNano").and_then(Value::as_i64).unwrap_or(0);
+    let action = text(event, "/Action");
+    let colour = match action.split(':').next().unwrap_or(action) {
+        "create" | "start" | "connect" | "mount" | "unpause" | "pull" | "import" | "load" => 32,
+        "die" | "kill" | "oom" | "destroy" | "delete" | "disconnect" => 31,
+        _ => 33,
+    };
+    let name = text(event, "/Actor/Attributes/name");
+    let id = crate::containers::short(text(event, "/Actor/ID"));
+    let mut rest: Vec<String> = event
+        .pointer("/Actor/Attributes")
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten()
+        .filter(|(key, _)| *key != "name")
+        .map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default()))
+        .collect();
+    rest.sort();
+    format!(
+        "\u{1b}[2m{}\u{1b}[0m {:<9} \u{1b}[{colour}m{action:<12}\u{1b}[0m \u{1b}[1m{}\u{1b}[0m \u{1b}[2m{}\u{1b}[0m",
+        stats::clock(nanos),
+        text(event, "/Type"),
+        if name.is_empty() { id } else { name },
+        rest.join(" ")
+    )
+}
+
 pub(crate) async fn events(client: &Client, args: EventsArgs) -> Result<u8, Error> {
     let mut query = Vec::new();
     if let Some(filters) = filters(&args.filter)? {
@@ -138,6 +167,7 @@ pub(crate) async fn events(client: &Client, args: EventsArgs) -> Result<u8, Erro
         match &template {
             Some(template) => println!("{}", template.render(&event)?),
             None if raw => println!("{}", serde_json::to_string(&event)?),
+            None if stats::colours() => println!("{}", readable(&event)),
             None => println!("{}", line(&event)),
         }
     }

@@ -18,10 +18,24 @@ pub(crate) struct Host {
     pub(crate) apparmor: bool,
     pub(crate) cpus: u32,
     pub(crate) memory: u64,
+    /// Most open files that a process can be given; 0 where that can be raised.
+    pub(crate) most_files: u64,
 }
 
 fn read(path: impl AsRef<Path>) -> String {
     std::fs::read_to_string(path).unwrap_or_default()
+}
+
+/// Without `CAP_SYS_RESOURCE` no limit goes above this process's own.
+fn most_files() -> u64 {
+    const SYS_RESOURCE: u32 = 24;
+    if wharf_kernel::caps::available_once() & wharf_kernel::caps::bit(SYS_RESOURCE) != 0 {
+        return 0;
+    }
+    read("/proc/self/limits")
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files")?.split_whitespace().nth(1)?.parse().ok())
+        .unwrap_or(0)
 }
 
 impl Host {
@@ -52,6 +66,7 @@ impl Host {
             apparmor: read("/sys/module/apparmor/parameters/enabled").starts_with('Y'),
             cpus: std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1)),
             memory,
+            most_files: most_files(),
         }
     }
 
@@ -75,6 +90,7 @@ impl Host {
             cgroupns_mode: settings.cgroupns_mode.clone(),
             seccomp: settings.seccomp.clone(),
             userns: settings.userns.clone(),
+            most_files: self.most_files,
             cdi: settings.cdi,
             runtimes: settings.runtimes.keys().cloned().collect(),
             default_runtime: settings.default_runtime.clone(),

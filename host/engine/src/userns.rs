@@ -31,7 +31,7 @@ pub fn remap(text: &str) -> Result<Remap> {
 /// As [`remap`], of these files.
 fn resolve(text: &str, passwd: &str, group: &str, subuid: &str, subgid: &str) -> Result<Remap> {
     let (user, its_group) = match text.split_once(':') {
-        Some((_, "")) | Some(("", _)) => {
+        Some((_, "") | ("", _)) => {
             return Err(Error::invalid(format!(
                 "invalid userns-remap {text:?}: user, user:group or default"
             )));

@@ -254,6 +254,8 @@ pub struct Process {
     pub gate: Option<Fd>,
     /// Descriptors that stay open in the program, at 3 and up in this order.
     pub more_fds: Vec<Fd>,
+    /// Bits that new files do not get; 0o022 unless told.
+    pub umask: Option<u32>,
 }
 
 /// Where a process finds its time namespace.
@@ -374,4 +376,25 @@ pub struct ExitStatus {
     pub oom_killed: bool,
     /// Nanoseconds since the Unix epoch.
     pub at: u64,
+}
+
+/// Where systemd has a slice: `a-b.slice` lies in `a.slice`, by its rule for their names.
+pub fn slice_path(slice: &str) -> String {
+    let Some(stem) = slice.strip_suffix(".slice").filter(|stem| !stem.is_empty() && *stem != "-") else {
+        return slice.to_owned();
+    };
+    let mut path = String::new();
+    let mut prefix = String::new();
+    for part in stem.split('-') {
+        if !prefix.is_empty() {
+            prefix.push('-');
+        }
+        prefix.push_str(part);
+        if !path.is_empty() {
+            path.push('/');
+        }
+        path.push_str(&prefix);
+        path.push_str(".slice");
+    }
+    path
 }

@@ -1,5 +1,7 @@
 //! Where a container's cgroup is, in either layout.
 
+use wharf_plan::run::slice_path;
+
 use crate::error::{Error, Result};
 use crate::planner::Facts;
 
@@ -16,8 +18,8 @@ pub fn path(facts: &Facts, own: Option<&str>, id: &str) -> String {
 pub fn base(facts: &Facts, own: Option<&str>) -> String {
     let parent = own.unwrap_or(&facts.cgroup_parent).trim_matches('/');
     match (facts.systemd_cgroups, parent) {
-        (true, "") => format!("/{}", expanded(SLICE)),
-        (true, parent) => format!("/{}", expanded(parent)),
+        (true, "") => format!("/{}", slice_path(SLICE)),
+        (true, parent) => format!("/{}", slice_path(parent)),
         (false, "") => "/wharf".to_owned(),
         (false, parent) => format!("/{parent}/wharf"),
     }
@@ -26,27 +28,6 @@ pub fn base(facts: &Facts, own: Option<&str>) -> String {
 /// The container that a directory there is of.
 pub fn id_of(name: &str) -> &str {
     name.strip_prefix("wharf-").and_then(|rest| rest.strip_suffix(".scope")).unwrap_or(name)
-}
-
-/// `a-b.slice` lies in `a.slice`, by systemd's rule for names of slices.
-fn expanded(slice: &str) -> String {
-    let Some(stem) = slice.strip_suffix(".slice").filter(|stem| !stem.is_empty() && *stem != "-") else {
-        return slice.to_owned();
-    };
-    let mut path = String::new();
-    let mut prefix = String::new();
-    for part in stem.split('-') {
-        if !prefix.is_empty() {
-            prefix.push('-');
-        }
-        prefix.push_str(part);
-        if !path.is_empty() {
-            path.push('/');
-        }
-        path.push_str(&prefix);
-        path.push_str(".slice");
-    }
-    path
 }
 
 /// Refuses a parent that names nothing, climbs, or is no slice where slices are needed.

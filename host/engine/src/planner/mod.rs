@@ -54,6 +54,8 @@ pub struct Facts {
     pub seccomp: security::Seccomp,
     /// User namespace of containers that do not say otherwise.
     pub userns: Option<modes::Remap>,
+    /// Most open files that a process can be given, where nobody may raise that; 0 is no bound.
+    pub most_files: u64,
     /// Devices may be asked for by their CDI names.
     pub cdi: bool,
     /// Names of further runtimes.

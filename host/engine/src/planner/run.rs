@@ -80,6 +80,15 @@ pub fn blueprint(config: &ContainerConfig, host: &HostConfig, facts: &Facts) -> 
     modes::userns(&text(&host.userns_mode))?;
     check_conflicts(config, host, &network, &uts)?;
     check_rest(host, facts)?;
+    let files = host.ulimits.iter().flatten().find(|u| u.name.as_deref() == Some("nofile"));
+    if let Some(hard) = files.and_then(|u| u.hard).filter(|_| facts.most_files > 0)
+        && u64::try_from(hard).map_or(true, |hard| hard > facts.most_files)
+    {
+        warnings.push(format!(
+            "This machine does not allow more than {} open files (no CAP_SYS_RESOURCE). The limit is lowered to that.",
+            facts.most_files
+        ));
+    }
     let own_net = !matches!(network, modes::NetworkMode::Host | modes::NetworkMode::Container(_));
     let own_ipc = matches!(ipc, modes::Ipc::Private { .. } | modes::Ipc::None);
     let mut sysctls: Vec<(String, String)> =
@@ -557,6 +566,7 @@ pub fn plan(
             stdio: start.stdio,
             gate: None,
             more_fds: Vec::new(),
+            umask: None,
         },
         rootfs: start.rootfs,
         rootfs_read_only: host.readonly_rootfs == Some(true),
@@ -657,6 +667,7 @@ pub fn exec_plan(
             stdio: start.stdio,
             gate: None,
             more_fds: Vec::new(),
+            umask: None,
         },
         hold: Vec::new(),
     }

@@ -46,9 +46,9 @@ fn steps(
         Err(e) if e.is_unsupported() || e.is(libc::EPERM) || e.is(libc::EDQUOT) => {}
         result => result.at(Stage::Credentials, || "a new session keyring")?,
     }
-    sys::umask(0o022);
+    sys::umask(plan.umask.unwrap_or(0o022));
     for (resource, soft, hard) in &job.rlimits {
-        sys::setrlimit(*resource, *soft, *hard).at(Stage::Credentials, || "setting a resource limit")?;
+        limit(*resource, *soft, *hard).at(Stage::Credentials, || "setting a resource limit")?;
     }
     if let Some(label) = &job.apparmor {
         apparmor(label).at(Stage::Security, || "setting the AppArmor profile")?;
@@ -88,6 +88,17 @@ fn steps(
         None => sys::execve(&program, &job.args, &job.env),
     };
     Err(exec_failed(job, error.errno()))
+}
+
+/// Sets a limit. Where this machine's root may not raise it (no `CAP_SYS_RESOURCE`), it becomes as high as it can be.
+fn limit(resource: u32, soft: u64, hard: u64) -> Result<()> {
+    match sys::setrlimit(resource, soft, hard) {
+        Err(e) if e.is(libc::EPERM) => {
+            let most = sys::getrlimit(resource)?.1;
+            sys::setrlimit(resource, soft.min(most), hard.min(most))
+        }
+        result => result,
+    }
 }
 
 /// Waits until somebody writes; the end of all writers counts as that too.

@@ -82,8 +82,13 @@ fn oom_score(score: Option<&str>) -> Result<(), StartError> {
     let Some(score) = score else { return Ok(()) };
     // Still the host's /proc.
     let file = file::openat(None, c"/proc/self/oom_score_adj", libc::O_WRONLY, 0);
-    file.and_then(|f| file::write_once(f.as_fd(), score.as_bytes()))
-        .at(Stage::Credentials, || format!("setting oom_score_adj to {score}"))
+    let written = file.and_then(|f| file::write_once(f.as_fd(), score.as_bytes()));
+    // Only whoever has CAP_SYS_RESOURCE may lower it; without it the machine's own score holds.
+    let written = match written {
+        Err(e) if e.is(libc::EACCES) && score.starts_with('-') => Ok(()),
+        result => result,
+    };
+    written.at(Stage::Credentials, || format!("setting oom_score_adj to {score}"))
 }
 
 /// A single-threaded process that writes `0` to `tasks` itself spares the grace period which another one's write to

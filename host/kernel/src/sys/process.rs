@@ -356,6 +356,22 @@ pub fn setrlimit(resource: u32, soft: u64, hard: u64) -> Result<()> {
     check(result, || format!("prlimit64(0, {resource}, {{{soft}, {hard}}})")).map(drop)
 }
 
+/// Both values of one resource limit.
+pub fn getrlimit(resource: u32) -> Result<(u64, u64)> {
+    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` lives for the call, no new value is given.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_prlimit64,
+            0,
+            resource,
+            std::ptr::null::<libc::rlimit64>(),
+            std::ptr::from_mut(&mut limit),
+        )
+    };
+    check(result, || format!("prlimit64(0, {resource})")).map(|_| (limit.rlim_cur, limit.rlim_max))
+}
+
 /// `sethostname`.
 pub fn sethostname(name: &[u8]) -> Result<()> {
     // SAFETY: the slice is as long as said.

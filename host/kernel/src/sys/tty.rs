@@ -39,3 +39,13 @@ pub fn set_size(terminal: BorrowedFd<'_>, rows: u16, columns: u16) -> Result<()>
     let result = unsafe { libc::ioctl(fd, libc::TIOCSWINSZ, std::ptr::from_ref(&size)) };
     check(result.into(), || format!("ioctl({fd}, TIOCSWINSZ, {rows}x{columns})")).map(drop)
 }
+
+/// Rows and columns of a terminal; None where it is none.
+pub fn size(terminal: BorrowedFd<'_>) -> Option<(u16, u16)> {
+    // SAFETY: all zeroes are a valid size.
+    let mut size: libc::winsize = unsafe { std::mem::zeroed() };
+    // SAFETY: the structure lives for the call, which fills it.
+    let result =
+        unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCGWINSZ, std::ptr::from_mut(&mut size)) };
+    (result == 0 && size.ws_row > 0 && size.ws_col > 0).then_some((size.ws_row, size.ws_col))
+}

@@ -1,0 +1,248 @@
+//! runc's command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Runs containers from OCI bundles, with runc's command line
+#[derive(Debug, Parser)]
+#[command(name = "wharf oci", version, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    /// Directory for what is known about containers
+    #[arg(long, value_name = "DIRECTORY")]
+    pub(crate) root: Option<PathBuf>,
+    /// File for the last error
+    #[arg(long, value_name = "FILE")]
+    pub(crate) log: Option<PathBuf>,
+    /// text or json
+    #[arg(long, default_value = "text", value_name = "FORMAT")]
+    pub(crate) log_format: String,
+    /// Read cgroup paths as slice:prefix:name
+    #[arg(long)]
+    pub(crate) systemd_cgroup: bool,
+    /// Taken for the sake of callers
+    #[arg(long, hide = true)]
+    pub(crate) debug: bool,
+    /// Taken for the sake of callers
+    #[arg(long, hide = true, value_name = "BOOL")]
+    pub(crate) rootless: Option<String>,
+    /// Taken for the sake of callers
+    #[arg(long, hide = true, value_name = "PATH")]
+    pub(crate) criu: Option<String>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Create a container; its process waits to be started
+    Create(CreateArgs),
+    /// Execute the process of a created container
+    Start(Id),
+    /// Create and start a container, and wait for it
+    Run(CreateArgs),
+    /// Print the state of a container as JSON
+    State(Id),
+    /// Send a signal to a container's first process
+    Kill(KillArgs),
+    /// Delete what a container has
+    Delete(DeleteArgs),
+    /// List the processes of a container
+    Ps(PsArgs),
+    /// Suspend all processes of a container
+    Pause(Id),
+    /// Let them go on
+    Resume(Id),
+    /// Change the limits of a container
+    Update(UpdateArgs),
+    /// List containers
+    List(ListArgs),
+    /// Run a further process in a container
+    Exec(ExecArgs),
+    /// Write a specification to begin with
+    Spec(SpecArgs),
+    /// Print what this runtime can do as JSON
+    Features,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Id {
+    /// Container
+    pub(crate) id: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CreateArgs {
+    /// Container
+    pub(crate) id: String,
+    /// Directory with config.json; the working directory if not said
+    #[arg(short, long, value_name = "DIRECTORY")]
+    pub(crate) bundle: Option<PathBuf>,
+    /// Socket that the terminal is sent to
+    #[arg(long, value_name = "PATH")]
+    pub(crate) console_socket: Option<PathBuf>,
+    /// File for the process id
+    #[arg(long, value_name = "PATH")]
+    pub(crate) pid_file: Option<PathBuf>,
+    /// Run in the background
+    #[arg(short, long)]
+    pub(crate) detach: bool,
+    /// Keep the container after its end
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// Descriptors from 3 on that the process keeps
+    #[arg(long, default_value_t = 0, value_name = "COUNT")]
+    pub(crate) preserve_fds: u32,
+    /// Taken for the sake of callers: the root is always pivoted to where that is possible
+    #[arg(long, hide = true)]
+    pub(crate) no_pivot: bool,
+    /// Taken for the sake of callers
+    #[arg(long, hide = true)]
+    pub(crate) no_new_keyring: bool,
+    /// Taken for the sake of callers
+    #[arg(long, hide = true)]
+    pub(crate) no_subreaper: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KillArgs {
+    /// Container
+    pub(crate) id: String,
+    /// Name or number
+    #[arg(default_value = "TERM")]
+    pub(crate) signal: String,
+    /// Every process of the container
+    #[arg(short, long)]
+    pub(crate) all: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeleteArgs {
+    /// Container
+    pub(crate) id: String,
+    /// Kill it if it runs
+    #[arg(short, long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PsArgs {
+    /// Container
+    pub(crate) id: String,
+    /// table or json
+    #[arg(short, long, default_value = "table")]
+    pub(crate) format: String,
+    /// Options of ps
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) options: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// table or json
+    #[arg(short, long, default_value = "table")]
+    pub(crate) format: String,
+    /// Ids only
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UpdateArgs {
+    /// Container
+    pub(crate) id: String,
+    /// File with resources as JSON; - is standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) resources: Option<PathBuf>,
+    /// Memory in bytes
+    #[arg(long)]
+    pub(crate) memory: Option<String>,
+    /// Soft limit of memory in bytes
+    #[arg(long)]
+    pub(crate) memory_reservation: Option<String>,
+    /// Memory and swap in bytes
+    #[arg(long)]
+    pub(crate) memory_swap: Option<String>,
+    /// CPU period in microseconds
+    #[arg(long)]
+    pub(crate) cpu_period: Option<u64>,
+    /// CPU time per period in microseconds
+    #[arg(long, allow_negative_numbers = true)]
+    pub(crate) cpu_quota: Option<i64>,
+    /// CPU share
+    #[arg(long, alias = "cpu-share")]
+    pub(crate) cpu_shares: Option<u64>,
+    /// Processors
+    #[arg(long)]
+    pub(crate) cpuset_cpus: Option<String>,
+    /// Memory nodes
+    #[arg(long)]
+    pub(crate) cpuset_mems: Option<String>,
+    /// Processes
+    #[arg(long, allow_negative_numbers = true)]
+    pub(crate) pids_limit: Option<i64>,
+    /// Share of block devices
+    #[arg(long)]
+    pub(crate) blkio_weight: Option<u16>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExecArgs {
+    /// Socket that the terminal is sent to
+    #[arg(long, value_name = "PATH")]
+    pub(crate) console_socket: Option<PathBuf>,
+    /// Working directory
+    #[arg(long)]
+    pub(crate) cwd: Option<String>,
+    /// Variable, key=value
+    #[arg(short, long)]
+    pub(crate) env: Vec<String>,
+    /// With a terminal
+    #[arg(short, long)]
+    pub(crate) tty: bool,
+    /// uid[:gid]
+    #[arg(short, long)]
+    pub(crate) user: Option<String>,
+    /// Further groups
+    #[arg(short = 'g', long)]
+    pub(crate) additional_gids: Vec<u32>,
+    /// File with the process as JSON
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) process: Option<PathBuf>,
+    /// Run in the background
+    #[arg(short, long)]
+    pub(crate) detach: bool,
+    /// File for the process id
+    #[arg(long, value_name = "PATH")]
+    pub(crate) pid_file: Option<PathBuf>,
+    /// Further capability
+    #[arg(short, long)]
+    pub(crate) cap: Vec<String>,
+    /// Forbid to gain privileges
+    #[arg(long)]
+    pub(crate) no_new_privs: bool,
+    /// AppArmor profile
+    #[arg(long)]
+    pub(crate) apparmor: Option<String>,
+    /// Descriptors from 3 on that the process keeps
+    #[arg(long, default_value_t = 0, value_name = "COUNT")]
+    pub(crate) preserve_fds: u32,
+    /// Taken for the sake of callers
+    #[arg(long, hide = true)]
+    pub(crate) no_subreaper: bool,
+    /// Also in a container that is paused
+    #[arg(long)]
+    pub(crate) ignore_paused: bool,
+    /// Container
+    pub(crate) id: String,
+    /// Program and its arguments
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) args: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SpecArgs {
+    /// Directory to write config.json into; the working directory if not said
+    #[arg(short, long, value_name = "DIRECTORY")]
+    pub(crate) bundle: Option<PathBuf>,
+}

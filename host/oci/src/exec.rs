@@ -1,0 +1,105 @@
+//! `exec`.
+
+use std::os::fd::AsFd;
+
+use oci_spec::runtime::Process as OciProcess;
+use wharf_kernel::container::{self, Host, Target};
+use wharf_plan::run::{ExecPlan, Process, User};
+
+use crate::args::ExecArgs;
+use crate::state::{LARGEST, Status, Store};
+use crate::{Doing, Error, Result, convert, create, signals, terminal};
+
+pub(crate) fn exec(store: &Store, args: &ExecArgs) -> Result<u8> {
+    let entry = store.open(&args.id)?;
+    match entry.status() {
+        Status::Running | Status::Created => {}
+        Status::Paused if args.ignore_paused => {}
+        Status::Paused => {
+            return Err("cannot exec in a paused container (use --ignore-paused to override)".into());
+        }
+        Status::Stopped => return Err("cannot exec in a stopped container".into()),
+    }
+    let pidfd = entry.process().ok_or("cannot exec in a stopped container")?;
+    let (spec, value) = entry.spec()?;
+    let base = spec.process().as_ref().ok_or("the configuration has no process")?;
+    let mut process = match &args.process {
+        Some(path) => {
+            let meta = std::fs::metadata(path)?;
+            if meta.len() > LARGEST {
+                return Err(Error(format!("{} is too large", path.display())));
+            }
+            let given: OciProcess = serde_json::from_str(&std::fs::read_to_string(path)?).doing("process")?;
+            convert::process(&given)?
+        }
+        None => from_flags(convert::process(base)?, args)?,
+    };
+    process.seccomp = create::filters(&value, process.capabilities.bounding)?;
+    if args.console_socket.is_some() && !process.tty {
+        return Err("cannot use console socket if the process has no terminal".into());
+    }
+    if process.tty && args.detach && args.console_socket.is_none() {
+        return Err("cannot allocate tty if runc will detach without setting console socket".into());
+    }
+    let mut fds = Vec::new();
+    create::streams(&mut process, &mut fds, args.preserve_fds)?;
+    let signals = if args.detach { None } else { Some(signals::Signals::block()?) };
+    let host = Host::new(wharf_programs::INIT)?;
+    let plan =
+        ExecPlan { id: format!("{}-exec", args.id), container: args.id.clone(), process, hold: Vec::new() };
+    let target =
+        Target { pidfd: pidfd.as_fd(), pid: entry.record.pid, cgroup: entry.record.cgroup.as_deref() };
+    let spawned = container::exec(&host, &plan, &fds, target).map_err(|e| create::failure(&e))?;
+    drop(fds);
+    let mut master = create::follow(&spawned, |_| Ok(()))?;
+    if let Some(socket) = &args.console_socket
+        && let Some(master) = master.take()
+    {
+        terminal::send(socket, &master)?;
+    }
+    if let Some(path) = &args.pid_file {
+        create::pid_file(path, spawned.pid)?;
+    }
+    // Others may look at the container while the process runs.
+    drop(entry);
+    match signals {
+        Some(signals) => signals.wait(&spawned.pidfd, master),
+        None => Ok(0),
+    }
+}
+
+/// The container's own process with what the command line says.
+fn from_flags(base: Process, args: &ExecArgs) -> Result<Process> {
+    if args.args.is_empty() {
+        return Err("process args cannot be empty".into());
+    }
+    let mut process = Process { args: args.args.clone(), tty: args.tty, console_size: None, ..base };
+    process.env.extend(args.env.iter().cloned());
+    if let Some(cwd) = &args.cwd {
+        process.cwd.clone_from(cwd);
+    }
+    if let Some(user) = &args.user {
+        let number =
+            |text: &str| text.parse::<u32>().doing(format_args!("parsing {text:?} as a number of a user"));
+        process.user = match user.split_once(':') {
+            Some((uid, gid)) => User { uid: number(uid)?, gid: number(gid)?, groups: Vec::new() },
+            None => User { uid: number(user)?, ..process.user },
+        };
+    }
+    process.user.groups.extend(&args.additional_gids);
+    for name in &args.cap {
+        let bit = convert::capability(name);
+        if bit == 0 {
+            return Err(Error(format!("unknown capability {name:?}")));
+        }
+        let sets = &mut process.capabilities;
+        sets.bounding |= bit;
+        sets.effective |= bit;
+        sets.permitted |= bit;
+    }
+    process.no_new_privs |= args.no_new_privs;
+    if args.apparmor.is_some() {
+        process.apparmor.clone_from(&args.apparmor);
+    }
+    Ok(process)
+}

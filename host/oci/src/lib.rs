@@ -1,0 +1,131 @@
+//! `wharf oci`: containers from OCI bundles, with runc's command line, by the same kernel code that the daemon's keeper uses.
+//!
+//! `create` leaves a container's first process waiting at its gate; `start` opens it. Nothing of Wharf stays behind: the
+//! process belongs to whoever called, and what is known about it is in a directory of its own (`--root`).
+#![forbid(unsafe_code)]
+
+mod args;
+mod convert;
+mod create;
+mod exec;
+mod hooks;
+mod manage;
+mod signals;
+mod spec;
+mod state;
+mod terminal;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+
+use clap::Parser;
+
+use args::{Cli, Command};
+
+/// What went wrong, as a text for the user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Error(pub(crate) String);
+
+pub(crate) type Result<T> = std::result::Result<T, Error>;
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+macro_rules! from {
+    ($($kind:ty),*) => {
+        $(impl From<$kind> for Error {
+            fn from(e: $kind) -> Self {
+                Self(e.to_string())
+            }
+        })*
+    };
+}
+from!(std::io::Error, wharf_kernel::Error, serde_json::Error, nix::Error);
+
+impl From<&str> for Error {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+impl From<String> for Error {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+/// Says what was being done.
+pub(crate) trait Doing<T> {
+    fn doing(self, what: impl std::fmt::Display) -> Result<T>;
+}
+
+impl<T, E: std::fmt::Display> Doing<T> for std::result::Result<T, E> {
+    fn doing(self, what: impl std::fmt::Display) -> Result<T> {
+        self.map_err(|e| Error(format!("{what}: {e}")))
+    }
+}
+
+/// Runs one command line (without the program's name) and gives the exit code.
+///
+/// To be called while the process has one thread: it forks children that go on without exec.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+    let program = std::iter::once(OsString::from("wharf oci"));
+    let cli = match Cli::try_parse_from(program.chain(arguments)) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version go to standard output.
+            let _ = error.print();
+            return u8::from(error.use_stderr());
+        }
+    };
+    match perform(&cli) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("wharf oci: {error}");
+            log(&cli, &error.0);
+            1
+        }
+    }
+}
+
+fn perform(cli: &Cli) -> Result<u8> {
+    let root = cli.root.clone().unwrap_or_else(|| "/run/wharf/oci".into());
+    let store = state::Store::new(root);
+    let systemd = cli.systemd_cgroup;
+    match &cli.command {
+        Command::Create(a) => create::create(&store, a, systemd).map(|()| 0),
+        Command::Start(a) => create::start(&store, &a.id).map(|()| 0),
+        Command::Run(a) => create::run(&store, a, systemd),
+        Command::State(a) => manage::state(&store, &a.id),
+        Command::Kill(a) => manage::kill(&store, a),
+        Command::Delete(a) => manage::delete(&store, a),
+        Command::Ps(a) => manage::ps(&store, a),
+        Command::Pause(a) => manage::freeze(&store, &a.id, true),
+        Command::Resume(a) => manage::freeze(&store, &a.id, false),
+        Command::Update(a) => manage::update(&store, a),
+        Command::List(a) => manage::list(&store, a),
+        Command::Exec(a) => exec::exec(&store, a),
+        Command::Spec(a) => spec::spec(a),
+        Command::Features => spec::features(),
+    }
+}
+
+/// The last error where containerd and podman look for it.
+fn log(cli: &Cli, text: &str) {
+    let Some(path) = &cli.log else { return };
+    let now = jiff::Timestamp::now().to_string();
+    let line = if cli.log_format == "json" {
+        serde_json::json!({"level": "error", "msg": text, "time": now}).to_string()
+    } else {
+        format!("time={now:?} level=error msg={text:?}")
+    };
+    let file = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path);
+    if let Ok(mut file) = file {
+        // Standard error has it too.
+        let _ = writeln!(file, "{line}");
+    }
+}
