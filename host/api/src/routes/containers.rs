@@ -180,6 +180,15 @@ pub(crate) async fn prune(call: Call) -> Outcome {
     }))
 }
 
+/// Checkpoints, which Docker too has behind its experimental mode alone.
+pub(crate) async fn experimental(call: Call) -> Outcome {
+    call.grant().await?;
+    Err(Failure::unsupported(
+        "This experimental feature is disabled by default. Start the Docker daemon in experimental mode in order to \
+         enable it.",
+    ))
+}
+
 pub(crate) async fn not_built(call: Call) -> Outcome {
     call.grant().await?;
     let op = call.op();

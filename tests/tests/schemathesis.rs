@@ -1,0 +1,56 @@
+//! Schemathesis makes requests from the reference's own description; the daemon must answer all of them.
+//!
+//! Runs where `WHARF_SCHEMA` names the description (`docker-engine-api-v1.55.yaml`) and a program `schemathesis` is found
+//! (`pip install schemathesis`, or `WHARF_SCHEMATHESIS` with its path).
+
+#![cfg(test)]
+
+use std::process::Command;
+
+use serde_json::Value;
+use wharf_tests::{Daemon, Options, leftovers};
+
+/// Where clusters begin: without one, 503 is Docker's own answer.
+const CLUSTER: &str = "^/(swarm|nodes|services|tasks|secrets|configs)";
+/// Streams without an end, and connections that become something else.
+const STREAMS: &str = "^/(events|session|containers/[^/]*/(attach|wait|stats|logs).*)$";
+
+#[test]
+fn no_request_that_the_description_allows_breaks_the_daemon() {
+    let Some(schema) = std::env::var_os("WHARF_SCHEMA") else { return };
+    let program = std::env::var_os("WHARF_SCHEMATHESIS").unwrap_or_else(|| "schemathesis".into());
+    if Command::new(&program).arg("--version").output().is_err() {
+        return;
+    }
+    let daemon = Daemon::with(Options {
+        args: ["-H", "tcp://127.0.0.1:2375"].map(str::to_owned).to_vec(),
+        ..Options::default()
+    });
+    daemon.import_busybox();
+    let before = std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count();
+    let report = daemon.path("report.json");
+    let mut command = daemon.in_namespace(&program);
+    command.current_dir(daemon.path("."));
+    command.arg("run").arg(&schema).args([
+        "--url", "http://127.0.0.1:2375/v1.55", "-c", "not_a_server_error", "-n", "6", "--phases", "fuzzing",
+        "--request-timeout", "5", "--seed", "7", "--no-shrink", "--generation-database", "none", "--warnings", "off",
+        "--exclude-path-regex", &format!("{CLUSTER}|{STREAMS}"), "--suppress-health-check", "all",
+        "--continue-on-failure", "--max-time", "45", "--no-color", "--report", "json", "--report-json-path",
+    ]);
+    command.arg(&report);
+    let ran = daemon.run_with_input(command, b"");
+    // 501 says plainly that something is not built; anything else of the kind is a fault.
+    let faults: Vec<&str> = ran.out.lines().filter(|l| l.starts_with("[5") && !l.starts_with("[501]")).collect();
+    assert!(faults.is_empty(), "{faults:?}\n{}", ran.out);
+    assert!(ran.out.contains("Tested:"), "{}{}", ran.out, ran.err);
+    assert!(!daemon.log().contains("panicked"), "{}", daemon.log());
+    // It answers as before, and nothing is left open.
+    let info: Value = daemon.api("GET", "/info", "").json();
+    assert!(info["ServerVersion"].is_string());
+    let after = wharf_tests::eventually("descriptors to be closed", || {
+        let now = std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).ok()?.count();
+        (now <= before + 20).then_some(now)
+    });
+    assert!(after <= before + 20);
+    assert!(leftovers::mounts(&daemon.path(".")).is_empty());
+}
