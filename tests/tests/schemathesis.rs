@@ -32,15 +32,40 @@ fn no_request_that_the_description_allows_breaks_the_daemon() {
     let mut command = daemon.in_namespace(&program);
     command.current_dir(daemon.path("."));
     command.arg("run").arg(&schema).args([
-        "--url", "http://127.0.0.1:2375/v1.55", "-c", "not_a_server_error", "-n", "6", "--phases", "fuzzing",
-        "--request-timeout", "5", "--seed", "7", "--no-shrink", "--generation-database", "none", "--warnings", "off",
-        "--exclude-path-regex", &format!("{CLUSTER}|{STREAMS}"), "--suppress-health-check", "all",
-        "--continue-on-failure", "--max-time", "45", "--no-color", "--report", "json", "--report-json-path",
+        "--url",
+        "http://127.0.0.1:2375/v1.55",
+        "-c",
+        "not_a_server_error",
+        "-n",
+        "6",
+        "--phases",
+        "fuzzing",
+        "--request-timeout",
+        "5",
+        "--seed",
+        "7",
+        "--no-shrink",
+        "--generation-database",
+        "none",
+        "--warnings",
+        "off",
+        "--exclude-path-regex",
+        &format!("{CLUSTER}|{STREAMS}"),
+        "--suppress-health-check",
+        "all",
+        "--continue-on-failure",
+        "--max-time",
+        "45",
+        "--no-color",
+        "--report",
+        "json",
+        "--report-json-path",
     ]);
     command.arg(&report);
     let ran = daemon.run_with_input(command, b"");
     // 501 says plainly that something is not built; anything else of the kind is a fault.
-    let faults: Vec<&str> = ran.out.lines().filter(|l| l.starts_with("[5") && !l.starts_with("[501]")).collect();
+    let faults: Vec<&str> =
+        ran.out.lines().filter(|l| l.starts_with("[5") && !l.starts_with("[501]")).collect();
     assert!(faults.is_empty(), "{faults:?}\n{}", ran.out);
     assert!(ran.out.contains("Tested:"), "{}{}", ran.out, ran.err);
     assert!(!daemon.log().contains("panicked"), "{}", daemon.log());

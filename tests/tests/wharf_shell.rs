@@ -50,10 +50,25 @@ fn manual_pages_for_every_command() {
 fn figures_of_containers() {
     let daemon = Daemon::start();
     daemon.import_busybox();
-    daemon.docker(&["run", "-d", "--name", "busy", "--network", "none", "busybox", "sh", "-c", "while :; do :; done"]).ok();
+    daemon
+        .docker(&[
+            "run",
+            "-d",
+            "--name",
+            "busy",
+            "--network",
+            "none",
+            "busybox",
+            "sh",
+            "-c",
+            "while :; do :; done",
+        ])
+        .ok();
     let table = daemon.wharf(&["stats", "--no-stream"]).ok();
     assert!(table.lines().next().unwrap().starts_with("CONTAINER ID") && table.contains("busy"), "{table}");
-    let one: Value = serde_json::from_str(&daemon.wharf(&["stats", "--no-stream", "--format", "json", "busy"]).ok()).unwrap();
+    let one: Value =
+        serde_json::from_str(&daemon.wharf(&["stats", "--no-stream", "--format", "json", "busy"]).ok())
+            .unwrap();
     assert_eq!(one["Name"], "busy");
     assert!(one["MemUsage"].as_str().unwrap().contains(" / ") && one["PIDs"] == "1", "{one}");
     assert_eq!(daemon.wharf(&["stats", "--no-stream", "--format", "{{.Name}} {{.PIDs}}"]).ok(), "busy 1");
@@ -78,7 +93,8 @@ fn a_terminal_gets_colours_unless_it_does_not_want_them() {
         if no_color {
             command = command.env("NO_COLOR", "1");
         }
-        let mut child = command.args(["events", "--since", "1", "--until", &now.to_string()]).spawn(pts).unwrap();
+        let mut child =
+            command.args(["events", "--since", "1", "--until", &now.to_string()]).spawn(pts).unwrap();
         let mut text = Vec::new();
         // The end of a terminal is an error to its reader.
         let mut buffer = [0; 4096];

@@ -27,5 +27,6 @@ pub(crate) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
 
 /// What will be executed, in the one form that authorizers and policies see.
 pub(crate) fn document<T: Serialize>(model: &T) -> Result<Value, Failure> {
-    serde_json::to_value(model).map_err(|e| Failure::invalid(format!("the request's body cannot be used: {e}")))
+    serde_json::to_value(model)
+        .map_err(|e| Failure::invalid(format!("the request's body cannot be used: {e}")))
 }

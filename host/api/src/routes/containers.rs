@@ -188,9 +188,3 @@ pub(crate) async fn experimental(call: Call) -> Outcome {
          enable it.",
     ))
 }
-
-pub(crate) async fn not_built(call: Call) -> Outcome {
-    call.grant().await?;
-    let op = call.op();
-    Err(Failure::unsupported(format!("{} {} is not supported by this engine yet", op.noun, op.verb)))
-}
