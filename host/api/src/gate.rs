@@ -2,8 +2,10 @@
 
 use std::ops::Deref;
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
@@ -13,8 +15,9 @@ use axum::{Extension, Router};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{Bytes, BytesMut};
-use futures_util::{FutureExt, TryStreamExt};
+use futures_util::{FutureExt, Stream, StreamExt, TryStreamExt};
 use http_body_util::{BodyExt, BodyStream};
+use hyper::body::Frame;
 use hyper::header::{
     AUTHORIZATION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, UPGRADE,
 };
@@ -43,6 +46,9 @@ use crate::{hijack, json};
 
 /// Largest JSON body.
 pub(crate) const MAX_BODY: usize = 4 * 1024 * 1024;
+/// So much of a body that nobody wants is read, and for so long.
+const UNWANTED: usize = 1 << 20;
+const UNWANTED_TIME: Duration = Duration::from_secs(2);
 /// How long a JSON body may take.
 const BODY_TIMEOUT: Duration = Duration::from_mins(1);
 /// How long a connection's identity is believed before the plugins are asked again.
@@ -218,7 +224,7 @@ impl Call {
         let granted = self.authorize(None, true).await?;
         let reader: Box<dyn AsyncRead + Send + Unpin> = match self.take_body() {
             Some(body) => {
-                let frames = BodyStream::new(body)
+                let frames = Upload::new(body)
                     .try_filter_map(|frame| async move { Ok(frame.into_data().ok()) })
                     .map_err(std::io::Error::other);
                 Box::new(StreamReader::new(Box::pin(frames)))
@@ -376,6 +382,48 @@ fn answer(
             })
         }
         Err(failure) => Box::pin(std::future::ready(reply::failure(&failure).map(Body::new))),
+    }
+}
+
+/// A body that is read as a stream. Where a handler fails before its end, a part of the rest is read and thrown away:
+/// most clients write their body to its end before they look at the answer, and would see a broken connection.
+struct Upload {
+    frames: Option<BodyStream<Body>>,
+    runtime: tokio::runtime::Handle,
+}
+
+impl Upload {
+    fn new(body: Body) -> Self {
+        Self { frames: Some(BodyStream::new(body)), runtime: tokio::runtime::Handle::current() }
+    }
+}
+
+impl Stream for Upload {
+    type Item = Result<Frame<Bytes>, axum::Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let Some(frames) = &mut self.frames else { return Poll::Ready(None) };
+        let next = Pin::new(frames).poll_next(cx);
+        if matches!(next, Poll::Ready(None | Some(Err(_)))) {
+            self.frames = None;
+        }
+        next
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        let Some(mut frames) = self.frames.take() else { return };
+        self.runtime.spawn(tokio::time::timeout(UNWANTED_TIME, async move {
+            let mut left = UNWANTED;
+            while let Some(Ok(frame)) = frames.next().await {
+                let length = frame.data_ref().map_or(0, Bytes::len);
+                match left.checked_sub(length) {
+                    Some(rest) => left = rest,
+                    None => return,
+                }
+            }
+        }));
     }
 }
 

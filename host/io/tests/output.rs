@@ -315,6 +315,13 @@ async fn a_process_that_keeps_the_pipe_does_not_hold_the_end() {
     drop(orphan);
 }
 
+/// Threads of this process that read containers' output.
+fn pump_threads() -> usize {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+    let names = tasks.map(|task| std::fs::read_to_string(task.path().join("comm")).unwrap_or_default());
+    names.filter(|name| name.starts_with("output-")).count()
+}
+
 #[tokio::test]
 async fn a_new_daemon_goes_on() {
     let dir = tempfile::tempdir().unwrap();
@@ -327,6 +334,10 @@ async fn a_new_daemon_goes_on() {
         take(&mut attached, 4).await;
         hold = std::mem::take(&mut p.hold);
         // What the keeper keeps is a duplicate; the daemon's own ends are gone with it.
+    }
+    // A daemon that died has no threads that still read.
+    while pump_threads() > 0 {
+        tokio::task::yield_now().await;
     }
     p.out.write_all(b"meanwhile ").unwrap();
     let io = streams().container(spec(dir.path()));

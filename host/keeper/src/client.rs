@@ -84,37 +84,59 @@ pub async fn connect(exec_root: &Path, program: &Path) -> Result<Keeper, KeeperE
 async fn establish(exec_root: &Path, program: &Path) -> Result<Socket, KeeperError> {
     let path = crate::socket_path(exec_root);
     let mut attempts = 0;
-    let socket = loop {
-        match socket::connect(&path) {
-            Ok(socket) => break socket,
-            Err(e) if matches!(e.errno(), libc::ENOENT | libc::ECONNREFUSED) && attempts < ATTEMPTS => {
-                if attempts > 0 {
-                    // One that is just ending still has the directory.
-                    tokio::time::sleep(PAUSE).await;
+    loop {
+        let problem = match socket::connect(&path) {
+            Ok(socket) => match greet(socket, exec_root).await {
+                Ok(socket) => return Ok(socket),
+                Err((problem, Again::No)) => return Err(problem),
+                Err((problem, Again::Soon)) => problem,
+            },
+            Err(e) if matches!(e.errno(), libc::ENOENT | libc::ECONNREFUSED) => {
+                if attempts < ATTEMPTS {
+                    start(exec_root, program).await?;
                 }
-                start(exec_root, program).await?;
-                attempts += 1;
+                if attempts == 0 {
+                    attempts += 1;
+                    continue;
+                }
+                KeeperError::Unreachable(e.to_string())
             }
             Err(e) => return Err(KeeperError::Unreachable(e.to_string())),
+        };
+        if attempts >= ATTEMPTS {
+            return Err(problem);
         }
-    };
-    let unreachable = |e: String| KeeperError::Unreachable(e);
+        attempts += 1;
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Whether another attempt may go better.
+enum Again {
+    No,
+    Soon,
+}
+
+/// The first word is the keeper's. One that is just ending, or whose last daemon is, may be another's in a moment.
+async fn greet(socket: OwnedFd, exec_root: &Path) -> Result<Socket, (KeeperError, Again)> {
+    let never = |e: String| (KeeperError::Unreachable(e), Again::No);
+    let soon = |e: String| (KeeperError::Unreachable(e), Again::Soon);
     #[allow(deprecated, reason = "its successor is unsafe; an OwnedFd keeps the promise that is asked for")]
-    let socket = AsyncFd::new(socket).map_err(|e| unreachable(e.to_string()))?;
+    let socket = AsyncFd::new(socket).map_err(|e| never(e.to_string()))?;
     let mut assembler = Assembler::default();
     let mut buffer = vec![0; PACKET];
     let hello = tokio::time::timeout(PATIENCE, next(&socket, &mut assembler, &mut buffer));
     match hello.await {
         Ok(Ok(Some(Message { body: Answer::Hello(wire::VERSION), .. }))) => Ok(Arc::new(socket)),
         Ok(Ok(Some(Message { body: Answer::Hello(version), .. }))) => {
-            Err(unreachable(format!("it speaks version {version}, this daemon {}", wire::VERSION)))
+            Err(never(format!("it speaks version {version}, this daemon {}", wire::VERSION)))
         }
         Ok(Ok(Some(Message { body: Answer::Busy, .. }))) => {
-            Err(unreachable(format!("another daemon is using {}", exec_root.display())))
+            Err(soon(format!("another daemon is using {}", exec_root.display())))
         }
-        Ok(Ok(_)) => Err(unreachable("it closed the connection".into())),
-        Ok(Err(e)) => Err(unreachable(e.to_string())),
-        Err(_) => Err(unreachable("it does not answer".into())),
+        Ok(Ok(_)) => Err(soon("it closed the connection".into())),
+        Ok(Err(e)) => Err(soon(e.to_string())),
+        Err(_) => Err(never("it does not answer".into())),
     }
 }
 

@@ -544,7 +544,8 @@ mod tests {
         assert_eq!((c.debug, c.live_restore, c.init, c.mtu), (true, true, false, 1400));
         assert_eq!(c.log_opts.get("max-file").map(String::as_str), Some("2"));
         assert_eq!(c.plugins["policy-no-privileged"], json!({"enabled": true}));
-        let said: Vec<&str> = c.without_effect.iter().map(|(name, _)| name.as_str()).collect();
+        let mut said: Vec<&str> = c.without_effect.iter().map(|(name, _)| name.as_str()).collect();
+        said.sort_unstable();
         assert_eq!(said, ["--containerd", "--userland-proxy"]);
     }
 

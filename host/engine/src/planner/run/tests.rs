@@ -49,7 +49,6 @@ fn refusals() {
             },
             "can't create 'AutoRemove' container with restart policy",
         ),
-        (HostConfig { runtime: Some("kata".into()), ..d() }, "unknown or invalid runtime name: kata"),
         (HostConfig { shm_size: Some(-1), ..d() }, "SHM size can not be less than 0"),
         (
             HostConfig { network_mode: Some("container:a".into()), port_bindings: bound, ..d() },
@@ -82,6 +81,11 @@ fn refusals() {
     for (host, text) in cases {
         assert_eq!(refused(&host), text);
     }
+    let host = HostConfig { runtime: Some("kata".into()), ..d() };
+    let error = check_runtime(&host, &facts()).unwrap_err();
+    assert_eq!(error.message, "unknown or invalid runtime name: kata");
+    let facts = Facts { runtimes: vec!["kata".into()], ..facts() };
+    assert!(check_runtime(&host, &facts).is_ok());
 }
 
 fn planned(host: &HostConfig, specs: &[(MountSpec, bool)], start: Start<'_>) -> RunPlan {
