@@ -177,7 +177,7 @@ fn values_out_of_range() {
     }
     assert_eq!(d.docker(&["ps", "-aq"]).ok(), "");
     let containers = d.path("data/containers");
-    let left = std::fs::read_dir(containers).map(|e| e.count()).unwrap_or(0);
+    let left = std::fs::read_dir(containers).map_or(0, Iterator::count);
     assert_eq!(left, 0, "no directory of a refused container stays");
 }
 

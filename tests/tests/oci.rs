@@ -53,7 +53,7 @@ impl Place {
         let mut command = self.command(args);
         command.stdin(Stdio::null()).stdout(out.try_clone().unwrap()).stderr(err.try_clone().unwrap());
         let status = command.status().unwrap();
-        let mut read = |file: &mut std::fs::File| {
+        let read = |file: &mut std::fs::File| {
             let mut all = Vec::new();
             file.seek(SeekFrom::Start(0)).unwrap();
             file.read_to_end(&mut all).unwrap();

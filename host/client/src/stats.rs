@@ -287,7 +287,7 @@ pub(crate) fn colours() -> bool {
 pub(crate) fn clock(nanoseconds: i64) -> String {
     let time = jiff::Timestamp::from_nanosecond(i128::from(nanoseconds));
     let zoned = time.map(|t| t.to_zoned(jiff::tz::TimeZone::system()));
-    zoned.map(|z| z.strftime("%H:%M:%S.%3f").to_string()).unwrap_or_else(|_| units::now().to_string())
+    zoned.map_or_else(|_| units::now().to_string(), |z| z.strftime("%H:%M:%S.%3f").to_string())
 }
 
 #[cfg(test)]

@@ -221,7 +221,7 @@ pub(crate) struct ExecArgs {
     /// Forbid to gain privileges
     #[arg(long)]
     pub(crate) no_new_privs: bool,
-    /// AppArmor profile
+    /// `AppArmor` profile
     #[arg(long)]
     pub(crate) apparmor: Option<String>,
     /// Descriptors from 3 on that the process keeps

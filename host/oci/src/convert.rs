@@ -350,7 +350,7 @@ pub(crate) fn resources(given: &LinuxResources, with_devices: bool) -> Result<Re
         all.cpuset_cpus = cpu.cpus().clone().filter(|c| !c.is_empty());
         all.cpuset_mems = cpu.mems().clone().filter(|m| !m.is_empty());
     }
-    all.pids = given.pids().as_ref().map(|p| p.limit()).filter(|v| *v != 0);
+    all.pids = given.pids().as_ref().map(oci_spec::runtime::LinuxPids::limit).filter(|v| *v != 0);
     if let Some(block) = given.block_io() {
         all.blkio_weight = block.weight().filter(|w| *w != 0);
         let mut push = |kind, major: i64, minor: i64, value: u64| -> Result<()> {
@@ -407,7 +407,8 @@ fn cgroup_path(spec: &Spec, id: &str, systemd: bool) -> Result<String> {
         ));
     };
     let slice = slice_path(if slice.is_empty() { "system.slice" } else { slice });
-    if name.ends_with(".slice") {
+    // systemd's names are case-sensitive.
+    if name.strip_suffix(".slice").is_some() {
         return Ok(format!("/{slice}/{name}"));
     }
     let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}-") };

@@ -94,7 +94,14 @@ fn one(hook: &Hook, state: &serde_json::Value) -> Result<()> {
             let status = child.wait()?;
             return if status.success() { Ok(()) } else { Err(Error(status.to_string())) };
         }
-        // The standard library has no wait with a limit.
-        std::thread::sleep(Duration::from_millis(5));
+        pause();
     }
+}
+
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the standard library has no wait with a limit, and no task shares this thread"
+)]
+fn pause() {
+    std::thread::sleep(Duration::from_millis(5));
 }

@@ -166,9 +166,9 @@ pub(crate) fn freeze(store: &Store, id: &str, stop: bool) -> Result<u8> {
     let path = entry.record.cgroup.clone().ok_or("the container has no cgroup")?;
     let cgroups = Cgroups::detect()?;
     if stop {
-        cgroups.freeze(&path)?
+        cgroups.freeze(&path)?;
     } else {
-        cgroups.thaw(&path)?
+        cgroups.thaw(&path)?;
     }
     entry.record.paused = stop;
     entry.save()?;
@@ -194,32 +194,29 @@ pub(crate) fn update(store: &Store, args: &UpdateArgs) -> Result<u8> {
     if entry.status() == Status::Stopped {
         return Err("container not running".into());
     }
-    let resources = match &args.resources {
-        Some(path) => {
-            let mut text = String::new();
-            if path.as_os_str() == "-" {
-                std::io::stdin().take(LARGEST).read_to_string(&mut text)?;
-            } else {
-                std::fs::File::open(path)?.take(LARGEST).read_to_string(&mut text)?;
-            }
-            let given: LinuxResources = serde_json::from_str(&text).doing("resources")?;
-            convert::resources(&given, false)?
+    let resources = if let Some(path) = &args.resources {
+        let mut text = String::new();
+        if path.as_os_str() == "-" {
+            std::io::stdin().take(LARGEST).read_to_string(&mut text)?;
+        } else {
+            std::fs::File::open(path)?.take(LARGEST).read_to_string(&mut text)?;
         }
-        None => {
-            let signed = |v: Option<u64>| v.and_then(|v| i64::try_from(v).ok());
-            Resources {
-                memory: args.memory.as_deref().map(bytes).transpose()?,
-                memory_swap: args.memory_swap.as_deref().map(bytes).transpose()?,
-                memory_reservation: args.memory_reservation.as_deref().map(bytes).transpose()?,
-                cpu_period: signed(args.cpu_period),
-                cpu_quota: args.cpu_quota,
-                cpu_shares: signed(args.cpu_shares),
-                cpuset_cpus: args.cpuset_cpus.clone(),
-                cpuset_mems: args.cpuset_mems.clone(),
-                pids: args.pids_limit,
-                blkio_weight: args.blkio_weight,
-                ..Resources::default()
-            }
+        let given: LinuxResources = serde_json::from_str(&text).doing("resources")?;
+        convert::resources(&given, false)?
+    } else {
+        let signed = |v: Option<u64>| v.and_then(|v| i64::try_from(v).ok());
+        Resources {
+            memory: args.memory.as_deref().map(bytes).transpose()?,
+            memory_swap: args.memory_swap.as_deref().map(bytes).transpose()?,
+            memory_reservation: args.memory_reservation.as_deref().map(bytes).transpose()?,
+            cpu_period: signed(args.cpu_period),
+            cpu_quota: args.cpu_quota,
+            cpu_shares: signed(args.cpu_shares),
+            cpuset_cpus: args.cpuset_cpus.clone(),
+            cpuset_mems: args.cpuset_mems.clone(),
+            pids: args.pids_limit,
+            blkio_weight: args.blkio_weight,
+            ..Resources::default()
         }
     };
     let path = entry.record.cgroup.as_ref().ok_or("the container has no cgroup")?;
@@ -230,7 +227,9 @@ pub(crate) fn update(store: &Store, args: &UpdateArgs) -> Result<u8> {
 pub(crate) fn list(store: &Store, args: &ListArgs) -> Result<u8> {
     let all = store.all();
     if args.quiet {
-        all.iter().for_each(|(record, _)| println!("{}", record.id));
+        for (record, _) in &all {
+            println!("{}", record.id);
+        }
         return Ok(0);
     }
     let pid = |status: Status, pid: i32| if status == Status::Stopped { 0 } else { pid };

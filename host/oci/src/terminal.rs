@@ -73,7 +73,7 @@ impl Proxy {
             self.output(&mut buffer);
         }
         if ready.get(1) == Some(&true) {
-            match read(&STDIN, &mut buffer) {
+            match read(STDIN, &mut buffer) {
                 Ok(count) if count > 0 => {
                     all(self.master.as_fd(), buffer.get(..count).unwrap_or_default());
                 }

@@ -77,9 +77,11 @@ mod tests {
 
     fn der(tag: u8, content: &[u8]) -> Vec<u8> {
         let mut out = vec![tag];
-        match u8::try_from(content.len()) {
-            Ok(short @ ..=0x7f) => out.push(short),
-            _ => out.extend([0x82, (content.len() >> 8) as u8, content.len() as u8]),
+        if let Ok(short @ ..=0x7f) = u8::try_from(content.len()) {
+            out.push(short);
+        } else {
+            out.push(0x82);
+            out.extend(u16::try_from(content.len()).unwrap().to_be_bytes());
         }
         out.extend_from_slice(content);
         out

@@ -77,15 +77,16 @@ impl Socket {
                     s.try_read_buf(buffer)
                 }
                 Self::Tls(tls, _) => {
-                    let mut chunk = [0_u8; CHUNK];
-                    let read = poll_fn(|cx| {
+                    poll_fn(|cx| {
+                        // Here rather than outside: it would make every future of a connection so large.
+                        let mut chunk = [0_u8; CHUNK];
                         let mut buf = ReadBuf::new(&mut chunk);
                         let mut tls = unlocked(tls);
                         let polled = Pin::new(&mut **tls).poll_read(cx, &mut buf);
+                        buffer.extend_from_slice(buf.filled());
                         polled.map(|result| result.map(|()| buf.filled().len()))
                     })
-                    .await;
-                    read.inspect(|n| buffer.extend_from_slice(chunk.get(..*n).unwrap_or_default()))
+                    .await
                 }
             };
             match result {

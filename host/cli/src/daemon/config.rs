@@ -128,6 +128,7 @@ pub(crate) struct Ulimit {
 /// A runtime as the file has it.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
+#[allow(clippy::struct_field_names, reason = "the names of the file")]
 pub(crate) struct Runtime {
     pub(crate) path: String,
     pub(crate) runtime_args: Vec<String>,
@@ -138,6 +139,7 @@ pub(crate) struct Runtime {
 /// Proxies as newer files have them.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "kebab-case", default, deny_unknown_fields)]
+#[allow(clippy::struct_field_names, reason = "the names of the file")]
 pub(crate) struct Proxies {
     pub(crate) http_proxy: String,
     pub(crate) https_proxy: String,

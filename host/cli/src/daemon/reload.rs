@@ -87,7 +87,7 @@ async fn once(loaded: &mut Loaded, level: &Level, engine: &Engine, tls: Option<&
         tracing::warn!("these changes of the configuration need a restart: {}", waiting.join(", "));
     }
     engine.reload(settings);
-    engine.events().publish("daemon", "reload", &engine.id(), attributes(loaded.name, engine, &new));
+    engine.events().publish("daemon", "reload", engine.id(), attributes(loaded.name, engine, &new));
     tracing::info!(debug = new.debug, level = %new.log_level, "configuration reloaded");
     // What waits is compared with what runs at the next reload too.
     loaded.config = keep_waiting(&loaded.config, new);
