@@ -39,7 +39,6 @@ mod start;
 mod stats;
 mod stop;
 pub mod system;
-pub mod userns;
 pub mod volumes;
 
 use std::collections::HashMap;
