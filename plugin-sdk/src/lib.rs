@@ -15,6 +15,7 @@ pub mod codec;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod conformance;
 pub mod credentials;
+pub mod docker_auths;
 pub mod files;
 pub mod filter;
 pub mod host;

@@ -52,6 +52,43 @@ pub fn busybox_tar() -> Vec<u8> {
     out
 }
 
+/// The SHA-256 of these bytes, in hexadecimal.
+pub fn sha256(bytes: &[u8]) -> String {
+    let mut child = Command::new("sha256sum")
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("sha256sum");
+    child.stdin.take().expect("stdin").write_all(bytes).expect("sha256sum");
+    String::from_utf8_lossy(&child.wait_with_output().expect("sha256sum").stdout)[..64].to_owned()
+}
+
+/// An archive as `docker save` of old wrote it, of an image that shows `/hello.txt` unless told otherwise.
+pub fn docker_archive(repo: &str, layers: &[Vec<u8>]) -> Vec<u8> {
+    let ids: Vec<String> = layers.iter().map(|l| sha256(l)).collect();
+    let diff_ids: Vec<String> = ids.iter().map(|i| format!("sha256:{i}")).collect();
+    let config = serde_json::json!({
+        "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }, "os": "linux",
+        "config": {"Cmd": ["cat", "/hello.txt"], "Env": ["PATH=/bin"]},
+        "created": "2024-05-01T10:00:00Z",
+        "history": layers.iter().map(|_| serde_json::json!({"created_by": "test"})).collect::<Vec<_>>(),
+        "rootfs": {"type": "layers", "diff_ids": diff_ids},
+    })
+    .to_string();
+    let config_name = format!("{}.json", sha256(config.as_bytes()));
+    let names: Vec<String> = ids.iter().map(|i| format!("{i}/layer.tar")).collect();
+    let manifest =
+        serde_json::json!([{"Config": config_name, "RepoTags": [repo], "Layers": names}]).to_string();
+    let mut out = Vec::new();
+    for (name, layer) in names.iter().zip(layers) {
+        entry(&mut out, name, b'0', 0o644, "", layer);
+    }
+    entry(&mut out, &config_name, b'0', 0o644, "", config.as_bytes());
+    entry(&mut out, "manifest.json", b'0', 0o644, "", manifest.as_bytes());
+    finish(&mut out);
+    out
+}
+
 /// Writes bytes to a file and gives its path as text.
 pub fn save(path: &Path, bytes: &[u8]) -> String {
     fs::File::create(path).and_then(|mut f| f.write_all(bytes)).expect("file");

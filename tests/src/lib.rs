@@ -18,6 +18,8 @@ use nix::unistd::Pid;
 pub mod http;
 pub mod image;
 pub mod leftovers;
+pub mod registry;
+pub mod server;
 
 /// How long any single step may take before the test fails; generous, as the machine may be busy.
 pub const PATIENCE: Duration = Duration::from_mins(1);
@@ -187,6 +189,11 @@ impl Daemon {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net=/proc/{}/ns/net", self.anchor.id())).arg("--").arg(program);
         command
+    }
+
+    /// The file of the daemon's network namespace.
+    pub fn namespace(&self) -> PathBuf {
+        format!("/proc/{}/ns/net", self.anchor.id()).into()
     }
 
     /// All that the daemon printed so far.

@@ -95,42 +95,7 @@ fn archive(repo: &str) -> Vec<u8> {
     image::entry(&mut second, "etc/.wh.group", b'0', 0o644, "", b"");
     image::entry(&mut second, "hello.txt", b'0', 0o644, "", b"hello\n");
     image::finish(&mut second);
-    docker_archive(repo, &[image::busybox_tar(), second])
-}
-
-fn docker_archive(repo: &str, layers: &[Vec<u8>]) -> Vec<u8> {
-    use std::io::Write;
-    let sha = |bytes: &[u8]| {
-        let mut child = std::process::Command::new("sha256sum")
-            .stdin(std::process::Stdio::piped())
-            .stdout(std::process::Stdio::piped())
-            .spawn()
-            .unwrap();
-        child.stdin.take().unwrap().write_all(bytes).unwrap();
-        String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap()[..64].to_owned()
-    };
-    let ids: Vec<String> = layers.iter().map(|l| sha(l)).collect();
-    let diff_ids: Vec<String> = ids.iter().map(|i| format!("sha256:{i}")).collect();
-    let config = serde_json::json!({
-        "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }, "os": "linux",
-        "config": {"Cmd": ["cat", "/hello.txt"], "Env": ["PATH=/bin"]},
-        "created": "2024-05-01T10:00:00Z",
-        "history": layers.iter().map(|_| serde_json::json!({"created_by": "test"})).collect::<Vec<_>>(),
-        "rootfs": {"type": "layers", "diff_ids": diff_ids},
-    })
-    .to_string();
-    let config_name = format!("{}.json", sha(config.as_bytes()));
-    let names: Vec<String> = ids.iter().map(|i| format!("{i}/layer.tar")).collect();
-    let manifest =
-        serde_json::json!([{"Config": config_name, "RepoTags": [repo], "Layers": names}]).to_string();
-    let mut out = Vec::new();
-    for (name, layer) in names.iter().zip(layers) {
-        image::entry(&mut out, name, b'0', 0o644, "", layer);
-    }
-    image::entry(&mut out, &config_name, b'0', 0o644, "", config.as_bytes());
-    image::entry(&mut out, "manifest.json", b'0', 0o644, "", manifest.as_bytes());
-    image::finish(&mut out);
-    out
+    image::docker_archive(repo, &[image::busybox_tar(), second])
 }
 
 #[test]

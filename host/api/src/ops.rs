@@ -138,6 +138,7 @@ pub(crate) static OPS: &[Op] = &[
     op!(GET "/images/" {} "/get", image "save" b"r", images::save),
     op!(GET "/images/" {} "/json", image "inspect" b"r", images::inspect),
     op!(GET "/images/" {} "/history", image "history" b"r", images::history),
+    op!(GET "/images/" {} "/attestations", image "attestations" b"r", images::attestations),
     op!(POST "/images/create", image "pull" b"m", images::create),
     op!(POST "/images/load", image "load" b"m", images::load),
     op!(POST "/images/prune", image "prune" b"m", images::prune),

@@ -1,5 +1,6 @@
 //! The seam to the engine: what the API needs, so that its tests can stand something else there.
 
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -20,6 +21,7 @@ use wharf_engine::models::{
     NetworkPruneResponse, SystemInfo, SystemVersion, Volume, VolumeCreateRequest, VolumeListResponse,
     VolumePruneResponse,
 };
+use wharf_engine::remote::{Login, PullOptions, PushOptions};
 use wharf_engine::{
     Caller, CreateOptions, Engine, Error, Filters, ListOptions, RemoveOptions, Result, WaitCondition,
 };
@@ -275,7 +277,9 @@ service! {
     /// `POST /images/{}/tag`.
     fn image_tag<'a>(&'a self, reference: &'a str, repo: &'a str, tag: &'a str) -> ();
     /// `DELETE /images/{}`.
-    fn image_remove<'a>(&'a self, reference: &'a str, force: bool, noprune: bool) -> Vec<ImageDeleteResponseItem>;
+    fn image_remove<'a>(
+        &'a self, reference: &'a str, force: bool, noprune: bool, caller: &'a Caller
+    ) -> Vec<ImageDeleteResponseItem>;
     /// `POST /images/create?fromSrc=-`.
     fn image_import<'a>(&'a self, body: Body, options: ImportOptions) -> String;
     /// `POST /images/load`.
@@ -283,9 +287,24 @@ service! {
     /// `POST /images/prune`.
     fn image_prune<'a>(&'a self, filters: &'a Filters) -> ImagePruneResponse;
     /// `POST /images/create?fromImage=`.
-    fn image_pull<'a>(
-        &'a self, reference: &'a str, headers: &'a std::collections::HashMap<String, String>, progress: Progress
-    ) -> ();
+    fn image_pull<'a>(&'a self, options: PullOptions, caller: &'a Caller, progress: Progress) -> ();
+    /// `POST /images/{}/push`.
+    fn image_push<'a>(&'a self, options: PushOptions, caller: &'a Caller, progress: Progress) -> ();
+    /// `GET /images/get`.
+    fn image_save<'a>(&'a self, names: &'a [String]) -> Body;
+    /// `GET /images/search`.
+    fn image_search<'a>(
+        &'a self, term: &'a str, limit: Option<i64>, filters: &'a Filters, headers: &'a HashMap<String, String>
+    ) -> Value;
+    /// `GET /distribution/{}/json`.
+    fn distribution_inspect<'a>(&'a self, name: &'a str, headers: &'a HashMap<String, String>) -> Value;
+    /// `GET /images/{}/attestations`.
+    fn image_attestations<'a>(
+        &'a self, name: &'a str, platform: Option<&'a str>, kinds: &'a [String], statements: bool,
+        headers: &'a HashMap<String, String>
+    ) -> Value;
+    /// `POST /auth`.
+    fn registry_login<'a>(&'a self, config: Login) -> Value;
     /// `GET /networks`.
     fn network_list<'a>(&'a self, filters: &'a Filters) -> Vec<Value>;
     /// `GET /networks/{}`.

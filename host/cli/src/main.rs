@@ -3,6 +3,7 @@
 
 mod daemon;
 mod keeper;
+mod registry;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         Some("keeper") => keeper::main(std::iter::once(name).chain(rest)),
         // So do these.
         Some("oci") => ExitCode::from(wharf_oci::main(rest.into_iter().skip(1))),
+        Some("registry") => registry::main(rest.into_iter().skip(1)),
         _ => client(rest),
     }
 }

@@ -99,6 +99,16 @@ pub(crate) enum Command {
     Load(LoadArgs),
     /// Download an image from a registry
     Pull(PullArgs),
+    /// Upload an image to a registry
+    Push(PushArgs),
+    /// Log in to a registry
+    Login(LoginArgs),
+    /// Log out from a registry
+    Logout(LogoutArgs),
+    /// Search for images in a registry
+    Search(SearchArgs),
+    /// Save images to an archive
+    Save(SaveArgs),
     /// Give an image another name
     Tag(TagArgs),
     /// Remove images
@@ -225,6 +235,10 @@ pub(crate) enum ImageCommand {
     Load(LoadArgs),
     /// Download an image from a registry
     Pull(PullArgs),
+    /// Upload an image to a registry
+    Push(PushArgs),
+    /// Save images to an archive
+    Save(SaveArgs),
     /// Give an image another name
     Tag(TagArgs),
     /// Remove images
@@ -243,6 +257,8 @@ impl From<ImageCommand> for Command {
             C::Import(a) => Self::Import(a),
             C::Load(a) => Self::Load(a),
             C::Pull(a) => Self::Pull(a),
+            C::Push(a) => Self::Push(a),
+            C::Save(a) => Self::Save(a),
             C::Tag(a) => Self::Tag(a),
             C::Rm(a) => Self::Rmi(a),
             C::History(a) => Self::History(a),
@@ -859,8 +875,78 @@ pub(crate) struct LoadArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct PullArgs {
+    /// Download all tags of the repository
+    #[arg(short, long)]
+    pub(crate) all_tags: bool,
+    /// Platform of the image: os/architecture[/variant]
+    #[arg(long)]
+    pub(crate) platform: Option<String>,
+    /// Print no progress
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
     /// Image
     pub(crate) image: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PushArgs {
+    /// Upload all tags of the repository
+    #[arg(short, long)]
+    pub(crate) all_tags: bool,
+    /// Print no progress
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    /// Image
+    pub(crate) image: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LoginArgs {
+    /// User name
+    #[arg(short, long)]
+    pub(crate) username: Option<String>,
+    /// Password
+    #[arg(short, long)]
+    pub(crate) password: Option<String>,
+    /// Read the password from standard input
+    #[arg(long)]
+    pub(crate) password_stdin: bool,
+    /// Registry; the Docker Hub if not given
+    pub(crate) server: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogoutArgs {
+    /// Registry; the Docker Hub if not given
+    pub(crate) server: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SearchArgs {
+    /// Only what fits: is-official=true, stars=3
+    #[arg(short, long)]
+    pub(crate) filter: Vec<String>,
+    /// Template or "json" or "table"
+    #[arg(long)]
+    pub(crate) format: Option<String>,
+    /// At most this many
+    #[arg(long)]
+    pub(crate) limit: Option<u32>,
+    /// Do not shorten descriptions
+    #[arg(long)]
+    pub(crate) no_trunc: bool,
+    /// What to look for, after a registry's name and a slash if it is not the Docker Hub
+    pub(crate) term: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SaveArgs {
+    /// File to write to instead of standard output
+    #[arg(short, long)]
+    pub(crate) output: Option<std::path::PathBuf>,
+    /// Images
+    #[arg(required = true)]
+    pub(crate) images: Vec<String>,
 }
 
 #[derive(Debug, Args)]

@@ -144,6 +144,23 @@ impl Client {
         check(self.send(Self::build(method, path, query, body)?).await?).await
     }
 
+    /// As `request`, with further headers.
+    pub(crate) async fn request_with(
+        &self,
+        method: Method,
+        path: &str,
+        query: Query<'_>,
+        body: Option<&Value>,
+        headers: &[(&'static str, &str)],
+    ) -> Result<Response<Incoming>, Error> {
+        let mut request = Self::build(method, path, query, body)?;
+        for (name, value) in headers {
+            let value = value.parse().map_err(|_| Error::Usage(format!("{name} cannot be sent")))?;
+            request.headers_mut().insert(*name, value);
+        }
+        check(self.send(request).await?).await
+    }
+
     /// `GET` with a JSON answer.
     pub(crate) async fn get(&self, path: &str, query: Query<'_>) -> Result<Value, Error> {
         json(self.request(Method::GET, path, query, None).await?).await

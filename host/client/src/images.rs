@@ -3,16 +3,15 @@
 use std::io::IsTerminal;
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt};
-use hyper::Method;
+use futures_util::Stream;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::args::{HistoryArgs, ImagesArgs, ImportArgs, LoadArgs, RmiArgs, TagArgs};
 use crate::attach::text;
 use crate::containers::{filters, for_each, local_time, short};
-use crate::http::{self, Client};
-use crate::{Error, format, units};
+use crate::http::Client;
+use crate::{Error, format, progress, units};
 
 /// A reader as a stream of chunks.
 fn chunks(
@@ -32,46 +31,12 @@ fn chunks(
     })
 }
 
-/// Shows the progress messages of the daemon; the stream's own errors end it.
-async fn progress(response: hyper::Response<hyper::body::Incoming>, quiet: bool) -> Result<(), Error> {
-    let mut lines = http::lines(response);
-    while let Some(line) = lines.next().await {
-        let line = line?;
-        if let Some(message) =
-            line.pointer("/errorDetail/message").or(line.get("error")).and_then(Value::as_str)
-        {
-            return Err(Error::Daemon { status: 500, message: message.to_owned() });
-        }
-        if let Some(stream) = line.get("stream").and_then(Value::as_str) {
-            print!("{stream}");
-        } else if !quiet {
-            let (id, status) = (text(&line, "/id"), text(&line, "/status"));
-            // Progress bars only make sense on a terminal, where each message would replace the one before.
-            if line.get("progressDetail").and_then(Value::as_object).is_some_and(|d| !d.is_empty())
-                && !std::io::stdout().is_terminal()
-            {
-                continue;
-            }
-            if id.is_empty() { println!("{status}") } else { println!("{id}: {status}") }
-        }
-    }
-    Ok(())
-}
-
 /// Splits `name:tag`; a registry's port is no tag.
-fn split_reference(reference: &str) -> (&str, &str) {
+pub(crate) fn split_reference(reference: &str) -> (&str, &str) {
     match reference.rsplit_once(':') {
         Some((name, tag)) if !tag.contains('/') && !name.contains('@') => (name, tag),
         _ => (reference, ""),
     }
-}
-
-pub(crate) async fn pull(client: &Client, image: &str) -> Result<(), Error> {
-    let (name, tag) = split_reference(image);
-    let tag = if tag.is_empty() && !image.contains('@') { "latest" } else { tag };
-    let query = [("fromImage", name.to_owned()), ("tag", tag.to_owned())];
-    let response = client.request(Method::POST, "/images/create", &query, None).await?;
-    progress(response, false).await
 }
 
 pub(crate) async fn import(client: &Client, args: ImportArgs) -> Result<u8, Error> {
@@ -89,7 +54,7 @@ pub(crate) async fn import(client: &Client, args: ImportArgs) -> Result<u8, Erro
     } else {
         client.upload("/images/create", &query, chunks(tokio::fs::File::open(&args.file).await?)).await?
     };
-    progress(response, false).await?;
+    progress::show(response, false).await?;
     Ok(0)
 }
 
@@ -104,7 +69,7 @@ pub(crate) async fn load(client: &Client, args: LoadArgs) -> Result<u8, Error> {
         }
         None => client.upload("/images/load", &query, chunks(tokio::io::stdin())).await?,
     };
-    progress(response, args.quiet).await?;
+    progress::show(response, args.quiet).await?;
     Ok(0)
 }
 

@@ -9,6 +9,7 @@ mod attach;
 mod connect;
 mod containers;
 mod create;
+mod credentials;
 mod dial;
 mod error;
 mod exec;
@@ -17,6 +18,8 @@ mod generate;
 mod http;
 mod images;
 mod objects;
+mod progress;
+mod registry;
 mod run;
 mod stats;
 mod system;
@@ -91,7 +94,12 @@ async fn perform(client: http::Client, command: args::Command) -> Result<u8, Err
         C::Images(a) => images::list(&client, a).await,
         C::Import(a) => images::import(&client, a).await,
         C::Load(a) => images::load(&client, a).await,
-        C::Pull(a) => images::pull(&client, &a.image).await.map(|()| 0),
+        C::Pull(a) => registry::pull(&client, a).await,
+        C::Push(a) => registry::push(&client, a).await,
+        C::Login(a) => registry::login(&client, a).await,
+        C::Logout(a) => registry::logout(a).await,
+        C::Search(a) => registry::search(&client, a).await,
+        C::Save(a) => registry::save(&client, a).await,
         C::Tag(a) => images::tag(&client, a).await,
         C::Rmi(a) => images::remove(&client, a).await,
         C::History(a) => images::history(&client, a).await,

@@ -9,7 +9,7 @@ use crate::args::{CreateArgs, RunArgs};
 use crate::attach::{self, Streams, text};
 use crate::create::{self, Attach};
 use crate::http::{self, Client};
-use crate::{Error, images};
+use crate::{Error, registry};
 
 fn streams(args: &CreateArgs, detach: bool, remove: bool) -> Result<Attach, Error> {
     if detach {
@@ -48,7 +48,7 @@ async fn make(client: &Client, args: &CreateArgs, attach: Attach) -> Result<Stri
     let body = create::body(args, attach)?;
     let image = text(&body, "/Image").to_owned();
     if args.pull == "always" {
-        images::pull(client, &image).await?;
+        registry::need(client, &image).await?;
     }
     let query = query(args);
     let mut made = client.post("/containers/create", &query, Some(&body)).await;
@@ -57,7 +57,7 @@ async fn make(client: &Client, args: &CreateArgs, attach: Attach) -> Result<Stri
         && message.contains("No such image")
     {
         eprintln!("Unable to find image '{image}' locally");
-        images::pull(client, &image).await?;
+        registry::need(client, &image).await?;
         made = client.post("/containers/create", &query, Some(&body)).await;
     }
     let made = made?;

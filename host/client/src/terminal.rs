@@ -1,6 +1,6 @@
 //! This process's own terminal: size, raw mode.
 
-use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr};
+use rustix::termios::{LocalModes, OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr};
 
 /// Whether standard input is a terminal.
 pub(crate) fn input_is_terminal() -> bool {
@@ -32,6 +32,28 @@ impl Raw {
 impl Drop for Raw {
     fn drop(&mut self) {
         // Nothing better can be done when the terminal is gone.
+        let _ = tcsetattr(rustix::stdio::stdin(), OptionalActions::Flush, &self.before);
+    }
+}
+
+/// What is typed does not show for as long as it lives.
+pub(crate) struct Hidden {
+    before: Termios,
+}
+
+impl Hidden {
+    /// None where standard input is no terminal.
+    pub(crate) fn enter() -> Option<Self> {
+        let before = tcgetattr(rustix::stdio::stdin()).ok()?;
+        let mut hidden = before.clone();
+        hidden.local_modes.remove(LocalModes::ECHO);
+        tcsetattr(rustix::stdio::stdin(), OptionalActions::Flush, &hidden).ok()?;
+        Some(Self { before })
+    }
+}
+
+impl Drop for Hidden {
+    fn drop(&mut self) {
         let _ = tcsetattr(rustix::stdio::stdin(), OptionalActions::Flush, &self.before);
     }
 }

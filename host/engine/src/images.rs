@@ -8,10 +8,11 @@ use tokio::io::AsyncRead;
 use tokio::sync::mpsc;
 use wharf_images::{Deleted, Image, LoadOptions, PruneOptions, RemoveOptions, Use};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::models::{ImageDeleteResponseItem, ImageHistoryResponseItem, ImagePruneResponse, ImageSummary};
+use crate::policy::Subject;
 use crate::record::rfc3339;
-use crate::{Engine, Filters};
+use crate::{Caller, Engine, Filters};
 
 /// Of `POST /images/create?fromSrc=-`.
 #[derive(Debug, Clone, Default)]
@@ -229,7 +230,14 @@ impl Engine {
         reference: &str,
         force: bool,
         noprune: bool,
+        caller: &Caller,
     ) -> Result<Vec<ImageDeleteResponseItem>> {
+        let image = self.inner.images.resolve(reference)?;
+        let labels = image.config.labels.clone().unwrap_or_default().into_iter().collect();
+        let subject = Subject { point: "image-remove", target: reference, labels, dry_run: false };
+        let object =
+            || json!({"reference": reference, "image": image.id, "names": image.repo_tags, "force": force});
+        self.review(caller, subject, object).await?;
         let options = RemoveOptions { force, no_prune: noprune, uses: self.uses() };
         let list = self.inner.images.remove(reference, options).await?;
         Ok(self.deleted(list))
@@ -292,6 +300,16 @@ impl Engine {
         Ok(())
     }
 
+    /// `GET /images/get`: an archive that `load` takes, here and in Docker.
+    pub async fn image_save(&self, names: &[String]) -> Result<Body> {
+        let stream = self.inner.images.save(names)?;
+        for name in names {
+            let id = self.inner.images.resolve(name).map_or_else(|_| name.clone(), |image| image.id.clone());
+            self.image_event("save", &id, name);
+        }
+        std::future::ready(Ok(Box::new(stream) as Body)).await
+    }
+
     /// `POST /images/prune`.
     pub async fn image_prune(&self, filters: &Filters) -> Result<ImagePruneResponse> {
         filters.only(&["dangling", "label", "label!", "until"])?;
@@ -319,21 +337,6 @@ impl Engine {
             images_deleted: Some(deleted),
             space_reclaimed: Some(i64::try_from(pruned.reclaimed).unwrap_or(i64::MAX)),
         })
-    }
-
-    /// Whether any registry could be asked for an image; a pull answers so until there is a client.
-    pub async fn image_pull(
-        &self,
-        reference: &str,
-        headers: &HashMap<String, String>,
-        progress: Progress,
-    ) -> Result<()> {
-        let _ = (headers, progress);
-        std::future::ready(Err(Error::not_found(format!(
-            "pull access denied for {reference}: this engine has no registry client yet; use docker load or docker \
-             import"
-        ))))
-        .await
     }
 
     /// Makes an image of files given as bytes, if it is not there yet; answers its id.

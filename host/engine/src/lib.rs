@@ -33,12 +33,14 @@ mod pool;
 mod record;
 mod recover;
 mod registry;
+pub mod remote;
 mod remove;
 pub mod settings;
 mod start;
 mod stats;
 mod stop;
 pub mod system;
+pub mod userns;
 pub mod volumes;
 
 use std::collections::HashMap;
@@ -83,6 +85,8 @@ pub(crate) struct Inner {
     pub(crate) namespaces: Arc<wharf_kernel::netns::Pool>,
     pub(crate) pool: pool::Pool,
     pub(crate) registry: registry::Registry,
+    /// The client of image registries.
+    pub(crate) registries: ArcSwap<wharf_registry::Registry>,
     pub(crate) networks: networks::Networks,
     pub(crate) volumes: volumes::Volumes,
     pub(crate) execs: exec::Execs,
@@ -131,6 +135,9 @@ impl Engine {
     pub fn reload(&self, new: Settings) {
         let old = self.inner.settings();
         let settings = settings::reloaded(&old, new);
+        if settings.registry != old.registry {
+            self.inner.registries.store(Arc::new(remote::client(&settings.registry)));
+        }
         let facts = self.inner.host.facts(&settings, self.inner.facts().cgroup_version);
         self.inner.live.store(Arc::new(Live { settings: Arc::new(settings), facts: Arc::new(facts) }));
     }

@@ -77,6 +77,7 @@ impl Engine {
             durable: true,
         })
         .await?;
+        let registries = crate::remote::client(&settings.registry);
         let streams = io::Streams::open(Arc::new(CodecSeam(plugins.clone())))?;
         let pool = Pool::new(KERNEL_THREADS);
         let instance = settings.data_root.to_string_lossy().into_owned();
@@ -101,6 +102,7 @@ impl Engine {
                 namespaces,
                 pool,
                 registry: crate::registry::Registry::default(),
+                registries: ArcSwap::from_pointee(registries),
                 networks: crate::networks::Networks::default(),
                 volumes: crate::volumes::Volumes::default(),
                 execs: crate::exec::Execs::default(),

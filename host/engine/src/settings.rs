@@ -4,7 +4,17 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::models::ResourcesUlimits;
+use crate::planner::modes::Remap;
 use crate::planner::security::Seccomp;
+
+/// A further program that runs containers, by the name that `--runtime` says.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RuntimeProgram {
+    /// Path, or a name that is looked up in the daemon's PATH.
+    pub path: String,
+    /// Arguments before its command.
+    pub args: Vec<String>,
+}
 
 /// What the registry client is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +35,10 @@ pub struct RegistrySettings {
     pub https_proxy: String,
     /// Hosts that are reached without a proxy, comma separated.
     pub no_proxy: String,
+    /// Directories with `hosts.toml` and certificates per registry.
+    pub directories: Vec<PathBuf>,
+    /// Seconds in which a transfer has to bring something.
+    pub stall: u64,
 }
 
 impl Default for RegistrySettings {
@@ -38,6 +52,8 @@ impl Default for RegistrySettings {
             http_proxy: String::new(),
             https_proxy: String::new(),
             no_proxy: String::new(),
+            directories: Vec::new(),
+            stall: 60,
         }
     }
 }
@@ -125,8 +141,14 @@ pub struct Settings {
     pub seccomp: Seccomp,
     /// How `info` shows those.
     pub seccomp_name: String,
+    /// User namespace of containers that do not say `--userns=host`.
+    pub userns: Option<Remap>,
     /// Cgroups laid out as systemd does.
     pub systemd_cgroups: bool,
+    /// Further programs that run containers.
+    pub runtimes: BTreeMap<String, RuntimeProgram>,
+    /// The one for containers that name none; `runc` is the engine itself unless `runtimes` says otherwise.
+    pub default_runtime: String,
     /// Devices may be asked for by their CDI names.
     pub cdi: bool,
     /// Where their descriptions are.
@@ -179,7 +201,10 @@ impl Settings {
             cgroupns_mode: String::new(),
             seccomp: Seccomp::Builtin,
             seccomp_name: "builtin".into(),
+            userns: None,
             systemd_cgroups: false,
+            runtimes: BTreeMap::new(),
+            default_runtime: "runc".into(),
             cdi: true,
             cdi_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
             registry: RegistrySettings::default(),
@@ -188,7 +213,7 @@ impl Settings {
 }
 
 /// `new` with what cannot change under a running engine as it is in `old`: directories, drivers, the default network's
-/// shape, the layout of cgroups.
+/// shape, the layout of cgroups, the ids of user namespaces.
 pub(crate) fn reloaded(old: &Settings, new: Settings) -> Settings {
     let keep = old.clone();
     Settings {
@@ -213,6 +238,7 @@ pub(crate) fn reloaded(old: &Settings, new: Settings) -> Settings {
         icc: keep.icc,
         masquerade: keep.masquerade,
         publish_address: keep.publish_address,
+        userns: keep.userns,
         systemd_cgroups: keep.systemd_cgroups,
         ..new
     }

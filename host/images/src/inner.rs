@@ -39,6 +39,8 @@ pub(crate) struct Inner {
     pub held: Mutex<HashMap<String, Held>>,
     /// Layers that an operation under way builds on, with the number of such operations.
     pub pins: Mutex<HashMap<String, usize>>,
+    /// Layers that are being made.
+    pub underway: crate::pull::Underway,
     /// Operations on threads that outlive the request that asked for them.
     pub working: tokio_util::task::TaskTracker,
     /// This boot.
@@ -127,6 +129,7 @@ impl Inner {
             containers: RwLock::default(),
             held: Mutex::default(),
             pins: Mutex::default(),
+            underway: crate::pull::Underway::default(),
             working,
             boot: boot.trim().to_owned(),
             settings,

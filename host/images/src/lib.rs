@@ -22,6 +22,7 @@ mod changes;
 mod commit;
 mod content;
 mod digest;
+mod distribution;
 pub mod driver;
 mod error;
 mod import;
@@ -30,6 +31,7 @@ mod layers;
 mod load;
 mod model;
 mod oci;
+pub mod pull;
 mod record;
 pub mod reference;
 mod remove;
@@ -38,6 +40,7 @@ pub mod snapshots;
 
 pub use changes::apply_changes;
 pub use commit::{Change, Changes, CommitOptions};
+pub use distribution::{Blob, Manifest};
 pub use driver::StorageDriver;
 pub use error::{Error, Kind, Result};
 pub use model::{
@@ -149,6 +152,9 @@ impl Images {
             Err(error) => tracing::error!(%error, "could not remove layers that nothing needs"),
         }
         self.inner.index.store(Arc::new(index));
+        if let Err(error) = distribution::sweep(&self.inner, &self.inner.index.load_full()).await {
+            tracing::error!(%error, "could not forget what registries had of images that are gone");
+        }
         if let Err(error) = self.inner.sweep_recipes().await {
             tracing::error!(%error, "could not remove recipes of layers that are gone");
         }

@@ -155,6 +155,7 @@ impl Removal<'_> {
             }
             let gone = self.index.images.remove(&id);
             self.transaction.delete(IMAGES, &self.inner.key(&id));
+            self.transaction.delete(crate::distribution::MANIFESTS, &self.inner.key(&id));
             self.deleted.push(Deleted::Image(id));
             at = gone.and_then(|image| image.parent.clone()).filter(|_| !options.no_prune);
             at = at.filter(|parent| self.index.images.contains_key(parent));

@@ -16,6 +16,7 @@
 )]
 
 mod codec;
+mod credentials;
 mod ipam;
 mod network;
 mod storage;
@@ -26,6 +27,7 @@ use crate::mock::MockHost;
 use crate::{Host, Result};
 
 pub use codec::codec;
+pub use credentials::credentials;
 pub use ipam::ipam;
 pub use network::network;
 pub use storage::storage;

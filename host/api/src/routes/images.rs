@@ -9,7 +9,9 @@ use futures_util::{Stream, stream};
 use hyper::StatusCode;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
+use tokio_util::io::ReaderStream;
 use wharf_engine::images::ImportOptions;
+use wharf_engine::remote::{PullOptions, PushOptions};
 use wharf_engine::{Error, Result as EngineResult};
 
 use crate::error::Failure;
@@ -63,7 +65,8 @@ pub(crate) async fn tag(call: Call) -> Outcome {
 pub(crate) async fn remove(call: Call) -> Outcome {
     let query = call.query();
     let engine = call.grant().await?;
-    reply::ok(&engine.image_remove(call.name(), query.flag("force"), query.flag("noprune")).await?)
+    let (force, noprune) = (query.flag("force"), query.flag("noprune"));
+    reply::ok(&engine.image_remove(call.name(), force, noprune, &engine.caller).await?)
 }
 
 pub(crate) async fn prune(call: Call) -> Outcome {
@@ -81,15 +84,10 @@ pub(crate) async fn create(mut call: Call) -> Outcome {
     let text = |key| query.non_empty(key).map(str::to_owned);
     if let Some(image) = text("fromImage") {
         let reference = reference(&image, query.text("tag"));
-        let headers: HashMap<String, String> = call
-            .headers()
-            .iter()
-            .filter(|(name, _)| name.as_str().starts_with("x-registry-"))
-            .filter_map(|(name, v)| Some((name.as_str().to_owned(), v.to_str().ok()?.to_owned())))
-            .collect();
+        let options = PullOptions { reference, platform: text("platform"), headers: registry_headers(&call) };
         let engine = call.grant().await?;
         let (sender, lines) = mpsc::channel(PROGRESS);
-        let work = async move { engine.image_pull(&reference, &headers, sender).await };
+        let work = async move { engine.image_pull(options, &engine.caller, sender).await };
         return progress(Box::pin(work), lines).await;
     }
     match query.text("fromSrc") {
@@ -116,6 +114,15 @@ pub(crate) async fn create(mut call: Call) -> Outcome {
         Ok(())
     };
     progress(Box::pin(work), lines).await
+}
+
+/// What a client says to registries through us.
+fn registry_headers(call: &Call) -> HashMap<String, String> {
+    call.headers()
+        .iter()
+        .filter(|(name, _)| name.as_str().starts_with("x-registry-"))
+        .filter_map(|(name, v)| Some((name.as_str().to_owned(), v.to_str().ok()?.to_owned())))
+        .collect()
 }
 
 /// `tag` may be a digest.
@@ -205,24 +212,72 @@ fn progress_lines(
 }
 
 pub(crate) async fn search(call: Call) -> Outcome {
-    call.grant().await?;
-    Err(Failure::unsupported("cannot search: this engine has no registry client yet"))
+    let query = call.query();
+    let filters = query.filters(&["is-automated", "is-official", "stars"])?;
+    let limit = query
+        .non_empty("limit")
+        .map(|n| n.parse::<i64>().map_err(|_| Failure::invalid(format!("invalid limit specified: {n:?}"))))
+        .transpose()?;
+    let engine = call.grant().await?;
+    reply::ok(&engine.image_search(query.text("term"), limit, &filters, &registry_headers(&call)).await?)
 }
 
 pub(crate) async fn push(call: Call) -> Outcome {
+    let options = PushOptions {
+        name: call.name().to_owned(),
+        tag: call.query().non_empty("tag").map(str::to_owned),
+        headers: registry_headers(&call),
+    };
     let engine = call.grant().await?;
-    engine.image_inspect(call.name()).await?;
-    Err(Failure::unsupported("cannot push: this engine has no registry client yet"))
+    let (sender, lines) = mpsc::channel(PROGRESS);
+    let work = async move { engine.image_push(options, &engine.caller, sender).await };
+    progress(Box::pin(work), lines).await
 }
 
 pub(crate) async fn distribution(call: Call) -> Outcome {
-    call.grant().await?;
-    Err(Failure::unsupported("cannot ask a registry: this engine has no registry client yet"))
+    let engine = call.grant().await?;
+    reply::ok(&engine.distribution_inspect(call.name(), &registry_headers(&call)).await?)
+}
+
+pub(crate) async fn attestations(call: Call) -> Outcome {
+    let query = call.query();
+    let kinds: Vec<String> = query.all("type").map(str::to_owned).collect();
+    let platform = query.non_empty("platform").map(platform_text).transpose()?;
+    let engine = call.grant().await?;
+    let found = engine
+        .image_attestations(
+            call.name(),
+            platform.as_deref(),
+            &kinds,
+            query.flag("statement"),
+            &registry_headers(&call),
+        )
+        .await?;
+    reply::ok(&found)
+}
+
+/// A platform as newer clients write it: an object as JSON, or `os/architecture`.
+fn platform_text(text: &str) -> Result<String, Failure> {
+    if !text.starts_with('{') {
+        return Ok(text.to_owned());
+    }
+    let value: Value =
+        serde_json::from_str(text).map_err(|e| Failure::invalid(format!("failed to parse platform: {e}")))?;
+    let part = |key: &str| value.get(key).and_then(Value::as_str).filter(|p| !p.is_empty());
+    let parts: Vec<&str> = ["os", "architecture", "variant"].into_iter().filter_map(part).collect();
+    Ok(parts.join("/"))
 }
 
 pub(crate) async fn save(call: Call) -> Outcome {
-    call.grant().await?;
-    Err(Failure::unsupported("saving images is not supported by this engine yet"))
+    let mut names: Vec<String> = call.query().all("names").map(str::to_owned).collect();
+    if !call.name().is_empty() {
+        names = vec![call.name().to_owned()];
+    }
+    // Old clients join names with commas.
+    let names: Vec<String> = names.iter().flat_map(|n| n.split(',')).map(str::to_owned).collect();
+    let engine = call.grant().await?;
+    let archive = engine.image_save(&names).await?;
+    Ok(reply::stream("application/x-tar", ReaderStream::with_capacity(archive, 256 << 10)))
 }
 
 pub(crate) async fn build(call: Call) -> Outcome {

@@ -21,6 +21,7 @@ use wharf_engine::models::{
     ContainerUpdateResponse, ContainerWaitResponse, ExecConfig, ExecStartConfig, IdResponse, Network,
     NetworkCreateRequest, NetworkCreateResponse, SystemInfo, SystemVersion, Volume, VolumeCreateRequest,
 };
+use wharf_engine::remote::PullOptions;
 use wharf_engine::{Caller, CreateOptions, Error, Filters, ListOptions, Result, WaitCondition};
 use wharf_io::{AttachQuery, LogQuery, StdinEnd, Written};
 use wharf_plan::auth::{Connection, Evidence, Operation, Target};
@@ -386,11 +387,13 @@ impl Service for Front {
 
     fn image_pull<'a>(
         &'a self,
-        reference: &'a str,
-        _headers: &'a std::collections::HashMap<String, String>,
+        options: PullOptions,
+        _caller: &'a Caller,
         _progress: Progress,
     ) -> Pending<'a, ()> {
-        Box::pin(async move { Err(Error::not_found(format!("pull access denied for {reference}"))) })
+        Box::pin(
+            async move { Err(Error::not_found(format!("pull access denied for {}", options.reference))) },
+        )
     }
 
     fn network_create<'a>(&'a self, body: NetworkCreateRequest) -> Pending<'a, NetworkCreateResponse> {

@@ -169,7 +169,8 @@ fn filter(config: &Config) -> EnvFilter {
     match level {
         "debug" | "trace" => EnvFilter::new(format!(
             "info,wharf={level},wharf_api={level},wharf_engine={level},wharf_images={level},wharf_io={level},\
-             wharf_keeper={level},wharf_kernel={level},wharf_plugins={level},wharf_store={level}"
+             wharf_keeper={level},wharf_kernel={level},wharf_plugins={level},wharf_registry={level},\
+             wharf_store={level}"
         )),
         level => EnvFilter::new(level),
     }

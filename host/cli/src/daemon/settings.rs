@@ -6,7 +6,7 @@ use serde_json::json;
 use wharf_engine::Settings;
 use wharf_engine::models::ResourcesUlimits;
 use wharf_engine::planner::security::Seccomp;
-use wharf_engine::settings::RegistrySettings;
+use wharf_engine::settings::{RegistrySettings, RuntimeProgram};
 
 use super::config::Config;
 use super::values;
@@ -84,9 +84,25 @@ pub(crate) fn settings(config: &Config) -> Result<Settings, String> {
         "" => "builtin".to_owned(),
         other => other.to_owned(),
     };
+    if !config.userns_remap.is_empty() {
+        settings.userns = Some(wharf_engine::userns::remap(&config.userns_remap).map_err(|e| e.to_string())?);
+        return Err("userns-remap is not supported yet".into());
+    }
+    settings.runtimes = config
+        .runtimes
+        .iter()
+        .map(|(name, runtime)| {
+            let program = RuntimeProgram { path: runtime.path.clone(), args: runtime.runtime_args.clone() };
+            (name.clone(), program)
+        })
+        .collect();
+    settings.default_runtime.clone_from(&config.default_runtime);
     settings.cdi = config.features.get("cdi").copied().unwrap_or(true);
     settings.cdi_dirs.clone_from(&config.cdi_spec_dirs);
     settings.registry = registry(config);
+    if let Some(config) = credentials() {
+        settings.plugin_config.entry("registry-environment".into()).or_insert(config);
+    }
     Ok(settings)
 }
 
@@ -119,7 +135,27 @@ fn registry(config: &Config) -> RegistrySettings {
         http_proxy: proxy(&config.http_proxy, &config.proxies.http_proxy, ["HTTP_PROXY", "http_proxy"]),
         https_proxy: proxy(&config.https_proxy, &config.proxies.https_proxy, ["HTTPS_PROXY", "https_proxy"]),
         no_proxy: proxy(&config.no_proxy, &config.proxies.no_proxy, ["NO_PROXY", "no_proxy"]),
+        directories: config
+            .registry_config_dirs
+            .iter()
+            .cloned()
+            .chain(["/etc/wharf/certs.d", "/etc/docker/certs.d"].map(PathBuf::from))
+            .collect(),
+        stall: config.registry_stall_timeout.and_then(|n| u64::try_from(n).ok()).unwrap_or(usual.stall),
     }
+}
+
+/// What the plugin `registry-environment` gets to see of the environment.
+const VARIABLES: [&str; 4] =
+    ["DOCKER_AUTH_CONFIG", "REGISTRY_HOST", "REGISTRY_USERNAME", "REGISTRY_PASSWORD"];
+
+/// Those variables, as that plugin's configuration.
+fn credentials() -> Option<String> {
+    let variables: serde_json::Map<String, serde_json::Value> = VARIABLES
+        .iter()
+        .filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?.into())))
+        .collect();
+    (!variables.is_empty()).then(|| serde_json::json!({"variables": variables}).to_string())
 }
 
 /// `builtin`, `unconfined`, or the profile in a file.

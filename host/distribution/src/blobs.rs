@@ -1,0 +1,262 @@
+//! Blobs and their uploads.
+
+use std::io::{Seek, SeekFrom, Write};
+use std::sync::Arc;
+
+use futures_util::TryStreamExt;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, LOCATION, RANGE};
+use hyper::{Method, Request, StatusCode};
+use sha2::Digest;
+use tokio::io::AsyncReadExt;
+use tokio_util::io::ReaderStream;
+use wharf_registry::digest;
+
+use crate::Shared;
+use crate::answer::{Answer, CONTENT_DIGEST, Refusal, UPLOAD_ID, with};
+use crate::route::{Query, blocking};
+use crate::store::Link;
+
+fn checked(text: &str) -> Result<(), Refusal> {
+    digest::check(text).map_err(|e| Refusal::digest_invalid(e.to_string()))
+}
+
+/// `bytes=a-b` of a blob of this size: first byte and number of bytes.
+fn range(header: &str, size: u64) -> Option<Option<(u64, u64)>> {
+    let (first, last) = header.strip_prefix("bytes=")?.split_once('-')?;
+    if first.is_empty() {
+        let count = last.parse::<u64>().ok()?.min(size);
+        return Some((count > 0).then(|| (size - count, count)));
+    }
+    let first = first.parse::<u64>().ok()?;
+    let last = if last.is_empty() { u64::MAX } else { last.parse().ok()? };
+    if last < first {
+        return None;
+    }
+    Some((first < size).then(|| (first, last.min(size - 1) - first + 1)))
+}
+
+pub(crate) async fn serve(
+    shared: &Arc<Shared>,
+    request: Request<Incoming>,
+    name: &str,
+    wanted: &str,
+) -> Result<Answer, Refusal> {
+    checked(wanted)?;
+    let (store, repository, blob) = (Arc::clone(shared), name.to_owned(), wanted.to_owned());
+    match *request.method() {
+        Method::GET | Method::HEAD => {
+            let found = blocking(move || Ok(store.store.get(&repository, Link::Layer, &blob)?)).await?;
+            let found = match (found, &shared.upstream) {
+                (Some(found), _) => Some(found),
+                (None, Some(upstream)) => {
+                    upstream.fetch_blob(shared, name, wanted).await?;
+                    let (store, repository, blob) = (Arc::clone(shared), name.to_owned(), wanted.to_owned());
+                    blocking(move || Ok(store.store.get(&repository, Link::Layer, &blob)?)).await?
+                }
+                (None, None) => None,
+            };
+            let (mut file, size, _) = found.ok_or_else(Refusal::blob_unknown)?;
+            let part =
+                request.headers().get(RANGE).and_then(|v| v.to_str().ok()).and_then(|v| range(v, size));
+            let total = size.to_string();
+            let mut headers = vec![
+                (CONTENT_TYPE, "application/octet-stream"),
+                (CONTENT_DIGEST, wanted),
+                (ACCEPT_RANGES, "bytes"),
+            ];
+            let (status, start, length) = match part {
+                None => (StatusCode::OK, 0, size),
+                Some(Some((start, length))) => (StatusCode::PARTIAL_CONTENT, start, length),
+                Some(None) => {
+                    let whole = format!("bytes */{total}");
+                    let headers = [(CONTENT_RANGE, whole.as_str())];
+                    return Ok(with(StatusCode::RANGE_NOT_SATISFIABLE, "", &headers));
+                }
+            };
+            let (long, shown) =
+                (length.to_string(), format!("bytes {start}-{}/{total}", (start + length).saturating_sub(1)));
+            headers.push((CONTENT_LENGTH, long.as_str()));
+            if status == StatusCode::PARTIAL_CONTENT {
+                headers.push((CONTENT_RANGE, shown.as_str()));
+            }
+            let mut answer = with(status, "", &headers);
+            if request.method() == Method::GET {
+                file.seek(SeekFrom::Start(start))?;
+                let reader = tokio::fs::File::from_std(file).take(length);
+                let stream = ReaderStream::with_capacity(reader, 256 << 10).map_ok(Frame::data);
+                *answer.body_mut() = BodyExt::boxed(StreamBody::new(stream));
+            }
+            Ok(answer)
+        }
+        Method::DELETE => {
+            if blocking(move || Ok(store.store.unlink(&repository, Link::Layer, &blob)?)).await? {
+                Ok(with(StatusCode::ACCEPTED, "", &[(CONTENT_LENGTH, "0")]))
+            } else {
+                Err(Refusal::blob_unknown())
+            }
+        }
+        _ => Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", "the operation is unsupported")),
+    }
+}
+
+pub(crate) async fn upload(
+    shared: &Arc<Shared>,
+    request: Request<Incoming>,
+    name: &str,
+    id: &str,
+    query: &Query,
+) -> Result<Answer, Refusal> {
+    let digest = query.get("digest").map(str::to_owned);
+    if let Some(digest) = &digest {
+        checked(digest)?;
+    }
+    if request.method() == Method::POST && id.is_empty() {
+        return begin(shared, request, name, digest, query).await;
+    }
+    let upload = shared.store.upload(id).ok_or_else(Refusal::upload_unknown)?;
+    if upload.lock().await.repository != name {
+        return Err(Refusal::upload_unknown());
+    }
+    match *request.method() {
+        Method::GET => {
+            let size = upload.lock().await.size;
+            Ok(progress(StatusCode::NO_CONTENT, name, id, size))
+        }
+        Method::DELETE => {
+            shared.store.forget(id);
+            Ok(with(StatusCode::NO_CONTENT, "", &[]))
+        }
+        Method::PATCH => {
+            let size = append(shared, id, request).await?;
+            Ok(progress(StatusCode::ACCEPTED, name, id, size))
+        }
+        Method::PUT => {
+            let Some(digest) = digest else { return Err(Refusal::digest_invalid("the digest is missing")) };
+            append(shared, id, request).await?;
+            finish(shared, name, id, &digest).await
+        }
+        _ => Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", "the operation is unsupported")),
+    }
+}
+
+async fn begin(
+    shared: &Arc<Shared>,
+    request: Request<Incoming>,
+    name: &str,
+    digest: Option<String>,
+    query: &Query,
+) -> Result<Answer, Refusal> {
+    if let Some(mounted) = query.get("mount") {
+        checked(mounted)?;
+        let from = query.get("from").map(str::to_owned);
+        if let Some(from) = from.filter(|f| crate::store::is_name(f)) {
+            let (store, repository, blob) = (Arc::clone(shared), name.to_owned(), mounted.to_owned());
+            let linked = blocking(move || {
+                let there = store.store.has(&from, Link::Layer, &blob);
+                if there {
+                    store.store.set_link(&repository, Link::Layer, &blob, "")?;
+                }
+                Ok(there)
+            })
+            .await?;
+            if linked {
+                return Ok(created(name, mounted));
+            }
+        }
+    }
+    let Some(id) = shared.store.begin(name)? else {
+        return Err(Refusal::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "TOOMANYREQUESTS",
+            "too many uploads under way",
+        ));
+    };
+    if let Some(digest) = digest {
+        append(shared, &id, request).await?;
+        return finish(shared, name, &id, &digest).await;
+    }
+    Ok(progress(StatusCode::ACCEPTED, name, &id, 0))
+}
+
+fn progress(status: StatusCode, name: &str, id: &str, size: u64) -> Answer {
+    let location = format!("/v2/{name}/blobs/uploads/{id}");
+    let range = format!("0-{}", size.saturating_sub(1));
+    with(status, "", &[(LOCATION, &location), (RANGE, &range), (UPLOAD_ID, id), (CONTENT_LENGTH, "0")])
+}
+
+fn created(name: &str, digest: &str) -> Answer {
+    let location = format!("/v2/{name}/blobs/{digest}");
+    with(StatusCode::CREATED, "", &[(LOCATION, &location), (CONTENT_DIGEST, digest), (CONTENT_LENGTH, "0")])
+}
+
+/// Adds a request's body to an upload; answers its size then. What breaks off in the middle of a chunk is undone, so
+/// that the size is what the client believes.
+async fn append(shared: &Arc<Shared>, id: &str, request: Request<Incoming>) -> Result<u64, Refusal> {
+    let upload = shared.store.upload(id).ok_or_else(Refusal::upload_unknown)?;
+    let mut upload = upload.try_lock_owned().map_err(|_| {
+        Refusal::new(StatusCode::CONFLICT, "BLOB_UPLOAD_INVALID", "another request is writing to this upload")
+    })?;
+    let range = request.headers().get(CONTENT_RANGE).and_then(|v| v.to_str().ok());
+    if let Some(range) = range {
+        let start = range.trim_start_matches("bytes ").split('-').next().and_then(|n| n.parse::<u64>().ok());
+        if start != Some(upload.size) {
+            return Err(Refusal::new(
+                StatusCode::RANGE_NOT_SATISFIABLE,
+                "BLOB_UPLOAD_INVALID",
+                "the chunk does not begin where the upload ends",
+            ));
+        }
+    }
+    let (before, hasher) = (upload.size, upload.hasher.clone());
+    let mut body = request.into_body();
+    loop {
+        let data = match body.frame().await {
+            None => return Ok(upload.size),
+            Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
+            Some(Err(e)) => {
+                upload.file.set_len(before)?;
+                upload.file.seek(SeekFrom::Start(before))?;
+                (upload.size, upload.hasher) = (before, hasher);
+                return Err(Refusal::upload_invalid(format!("the upload broke off: {e}")));
+            }
+        };
+        upload = blocking(move || {
+            upload.file.write_all(&data)?;
+            upload.hasher.update(&data);
+            upload.size += data.len() as u64;
+            Ok(upload)
+        })
+        .await?;
+    }
+}
+
+async fn finish(shared: &Arc<Shared>, name: &str, id: &str, digest: &str) -> Result<Answer, Refusal> {
+    let upload = shared.store.upload(id).ok_or_else(Refusal::upload_unknown)?;
+    let upload =
+        upload.try_lock_owned().map_err(|_| Refusal::upload_invalid("another request is writing"))?;
+    shared.store.forget(id);
+    if wharf_registry::digest::finish(upload.hasher.clone()) != digest {
+        return Err(Refusal::digest_invalid("provided digest did not match uploaded content"));
+    }
+    let (store, wanted) = (Arc::clone(shared), digest.to_owned());
+    blocking(move || Ok(store.store.keep(&upload, &wanted)?)).await?;
+    Ok(created(name, digest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::range;
+
+    #[test]
+    fn ranges() {
+        assert_eq!(range("bytes=0-0", 10), Some(Some((0, 1))));
+        assert_eq!(range("bytes=5-", 10), Some(Some((5, 5))));
+        assert_eq!(range("bytes=5-99", 10), Some(Some((5, 5))));
+        assert_eq!(range("bytes=-3", 10), Some(Some((7, 3))));
+        assert_eq!(range("bytes=10-", 10), Some(None));
+        assert_eq!(range("bytes=5-4", 10), None);
+        assert_eq!(range("items=1-2", 10), None);
+    }
+}

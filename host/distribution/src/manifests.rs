@@ -1,0 +1,232 @@
+//! Manifests, tags, referrers.
+
+use std::sync::Arc;
+
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
+use hyper::{Method, Request, StatusCode};
+use serde_json::{Value, json};
+use wharf_registry::manifest::{MAX_MANIFEST, OCI_INDEX};
+use wharf_registry::{Document, digest};
+
+use crate::Shared;
+use crate::answer::{Answer, CONTENT_DIGEST, FILTERS, Refusal, SUBJECT, with};
+use crate::route::{Query, blocking};
+use crate::store::Link;
+
+fn is_tag(text: &str) -> bool {
+    let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    text.len() <= 128
+        && text.bytes().next().is_some_and(word)
+        && text.bytes().all(|b| word(b) || b == b'.' || b == b'-')
+}
+
+/// A tag or a digest.
+fn reference(text: &str) -> Result<bool, Refusal> {
+    if text.contains(':') {
+        digest::check(text).map_err(|e| Refusal::digest_invalid(e.to_string()))?;
+        return Ok(false);
+    }
+    if is_tag(text) {
+        return Ok(true);
+    }
+    Err(Refusal::new(StatusCode::NOT_FOUND, "MANIFEST_UNKNOWN", "manifest unknown: invalid tag"))
+}
+
+pub(crate) async fn serve(
+    shared: &Arc<Shared>,
+    request: Request<Incoming>,
+    name: &str,
+    wanted: &str,
+) -> Result<Answer, Refusal> {
+    let tag = reference(wanted)?;
+    match *request.method() {
+        Method::GET | Method::HEAD => {
+            if let Some(upstream) = &shared.upstream {
+                upstream.fetch_manifest(shared, name, wanted, tag).await?;
+            }
+            let (store, repository, wanted) = (Arc::clone(shared), name.to_owned(), wanted.to_owned());
+            let (found, bytes, media) = blocking(move || {
+                let digest = match tag {
+                    false => Some(wanted),
+                    true => store.store.tag(&repository, &wanted)?,
+                };
+                let digest = digest.ok_or_else(Refusal::manifest_unknown)?;
+                let found =
+                    store.store.document(&repository, &digest)?.ok_or_else(Refusal::manifest_unknown)?;
+                Ok((digest, found.0, found.1))
+            })
+            .await?;
+            let length = bytes.len().to_string();
+            let headers =
+                [(CONTENT_TYPE, media.as_str()), (CONTENT_DIGEST, &found), (CONTENT_LENGTH, &length)];
+            Ok(with(StatusCode::OK, bytes, &headers))
+        }
+        Method::PUT => put(shared, request, name, wanted, tag).await,
+        Method::DELETE => delete(shared, name, wanted, tag).await,
+        _ => Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", "the operation is unsupported")),
+    }
+}
+
+async fn put(
+    shared: &Arc<Shared>,
+    request: Request<Incoming>,
+    name: &str,
+    wanted: &str,
+    tag: bool,
+) -> Result<Answer, Refusal> {
+    let media =
+        request.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+    let limit = usize::try_from(MAX_MANIFEST).unwrap_or(usize::MAX);
+    let bytes = Limited::new(request.into_body(), limit).collect().await.map_err(|e| {
+        Refusal::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "SIZE_INVALID",
+            format!("the manifest cannot be read: {e}"),
+        )
+    })?;
+    let bytes = bytes.to_bytes();
+    let found = digest::of(&bytes);
+    if !tag && found != wanted {
+        return Err(Refusal::digest_invalid("provided digest did not match uploaded content"));
+    }
+    let subject = {
+        let (shared, name, wanted, found) =
+            (Arc::clone(shared), name.to_owned(), wanted.to_owned(), found.clone());
+        blocking(move || keep(&shared, &name, tag.then_some(wanted.as_str()), &found, &bytes, &media)).await?
+    };
+    let location = format!("/v2/{name}/manifests/{found}");
+    let mut headers = vec![(LOCATION, location.as_str()), (CONTENT_DIGEST, &found), (CONTENT_LENGTH, "0")];
+    if let Some(subject) = &subject {
+        headers.push((SUBJECT, subject));
+    }
+    Ok(with(StatusCode::CREATED, "", &headers))
+}
+
+/// Checks and keeps a manifest; answers what it is about, if it is about another.
+pub(crate) fn keep(
+    shared: &Shared,
+    name: &str,
+    tag: Option<&str>,
+    digest: &str,
+    bytes: &[u8],
+    media: &str,
+) -> Result<Option<String>, Refusal> {
+    let (document, media) =
+        Document::parse(bytes, media).map_err(|e| Refusal::manifest_invalid(e.to_string()))?;
+    let store = &shared.store;
+    let unknown = |what: &str| {
+        Refusal::new(
+            StatusCode::NOT_FOUND,
+            "MANIFEST_BLOB_UNKNOWN",
+            format!("blob unknown to registry: {what}"),
+        )
+    };
+    let mut subject = None;
+    // A cache has only what was asked for so far.
+    let complete = shared.upstream.is_none();
+    match &document {
+        Document::Index(entries) => {
+            for entry in entries.iter().filter(|_| complete) {
+                if !store.has(name, Link::Manifest, &entry.digest) {
+                    return Err(unknown(&entry.digest));
+                }
+            }
+        }
+        Document::Image(image) => {
+            for blob in
+                std::iter::once(&image.config).chain(&image.layers).filter(|b| complete && b.urls.is_empty())
+            {
+                if !store.has(name, Link::Layer, &blob.digest) {
+                    return Err(unknown(&blob.digest));
+                }
+            }
+            subject = image.subject.as_ref().map(|s| s.digest.clone());
+        }
+    }
+    store.put(name, Link::Manifest, digest, bytes, &media)?;
+    if let Some(subject) = &subject {
+        store.refer(name, subject, digest)?;
+    }
+    if let Some(tag) = tag {
+        store.set_tag(name, tag, digest)?;
+    }
+    Ok(subject)
+}
+
+async fn delete(shared: &Arc<Shared>, name: &str, wanted: &str, tag: bool) -> Result<Answer, Refusal> {
+    let (shared, name, wanted) = (Arc::clone(shared), name.to_owned(), wanted.to_owned());
+    blocking(move || {
+        let store = &shared.store;
+        if tag {
+            return if store.remove_tag(&name, &wanted)? { Ok(()) } else { Err(Refusal::manifest_unknown()) };
+        }
+        let subject =
+            match store.document(&name, &wanted)?.map(|(bytes, media)| Document::parse(&bytes, &media)) {
+                Some(Ok((Document::Image(image), _))) => image.subject.map(|s| s.digest),
+                _ => None,
+            };
+        // Tags first: a name without content would be worse than content without a name.
+        for one in store.tags(&name)?.unwrap_or_default() {
+            if store.tag(&name, &one)?.as_deref() == Some(wanted.as_str()) {
+                store.remove_tag(&name, &one)?;
+            }
+        }
+        if let Some(subject) = subject {
+            store.unrefer(&name, &subject, &wanted)?;
+        }
+        if store.unlink(&name, Link::Manifest, &wanted)? { Ok(()) } else { Err(Refusal::manifest_unknown()) }
+    })
+    .await?;
+    Ok(with(StatusCode::ACCEPTED, "", &[(CONTENT_LENGTH, "0")]))
+}
+
+pub(crate) async fn referrers(
+    shared: &Arc<Shared>,
+    method: &Method,
+    name: &str,
+    subject: &str,
+    query: &Query,
+) -> Result<Answer, Refusal> {
+    if !matches!(*method, Method::GET | Method::HEAD) {
+        return Err(Refusal::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "UNSUPPORTED",
+            "the operation is unsupported",
+        ));
+    }
+    digest::check(subject).map_err(|e| Refusal::digest_invalid(e.to_string()))?;
+    let wanted = query.get("artifactType").map(str::to_owned);
+    let filter = wanted.clone();
+    let (shared, name, subject) = (Arc::clone(shared), name.to_owned(), subject.to_owned());
+    let found = blocking(move || {
+        let mut found: Vec<Value> = Vec::new();
+        for digest in shared.store.referrers(&name, &subject)? {
+            let Some((bytes, media)) = shared.store.document(&name, &digest)? else { continue };
+            let value: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+            let text =
+                |pointer: &str| value.pointer(pointer).and_then(Value::as_str).filter(|t| !t.is_empty());
+            let kind = text("/artifactType").or_else(|| text("/config/mediaType")).unwrap_or_default();
+            if filter.as_deref().is_some_and(|f| f != kind) {
+                continue;
+            }
+            let mut one = json!({
+                "mediaType": media, "digest": digest, "size": bytes.len(), "artifactType": kind,
+            });
+            if let (Some(map), Some(notes)) = (one.as_object_mut(), value.get("annotations")) {
+                map.insert("annotations".into(), notes.clone());
+            }
+            found.push(one);
+        }
+        Ok(found)
+    })
+    .await?;
+    let body = json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": found}).to_string();
+    let length = body.len().to_string();
+    let mut headers = vec![(CONTENT_TYPE, OCI_INDEX), (CONTENT_LENGTH, length.as_str())];
+    if wanted.is_some() {
+        headers.push((FILTERS, "artifactType"));
+    }
+    Ok(with(StatusCode::OK, body, &headers))
+}

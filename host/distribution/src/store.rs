@@ -1,0 +1,282 @@
+//! The directory: content by hash, and per repository links to what it has.
+//!
+//! `blobs/sha256/<hex>`; `repositories/<name>/_layers/<hex>`, `_manifests/<hex>` (its media type), `_tags/<tag>` (its
+//! digest), `_referrers/<hex of the subject>/<hex>`; `uploads/<id>`. Names of repositories never begin with `_`.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use sha2::{Digest, Sha256};
+use wharf_registry::{Repository, digest};
+
+/// Uploads under way at most.
+const MAX_UPLOADS: usize = 1000;
+
+/// What a repository links to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Link {
+    Layer,
+    Manifest,
+}
+
+impl Link {
+    fn directory(self) -> &'static str {
+        match self {
+            Self::Layer => "_layers",
+            Self::Manifest => "_manifests",
+        }
+    }
+}
+
+/// A blob that is being sent.
+pub(crate) struct Upload {
+    pub(crate) repository: String,
+    pub(crate) file: File,
+    pub(crate) hasher: Sha256,
+    pub(crate) size: u64,
+    path: PathBuf,
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        // Gone already if it was kept.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+pub(crate) struct Store {
+    root: PathBuf,
+    uploads: Mutex<HashMap<String, Arc<tokio::sync::Mutex<Upload>>>>,
+    /// Held while links and content change together.
+    changing: Mutex<()>,
+}
+
+fn hex(digest: &str) -> &str {
+    digest.split_once(':').map_or(digest, |(_, hex)| hex)
+}
+
+fn absent_is_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+fn names(directory: &Path) -> io::Result<Vec<String>> {
+    let Some(entries) = absent_is_none(fs::read_dir(directory))? else { return Ok(Vec::new()) };
+    let mut names = Vec::new();
+    for entry in entries {
+        names.push(entry?.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    Ok(names)
+}
+
+impl Store {
+    pub(crate) fn open(root: &Path) -> io::Result<Self> {
+        for directory in ["blobs/sha256", "repositories", "uploads"] {
+            fs::create_dir_all(root.join(directory))?;
+        }
+        let store = Self { root: root.to_owned(), uploads: Mutex::default(), changing: Mutex::default() };
+        for name in names(&store.root.join("uploads"))? {
+            fs::remove_file(store.root.join("uploads").join(name))?;
+        }
+        store.collect()?;
+        Ok(store)
+    }
+
+    fn blob(&self, digest: &str) -> PathBuf {
+        self.root.join("blobs/sha256").join(hex(digest))
+    }
+
+    fn repository(&self, name: &str) -> PathBuf {
+        self.root.join("repositories").join(name)
+    }
+
+    fn link(&self, name: &str, link: Link, digest: &str) -> PathBuf {
+        self.repository(name).join(link.directory()).join(hex(digest))
+    }
+
+    /// Content that a repository has, and what is written at the link.
+    pub(crate) fn get(
+        &self,
+        name: &str,
+        link: Link,
+        digest: &str,
+    ) -> io::Result<Option<(File, u64, String)>> {
+        let Some(text) = absent_is_none(fs::read_to_string(self.link(name, link, digest)))? else {
+            return Ok(None);
+        };
+        let Some(file) = absent_is_none(File::open(self.blob(digest)))? else { return Ok(None) };
+        let size = file.metadata()?.len();
+        Ok(Some((file, size, text)))
+    }
+
+    pub(crate) fn has(&self, name: &str, link: Link, digest: &str) -> bool {
+        self.link(name, link, digest).exists() && self.blob(digest).exists()
+    }
+
+    /// A whole document that a repository has, and its media type.
+    pub(crate) fn document(&self, name: &str, digest: &str) -> io::Result<Option<(Vec<u8>, String)>> {
+        let Some((file, _, media)) = self.get(name, Link::Manifest, digest)? else { return Ok(None) };
+        let mut bytes = Vec::new();
+        file.take(wharf_registry::manifest::MAX_MANIFEST).read_to_end(&mut bytes)?;
+        Ok(Some((bytes, media)))
+    }
+
+    /// Writes a small file whole or not at all.
+    fn write(&self, path: &Path, content: &[u8]) -> io::Result<()> {
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory)?;
+        }
+        let new = self.root.join("uploads").join(format!("w{:032x}", rand::random::<u128>()));
+        let written = File::options()
+            .write(true)
+            .create_new(true)
+            .open(&new)
+            .and_then(|mut file| file.write_all(content))
+            .and_then(|()| fs::rename(&new, path));
+        if written.is_err() {
+            let _ = fs::remove_file(&new);
+        }
+        written
+    }
+
+    pub(crate) fn set_link(&self, name: &str, link: Link, digest: &str, text: &str) -> io::Result<()> {
+        self.write(&self.link(name, link, digest), text.as_bytes())
+    }
+
+    /// Removes a link; false if there was none.
+    pub(crate) fn unlink(&self, name: &str, link: Link, digest: &str) -> io::Result<bool> {
+        Ok(absent_is_none(fs::remove_file(self.link(name, link, digest)))?.is_some())
+    }
+
+    /// Keeps content whose hash is known to be this.
+    pub(crate) fn put(
+        &self,
+        name: &str,
+        link: Link,
+        digest: &str,
+        content: &[u8],
+        text: &str,
+    ) -> io::Result<()> {
+        let _changing = self.changing();
+        self.write(&self.blob(digest), content)?;
+        self.set_link(name, link, digest, text)
+    }
+
+    fn changing(&self) -> std::sync::MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn tag(&self, name: &str, tag: &str) -> io::Result<Option<String>> {
+        let text = absent_is_none(fs::read_to_string(self.repository(name).join("_tags").join(tag)))?;
+        Ok(text.filter(|t| digest::check(t).is_ok()))
+    }
+
+    pub(crate) fn set_tag(&self, name: &str, tag: &str, digest: &str) -> io::Result<()> {
+        self.write(&self.repository(name).join("_tags").join(tag), digest.as_bytes())
+    }
+
+    pub(crate) fn remove_tag(&self, name: &str, tag: &str) -> io::Result<bool> {
+        Ok(absent_is_none(fs::remove_file(self.repository(name).join("_tags").join(tag)))?.is_some())
+    }
+
+    /// Tags in order; None if there is no such repository.
+    pub(crate) fn tags(&self, name: &str) -> io::Result<Option<Vec<String>>> {
+        let repository = self.repository(name);
+        if !repository.join("_manifests").exists() && !repository.join("_layers").exists() {
+            return Ok(None);
+        }
+        names(&repository.join("_tags")).map(Some)
+    }
+
+    pub(crate) fn refer(&self, name: &str, subject: &str, digest: &str) -> io::Result<()> {
+        let path = self.repository(name).join("_referrers").join(hex(subject)).join(hex(digest));
+        self.write(&path, b"")
+    }
+
+    pub(crate) fn unrefer(&self, name: &str, subject: &str, digest: &str) -> io::Result<()> {
+        let path = self.repository(name).join("_referrers").join(hex(subject)).join(hex(digest));
+        absent_is_none(fs::remove_file(path)).map(drop)
+    }
+
+    pub(crate) fn referrers(&self, name: &str, subject: &str) -> io::Result<Vec<String>> {
+        let found = names(&self.repository(name).join("_referrers").join(hex(subject)))?;
+        Ok(found.into_iter().map(|hex| format!("sha256:{hex}")).collect())
+    }
+
+    /// All repositories, in order.
+    pub(crate) fn repositories(&self) -> io::Result<Vec<String>> {
+        let mut found = Vec::new();
+        let mut open = vec![String::new()];
+        while let Some(at) = open.pop() {
+            for name in names(&self.repository(&at))? {
+                if name.starts_with('_') {
+                    if !at.is_empty() && found.last() != Some(&at) {
+                        found.push(at.clone());
+                    }
+                    continue;
+                }
+                open.push(if at.is_empty() { name } else { format!("{at}/{name}") });
+            }
+        }
+        found.sort();
+        found.dedup();
+        Ok(found)
+    }
+
+    pub(crate) fn begin(&self, name: &str) -> io::Result<Option<String>> {
+        let mut uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
+        if uploads.len() >= MAX_UPLOADS {
+            return Ok(None);
+        }
+        let id = format!("{:032x}", rand::random::<u128>());
+        let path = self.root.join("uploads").join(&id);
+        let file = File::options().read(true).write(true).create_new(true).open(&path)?;
+        let upload = Upload { repository: name.to_owned(), file, hasher: Sha256::new(), size: 0, path };
+        uploads.insert(id.clone(), Arc::new(tokio::sync::Mutex::new(upload)));
+        Ok(Some(id))
+    }
+
+    pub(crate) fn upload(&self, id: &str) -> Option<Arc<tokio::sync::Mutex<Upload>>> {
+        self.uploads.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    }
+
+    pub(crate) fn forget(&self, id: &str) -> bool {
+        self.uploads.lock().unwrap_or_else(PoisonError::into_inner).remove(id).is_some()
+    }
+
+    /// Makes an upload a blob of its repository.
+    pub(crate) fn keep(&self, upload: &Upload, digest: &str) -> io::Result<()> {
+        let _changing = self.changing();
+        upload.file.sync_data()?;
+        fs::rename(&upload.path, self.blob(digest))?;
+        self.set_link(&upload.repository, Link::Layer, digest, "")
+    }
+
+    /// Removes content that no repository links to. Only while nothing else happens: at the start.
+    fn collect(&self) -> io::Result<()> {
+        let mut live: HashSet<String> = HashSet::new();
+        for name in self.repositories()? {
+            for link in [Link::Layer, Link::Manifest] {
+                live.extend(names(&self.repository(&name).join(link.directory()))?);
+            }
+        }
+        for name in names(&self.root.join("blobs/sha256"))? {
+            if !live.contains(&name) {
+                fs::remove_file(self.root.join("blobs/sha256").join(name))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A repository's name as the specification allows it.
+pub(crate) fn is_name(name: &str) -> bool {
+    Repository::new("here", name).is_ok()
+}

@@ -1,0 +1,314 @@
+//! `docker pull`.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use wharf_images::pull::{Incoming, Pull, Stage};
+use wharf_images::reference::Reference;
+use wharf_images::{Blob, Image, Manifest};
+use wharf_registry::{Access, Descriptor, Piece, Platform, Resolved, Selector, Session};
+
+use super::progress::{Lines, Meter};
+use super::{credential, explain, short};
+use crate::error::{Error, Result};
+use crate::images::Progress;
+use crate::policy::Subject;
+use crate::{Caller, Engine};
+
+/// Pieces on their way from the network to the disk.
+const QUEUE: usize = 16;
+
+/// Of `POST /images/create?fromImage=`.
+#[derive(Debug, Clone, Default)]
+pub struct PullOptions {
+    /// Name, with a tag or a digest; without both all tags are meant.
+    pub reference: String,
+    /// `os[/arch[/variant]]`.
+    pub platform: Option<String>,
+    /// Headers that begin with `x-registry-`.
+    pub headers: HashMap<String, String>,
+}
+
+/// One tag or digest to pull.
+struct One<'a> {
+    reference: &'a Reference,
+    platform: &'a Platform,
+    /// The content that a resolver plugin says the name has to have.
+    pinned: Option<&'a str>,
+    caller: &'a Caller,
+}
+
+impl Engine {
+    /// `POST /images/create?fromImage=`.
+    pub async fn image_pull(&self, options: PullOptions, caller: &Caller, progress: Progress) -> Result<()> {
+        let (lines, pass) = Lines::new(progress);
+        let work = self.pull_all(options, caller, lines);
+        // The lines end with the work, and the work waits for the last line to be passed on.
+        let (result, ()) = tokio::join!(work, pass);
+        result
+    }
+
+    async fn pull_all(&self, options: PullOptions, caller: &Caller, lines: Lines) -> Result<()> {
+        let mut reference = Reference::parse(&options.reference)?;
+        let explicit = options.platform.as_deref().is_some_and(|p| !p.is_empty());
+        let mut platform = match options.platform.as_deref() {
+            Some(text) if explicit => Platform::parse(text)?,
+            _ => Platform::host(),
+        };
+        if platform.os != "linux" {
+            return Err(Error::invalid(format!("operating system is not supported: {}", platform.os)));
+        }
+        self.resolve_hook(caller, &mut reference, &mut platform).await?;
+        let (mirrors, pinned) = self.places(&reference, &platform.text()).await?;
+        let mut session = self.remote(&reference, Access::Pull, credential(&options.headers)?).await?;
+        if !mirrors.is_empty() {
+            session = session.through(mirrors);
+        }
+        let tags = if reference.tag.is_none() && reference.digest.is_none() {
+            session.tags().await.map_err(|e| explain(e, &reference))?
+        } else {
+            vec![String::new()]
+        };
+        for tag in tags {
+            let mut one = reference.clone();
+            if !tag.is_empty() {
+                // What a registry calls a tag need not be one.
+                one = Reference::parse(&format!("{}:{tag}", reference.name()))?;
+            }
+            let one = One { reference: &one, platform: &platform, pinned: pinned.as_deref(), caller };
+            self.pull_one(&session, &one, &lines).await?;
+        }
+        Ok(())
+    }
+
+    /// Policies may refuse a reference before any registry is asked, or name another one.
+    async fn resolve_hook(
+        &self,
+        caller: &Caller,
+        reference: &mut Reference,
+        platform: &mut Platform,
+    ) -> Result<()> {
+        let target = reference.full();
+        let subject = Subject { point: "image-resolve", target: &target, labels: Vec::new(), dry_run: false };
+        let object = || json!({"reference": reference.full(), "platform": platform.text()});
+        let reviewed = self.review(caller, subject, object).await?;
+        if let Some(edited) = reviewed.object {
+            let text = |key: &str| edited.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+            *reference = Reference::parse(&text("reference"))?;
+            *platform = Platform::parse(&text("platform"))?;
+        }
+        Ok(())
+    }
+
+    async fn pull_one(&self, session: &Session, one: &One<'_>, lines: &Lines) -> Result<()> {
+        let reference = one.reference;
+        let selector = match (&reference.digest, &reference.tag) {
+            (Some(digest), _) => Selector::Digest(digest.clone()),
+            (None, _) if one.pinned.is_some() => Selector::Digest(one.pinned.unwrap_or_default().to_owned()),
+            (None, tag) => Selector::Tag(tag.clone().unwrap_or_else(|| "latest".into())),
+        };
+        let head = match session.head(&selector).await {
+            Ok(head) => head,
+            // An answer to HEAD cannot say what is wrong; the one to GET does.
+            Err(e) if e.code().is_none() && e.status().is_some_and(|s| (400..429).contains(&s)) => None,
+            Err(e) => return Err(explain(e, reference)),
+        };
+        let named =
+            reference.digest.clone().or_else(|| reference.tag.clone()).unwrap_or_else(|| "latest".into());
+        if let Some(root) = &head
+            && self.is_here(one, &root.digest)
+        {
+            begin(lines, session, &named);
+            return self.done(one, &root.digest, true, lines);
+        }
+        // By digest where the registry has said it: a tag that moves meanwhile changes nothing.
+        let by_digest = head.map_or(selector, |root| Selector::Digest(root.digest));
+        let found = session.resolve(&by_digest, one.platform).await.map_err(|e| explain(e, reference))?;
+        self.admit(session, one, &found).await?;
+        begin(lines, session, &named);
+        let newer = self.take(session, one, &found, lines).await?;
+        self.done(one, &found.root.digest, !newer, lines)
+    }
+
+    /// Whether the name leads to this content already, for this platform.
+    fn is_here(&self, one: &One<'_>, root: &str) -> bool {
+        let images = &self.inner.images;
+        let by_digest = images.resolve(&format!("{}@{root}", one.reference.name()));
+        let by_name = images.resolve(&one.reference.full());
+        let (Ok(a), Ok(b)) = (by_digest, by_name) else { return false };
+        a.id == b.id && fits(&a, one.platform)
+    }
+
+    /// Policies see the manifest and what was said about it before anything is fetched.
+    async fn admit(&self, session: &Session, one: &One<'_>, found: &Resolved) -> Result<()> {
+        if self.inner.plugins.policies("image-admit").is_empty() {
+            return Ok(());
+        }
+        let mut referrers = session.referrers(&found.manifest.digest, None).await?;
+        if found.root.digest != found.manifest.digest {
+            referrers.extend(session.referrers(&found.root.digest, None).await?);
+        }
+        let target = one.reference.full();
+        let subject = Subject { point: "image-admit", target: &target, labels: Vec::new(), dry_run: false };
+        let object = || {
+            let parsed = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).unwrap_or_default();
+            json!({
+                "reference": target, "digest": found.root.digest, "platform": one.platform.text(),
+                "descriptor": found.manifest.descriptor(), "manifest": parsed(&found.manifest.bytes),
+                "config": parsed(&found.config), "referrers": referrers,
+            })
+        };
+        let reviewed = self.review(one.caller, subject, object).await?;
+        if reviewed.object.is_some() {
+            return Err(Error::internal("a policy wants to change an image, which its digest forbids"));
+        }
+        Ok(())
+    }
+
+    /// Fetches and unpacks. True if the name leads to something new.
+    async fn take(&self, session: &Session, one: &One<'_>, found: &Resolved, lines: &Lines) -> Result<bool> {
+        let images = &self.inner.images;
+        let reference = one.reference;
+        let config = String::from_utf8(found.config.to_vec())
+            .map_err(|_| Error::invalid("invalid image configuration: it is not text"))?;
+        let layers = &found.image.layers;
+        let have = images.have_layers(&config, layers.len())?;
+        for (layer, have) in layers.iter().zip(&have) {
+            lines.say(short(&layer.digest), if *have { "Already exists" } else { "Pulling fs layer" });
+        }
+        let source = reference.name();
+        let by_digest = Reference { tag: None, digest: Some(found.root.digest.clone()), ..reference.clone() };
+        let mut names = vec![by_digest];
+        if reference.digest.is_none() {
+            names.push(reference.clone().or_latest());
+        }
+        let blob = |layer: &Descriptor| Blob {
+            digest: layer.digest.clone(),
+            size: layer.size,
+            media_type: layer.media_type.clone(),
+            source: source.clone(),
+        };
+        let stop = CancellationToken::new();
+        let pull = Pull {
+            config,
+            layers: layers.iter().map(blob).collect(),
+            names,
+            manifest: Some(Manifest {
+                source: source.clone(),
+                digest: found.manifest.digest.clone(),
+                media_type: found.manifest.media_type.clone(),
+                content: String::from_utf8_lossy(&found.manifest.bytes).into_owned(),
+                root: found.root.digest.clone(),
+                root_type: found.root.media_type.clone(),
+                root_size: found.root.size,
+            }),
+            parallel: self.inner.settings().registry.concurrent_downloads,
+            stop: stop.clone(),
+        };
+        let fetch = {
+            let (session, layers, lines) = (session.clone(), layers.clone(), lines.clone());
+            Arc::new(move |number: usize| fetch(&session, layers.get(number), &lines, stop.clone()))
+        };
+        let on_stage = {
+            let (lines, layers, have) = (lines.clone(), layers.clone(), have.clone());
+            Arc::new(move |number: usize, stage: Stage| {
+                let Some(layer) = layers.get(number) else { return };
+                let id = short(&layer.digest);
+                match stage {
+                    Stage::Exists if have.get(number).copied().unwrap_or_default() => {}
+                    Stage::Exists => lines.say(id, "Already exists"),
+                    Stage::Waiting => lines.say(id, "Waiting"),
+                    Stage::Extracting => Meter::new(&lines, id, "Extracting", layer.size).at(layer.size),
+                    Stage::Complete => lines.say(id, "Pull complete"),
+                }
+            })
+        };
+        let pulled = images.pull(pull, fetch, on_stage).await?;
+        Ok(!pulled.up_to_date)
+    }
+
+    fn done(&self, one: &One<'_>, digest: &str, up_to_date: bool, lines: &Lines) -> Result<()> {
+        let name = one.reference.familiar();
+        lines.text(format!("Digest: {digest}"));
+        lines.text(if up_to_date {
+            format!("Status: Image is up to date for {name}")
+        } else {
+            format!("Status: Downloaded newer image for {name}")
+        });
+        let image = self.inner.images.resolve(&format!("{}@{digest}", one.reference.name()))?;
+        let labels = image.config.labels.clone().unwrap_or_default();
+        let attributes = labels.into_iter().chain([("name".to_owned(), one.reference.familiar_name())]);
+        self.inner.events.publish("image", "pull", &name, attributes);
+        Ok(())
+    }
+}
+
+fn begin(lines: &Lines, session: &Session, named: &str) {
+    lines.send(json!({"status": format!("Pulling from {}", session.repository().path), "id": named}));
+}
+
+fn fits(image: &Image, wanted: &Platform) -> bool {
+    let have = Platform {
+        architecture: image.architecture.clone(),
+        os: image.os.clone(),
+        variant: image.variant.clone(),
+        ..Platform::default()
+    };
+    wanted.fit(&have).is_some()
+}
+
+/// Fetches a layer in the background; its bytes come out of the channel, its progress goes to the client.
+fn fetch(session: &Session, layer: Option<&Descriptor>, lines: &Lines, stop: CancellationToken) -> Incoming {
+    let (to, from) = mpsc::channel(QUEUE);
+    let Some(layer) = layer.cloned() else { return from };
+    let (session, lines) = (session.clone(), lines.clone());
+    tokio::spawn(async move {
+        let id = short(&layer.digest).to_owned();
+        let meter = Meter::new(&lines, &id, "Downloading", layer.size);
+        let mut blob = match session.blob(layer) {
+            Ok(blob) => blob,
+            Err(error) => return drop(to.send(Err(io::Error::other(error.to_string()))).await),
+        };
+        let mut seen = 0;
+        loop {
+            let piece = tokio::select! {
+                piece = blob.next() => piece,
+                // Nobody wants it any more.
+                () = to.closed() => return,
+                () = stop.cancelled() => return,
+            };
+            match piece {
+                Ok(Some(Piece::Data(data))) => {
+                    seen += data.len() as u64;
+                    meter.at(seen);
+                    if to.send(Ok(data)).await.is_err() {
+                        return;
+                    }
+                }
+                Ok(Some(Piece::Retry(wait))) => {
+                    let seconds = wait.as_secs().max(1);
+                    let unit = if seconds == 1 { "second" } else { "seconds" };
+                    lines.say(&id, &format!("Retrying in {seconds} {unit}"));
+                }
+                Ok(None) => {
+                    lines.say(&id, "Verifying Checksum");
+                    lines.say(&id, "Download complete");
+                    return drop(to.send(Ok(Bytes::new())).await);
+                }
+                Err(error) => {
+                    let kind = match error.kind() {
+                        wharf_registry::Kind::Broken => io::ErrorKind::InvalidData,
+                        _ => io::ErrorKind::Other,
+                    };
+                    return drop(to.send(Err(io::Error::new(kind, error.to_string()))).await);
+                }
+            }
+        }
+    });
+    from
+}

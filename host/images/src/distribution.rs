@@ -1,0 +1,151 @@
+//! What is known of images and layers elsewhere: manifests that named an image, blobs that hold a layer.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use wharf_store::Transaction;
+
+use crate::Images;
+use crate::error::{Error, Result};
+use crate::inner::Inner;
+use crate::record::{Index, encode};
+
+pub(crate) const MANIFESTS: &str = "image-manifests";
+pub(crate) const BLOBS: &str = "layer-blobs";
+/// Kept of each image or layer; the oldest go.
+const MOST: usize = 16;
+
+/// A layer's bytes as a registry has them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blob {
+    /// `sha256:…` of these bytes.
+    pub digest: String,
+    /// Their number.
+    pub size: u64,
+    /// How they are packed.
+    pub media_type: String,
+    /// Repository in full: `docker.io/library/busybox`.
+    pub source: String,
+}
+
+/// A manifest that a registry has for an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Repository in full.
+    pub source: String,
+    /// `sha256:…` of the manifest.
+    pub digest: String,
+    /// What it is.
+    pub media_type: String,
+    /// Its text, byte for byte.
+    pub content: String,
+    /// What the name led to: the manifest itself or an index.
+    pub root: String,
+    /// What that is.
+    pub root_type: String,
+    /// Its bytes.
+    pub root_size: u64,
+}
+
+fn known<T: for<'de> Deserialize<'de>>(inner: &Inner, table: &str, key: &str) -> Result<Vec<T>> {
+    let entry = inner.settings.store.get(table, &inner.key(key))?;
+    Ok(entry.and_then(|e| serde_json::from_slice(&e.value).ok()).unwrap_or_default())
+}
+
+fn add<T: PartialEq>(list: &mut Vec<T>, one: T, same: impl Fn(&T) -> bool) {
+    list.retain(|known| !same(known));
+    list.insert(0, one);
+    list.truncate(MOST);
+}
+
+/// Notes where an image came from or went to.
+pub(crate) fn remember(
+    inner: &Inner,
+    transaction: &mut Transaction,
+    image: &str,
+    one: &Manifest,
+) -> Result<()> {
+    let mut list: Vec<Manifest> = known(inner, MANIFESTS, image)?;
+    add(&mut list, one.clone(), |m| m.source == one.source && m.digest == one.digest && m.root == one.root);
+    transaction.put(MANIFESTS, &inner.key(image), encode(&list)?);
+    Ok(())
+}
+
+/// Notes which blob holds a layer.
+pub(crate) fn remember_blob(
+    inner: &Inner,
+    transaction: &mut Transaction,
+    diff_id: &str,
+    one: &Blob,
+) -> Result<()> {
+    let mut list: Vec<Blob> = known(inner, BLOBS, diff_id)?;
+    add(&mut list, one.clone(), |b| b.source == one.source && b.digest == one.digest);
+    transaction.put(BLOBS, &inner.key(diff_id), encode(&list)?);
+    Ok(())
+}
+
+/// Forgets what belongs to no image or layer any more.
+pub(crate) async fn sweep(inner: &Inner, index: &Index) -> Result<()> {
+    let mut transaction = Transaction::new();
+    let mut any = false;
+    let prefix = format!("{}/", inner.plugin);
+    let diff_ids: std::collections::HashSet<&str> =
+        index.layers.values().map(|l| l.diff_id.as_str()).collect();
+    for table in [MANIFESTS, BLOBS] {
+        for entry in inner.settings.store.scan(table, &prefix, None, usize::MAX)? {
+            let key = entry.key.strip_prefix(&prefix).unwrap_or_default();
+            let live = if table == BLOBS { diff_ids.contains(key) } else { index.images.contains_key(key) };
+            if !live {
+                transaction.delete(table, &entry.key);
+                any = true;
+            }
+        }
+    }
+    if any {
+        inner.settings.store.commit(transaction).await?;
+    }
+    Ok(())
+}
+
+impl Images {
+    /// Manifests that registries have for an image, the latest first.
+    pub fn manifests(&self, image: &str) -> Result<Vec<Manifest>> {
+        known(&self.inner, MANIFESTS, image)
+    }
+
+    /// Blobs that hold a layer, the latest first.
+    pub fn blobs(&self, diff_id: &str) -> Result<Vec<Blob>> {
+        known(&self.inner, BLOBS, diff_id)
+    }
+
+    /// Notes that a registry has an image now: its manifest, its layers' blobs (lowest first), and a name by digest.
+    pub async fn pushed(&self, image: &str, manifest: &Manifest, blobs: &[Blob]) -> Result<()> {
+        let inner = &self.inner;
+        let _changing = inner.changing.lock().await;
+        let mut index = inner.index.load().as_ref().clone();
+        let Some(found) = index.images.get(image).cloned() else {
+            return Err(Error::not_found(format!("No such image: {image}")));
+        };
+        let mut transaction = Transaction::new();
+        remember(inner, &mut transaction, image, manifest)?;
+        for (layer, blob) in found.layers.iter().zip(blobs) {
+            remember_blob(inner, &mut transaction, &layer.diff_id, blob)?;
+        }
+        let name = format!("{}@{}", manifest.source, manifest.root);
+        let record = crate::record::NameRecord { image: image.to_owned() };
+        transaction.put(crate::record::NAMES, &inner.key(&name), encode(&record)?);
+        inner.settings.store.commit(transaction).await?;
+        if let Some(old) = index.names.insert(name, image.to_owned()).filter(|old| old != image) {
+            index.rename(&old);
+        }
+        index.rename(image);
+        inner.index.store(Arc::new(index));
+        Ok(())
+    }
+
+    /// A layer's tar stream, byte for byte as it came, and how long it is.
+    pub async fn layer_stream(&self, chain: &str) -> Result<(Box<dyn std::io::Read + Send>, u64)> {
+        let size = Inner::layer(&self.inner.index.load(), chain)?.tar_size;
+        Ok((Box::new(self.inner.export_layer(chain).await?), size))
+    }
+}

@@ -1,0 +1,239 @@
+//! `wharf registry serve` against the rules of the distribution specification, with stock clients.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, Stdio};
+
+use serde_json::{Value, json};
+use wharf_tests::registry::connect;
+use wharf_tests::{Daemon, eventually, http, image};
+
+/// The registry, in the daemon's network namespace.
+struct Serve {
+    child: Child,
+    address: String,
+}
+
+impl Serve {
+    fn start(d: &Daemon, port: u16, args: &[&str]) -> Self {
+        let address = format!("127.0.0.1:{port}");
+        let log = std::fs::File::create(d.path(&format!("serve-{port}.log"))).unwrap();
+        let child = d
+            .in_namespace(wharf_tests::bin_dir().join("wharf"))
+            .args(["registry", "serve", "--address", &address, "--root"])
+            .arg(d.path(&format!("serve-{port}")))
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut serve = Self { child, address };
+        eventually("the registry's port", || {
+            assert!(serve.child.try_wait().unwrap().is_none(), "it ended");
+            connect(d, serve.address.parse().unwrap()).ok()
+        });
+        serve
+    }
+
+    /// One request by hand.
+    #[track_caller]
+    fn ask(
+        &self,
+        d: &Daemon,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> http::Response {
+        let mut stream = connect(d, self.address.parse().unwrap()).unwrap();
+        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n");
+        for (name, value) in headers {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        head.push_str(&format!("Content-Length: {}\r\n\r\n", body.len()));
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(body).unwrap();
+        let mut reader = BufReader::new(stream);
+        assert!(!reader.fill_buf().unwrap().is_empty());
+        http::read_response(&mut reader, method == "HEAD").unwrap()
+    }
+
+    fn stop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Serve {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn digest(bytes: &[u8]) -> String {
+    format!("sha256:{}", image::sha256(bytes))
+}
+
+#[test]
+fn stock_clients_push_and_pull() {
+    let d = Daemon::start();
+    let mut serve = Serve::start(&d, 5000, &[]);
+    d.import_busybox();
+    let name = format!("{}/team/bb:1", serve.address);
+    d.docker(&["tag", "busybox", &name]).ok();
+    let pushed = d.docker(&["push", &name]).ok();
+    assert!(pushed.contains(": Pushed"), "{pushed}");
+    let other = format!("{}/other/bb:1", serve.address);
+    d.docker(&["tag", "busybox", &other]).ok();
+    assert!(d.docker(&["push", &other]).ok().contains("Mounted from team/bb"));
+    // It survives its own end, whole.
+    serve.stop();
+    let serve = Serve::start(&d, 5000, &[]);
+    d.docker(&["rmi", "-f", "busybox", &name, &other]).ok();
+    d.docker(&["pull", &name]).ok();
+    assert_eq!(d.docker(&["run", "--rm", &name, "echo", "ran"]).ok(), "ran");
+    let mut skopeo = d.in_namespace("skopeo");
+    skopeo.args(["list-tags", "--tls-verify=false", &format!("docker://{}/team/bb", serve.address)]);
+    let tags: Value = serde_json::from_str(&d.run_with_input(skopeo, b"").ok()).unwrap();
+    assert_eq!(tags["Tags"], json!(["1"]));
+    // A second one, which has only what was asked of it, and goes on when the first is gone.
+    let cache = Serve::start(&d, 5001, &["--upstream", &serve.address]);
+    let cached = format!("{}/team/bb:1", cache.address);
+    d.docker(&["rmi", "-f", &name]).ok();
+    d.docker(&["pull", &cached]).ok();
+    drop(serve);
+    d.docker(&["rmi", "-f", &cached]).ok();
+    d.docker(&["pull", &cached]).ok();
+    assert_eq!(d.docker(&["run", "--rm", &cached, "echo", "cached"]).ok(), "cached");
+}
+
+#[test]
+fn rules_of_the_specification() {
+    let d = Daemon::start();
+    let serve = Serve::start(&d, 5000, &[]);
+    let ask = |method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]| {
+        serve.ask(&d, method, path, headers, body)
+    };
+    assert_eq!(ask("GET", "/v2/", &[], b"").status, 200);
+    let code = |r: &http::Response| r.json()["errors"][0]["code"].as_str().unwrap_or_default().to_owned();
+
+    // Uploads: at once, in chunks, out of order, with a wrong hash, given up.
+    let blob = b"some content".to_vec();
+    let whole = ask("POST", &format!("/v2/a/b/blobs/uploads/?digest={}", digest(&blob)), &[], &blob);
+    assert_eq!(whole.status, 201);
+    assert_eq!(whole.header("docker-content-digest"), Some(digest(&blob).as_str()));
+    let begun = ask("POST", "/v2/a/b/blobs/uploads/", &[], b"");
+    assert_eq!(begun.status, 202);
+    let location = begun.header("location").unwrap().to_owned();
+    let first = ask("PATCH", &location, &[("Content-Range", "0-4")], b"01234");
+    assert_eq!((first.status, first.header("range")), (202, Some("0-4")));
+    assert_eq!(ask("PATCH", &location, &[("Content-Range", "9-10")], b"xx").status, 416);
+    assert_eq!(ask("GET", &location, &[], b"").header("range"), Some("0-4"));
+    assert_eq!(ask("PATCH", &location, &[("Content-Range", "5-9")], b"56789").status, 202);
+    let wrong = ask("PUT", &format!("{location}?digest={}", digest(b"other")), &[], b"");
+    assert_eq!((wrong.status, code(&wrong)), (400, "DIGEST_INVALID".into()));
+    assert_eq!(ask("GET", &location, &[], b"").status, 404);
+    let begun = ask("POST", "/v2/a/b/blobs/uploads/", &[], b"");
+    let location = begun.header("location").unwrap().to_owned();
+    assert_eq!(ask("PATCH", &location, &[], b"0123456789").status, 202);
+    let end = ask("PUT", &format!("{location}?digest={}", digest(b"0123456789ab")), &[], b"ab");
+    assert_eq!(end.status, 201);
+    let begun = ask("POST", "/v2/a/b/blobs/uploads/", &[], b"");
+    assert_eq!(ask("DELETE", begun.header("location").unwrap(), &[], b"").status, 204);
+
+    // Reading: whole, parts, what is not there, what is elsewhere.
+    let path = format!("/v2/a/b/blobs/{}", digest(b"0123456789ab"));
+    assert_eq!(ask("GET", &path, &[], b"").text(), "0123456789ab");
+    let part = ask("GET", &path, &[("Range", "bytes=3-5")], b"");
+    assert_eq!(
+        (part.status, part.text().as_str(), part.header("content-range")),
+        (206, "345", Some("bytes 3-5/12"))
+    );
+    assert_eq!(ask("GET", &path, &[("Range", "bytes=12-")], b"").status, 416);
+    assert_eq!(ask("HEAD", &path, &[], b"").header("content-length"), Some("12"));
+    assert_eq!(ask("GET", &path.replace("/a/b/", "/c/d/"), &[], b"").status, 404);
+    let mounted =
+        ask("POST", &format!("/v2/c/d/blobs/uploads/?mount={}&from=a/b", digest(b"0123456789ab")), &[], b"");
+    assert_eq!(mounted.status, 201);
+    assert_eq!(ask("GET", &path.replace("/a/b/", "/c/d/"), &[], b"").status, 200);
+    let nowhere =
+        ask("POST", &format!("/v2/c/d/blobs/uploads/?mount={}&from=a/b", digest(b"nothing")), &[], b"");
+    assert_eq!(nowhere.status, 202);
+
+    // Manifests: only with all their parts; by tag and by digest; about each other.
+    const OCI: &str = "application/vnd.oci.image.manifest.v1+json";
+    let kind = [("Content-Type", OCI)];
+    let config = b"{}".to_vec();
+    let manifest = |subject: Option<&str>, kind: &str| {
+        let mut value = json!({"schemaVersion": 2, "mediaType": OCI, "artifactType": kind,
+            "config": {"mediaType": "application/vnd.oci.empty.v1+json", "digest": digest(&config), "size": 2},
+            "layers": [{"mediaType": "application/octet-stream", "digest": digest(&blob), "size": blob.len()}]});
+        if let Some(subject) = subject {
+            value["subject"] = json!({"mediaType": OCI, "digest": subject, "size": 1});
+        }
+        value.to_string().into_bytes()
+    };
+    let one = manifest(None, "");
+    let lacking = ask("PUT", "/v2/a/b/manifests/v1", &kind, &one);
+    assert_eq!((lacking.status, code(&lacking)), (404, "MANIFEST_BLOB_UNKNOWN".into()));
+    assert_eq!(
+        ask("POST", &format!("/v2/a/b/blobs/uploads/?digest={}", digest(&config)), &[], &config).status,
+        201
+    );
+    for tag in ["v1", "v2", "v3"] {
+        let put = ask("PUT", &format!("/v2/a/b/manifests/{tag}"), &kind, &one);
+        assert_eq!((put.status, put.header("docker-content-digest")), (201, Some(digest(&one).as_str())));
+    }
+    assert_eq!(ask("PUT", &format!("/v2/a/b/manifests/{}", digest(b"x")), &kind, &one).status, 400);
+    assert_eq!(ask("PUT", "/v2/a/b/manifests/v9", &kind, b"{").status, 400);
+    assert_eq!(ask("PUT", "/v2/a/b/manifests/v9", &kind, &vec![b' '; 5 << 20]).status, 413);
+    let got = ask("GET", "/v2/a/b/manifests/v1", &[], b"");
+    assert_eq!((got.header("content-type"), got.text().into_bytes()), (Some(OCI), one.clone()));
+    let head = ask("HEAD", &format!("/v2/a/b/manifests/{}", digest(&one)), &[], b"");
+    assert_eq!(head.header("content-length"), Some(one.len().to_string().as_str()));
+    let about = manifest(Some(&digest(&one)), "application/signature");
+    let put = ask("PUT", &format!("/v2/a/b/manifests/{}", digest(&about)), &kind, &about);
+    assert_eq!((put.status, put.header("oci-subject")), (201, Some(digest(&one).as_str())));
+    let referrers = format!("/v2/a/b/referrers/{}", digest(&one));
+    let found = ask("GET", &referrers, &[], b"").json();
+    assert_eq!(found["manifests"][0]["digest"], digest(&about));
+    assert_eq!(found["manifests"][0]["artifactType"], "application/signature");
+    let filtered = ask("GET", &format!("{referrers}?artifactType=other"), &[], b"");
+    assert_eq!(filtered.header("oci-filters-applied"), Some("artifactType"));
+    assert_eq!(filtered.json()["manifests"], json!([]));
+    assert_eq!(
+        ask("GET", &format!("/v2/a/b/referrers/{}", digest(b"unknown")), &[], b"").json()["manifests"],
+        json!([])
+    );
+
+    // Lists in pages, deleting, and names that are none.
+    assert_eq!(
+        ask("GET", "/v2/a/b/tags/list", &[], b"").json(),
+        json!({"name": "a/b", "tags": ["v1", "v2", "v3"]})
+    );
+    let page = ask("GET", "/v2/a/b/tags/list?n=2", &[], b"");
+    assert_eq!(page.json()["tags"], json!(["v1", "v2"]));
+    assert!(page.header("link").unwrap().contains("last=v2"), "{:?}", page.header("link"));
+    assert_eq!(ask("GET", "/v2/a/b/tags/list?n=2&last=v2", &[], b"").json()["tags"], json!(["v3"]));
+    assert_eq!(ask("GET", "/v2/_catalog", &[], b"").json()["repositories"], json!(["a/b", "c/d"]));
+    assert_eq!(ask("GET", "/v2/no/such/tags/list", &[], b"").status, 404);
+    assert_eq!(ask("DELETE", "/v2/a/b/manifests/v3", &[], b"").status, 202);
+    assert_eq!(ask("GET", "/v2/a/b/manifests/v3", &[], b"").status, 404);
+    assert_eq!(ask("DELETE", &format!("/v2/a/b/manifests/{}", digest(&one)), &[], b"").status, 202);
+    assert_eq!(ask("GET", "/v2/a/b/manifests/v1", &[], b"").status, 404);
+    assert_eq!(ask("GET", "/v2/a/b/tags/list", &[], b"").json()["tags"], json!([]));
+    assert_eq!(ask("DELETE", &path, &[], b"").status, 202);
+    assert_eq!(ask("GET", &path, &[], b"").status, 404);
+    for bad in [
+        "/v2/../etc/manifests/x",
+        "/v2/A/manifests/x",
+        "/v2/a%2f..%2fb/manifests/x",
+        "/v2/_x/manifests/x",
+        "/v2/a/b/manifests/..",
+        "/v2/a/b/blobs/sha256:short",
+        "/v2/a/b/blobs/../../x",
+    ] {
+        let status = ask("GET", bad, &[], b"").status;
+        assert!((400..=404).contains(&status), "{bad}: {status}");
+    }
+}
