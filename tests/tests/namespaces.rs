@@ -155,7 +155,7 @@ fn devices_and_their_rules() {
     let asked = ["--cap-add", "SYSLOG", "--device", "/dev/kmsg:/dev/nothing:r", "busybox", "sh", "-c"];
     let script = "exec 3< /dev/nothing && echo opened; (echo x > /dev/nothing) 2>/dev/null || echo read-only";
     assert_eq!(run(&daemon, &[&asked[..], &[script]].concat()), "opened\nread-only");
-    daemon.docker(&["run", "--rm", "--device", "/dev/no-such", "busybox", "true"]).fails(125, "error gathering device information while adding custom device \"/dev/no-such\": no such file or directory");
+    daemon.docker(&["run", "--rm", "--device", "/dev/no-such", "busybox", "true"]).fails(127, "error gathering device information while adding custom device \"/dev/no-such\": no such file or directory");
     daemon
         .docker(&["run", "--rm", "--device-cgroup-rule", "c 1:1", "busybox", "true"])
         .fails(125, "invalid device cgroup format");

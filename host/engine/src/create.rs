@@ -75,7 +75,7 @@ impl Engine {
         let mut host = request.host;
         let mut config = config::merge(request.config, &image.config)?;
         run::defaults(&mut host, &self.inner.facts())?;
-        run::check_runtime(&host, &self.inner.facts())?;
+        run::check_runtime(&host)?;
         let blueprint = run::blueprint(&config, &host, &self.inner.facts())?;
         self.check_references(&blueprint)?;
         let networks = self.requested_networks(

@@ -89,11 +89,8 @@ impl Host {
             ipc_mode: settings.ipc_mode.clone(),
             cgroupns_mode: settings.cgroupns_mode.clone(),
             seccomp: settings.seccomp.clone(),
-            userns: settings.userns.clone(),
             most_files: self.most_files,
             cdi: settings.cdi,
-            runtimes: settings.runtimes.keys().cloned().collect(),
-            default_runtime: settings.default_runtime.clone(),
         }
     }
 }

@@ -40,7 +40,6 @@ mod start;
 mod stats;
 mod stop;
 pub mod system;
-pub mod userns;
 pub mod volumes;
 
 use std::collections::HashMap;

@@ -4,17 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::models::ResourcesUlimits;
-use crate::planner::modes::Remap;
 use crate::planner::security::Seccomp;
-
-/// A further program that runs containers, by the name that `--runtime` says.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct RuntimeProgram {
-    /// Path, or a name that is looked up in the daemon's PATH.
-    pub path: String,
-    /// Arguments before its command.
-    pub args: Vec<String>,
-}
 
 /// What the registry client is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -141,14 +131,8 @@ pub struct Settings {
     pub seccomp: Seccomp,
     /// How `info` shows those.
     pub seccomp_name: String,
-    /// User namespace of containers that do not say `--userns=host`.
-    pub userns: Option<Remap>,
     /// Cgroups laid out as systemd does.
     pub systemd_cgroups: bool,
-    /// Further programs that run containers.
-    pub runtimes: BTreeMap<String, RuntimeProgram>,
-    /// The one for containers that name none; `runc` is the engine itself unless `runtimes` says otherwise.
-    pub default_runtime: String,
     /// Devices may be asked for by their CDI names.
     pub cdi: bool,
     /// Where their descriptions are.
@@ -201,10 +185,7 @@ impl Settings {
             cgroupns_mode: String::new(),
             seccomp: Seccomp::Builtin,
             seccomp_name: "builtin".into(),
-            userns: None,
             systemd_cgroups: false,
-            runtimes: BTreeMap::new(),
-            default_runtime: "runc".into(),
             cdi: true,
             cdi_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
             registry: RegistrySettings::default(),
@@ -213,7 +194,7 @@ impl Settings {
 }
 
 /// `new` with what cannot change under a running engine as it is in `old`: directories, drivers, the default network's
-/// shape, the layout of cgroups, the ids of user namespaces.
+/// shape, the layout of cgroups.
 pub(crate) fn reloaded(old: &Settings, new: Settings) -> Settings {
     let keep = old.clone();
     Settings {
@@ -238,7 +219,6 @@ pub(crate) fn reloaded(old: &Settings, new: Settings) -> Settings {
         icc: keep.icc,
         masquerade: keep.masquerade,
         publish_address: keep.publish_address,
-        userns: keep.userns,
         systemd_cgroups: keep.systemd_cgroups,
         ..new
     }

@@ -62,9 +62,6 @@ impl Engine {
             security.insert(0, "name=apparmor".into());
         }
         security.push("name=cgroupns".into());
-        if settings.userns.is_some() {
-            security.push("name=userns".into());
-        }
         if settings.no_new_privileges {
             security.push("name=no-new-privileges".into());
         }
@@ -146,8 +143,11 @@ impl Engine {
             labels: Some(inner.settings().labels.clone()),
             experimental_build: Some(false),
             server_version: Some(crate::VERSION.into()),
-            runtimes: Some(runtimes(&settings)),
-            default_runtime: Some(settings.default_runtime.clone()),
+            runtimes: Some(HashMap::from([(
+                "runc".to_owned(),
+                Runtime { path: Some("wharf".into()), ..Runtime::default() },
+            )])),
+            default_runtime: Some("runc".into()),
             swarm: Some(SwarmInfo {
                 node_id: Some(String::new()),
                 node_addr: Some(String::new()),
@@ -317,19 +317,6 @@ fn registry_index(registry: &crate::settings::RegistrySettings) -> HashMap<Strin
     };
     let insecure = registry.insecure.iter().filter(|r| !r.contains('/')).map(|name| one(name, &[], false));
     insecure.chain([one("docker.io", &registry.mirrors, true)]).collect()
-}
-
-fn runtimes(settings: &crate::Settings) -> HashMap<String, Runtime> {
-    let own = Runtime { path: Some("wharf".into()), ..Runtime::default() };
-    let mut all = HashMap::from([("runc".to_owned(), own)]);
-    for (name, program) in &settings.runtimes {
-        let runtime_args = (!program.args.is_empty()).then(|| program.args.clone());
-        all.insert(
-            name.clone(),
-            Runtime { path: Some(program.path.clone()), runtime_args, ..Runtime::default() },
-        );
-    }
-    all
 }
 
 /// Those of the address manager's configuration, else the ones that it has by itself.

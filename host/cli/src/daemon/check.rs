@@ -114,25 +114,6 @@ fn containers(config: &Config) -> Result<(), String> {
     if !["", "private", "host"].contains(&config.default_cgroupns_mode.as_str()) {
         return Err(format!("cgroup mode {:?} is not supported", config.default_cgroupns_mode));
     }
-    for (name, runtime) in &config.runtimes {
-        if ["runc", "wharf", "io.containerd.runc.v2"].contains(&name.as_str()) {
-            return Err(format!("runtime name '{name}' is reserved"));
-        }
-        if runtime.path.is_empty() {
-            return Err(format!(
-                "runtime '{name}' has no path: only programs with runc's command line can be runtimes"
-            ));
-        }
-        if !runtime.runtime_type.is_empty() || !runtime.options.is_empty() {
-            return Err(format!(
-                "runtime '{name}': runtimeType and options are containerd's; say path and runtimeArgs"
-            ));
-        }
-    }
-    let default = config.default_runtime.as_str();
-    if !["runc", "wharf"].contains(&default) && !config.runtimes.contains_key(default) {
-        return Err(format!("specified default runtime '{default}' does not exist"));
-    }
     if !matches!(config.seccomp_profile.as_str(), "" | "builtin" | "unconfined") {
         super::settings::seccomp(&config.seccomp_profile)?;
     }

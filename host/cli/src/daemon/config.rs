@@ -88,11 +88,8 @@ pub(crate) struct Config {
     pub(crate) default_shm_size: Value,
     pub(crate) default_ipc_mode: String,
     pub(crate) default_cgroupns_mode: String,
-    pub(crate) userns_remap: String,
     pub(crate) seccomp_profile: String,
     pub(crate) selinux_enabled: bool,
-    pub(crate) runtimes: BTreeMap<String, Runtime>,
-    pub(crate) default_runtime: String,
     pub(crate) cdi_spec_dirs: Vec<PathBuf>,
     pub(crate) insecure_registries: Vec<String>,
     pub(crate) registry_config_dirs: Vec<PathBuf>,
@@ -125,17 +122,6 @@ pub(crate) struct Ulimit {
     pub(crate) name: String,
     pub(crate) soft: i64,
     pub(crate) hard: i64,
-}
-
-/// A runtime as the file has it.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-#[allow(clippy::struct_field_names, reason = "the names of the file")]
-pub(crate) struct Runtime {
-    pub(crate) path: String,
-    pub(crate) runtime_args: Vec<String>,
-    pub(crate) runtime_type: String,
-    pub(crate) options: Map<String, Value>,
 }
 
 /// Proxies as newer files have them.
@@ -203,11 +189,8 @@ impl Default for Config {
             default_shm_size: Value::Null,
             default_ipc_mode: "private".into(),
             default_cgroupns_mode: String::new(),
-            userns_remap: String::new(),
             seccomp_profile: String::new(),
             selinux_enabled: false,
-            runtimes: BTreeMap::new(),
-            default_runtime: "runc".into(),
             cdi_spec_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
             insecure_registries: Vec::new(),
             registry_config_dirs: Vec::new(),
@@ -583,8 +566,9 @@ mod tests {
             (&["--default-shm-size", "big"], "invalid size: 'big'"),
             (&["--default-ipc-mode", "host"], "ipc mode \"host\" is not supported as default value"),
             (&["--default-cgroupns-mode", "x"], "cgroup mode \"x\" is not supported"),
-            (&["--add-runtime", "runc=/x"], "runtime name 'runc' is reserved"),
-            (&["--default-runtime", "x"], "specified default runtime 'x' does not exist"),
+            (&["--add-runtime", "x=/x"], "--add-runtime is not supported: there is one runtime"),
+            (&["--userns-remap", "default"], "--userns-remap default is not supported"),
+            (&["--default-runtime", "x"], "--default-runtime x is not supported"),
             (&["--bip", "10.0.0.1/8", "-b", "br"], "You specified -b & --bip, mutually exclusive options"),
             (&["--bip", "nonsense"], "invalid CIDR address: nonsense"),
             (&["--mtu", "-1"], "invalid default MTU: -1"),

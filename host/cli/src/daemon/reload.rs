@@ -25,7 +25,7 @@ fn waits(old: &Config, new: &Config) -> Vec<&'static str> {
         bip "bip", mtu "mtu", fixed_cidr "fixed-cidr", fixed_cidr_v6 "fixed-cidr-v6",
         default_gateway "default-gateway", default_gateway_v6 "default-gateway-v6", ipv6 "ipv6", icc "icc",
         ip "ip", ip_masq "ip-masq", cgroup_parent "cgroup-parent", exec_opts "exec-opts",
-        userns_remap "userns-remap", metrics_addr "metrics-addr", log_format "log-format", tls "tls",
+        metrics_addr "metrics-addr", log_format "log-format", tls "tls",
         tlsverify "tlsverify", tlscacert "tlscacert", tlscert "tlscert", tlskey "tlskey",
         oom_score_adjust "oom-score-adjust", selinux_enabled "selinux-enabled",
     );
@@ -122,7 +122,6 @@ fn keep_waiting(old: &Config, new: Config) -> Config {
         ip_masq: old.ip_masq,
         cgroup_parent: old.cgroup_parent,
         exec_opts: old.exec_opts,
-        userns_remap: old.userns_remap,
         metrics_addr: old.metrics_addr,
         log_format: old.log_format,
         tls: old.tls,
@@ -140,8 +139,6 @@ fn keep_waiting(old: &Config, new: Config) -> Config {
 fn attributes(name: &str, engine: &Engine, config: &Config) -> Vec<(String, String)> {
     let list = |values: &[String]| json!(values).to_string();
     let number = |value: Option<i64>, usual: i64| value.unwrap_or(usual).to_string();
-    let runtimes: Vec<String> =
-        std::iter::once("runc".to_owned()).chain(config.runtimes.keys().cloned()).collect();
     let features: Value = json!(config.features);
     [
         ("name", engine.host_name()),
@@ -153,8 +150,8 @@ fn attributes(name: &str, engine: &Engine, config: &Config) -> Vec<(String, Stri
         ("max-concurrent-uploads", number(config.max_concurrent_uploads, 5)),
         ("max-download-attempts", number(config.max_download_attempts, 5)),
         ("shutdown-timeout", config.shutdown_timeout.to_string()),
-        ("default-runtime", config.default_runtime.clone()),
-        ("runtimes", runtimes.join(" ")),
+        ("default-runtime", "runc".to_owned()),
+        ("runtimes", "runc".to_owned()),
         ("authorization-plugins", list(&config.authorization_plugins)),
         ("insecure-registries", list(&config.insecure_registries)),
         ("registry-mirrors", list(&config.registry_mirrors)),

@@ -6,7 +6,7 @@ use serde_json::json;
 use wharf_engine::Settings;
 use wharf_engine::models::ResourcesUlimits;
 use wharf_engine::planner::security::Seccomp;
-use wharf_engine::settings::{RegistrySettings, RuntimeProgram};
+use wharf_engine::settings::RegistrySettings;
 
 use super::config::Config;
 use super::values;
@@ -84,19 +84,6 @@ pub(crate) fn settings(config: &Config) -> Result<Settings, String> {
         "" => "builtin".to_owned(),
         other => other.to_owned(),
     };
-    if !config.userns_remap.is_empty() {
-        settings.userns = Some(wharf_engine::userns::remap(&config.userns_remap).map_err(|e| e.to_string())?);
-        return Err("userns-remap is not supported yet".into());
-    }
-    settings.runtimes = config
-        .runtimes
-        .iter()
-        .map(|(name, runtime)| {
-            let program = RuntimeProgram { path: runtime.path.clone(), args: runtime.runtime_args.clone() };
-            (name.clone(), program)
-        })
-        .collect();
-    settings.default_runtime.clone_from(&config.default_runtime);
     settings.cdi = config.features.get("cdi").copied().unwrap_or(true);
     settings.cdi_dirs.clone_from(&config.cdi_spec_dirs);
     settings.registry = registry(config);

@@ -52,14 +52,8 @@ pub struct Facts {
     pub cgroupns_mode: String,
     /// Seccomp rules of containers that name none.
     pub seccomp: security::Seccomp,
-    /// User namespace of containers that do not say otherwise.
-    pub userns: Option<modes::Remap>,
     /// Most open files that a process can be given, where nobody may raise that; 0 is no bound.
     pub most_files: u64,
     /// Devices may be asked for by their CDI names.
     pub cdi: bool,
-    /// Names of further runtimes.
-    pub runtimes: Vec<String>,
-    /// The one for containers that name none; empty is the engine itself.
-    pub default_runtime: String,
 }

@@ -1,7 +1,5 @@
 //! Namespace modes: network, ipc, pid, uts, cgroup, user.
 
-use wharf_plan::types::IdMap;
-
 use crate::error::{Error, Result};
 
 /// Where a container's network namespace comes from.
@@ -97,31 +95,11 @@ pub fn uts(text: &str) -> Result<Mode> {
     }
 }
 
-/// How ids of containers translate to the host's.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Remap {
-    /// `user:group` as `info` shows it.
-    pub name: String,
-    /// Users.
-    pub uids: Vec<IdMap>,
-    /// Groups.
-    pub gids: Vec<IdMap>,
-}
-
-/// Reads `HostConfig.UsernsMode`: true if the container shall be in the host's user namespace.
-pub fn userns(text: &str) -> Result<bool> {
+/// Reads `HostConfig.UsernsMode`; only the host's user namespace exists so far.
+pub fn userns(text: &str) -> Result<()> {
     match text {
-        "" => Ok(false),
-        "host" => Ok(true),
+        "" | "host" => Ok(()),
         _ => Err(Error::invalid(format!("invalid USER mode: {text}"))),
-    }
-}
-
-/// Reads `HostConfig.CgroupnsMode` where it is text.
-pub fn cgroupns(text: &str) -> Result<()> {
-    match text {
-        "" | "private" | "host" => Ok(()),
-        _ => Err(Error::invalid(format!("invalid cgroup namespace mode: {text}"))),
     }
 }
 

@@ -287,10 +287,9 @@ fn check_rest(host: &HostConfig, facts: &Facts) -> Result<()> {
 }
 
 /// Refuses a runtime that is not configured. Asked at create alone: a container outlives its runtime's configuration.
-pub fn check_runtime(host: &HostConfig, facts: &Facts) -> Result<()> {
+pub fn check_runtime(host: &HostConfig) -> Result<()> {
     match host.runtime.as_deref().unwrap_or("") {
         "" | "wharf" | "runc" | "io.containerd.runc.v2" => Ok(()),
-        other if facts.runtimes.iter().any(|name| name == other) => Ok(()),
         other => Err(Error::invalid(format!("unknown or invalid runtime name: {other}"))),
     }
 }
@@ -314,7 +313,7 @@ pub fn defaults(host: &mut HostConfig, facts: &Facts) -> Result<()> {
     }
     let or = |own: &str, usual: &str| if own.is_empty() { usual.to_owned() } else { own.to_owned() };
     text(&mut host.ipc_mode, &or(&facts.ipc_mode, "private"));
-    text(&mut host.runtime, &or(&facts.default_runtime, "runc"));
+    text(&mut host.runtime, "runc");
     if host.cgroupns_mode.is_none_or(|m| m == HostConfigCgroupnsModeEnum::EMPTY) {
         let host_mode = match facts.cgroupns_mode.as_str() {
             "host" => true,
