@@ -107,6 +107,7 @@ impl Engine {
                     )));
                 }
                 MountKind::Volume => self.check_volume_driver(&spec.source, &spec.driver)?,
+                MountKind::Image => drop(self.inner.images.resolve(&spec.source)?),
                 MountKind::Bind | MountKind::Tmpfs => {}
             }
         }
