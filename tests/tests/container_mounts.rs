@@ -75,8 +75,20 @@ fn volumes_by_option_and_subpath_and_from_others() {
     sh(&d, &["--mount", &sub("../x")], "true")
         .fails(125, "subpath must be a relative path within the volume");
     // All mounts of other containers, read-only where that is said.
-    d.docker(&["create", "--name", "donor", "-v", "plain:/v", "-v", "/anon", "--network", "none", "busybox", "true"])
-        .ok();
+    d.docker(&[
+        "create",
+        "--name",
+        "donor",
+        "-v",
+        "plain:/v",
+        "-v",
+        "/anon",
+        "--network",
+        "none",
+        "busybox",
+        "true",
+    ])
+    .ok();
     assert_eq!(sh(&d, &["--volumes-from", "donor"], "ls -d /v/a /anon; touch /v/t").ok(), "/anon\n/v/a");
     let ro = sh(&d, &["--volumes-from", "donor:ro"], "touch /v/t2");
     assert!(ro.err.contains("Read-only"), "{ro:?}");
