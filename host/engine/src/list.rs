@@ -428,6 +428,7 @@ impl<'a> Filter<'a> {
             && self.images.as_ref().is_none_or(|ids| ids.contains(&def.image))
             && any("network", &|n| {
                 def.networks.contains_key(n)
+                    || (matches!(n, "none" | "host") && def.host.network_mode.as_deref() == Some(n))
                     || engine
                         .inner
                         .networks
