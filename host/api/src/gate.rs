@@ -217,6 +217,19 @@ impl Call {
         Ok((model, granted))
     }
 
+    /// As [`Self::grant_json`], with fields that the model of today has no more and `merge` puts into their new places.
+    pub(crate) async fn grant_json_with<T: DeserializeOwned + Serialize, Old: DeserializeOwned>(
+        &mut self,
+        merge: impl FnOnce(&mut T, Old) -> Result<(), Failure>,
+    ) -> Result<(T, Granted), Failure> {
+        let bytes = self.bytes().await?;
+        let mut model: T = json::read(&bytes)?;
+        merge(&mut model, json::read(&bytes)?)?;
+        let document = json::document(&model)?;
+        let granted = self.authorize(Some(&document), false).await?;
+        Ok((model, granted))
+    }
+
     /// For operations whose body is a stream of bytes.
     pub(crate) async fn grant_stream(
         &mut self,

@@ -20,6 +20,9 @@ pub(crate) const RAW: &str = "application/vnd.docker.raw-stream";
 /// How long a client that got everything may take to close its side.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// How long the first output waits for the client to take the head of the answer.
+const HEAD_TAKEN: Duration = Duration::from_millis(100);
+
 pub(crate) fn header(head: &mut Vec<u8>, name: &str, value: &[u8]) {
     head.extend_from_slice(name.as_bytes());
     head.extend_from_slice(b": ");
@@ -44,10 +47,13 @@ pub(crate) fn head(upgraded: bool, multiplexed: bool) -> Vec<u8> {
     head
 }
 
+/// Bytes of a frame's head.
+pub(crate) const FRAME_HEAD: usize = 8;
+
 /// One frame: stream 1 is stdout, 2 is stderr.
 pub(crate) fn frame(stream: u8, data: &[u8]) -> Bytes {
     let length = u32::try_from(data.len()).unwrap_or(u32::MAX);
-    let mut frame = BytesMut::with_capacity(8 + data.len());
+    let mut frame = BytesMut::with_capacity(FRAME_HEAD + data.len());
     frame.extend_from_slice(&[stream, 0, 0, 0]);
     frame.extend_from_slice(&length.to_be_bytes());
     frame.extend_from_slice(data);
@@ -86,6 +92,7 @@ pub(crate) async fn run(mut socket: Socket, early: Bytes, session: Session) {
 }
 
 async fn send(mut output: Output, socket: &Socket) -> End {
+    let mut first = true;
     while let Some(bytes) = output.bytes.next().await {
         let bytes = match bytes {
             Ok(bytes) => bytes,
@@ -94,6 +101,10 @@ async fn send(mut output: Output, socket: &Socket) -> End {
                 if output.multiplexed { frame(2, text.as_bytes()) } else { Bytes::from(text) }
             }
         };
+        if std::mem::take(&mut first) {
+            // Some clients (docker-py) read the head through a buffer and lose output that comes in the same breath.
+            socket.taken(HEAD_TAKEN).await;
+        }
         if socket.send(&bytes).await.is_err() {
             return End::Client;
         }
@@ -152,6 +163,7 @@ async fn drain(socket: &Socket) -> bool {
 pub(crate) fn say(bytes: Bytes) -> Run {
     Box::new(move |mut socket, _| {
         Box::pin(async move {
+            socket.taken(HEAD_TAKEN).await;
             if socket.send(&bytes).await.is_ok() {
                 let _ = socket.shutdown().await;
             }

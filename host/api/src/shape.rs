@@ -119,6 +119,10 @@ fn short_id_aliases(container: &mut Map<String, Value>) {
             continue;
         }
         let Some(endpoint) = endpoint.as_object_mut() else { continue };
+        // It is one only once it is connected.
+        if endpoint.get("EndpointID").and_then(Value::as_str).is_none_or(str::is_empty) {
+            continue;
+        }
         let aliases = endpoint.entry("Aliases").or_insert_with(|| json!([]));
         if aliases.is_null() {
             *aliases = json!([]);
@@ -239,7 +243,7 @@ mod tests {
     #[test]
     fn network_settings_lose_or_keep_the_old_fields() {
         let value = json!({"Id": "0123456789abcdef", "NetworkSettings": {"Networks": {
-            "bridge": {"IPAddress": "172.17.0.2", "Gateway": "172.17.0.1"}, "n": {"Aliases": null}}}});
+            "bridge": {"IPAddress": "172.17.0.2", "Gateway": "172.17.0.1"}, "n": {"Aliases": null, "EndpointID": "e"}, "idle": {"Aliases": null, "EndpointID": ""}}}});
         let mut old = value.clone();
         container(&mut old, Version(51));
         assert_eq!(old["NetworkSettings"]["IPAddress"], "172.17.0.2");
@@ -251,6 +255,7 @@ mod tests {
         let mut oldest = value;
         container(&mut oldest, Version(44));
         assert_eq!(oldest["NetworkSettings"]["Networks"]["n"]["Aliases"], json!(["0123456789ab"]));
+        assert!(oldest["NetworkSettings"]["Networks"]["idle"]["Aliases"].is_null());
         assert!(oldest["NetworkSettings"]["Networks"]["bridge"].get("Aliases").is_none());
     }
 

@@ -89,6 +89,14 @@ pub(crate) enum Command {
     Top(TopArgs),
     /// List port mappings of a container
     Port(PortArgs),
+    /// Copy files and folders between a container and the local filesystem
+    Cp(CpArgs),
+    /// Inspect changes to files or directories on a container's filesystem
+    Diff(DiffArgs),
+    /// Export a container's filesystem as a tar archive
+    Export(ExportArgs),
+    /// Create a new image from a container's changes
+    Commit(CommitArgs),
     /// Return low-level information on objects
     Inspect(InspectArgs),
     /// List images
@@ -194,6 +202,14 @@ pub(crate) enum ContainerCommand {
     Top(TopArgs),
     /// List port mappings of a container
     Port(PortArgs),
+    /// Copy files and folders between a container and the local filesystem
+    Cp(CpArgs),
+    /// Inspect changes to files or directories on a container's filesystem
+    Diff(DiffArgs),
+    /// Export a container's filesystem as a tar archive
+    Export(ExportArgs),
+    /// Create a new image from a container's changes
+    Commit(CommitArgs),
     /// Display detailed information on containers
     Inspect(InspectArgs),
 }
@@ -219,6 +235,10 @@ impl From<ContainerCommand> for Command {
             C::Rename(a) => Self::Rename(a),
             C::Top(a) => Self::Top(a),
             C::Port(a) => Self::Port(a),
+            C::Cp(a) => Self::Cp(a),
+            C::Diff(a) => Self::Diff(a),
+            C::Export(a) => Self::Export(a),
+            C::Commit(a) => Self::Commit(a),
             C::Inspect(a) => Self::Inspect(InspectArgs { kind: Some("container".into()), ..a }),
         }
     }
@@ -796,6 +816,60 @@ pub(crate) struct StatsArgs {
     /// table, json or a Go template
     #[arg(long)]
     pub(crate) format: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CpArgs {
+    /// Give what is copied to the container's user
+    #[arg(short, long)]
+    pub(crate) archive: bool,
+    /// Follow a link in the source
+    #[arg(short = 'L', long)]
+    pub(crate) follow_link: bool,
+    /// Say nothing
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    /// A path, container:path, or - for a tar archive on standard input
+    #[arg(allow_hyphen_values = true)]
+    pub(crate) source: String,
+    /// A path, container:path, or - for a tar archive on standard output
+    #[arg(allow_hyphen_values = true)]
+    pub(crate) destination: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DiffArgs {
+    /// Container
+    pub(crate) container: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    /// Write to a file instead of standard output
+    #[arg(short, long)]
+    pub(crate) output: Option<String>,
+    /// Container
+    pub(crate) container: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CommitArgs {
+    /// Author
+    #[arg(short, long)]
+    pub(crate) author: Option<String>,
+    /// Apply a Dockerfile instruction to the image
+    #[arg(short, long)]
+    pub(crate) change: Vec<String>,
+    /// Commit message
+    #[arg(short, long)]
+    pub(crate) message: Option<String>,
+    /// Do not pause the container meanwhile
+    #[arg(long)]
+    pub(crate) no_pause: bool,
+    /// Container
+    pub(crate) container: String,
+    /// Name of the image (name[:tag])
+    pub(crate) reference: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -188,8 +188,19 @@ impl Client {
         query: Query<'_>,
         content: impl Stream<Item = std::io::Result<Bytes>> + Send + Sync + 'static,
     ) -> Result<Response<Incoming>, Error> {
+        self.upload_with(Method::POST, path, query, content).await
+    }
+
+    /// The same by another method.
+    pub(crate) async fn upload_with(
+        &self,
+        method: Method,
+        path: &str,
+        query: Query<'_>,
+        content: impl Stream<Item = std::io::Result<Bytes>> + Send + Sync + 'static,
+    ) -> Result<Response<Incoming>, Error> {
         let body = BodyExt::boxed(StreamBody::new(content.map_ok(Frame::data)));
-        check(self.send(Self::build_with(Method::POST, path, query, "application/x-tar", body)?).await?).await
+        check(self.send(Self::build_with(method, path, query, "application/x-tar", body)?).await?).await
     }
 
     /// `POST` that becomes a stream in both directions.

@@ -14,7 +14,7 @@ use crate::http::Client;
 use crate::{Error, format, progress, units};
 
 /// A reader as a stream of chunks.
-fn chunks(
+pub(crate) fn chunks(
     reader: impl AsyncRead + Send + Sync + Unpin + 'static,
 ) -> impl Stream<Item = std::io::Result<Bytes>> + Send + Sync + 'static {
     futures_util::stream::unfold(Some(reader), |reader| async move {

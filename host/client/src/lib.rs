@@ -8,6 +8,7 @@ mod args;
 mod attach;
 mod connect;
 mod containers;
+mod copy;
 mod create;
 mod credentials;
 mod dial;
@@ -90,6 +91,10 @@ async fn perform(client: http::Client, command: args::Command) -> Result<u8, Err
         C::Top(a) => containers::top(&client, a).await,
         C::Stats(a) => stats::stats(&client, a).await,
         C::Port(a) => containers::port(&client, a).await,
+        C::Cp(a) => copy::cp(&client, a).await,
+        C::Diff(a) => copy::diff(&client, a).await,
+        C::Export(a) => copy::export(&client, a).await,
+        C::Commit(a) => copy::commit(&client, a).await,
         C::Inspect(a) => objects::inspect(&client, a).await,
         C::Images(a) => images::list(&client, a).await,
         C::Import(a) => images::import(&client, a).await,

@@ -96,6 +96,8 @@ impl Engine {
             config,
             changes: options.changes,
             parent: now.def.image.clone(),
+            container: now.def.id.clone(),
+            container_config: serde_json::to_value(&now.def.config)?,
         };
         let paused = if options.pause && now.state.status == Status::Running {
             match self.container_pause(&now.def.id).await {

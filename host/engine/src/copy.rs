@@ -209,6 +209,7 @@ impl Engine {
         for spec in &now.def.mounts {
             volumes.push(match spec.kind {
                 MountKind::Volume => Some(self.volume_tree(now, spec, spec.read_only).await?),
+                MountKind::Image => Some(self.image_tree(spec).await?),
                 MountKind::Bind | MountKind::Tmpfs => None,
             });
         }

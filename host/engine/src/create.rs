@@ -95,7 +95,9 @@ impl Engine {
         let mut others = Vec::new();
         for text in host.volumes_from.iter().flatten() {
             let (name, read_only) = mounts::volumes_from(text)?;
-            others.push((self.inner.registry.find(name)?.now().def.mounts.clone(), read_only));
+            // The request's fault, as with Docker: clients would take a 404 for a missing image.
+            let other = self.inner.registry.find(name).map_err(|e| Error::invalid(e.message))?;
+            others.push((other.now().def.mounts.clone(), read_only));
         }
         let mounts = mounts::all(&config, &host, &others)?;
         for spec in &mounts {
@@ -107,6 +109,7 @@ impl Engine {
                     )));
                 }
                 MountKind::Volume => self.check_volume_driver(&spec.source, &spec.driver)?,
+                MountKind::Image => drop(self.inner.images.resolve(&spec.source)?),
                 MountKind::Bind | MountKind::Tmpfs => {}
             }
         }

@@ -162,6 +162,13 @@ impl Engine {
         });
         let mut answer = answer;
         if let Some(map) = answer.as_object_mut() {
+            // Of images made of containers.
+            let raw: Value = serde_json::from_str(&i.raw_config).unwrap_or_default();
+            for (key, name) in [("container", "Container"), ("container_config", "ContainerConfig")] {
+                if let Some(value) = raw.get(key).filter(|v| !v.is_null()) {
+                    map.insert(name.into(), value.clone());
+                }
+            }
             for key in ["Variant", "OsVersion"] {
                 if map.get(key).and_then(Value::as_str) == Some("") {
                     map.remove(key);

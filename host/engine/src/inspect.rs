@@ -101,6 +101,11 @@ pub(crate) fn mount_points(engine: &Engine, def: &Definition) -> Vec<Value> {
                     set("Source", json!(source));
                     set("Driver", json!(m.driver));
                 }
+                MountKind::Image => {
+                    set("Type", json!("image"));
+                    set("Name", json!(m.source));
+                    set("Source", json!(m.source));
+                }
                 MountKind::Tmpfs => {
                     set("Type", json!("tmpfs"));
                     set("Source", json!(""));

@@ -312,37 +312,25 @@ struct Filter<'a> {
     names: Vec<Pattern>,
 }
 
-/// Names are matched as a part, with `^`, `$` and `.*`: what clients really send of regular expressions.
-struct Pattern(Vec<String>, bool, bool);
+/// A name filter: a regular expression that may match anywhere, or, where it is none, the name itself.
+enum Pattern {
+    Expression(regex_lite::Regex),
+    Name(String),
+}
 
 impl Pattern {
     fn new(text: &str) -> Self {
-        let (start, rest) = text.strip_prefix('^').map_or((false, text), |t| (true, t));
-        let (end, rest) = rest.strip_suffix('$').map_or((false, rest), |t| (true, t));
-        Self(rest.split(".*").map(|p| p.replace('\\', "")).collect(), start, end)
+        // Bounds what a hostile expression costs; it takes time in proportion to its size and the name's.
+        match regex_lite::RegexBuilder::new(text).size_limit(1 << 16).nest_limit(50).build() {
+            Ok(expression) => Self::Expression(expression),
+            Err(_) => Self::Name(text.to_owned()),
+        }
     }
 
     fn matches(&self, name: &str) -> bool {
-        let Self(parts, start, end) = self;
-        let mut at = 0;
-        for (n, part) in parts.iter().enumerate() {
-            let rest = name.get(at..).unwrap_or("");
-            let found = if n == 0 && *start {
-                rest.starts_with(part.as_str()).then_some(0)
-            } else {
-                rest.find(part.as_str())
-            };
-            let Some(found) = found else { return false };
-            at += found + part.len();
-        }
-        if !*end {
-            return true;
-        }
-        match parts.last() {
-            // One part at both ends is the whole name.
-            Some(last) if parts.len() == 1 && *start => name == last,
-            Some(last) => name.ends_with(last.as_str()),
-            None => true,
+        match self {
+            Self::Expression(expression) => expression.is_match(name),
+            Self::Name(own) => own == name,
         }
     }
 }
@@ -440,6 +428,7 @@ impl<'a> Filter<'a> {
             && self.images.as_ref().is_none_or(|ids| ids.contains(&def.image))
             && any("network", &|n| {
                 def.networks.contains_key(n)
+                    || (matches!(n, "none" | "host") && def.host.network_mode.as_deref() == Some(n))
                     || engine
                         .inner
                         .networks
@@ -492,6 +481,10 @@ mod tests {
             ("a.*c$", "abcd", false),
             ("web$", "a-web", true),
             ("", "x", true),
+            ("(web|db)-[0-9]+$", "db-12", true),
+            ("(web|db)-[0-9]+$", "db-x", false),
+            ("a(", "a(", true),
+            ("a(", "ba(", false),
         ] {
             assert_eq!(Pattern::new(pattern).matches(name), found, "{pattern} {name}");
         }

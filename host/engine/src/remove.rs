@@ -30,12 +30,14 @@ impl Engine {
                     now.def.id
                 )));
             }
-            if !now.state.status.is_alive() {
+            if !now.state.status.is_alive() && (now.state.status != Status::Restarting || options.force) {
                 return self.remove_locked(&container, &mut held, options).await;
             }
             if !options.force {
                 let why = if now.state.status == Status::Paused {
                     "container is paused and must be unpaused first"
+                } else if now.state.status == Status::Restarting {
+                    "container is restarting: stop the container before removing or force remove"
                 } else {
                     "container is running: stop the container before removing or force remove"
                 };

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use wharf_kernel::{files, fs, mount};
-use wharf_plan::files::{Op, Place, Root as PlaceRoot, TreeCopy};
+use wharf_plan::files::{Op, Place, Root as PlaceRoot, Source, TreeCopy};
 use wharf_plan::volume as plan;
 use wharf_plugins::{Call, ErrorKind};
 use wharf_store::Transaction;
@@ -218,7 +218,9 @@ impl Engine {
             attachment: None,
             users: u32::try_from(self.volume_users(&volume.name, true).len()).unwrap_or(u32::MAX),
         };
-        let call = Call::new(names::id()).about(volume.name.as_str());
+        // The directory that the user gave to this volume; no other comes from a driver's plan.
+        let device = volume.options.get("device").filter(|d| d.starts_with('/')).cloned();
+        let call = Call::new(names::id()).about(volume.name.as_str()).with_directory(device.clone());
         let planned = driver.plan_mount(&call, &request).await?;
         if !planned.kv.is_empty() {
             self.inner.store.commit(planned.kv).await?;
@@ -228,7 +230,19 @@ impl Engine {
         self.inner
             .pool
             .run(move || -> Result<OwnedFd> {
-                let roots = dirs.roots(&plugin)?;
+                let mut roots = dirs.roots(&plugin)?;
+                let granted = |mount: &wharf_plan::files::Mount| match &mount.source {
+                    Source::Place(Place { root: PlaceRoot::Granted(name), .. }) => Some(name.clone()),
+                    _ => None,
+                };
+                if let Some(device) = device
+                    && mounts.iter().any(|m| granted(m).as_ref() == Some(&device))
+                {
+                    let root = fs::Root::open(std::path::Path::new(&device)).map_err(|e| {
+                        Error::internal(format!("failed to mount local volume: mount {device}: {e}"))
+                    })?;
+                    roots.granted.insert(device, root.into_fd());
+                }
                 files::apply(&roots, &ops).map_err(|e| Error::internal(e.to_string()))?;
                 let tree = files::mount(&roots, &mounts).map_err(|e| Error::internal(e.to_string()))?;
                 if read_only {
@@ -239,6 +253,27 @@ impl Engine {
             })
             .await?
             .map_err(|e| e.context(format_args!("cannot mount volume {}", volume.name)))
+    }
+
+    /// An image's files, or a directory of them, as a detached tree.
+    pub(crate) async fn image_tree(&self, spec: &MountSpec) -> Result<OwnedFd> {
+        let image = self.inner.images.resolve(&spec.source)?;
+        let view = self.inner.images.snapshots().view(&image).await?;
+        let Some(below) = spec.sub_path.clone() else { return Ok(view) };
+        let source = spec.source.clone();
+        self.inner
+            .pool
+            .run(move || -> Result<OwnedFd> {
+                // The view is there for as long as this is held.
+                let root = fs::Root::new(view);
+                let place = root.sub(&below).map_err(|e| {
+                    Error::invalid(format!(
+                        "invalid mount config for type \"image\": subpath {below:?} of image {source}: {e}"
+                    ))
+                })?;
+                Ok(mount::bind(place.as_fd(), true)?)
+            })
+            .await?
     }
 
     /// Trees of a container's volumes, in the order of its mounts.
@@ -257,6 +292,7 @@ impl Engine {
                     }
                     Some(tree)
                 }
+                MountKind::Image => Some(self.image_tree(spec).await?),
                 MountKind::Bind | MountKind::Tmpfs => None,
             });
         }

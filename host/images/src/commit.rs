@@ -50,6 +50,10 @@ pub struct CommitOptions {
     pub changes: Vec<String>,
     /// Id of the image that the container was made of.
     pub parent: String,
+    /// The container, for those who ask what an image was made of.
+    pub container: String,
+    /// Its configuration, for the same.
+    pub container_config: Value,
 }
 
 /// Files and directories that a container's start makes as mount points; while empty they are nobody's change.
@@ -408,9 +412,11 @@ impl Inner {
                 line.insert("empty_layer".into(), json!(true));
             }
         }
-        for key in ["container", "container_config", "id", "parent"] {
+        for key in ["id", "parent"] {
             map.remove(key);
         }
+        map.insert("container_config".into(), options.container_config.clone());
+        map.insert("container".into(), json!(options.container));
         let mut history = map.get("history").and_then(Value::as_array).cloned().unwrap_or_default();
         history.push(line);
         map.insert("history".into(), json!(history));

@@ -23,6 +23,8 @@ pub struct Call {
     pub now: Option<Timestamp>,
     /// For `plan_endpoint`: the network's state as applied, which the plan may refer to.
     pub network: Option<Arc<Desired>>,
+    /// A directory of the host that the user named for this object, as if it had been granted for this call.
+    pub directory: Option<String>,
     /// What earlier calls of the same operation have written but not yet committed; this call sees it.
     pub pending: Transaction,
 }
@@ -51,6 +53,13 @@ impl Call {
     #[must_use]
     pub fn within(mut self, network: Arc<Desired>) -> Self {
         self.network = Some(network);
+        self
+    }
+
+    /// Names the directory of the host that the user gave to the object.
+    #[must_use]
+    pub fn with_directory(mut self, directory: Option<String>) -> Self {
+        self.directory = directory;
         self
     }
 

@@ -88,7 +88,14 @@ impl Handle {
         let ran = self.host.run(&plugin, limits, index, call, params, document).instrument(span).await;
         let result = ran.result.and_then(|answer: Result<R, types::Error>| {
             let value = answer.map_err(|error| ErrorKind::Plugin(bounded(error)))?;
-            let judge = Judge { grant: &plugin.identity.grant, network: call.network.as_ref() };
+            let own = &plugin.identity.grant;
+            let with_directory = call.directory.as_ref().map(|directory| {
+                let mut grant = own.clone();
+                grant.files.granted.insert(directory.clone());
+                grant
+            });
+            let grant = with_directory.as_ref().unwrap_or(own);
+            let judge = Judge { grant, network: call.network.as_ref() };
             value.vet(&judge).map_err(|refusal| match refusal {
                 Refusal::Denied(text) => ErrorKind::Denied(text),
                 Refusal::TooLarge(text) => ErrorKind::TooLarge(text),

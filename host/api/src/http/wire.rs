@@ -96,6 +96,24 @@ impl Socket {
         }
     }
 
+    /// Waits a moment until the other end has read what was sent so far; of a TCP socket's other end nothing is known.
+    pub(crate) async fn taken(&self, patience: Duration) {
+        let Self::Unix(socket) = self else { return };
+        let end = tokio::time::Instant::now() + patience;
+        let mut looks = 0;
+        while !wharf_kernel::sys::socket::taken(socket.as_fd()).unwrap_or(true)
+            && tokio::time::Instant::now() < end
+        {
+            // Mostly it is a matter of microseconds.
+            looks += 1;
+            if looks < 20 {
+                tokio::task::yield_now().await;
+            } else {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+    }
+
     /// Writes all of it.
     pub(crate) async fn send(&self, mut data: &[u8]) -> io::Result<()> {
         while !data.is_empty() {

@@ -41,6 +41,39 @@ pub(crate) async fn list(call: Call) -> Outcome {
     Ok(reply::text(StatusCode::OK, engine.container_list(&options).await?))
 }
 
+/// Fields of create bodies before API 1.44.
+#[derive(Debug, serde::Deserialize)]
+struct OldCreate {
+    #[serde(rename = "MacAddress")]
+    mac_address: Option<String>,
+}
+
+/// The address of the one network that a container could have then becomes that of its endpoint.
+fn merge_old(body: &mut ContainerCreateBody, old: OldCreate) -> Result<(), Failure> {
+    let Some(mac) = old.mac_address.filter(|m| !m.is_empty()) else { return Ok(()) };
+    let mode = body.host_config.as_ref().and_then(|h| h.network_mode.clone()).unwrap_or_default();
+    let network = match mode.as_str() {
+        "" | "default" => "bridge".to_owned(),
+        "host" | "none" => return Ok(()),
+        mode if mode.starts_with("container:") => return Ok(()),
+        mode => mode.to_owned(),
+    };
+    let endpoints = body.networking_config.get_or_insert_default().endpoints_config.get_or_insert_default();
+    let key =
+        if endpoints.contains_key("default") && network == "bridge" { "default".into() } else { network };
+    let endpoint = endpoints.entry(key).or_default();
+    match endpoint.mac_address.as_deref() {
+        Some(own) if !own.is_empty() && own != mac => Err(Failure::invalid(
+            "conflicting MAC address: the container-wide MAC address must match the endpoint-specific MAC address \
+             for the main network, or be omitted",
+        )),
+        _ => {
+            endpoint.mac_address = Some(mac);
+            Ok(())
+        }
+    }
+}
+
 pub(crate) async fn create(mut call: Call) -> Outcome {
     if call.content_length() == Some(0) {
         return Err(Failure::invalid("invalid JSON: got EOF while reading request body"));
@@ -51,7 +84,7 @@ pub(crate) async fn create(mut call: Call) -> Outcome {
         name: query.non_empty("name").map(str::to_owned),
         platform: query.non_empty("platform").map(str::to_owned),
     };
-    let (body, engine) = call.grant_json::<ContainerCreateBody>().await?;
+    let (body, engine) = call.grant_json_with(merge_old).await?;
     let nothing = ContainerCreateBody {
         host_config: body.host_config.clone(),
         networking_config: body.networking_config.clone(),

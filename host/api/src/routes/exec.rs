@@ -1,5 +1,6 @@
 //! Further processes in a container.
 
+use futures_util::TryStreamExt;
 use hyper::StatusCode;
 use serde_json::Value;
 use wharf_engine::models::{ExecConfig, ExecStartConfig};
@@ -9,6 +10,7 @@ use crate::error::Failure;
 use crate::gate::Call;
 use crate::hijack;
 use crate::http::reply::{self, Outcome};
+use crate::service::Output;
 use crate::version::Version;
 
 pub(crate) async fn create(mut call: Call) -> Outcome {
@@ -51,6 +53,25 @@ fn check_size(size: &mut Option<Vec<usize>>, tty: bool, version: Version) -> Res
     }
 }
 
+/// Whether there are frames is for the start to say, as with Docker, whatever the process has: a terminal's bytes are then
+/// those of stdout, and frames lose their heads.
+fn as_asked(output: Output, multiplexed: bool) -> Output {
+    if output.multiplexed == multiplexed {
+        return output;
+    }
+    // An exec's output comes one frame at a time.
+    let bytes = output.bytes.map_ok(move |mut bytes| {
+        if bytes.is_empty() {
+            return bytes;
+        }
+        if multiplexed {
+            return hijack::frame(1, &bytes);
+        }
+        bytes.split_off(hijack::FRAME_HEAD.min(bytes.len()))
+    });
+    Output { bytes: Box::pin(bytes), multiplexed }
+}
+
 pub(crate) async fn start(mut call: Call) -> Outcome {
     let (mut config, engine) = call.grant_json::<ExecStartConfig>().await?;
     let tty = config.tty.unwrap_or_default();
@@ -71,7 +92,10 @@ pub(crate) async fn start(mut call: Call) -> Outcome {
     let run: crate::http::conn::Run = Box::new(move |socket, early| {
         Box::pin(async move {
             match engine.exec_start(&id, config, &engine.caller).await {
-                Ok(Some(session)) => hijack::run(socket, early, session).await,
+                Ok(Some(mut session)) => {
+                    session.output = as_asked(session.output, !tty);
+                    hijack::run(socket, early, session).await;
+                }
                 Ok(None) => {}
                 // A program that does not start has an exit code, which clients ask for after the stream's end.
                 Err(e) => {

@@ -18,6 +18,8 @@ pub enum Kind {
     Volume,
     /// Memory.
     Tmpfs,
+    /// An image's files, read-only.
+    Image,
 }
 
 /// One mount, checked.
@@ -25,7 +27,7 @@ pub enum Kind {
 pub struct MountSpec {
     /// Kind.
     pub kind: Kind,
-    /// Host path of a bind, name of a volume (empty until one is made up for an anonymous one).
+    /// Host path of a bind, reference of an image, name of a volume (empty until one is made up for an anonymous one).
     #[serde(default)]
     pub source: String,
     /// Absolute path inside.
@@ -235,6 +237,7 @@ pub fn mount(m: &Mount) -> Result<MountSpec> {
             }
             foreign(m.volume_options.is_some(), "VolumeOptions")?;
             foreign(m.tmpfs_options.is_some(), "TmpfsOptions")?;
+            foreign(m.image_options.is_some(), "ImageOptions")?;
             let mut spec = MountSpec::new(Kind::Bind, &clean(source), &dest);
             if let Some(o) = &m.bind_options {
                 if let Some(p) = o.propagation.filter(|p| *p != MountBindOptionsPropagationEnum::EMPTY) {
@@ -257,6 +260,7 @@ pub fn mount(m: &Mount) -> Result<MountSpec> {
         Some(MountType::VOLUME) | None => {
             foreign(m.bind_options.is_some(), "BindOptions")?;
             foreign(m.tmpfs_options.is_some(), "TmpfsOptions")?;
+            foreign(m.image_options.is_some(), "ImageOptions")?;
             if !source.is_empty() {
                 names::volume(source).map_err(|e| bad(&e.message))?;
             }
@@ -289,6 +293,7 @@ pub fn mount(m: &Mount) -> Result<MountSpec> {
             }
             foreign(m.bind_options.is_some(), "BindOptions")?;
             foreign(m.volume_options.is_some(), "VolumeOptions")?;
+            foreign(m.image_options.is_some(), "ImageOptions")?;
             let mut spec = MountSpec::new(Kind::Tmpfs, "", &dest);
             if let Some(o) = &m.tmpfs_options {
                 if let Some(size) = o.size_bytes {
@@ -306,6 +311,24 @@ pub fn mount(m: &Mount) -> Result<MountSpec> {
                 for option in o.options.iter().flatten() {
                     tmpfs_option(&mut spec, &option.join("=")).map_err(|e| bad(&e.message))?;
                 }
+            }
+            spec
+        }
+        Some(MountType::IMAGE) => {
+            if source.is_empty() {
+                return Err(bad("field Source must not be empty"));
+            }
+            foreign(m.bind_options.is_some(), "BindOptions")?;
+            foreign(m.volume_options.is_some(), "VolumeOptions")?;
+            foreign(m.tmpfs_options.is_some(), "TmpfsOptions")?;
+            let mut spec = MountSpec::new(Kind::Image, source, &dest);
+            spec.read_only = true;
+            spec.sub_path =
+                m.image_options.as_ref().and_then(|o| o.subpath.clone()).filter(|p| !p.is_empty());
+            if let Some(p) = &spec.sub_path
+                && (p.starts_with('/') || p.contains('\0') || p.split('/').any(|s| s == ".."))
+            {
+                return Err(bad("subpath must be a relative path within the image"));
             }
             spec
         }

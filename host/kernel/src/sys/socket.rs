@@ -27,6 +27,15 @@ pub fn pair(nonblocking: bool) -> Result<(OwnedFd, OwnedFd)> {
     Ok(unsafe { (OwnedFd::from_raw_fd(a), OwnedFd::from_raw_fd(b)) })
 }
 
+/// Whether the other end of a connected unix socket has taken all that was written so far.
+pub fn taken(socket: BorrowedFd<'_>) -> Result<bool> {
+    let mut unread: i32 = 0;
+    // SAFETY: the kernel writes one int.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut unread) };
+    check(result.into(), || format!("ioctl({}, SIOCOUTQ)", socket.as_raw_fd()))?;
+    Ok(unread == 0)
+}
+
 fn address(path: &Path) -> Result<(libc::sockaddr_un, libc::socklen_t)> {
     use std::os::unix::ffi::OsStrExt;
     // SAFETY: all zeroes are a valid address.
