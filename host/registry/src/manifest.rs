@@ -106,6 +106,7 @@ pub struct Image {
 
 /// A document of a registry, understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "there are few of them, each for a moment")]
 pub enum Document {
     /// Of one image.
     Image(Image),
