@@ -171,11 +171,11 @@ impl Session {
             let ask = Ask::new(Method::PUT, end.clone()).header(CONTENT_LENGTH, "0")?;
             self.send(at, ask, &[]).await
         };
-        match retrying(self.attempts(), finish).await {
-            Ok(_) => {}
+        if let Err(error) = retrying(self.attempts(), finish).await
             // An answer that got lost: the blob may be there.
-            Err(error) if self.has_blob(&digest).await.ok().flatten().is_none() => return Err(error),
-            Err(_) => {}
+            && self.has_blob(&digest).await.ok().flatten().is_none()
+        {
+            return Err(error);
         }
         Ok(Upload { digest, size: offset })
     }
