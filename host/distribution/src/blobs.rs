@@ -22,19 +22,34 @@ fn checked(text: &str) -> Result<(), Refusal> {
     digest::check(text).map_err(|e| Refusal::digest_invalid(e.to_string()))
 }
 
-/// `bytes=a-b` of a blob of this size: first byte and number of bytes.
-fn range(header: &str, size: u64) -> Option<Option<(u64, u64)>> {
-    let (first, last) = header.strip_prefix("bytes=")?.split_once('-')?;
-    if first.is_empty() {
-        let count = last.parse::<u64>().ok()?.min(size);
-        return Some((count > 0).then(|| (size - count, count)));
+/// What part of a blob is asked for.
+#[derive(Debug, PartialEq, Eq)]
+enum Part {
+    Whole,
+    /// First byte and number of bytes.
+    Of(u64, u64),
+    /// It lies outside.
+    Outside,
+}
+
+/// `bytes=a-b` of a blob of this size; what cannot be read asks for all of it.
+fn range(header: &str, size: u64) -> Part {
+    let read = || {
+        let (first, last) = header.strip_prefix("bytes=")?.split_once('-')?;
+        if first.is_empty() {
+            let count = last.parse::<u64>().ok()?.min(size);
+            return Some((size - count, count));
+        }
+        let first = first.parse::<u64>().ok()?;
+        let last = if last.is_empty() { u64::MAX } else { last.parse().ok()? };
+        (first <= last)
+            .then(|| (first, last.min(size.saturating_sub(1)).saturating_sub(first).saturating_add(1)))
+    };
+    match read() {
+        None => Part::Whole,
+        Some((first, count)) if first < size && count > 0 => Part::Of(first, count),
+        Some(_) => Part::Outside,
     }
-    let first = first.parse::<u64>().ok()?;
-    let last = if last.is_empty() { u64::MAX } else { last.parse().ok()? };
-    if last < first {
-        return None;
-    }
-    Some((first < size).then(|| (first, last.min(size - 1) - first + 1)))
 }
 
 pub(crate) async fn serve(
@@ -58,8 +73,8 @@ pub(crate) async fn serve(
                 (None, None) => None,
             };
             let (mut file, size, _) = found.ok_or_else(Refusal::blob_unknown)?;
-            let part =
-                request.headers().get(RANGE).and_then(|v| v.to_str().ok()).and_then(|v| range(v, size));
+            let part = request.headers().get(RANGE).and_then(|v| v.to_str().ok());
+            let part = part.map_or(Part::Whole, |header| range(header, size));
             let total = size.to_string();
             let mut headers = vec![
                 (CONTENT_TYPE, "application/octet-stream"),
@@ -67,9 +82,9 @@ pub(crate) async fn serve(
                 (ACCEPT_RANGES, "bytes"),
             ];
             let (status, start, length) = match part {
-                None => (StatusCode::OK, 0, size),
-                Some(Some((start, length))) => (StatusCode::PARTIAL_CONTENT, start, length),
-                Some(None) => {
+                Part::Whole => (StatusCode::OK, 0, size),
+                Part::Of(start, length) => (StatusCode::PARTIAL_CONTENT, start, length),
+                Part::Outside => {
                     let whole = format!("bytes */{total}");
                     let headers = [(CONTENT_RANGE, whole.as_str())];
                     return Ok(with(StatusCode::RANGE_NOT_SATISFIABLE, "", &headers));
@@ -247,16 +262,18 @@ async fn finish(shared: &Arc<Shared>, name: &str, id: &str, digest: &str) -> Res
 
 #[cfg(test)]
 mod tests {
-    use super::range;
+    use super::{Part, range};
 
     #[test]
     fn ranges() {
-        assert_eq!(range("bytes=0-0", 10), Some(Some((0, 1))));
-        assert_eq!(range("bytes=5-", 10), Some(Some((5, 5))));
-        assert_eq!(range("bytes=5-99", 10), Some(Some((5, 5))));
-        assert_eq!(range("bytes=-3", 10), Some(Some((7, 3))));
-        assert_eq!(range("bytes=10-", 10), Some(None));
-        assert_eq!(range("bytes=5-4", 10), None);
-        assert_eq!(range("items=1-2", 10), None);
+        assert_eq!(range("bytes=0-0", 10), Part::Of(0, 1));
+        assert_eq!(range("bytes=5-", 10), Part::Of(5, 5));
+        assert_eq!(range("bytes=5-99", 10), Part::Of(5, 5));
+        assert_eq!(range("bytes=-3", 10), Part::Of(7, 3));
+        assert_eq!(range("bytes=10-", 10), Part::Outside);
+        assert_eq!(range("bytes=0-", 0), Part::Outside);
+        assert_eq!(range("bytes=5-4", 10), Part::Whole);
+        assert_eq!(range("items=1-2", 10), Part::Whole);
+        assert_eq!(range("bytes=0-18446744073709551615", 10), Part::Of(0, 10));
     }
 }

@@ -48,10 +48,7 @@ pub(crate) async fn serve(
             }
             let (store, repository, wanted) = (Arc::clone(shared), name.to_owned(), wanted.to_owned());
             let (found, bytes, media) = blocking(move || {
-                let digest = match tag {
-                    false => Some(wanted),
-                    true => store.store.tag(&repository, &wanted)?,
-                };
+                let digest = if tag { store.store.tag(&repository, &wanted)? } else { Some(wanted) };
                 let digest = digest.ok_or_else(Refusal::manifest_unknown)?;
                 let found =
                     store.store.document(&repository, &digest)?.ok_or_else(Refusal::manifest_unknown)?;
@@ -164,7 +161,7 @@ async fn delete(shared: &Arc<Shared>, name: &str, wanted: &str, tag: bool) -> Re
         }
         let subject =
             match store.document(&name, &wanted)?.map(|(bytes, media)| Document::parse(&bytes, &media)) {
-                Some(Ok((Document::Image(image), _))) => image.subject.map(|s| s.digest),
+                Some(Ok((Document::Image(image), _))) => image.subject.as_ref().map(|s| s.digest.clone()),
                 _ => None,
             };
         // Tags first: a name without content would be worse than content without a name.

@@ -105,24 +105,21 @@ impl Error {
     /// What an answer with an error status means. The body is the registry's; only so much of it is shown.
     pub(crate) fn of_answer(status: u16, body: &[u8]) -> Self {
         let said = serde_json::from_slice::<Errors>(body).ok().and_then(|e| e.errors.into_iter().next());
-        let (code, text) = match said {
-            Some(one) => {
-                let code: String = shown(&one.code, 64);
-                let words = code.to_lowercase().replace('_', " ");
-                let text = match shown(&one.message, 500) {
-                    message if message.is_empty() => words,
-                    message => format!("{words}: {message}"),
-                };
-                (Some(code).filter(|c| !c.is_empty()), text)
-            }
-            None => {
-                // A proxy's or a simpler server's own words.
-                let text = shown(&String::from_utf8_lossy(body), 200);
-                let plain = !text.is_empty() && !text.starts_with('<') && !text.starts_with('{');
-                let says = if plain { format!(": {text}") } else { String::new() };
-                let limited = if status == 429 { "toomanyrequests: " } else { "" };
-                (None, format!("{limited}received unexpected HTTP status: {}{says}", line(status)))
-            }
+        let (code, text) = if let Some(one) = said {
+            let code: String = shown(&one.code, 64);
+            let words = code.to_lowercase().replace('_', " ");
+            let text = match shown(&one.message, 500) {
+                message if message.is_empty() => words,
+                message => format!("{words}: {message}"),
+            };
+            (Some(code).filter(|c| !c.is_empty()), text)
+        } else {
+            // A proxy's or a simpler server's own words.
+            let text = shown(&String::from_utf8_lossy(body), 200);
+            let plain = !text.is_empty() && !text.starts_with('<') && !text.starts_with('{');
+            let says = if plain { format!(": {text}") } else { String::new() };
+            let limited = if status == 429 { "toomanyrequests: " } else { "" };
+            (None, format!("{limited}received unexpected HTTP status: {}{says}", line(status)))
         };
         let kind = match (code.as_deref(), status) {
             (Some("DENIED"), _) | (_, 403) => Kind::Denied,

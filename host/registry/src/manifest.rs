@@ -109,7 +109,7 @@ pub struct Image {
 #[allow(clippy::large_enum_variant, reason = "there are few of them, each for a moment")]
 pub enum Document {
     /// Of one image.
-    Image(Image),
+    Image(Box<Image>),
     /// Of several.
     Index(Vec<Descriptor>),
 }
@@ -201,7 +201,7 @@ impl Document {
         std::iter::once(&config).chain(&layers).chain(&raw.subject).try_for_each(Descriptor::check)?;
         let media = if media.is_empty() { OCI_MANIFEST } else { media };
         let image = Image { config, layers, subject: raw.subject, artifact_type: raw.artifact_type };
-        Ok((Self::Image(image), media.to_owned()))
+        Ok((Self::Image(Box::new(image)), media.to_owned()))
     }
 }
 

@@ -113,12 +113,11 @@ fn verb(method: &Method) -> String {
 /// How long a registry wants to be left alone.
 pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?;
-    let wait = match text.trim().parse::<u64>() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => {
-            let then = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
-            Duration::try_from(then.duration_since(jiff::Timestamp::now())).ok()?
-        }
+    let wait = if let Ok(seconds) = text.trim().parse::<u64>() {
+        Duration::from_secs(seconds)
+    } else {
+        let then = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
+        Duration::try_from(then.duration_since(jiff::Timestamp::now())).ok()?
     };
     Some(wait.min(MAX_WAIT))
 }

@@ -404,7 +404,7 @@ impl Session {
         };
         image.runs()?;
         let config = self.small(&image.config, MAX_CONFIG).await?;
-        Ok(Resolved { root: descriptor, manifest, image, config })
+        Ok(Resolved { root: descriptor, manifest, image: *image, config })
     }
 
     /// Goes down from an index to the manifest that fits.
