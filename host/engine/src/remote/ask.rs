@@ -167,9 +167,15 @@ impl Engine {
             let manifest = session.descend(root.clone(), &wanted, MAX_DEPTH).await?;
             about = vec![manifest.digest.clone()];
             // BuildKit keeps statements in the index itself.
-            found.extend(entries.iter().filter(|e| e.is_statement()).cloned().filter(|e| {
-                e.annotations.get("vnd.docker.reference.digest").is_none_or(|d| about.contains(d))
-            }));
+            found.extend(
+                entries
+                    .iter()
+                    .filter(|e| e.is_statement())
+                    .filter(|e| {
+                        e.annotations.get("vnd.docker.reference.digest").is_none_or(|d| about.contains(d))
+                    })
+                    .cloned(),
+            );
         }
         for digest in &about {
             found.extend(session.referrers(digest, None).await?);

@@ -157,7 +157,7 @@ impl Push<'_> {
         }));
         let labels = self.image.config.labels.clone().unwrap_or_default();
         let attributes = labels.into_iter().chain([("name".to_owned(), self.name.familiar_name())]);
-        self.engine.inner.events.publish("image", "push", &self.name.familiar(), attributes);
+        self.engine.inner.events.publish("image", "push", self.name.familiar(), attributes);
         Ok(())
     }
 
@@ -175,7 +175,7 @@ impl Push<'_> {
                 session: self.session.clone(),
                 repository: self.name.name(),
                 domain: self.name.domain.clone(),
-                layer: layer.clone(),
+                what: layer.clone(),
                 lines: self.lines.clone(),
             };
             let permits = Arc::clone(&permits);
@@ -184,7 +184,7 @@ impl Push<'_> {
                     one.say("Waiting");
                 }
                 let _permit = permits.acquire_owned().await.map_err(|e| Error::internal(e.to_string()))?;
-                Ok::<_, Error>((one.layer.diff_id.clone(), one.run().await?))
+                Ok::<_, Error>((one.what.diff_id.clone(), one.run().await?))
             });
         }
         let mut done: HashMap<String, Blob> = HashMap::new();
@@ -259,13 +259,13 @@ struct Layer {
     session: Session,
     repository: String,
     domain: String,
-    layer: LayerRef,
+    what: LayerRef,
     lines: Lines,
 }
 
 impl Layer {
     fn say(&self, status: &str) {
-        self.lines.say(short(&self.layer.diff_id), status);
+        self.lines.say(short(&self.what.diff_id), status);
     }
 
     async fn run(&self) -> Result<Blob> {
@@ -281,7 +281,7 @@ impl Layer {
 
     /// The registry may have the layer from an earlier push or pull, here or in another repository.
     async fn there(&self) -> Result<Option<Blob>> {
-        let known = self.engine.inner.images.blobs(&self.layer.diff_id)?;
+        let known = self.engine.inner.images.blobs(&self.what.diff_id)?;
         let (mut here, elsewhere): (Vec<Blob>, Vec<Blob>) =
             known.into_iter().partition(|b| b.source == self.repository);
         // Whatever its source, the registry may have the same bytes.
@@ -309,8 +309,8 @@ impl Layer {
     }
 
     async fn send(&self) -> Result<Blob> {
-        let (stream, size) = self.engine.inner.images.layer_stream(&self.layer.chain_id).await?;
-        let meter = Meter::new(&self.lines, short(&self.layer.diff_id), "Pushing", size);
+        let (stream, size) = self.engine.inner.images.layer_stream(&self.what.chain_id).await?;
+        let meter = Meter::new(&self.lines, short(&self.what.diff_id), "Pushing", size);
         let (to, from) = mpsc::channel(QUEUE);
         let packing = tokio::task::spawn_blocking(move || {
             if let Err(error) = pack(stream, &meter, &to) {
