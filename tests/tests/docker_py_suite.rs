@@ -14,8 +14,8 @@ use wharf_tests::{Daemon, bin_dir};
 /// The version of the API that the suite's own runner asks for.
 const API: &str = "1.43";
 /// Files about swarm mode.
-const LEFT_OUT: [&str; 6] =
-    ["api_config", "api_secret", "api_service", "api_swarm", "models_nodes", "swarm_test"];
+const LEFT_OUT: [&str; 7] =
+    ["api_config", "api_secret", "api_service", "api_swarm", "models_nodes", "models_services", "swarm_test"];
 
 fn run(command: &mut Command) {
     let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
@@ -27,21 +27,33 @@ fn run(command: &mut Command) {
     );
 }
 
-/// The suite and a Python with what it needs; kept beside the programs for the next run.
+/// The suite and the packages that it needs; kept beside the programs for the next run.
 fn suite() -> PathBuf {
     let dir = bin_dir().join("docker-py-7.0.0");
     if dir.join("ready").exists() {
         return dir;
     }
     fs::create_dir_all(&dir).unwrap();
-    run(Command::new("python3").args(["-m", "venv"]).arg(dir.join("python")));
-    let pip = dir.join("python/bin/pip");
-    let needs = ["requests==2.31.0", "urllib3<2", "pytest", "pytest-timeout", "paramiko", "websocket-client"];
-    run(Command::new(&pip).args(["-q", "install"]).args(needs));
-    let download = ["-q", "download", "docker==7.0.0", "--no-binary", "docker", "--no-deps", "-d"];
-    run(Command::new(&pip).args(download).arg(&dir));
+    let pip = || {
+        let mut command = Command::new("python3");
+        command.args(["-m", "pip", "--quiet", "--disable-pip-version-check"]);
+        command
+    };
+    let needs = [
+        "docker==7.0.0",
+        "requests==2.31.0",
+        "urllib3<2",
+        "pytest",
+        "pytest-timeout",
+        "paramiko",
+        "websocket-client",
+    ];
+    run(pip().args(["install", "--target"]).arg(dir.join("site")).args(needs));
+    run(pip()
+        .args(["download", "docker==7.0.0", "--no-binary", "docker", "--no-deps", "-d"])
+        .arg(&dir)
+        .env("PYTHONPATH", dir.join("site")));
     run(Command::new("tar").arg("-xzf").arg(dir.join("docker-7.0.0.tar.gz")).arg("-C").arg(&dir));
-    run(Command::new(&pip).args(["-q", "install"]).arg(dir.join("docker-7.0.0")));
     fs::write(dir.join("ready"), "").unwrap();
     dir
 }
@@ -93,7 +105,8 @@ fn docker_py_finds_what_it_expects() {
     fs::create_dir(&home).unwrap();
     let (mut passed, mut failed) = (0, BTreeMap::new());
     for file in files(&suite) {
-        let mut pytest = d.in_namespace(suite.join("python/bin/python"));
+        let mut pytest = d.in_namespace("python3");
+        pytest.env("PYTHONPATH", suite.join("site"));
         pytest.args(["-m", "pytest", "-q", "-rA", "--tb=short", "--timeout", "60"]);
         pytest.arg(format!("tests/integration/{file}"));
         pytest.current_dir(suite.join("docker-7.0.0"));
@@ -121,5 +134,5 @@ fn docker_py_finds_what_it_expects() {
     }
     assert!(surprises.is_empty(), "not listed as failing: {surprises:#?}");
     // The figure of the day this was written; it shall only grow.
-    assert!(passed >= 200, "only {passed} tests passed");
+    assert!(passed >= 210, "only {passed} tests passed");
 }

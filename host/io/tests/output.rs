@@ -11,6 +11,7 @@
 mod common;
 
 use std::io::Write;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use common::{collect, demultiplex, frames, process, spec, start, streams, take, with_options};
 use wharf_io::{AttachQuery, ContainerIo, ErrorKind, LogQuery, StreamSpec, Tail};
@@ -315,11 +316,12 @@ async fn a_process_that_keeps_the_pipe_does_not_hold_the_end() {
     drop(orphan);
 }
 
-/// Threads of this process that read containers' output.
-fn pump_threads() -> usize {
-    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
-    let names = tasks.map(|task| std::fs::read_to_string(task.path().join("comm")).unwrap_or_default());
-    names.filter(|name| name.starts_with("output-")).count()
+/// How many descriptors of this process lead to the same pipe as `fd`.
+fn ends_of(fd: &OwnedFd) -> usize {
+    let name = |number: &str| std::fs::read_link(format!("/proc/self/fd/{number}")).ok();
+    let wanted = name(&fd.as_raw_fd().to_string());
+    let all = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+    all.filter(|entry| name(&entry.file_name().to_string_lossy()) == wanted).count()
 }
 
 #[tokio::test]
@@ -335,9 +337,13 @@ async fn a_new_daemon_goes_on() {
         hold = std::mem::take(&mut p.hold);
         // What the keeper keeps is a duplicate; the daemon's own ends are gone with it.
     }
-    // A daemon that died has no threads that still read.
-    while pump_threads() > 0 {
-        tokio::task::yield_now().await;
+    // A daemon that died reads no more; here its thread lets go a moment after it.
+    let (_, out) = hold.iter().find(|(name, _)| name == "stdout").unwrap();
+    for _ in 0..5000 {
+        if ends_of(out) == 2 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
     }
     p.out.write_all(b"meanwhile ").unwrap();
     let io = streams().container(spec(dir.path()));
