@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use crate::shell::{ask, is_root, on_path, run_quiet};
 
 /// A program, and the Debian packages that may have it, the first that the distribution has is taken. Python and Node packages are installed by the tests that use them.
-const NEEDS: [(&str, &str); 11] = [
+const NEEDS: [(&str, &str); 14] = [
     ("busybox", "busybox-static"),
     ("cc", "build-essential"),
     ("curl", "curl"),
@@ -17,9 +17,12 @@ const NEEDS: [(&str, &str); 11] = [
     ("ip", "iproute2"),
     ("node", "nodejs"),
     ("npm", "npm"),
+    ("nft", "nftables"),
     ("nsenter", "util-linux"),
+    ("openssl", "openssl"),
     ("pip3", "python3-pip"),
     ("python3", "python3"),
+    ("skopeo", "skopeo"),
 ];
 
 /// Installs what is missing.
