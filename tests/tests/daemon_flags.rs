@@ -278,6 +278,15 @@ fn the_layout_of_systemd() {
     daemon
         .docker(&["run", "--rm", "--cgroup-parent", "/x", "busybox", "true"])
         .fails(125, "cgroup-parent for systemd cgroup should be a valid slice named as \"xxx.slice\"");
+    drop(daemon);
+    // The slice was asked for by name, so it is not the daemon's to remove; the one above may be in use.
+    for hierarchy in std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
+        let slice = hierarchy.path().join("wharf.slice/wharf-test.slice");
+        if slice.exists() {
+            std::fs::remove_dir(&slice).unwrap();
+            let _ = std::fs::remove_dir(hierarchy.path().join("wharf.slice"));
+        }
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use oci_spec::runtime::{
 use wharf_kernel::caps;
 use wharf_plan::run::{
     BlockKind, BlockLimit, Capabilities, Cgroup, Device, DeviceRule, Fd, Mount, MountSource, Namespace,
-    Namespaces, Process, Resources, Rlimit, RunPlan, TimeNamespace, User, slice_path,
+    Namespaces, Process, Resources, Rlimit, RunPlan, TimeNamespace, User, base_devices, slice_path,
 };
 
 use crate::{Doing, Error, Result};
@@ -255,22 +255,6 @@ fn mounts(spec: &Spec, bundle: &Path, open: &mut Vec<Open>) -> Result<Vec<Mount>
     Ok(all)
 }
 
-/// The nodes that the specification promises.
-fn base_devices() -> Vec<Device> {
-    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)]
-        .into_iter()
-        .map(|(name, major, minor)| Device {
-            path: format!("/dev/{name}"),
-            kind: 'c',
-            major,
-            minor,
-            mode: 0o666,
-            uid: 0,
-            gid: 0,
-        })
-        .collect()
-}
-
 fn letter(kind: LinuxDeviceType) -> char {
     match kind {
         LinuxDeviceType::B => 'b',
@@ -282,7 +266,7 @@ fn letter(kind: LinuxDeviceType) -> char {
 
 fn devices(spec: &Spec) -> Result<Vec<Device>> {
     let own = spec.linux().as_ref().and_then(|l| l.devices().clone()).unwrap_or_default();
-    let mut all: Vec<Device> = base_devices();
+    let mut all = base_devices();
     for device in own {
         let path = device.path().display().to_string();
         let number = |n: i64| u32::try_from(n).doing(format_args!("device {path}"));

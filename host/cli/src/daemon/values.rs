@@ -3,26 +3,7 @@
 use std::net::IpAddr;
 
 use serde_json::{Value, json};
-
-/// Names of process limits.
-const LIMITS: [&str; 16] = [
-    "as",
-    "core",
-    "cpu",
-    "data",
-    "fsize",
-    "locks",
-    "memlock",
-    "msgqueue",
-    "nice",
-    "nofile",
-    "nproc",
-    "rss",
-    "rtprio",
-    "rttime",
-    "sigpending",
-    "stack",
-];
+use wharf_plan::run::RLIMITS;
 
 /// `soft[:hard]` of `--default-ulimit`.
 pub(crate) fn ulimit(name: &str, text: &str) -> Result<Value, String> {
@@ -40,7 +21,7 @@ pub(crate) fn ulimit(name: &str, text: &str) -> Result<Value, String> {
 
 /// What Docker refuses of a process limit, in its words.
 pub(crate) fn check_ulimit(name: &str, soft: i64, hard: i64) -> Result<(), String> {
-    if !LIMITS.contains(&name) {
+    if !RLIMITS.contains(&name) {
         return Err(format!("invalid ulimit type: {name}"));
     }
     if hard != -1 && (soft == -1 || soft > hard) {

@@ -1,6 +1,6 @@
 //! Resource limits: checks, defaults, and the values for the kernel.
 
-use wharf_plan::run::{DeviceRule, Resources, Rlimit};
+use wharf_plan::run::{DeviceRule, RLIMITS, Resources, Rlimit};
 
 use crate::error::{Error, Result};
 use crate::models::{ContainerUpdateBody, HostConfig, ResourcesUlimits};
@@ -251,25 +251,6 @@ pub fn resources(l: &Limits, facts: &Facts, devices: Vec<DeviceRule>) -> Resourc
         ..Resources::default()
     }
 }
-
-const RLIMITS: &[&str] = &[
-    "as",
-    "core",
-    "cpu",
-    "data",
-    "fsize",
-    "locks",
-    "memlock",
-    "msgqueue",
-    "nice",
-    "nofile",
-    "nproc",
-    "rss",
-    "rtprio",
-    "rttime",
-    "sigpending",
-    "stack",
-];
 
 /// The container's own limits, and of the engine's those that it does not set.
 pub fn ulimits(own: &[ResourcesUlimits], engine: &[ResourcesUlimits]) -> Vec<ResourcesUlimits> {

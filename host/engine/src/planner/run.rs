@@ -544,7 +544,7 @@ pub fn plan(
     start: Start<'_>,
 ) -> RunPlan {
     let tty = config.tty == Some(true);
-    let mut devices = security::base_devices();
+    let mut devices = wharf_plan::run::base_devices();
     devices.extend(start.devices.iter().map(|d| d.node.clone()));
     let own_uts = start.namespaces.uts == Namespace::New;
     RunPlan {

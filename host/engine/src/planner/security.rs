@@ -1,6 +1,6 @@
 //! `--security-opt`, masked paths, devices.
 
-use wharf_plan::run::{Device, DeviceRule};
+use wharf_plan::run::DeviceRule;
 
 use crate::error::{Error, Result};
 
@@ -106,22 +106,6 @@ pub const MASKED: &[&str] = &[
 
 /// Read-only by default.
 pub const READONLY: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
-
-/// The nodes that every container has.
-pub fn base_devices() -> Vec<Device> {
-    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)]
-        .into_iter()
-        .map(|(name, major, minor)| Device {
-            path: format!("/dev/{name}"),
-            kind: 'c',
-            major,
-            minor,
-            mode: 0o666,
-            uid: 0,
-            gid: 0,
-        })
-        .collect()
-}
 
 fn allow(kind: char, major: Option<u32>, minor: Option<u32>, access: &str) -> DeviceRule {
     DeviceRule { allow: true, kind, major, minor, access: access.to_owned() }
