@@ -96,6 +96,8 @@ pub struct Options {
     pub config: Option<String>,
     /// A directory of further plugins.
     pub plugins: Option<PathBuf>,
+    /// Files of an `/etc` that only the daemon sees, over the machine's: name and content.
+    pub etc: Vec<(String, String)>,
 }
 
 /// A running daemon of this test alone.
@@ -158,7 +160,7 @@ impl Daemon {
         assert!(self.child.is_none(), "the daemon runs already");
         let log =
             fs::OpenOptions::new().create(true).append(true).open(self.path("daemon.log")).expect("log");
-        let mut command = self.in_namespace(bin_dir().join("wharf"));
+        let mut command = self.program();
         command.arg("daemon").arg("--host").arg(self.host());
         for (flag, name) in [("--data-root", "data"), ("--exec-root", "exec"), ("--pidfile", "wharf.pid")] {
             command.arg(flag).arg(self.path(name));
@@ -177,6 +179,30 @@ impl Daemon {
             assert!(ended.is_none(), "the daemon ended: {ended:?}\n{}", self.log());
             http::get(&self.socket(), "/_ping").ok().filter(|r| r.status == 200)
         });
+    }
+
+    /// The daemon's program, in a mount namespace of its own where it has files of its own in `/etc`.
+    fn program(&self) -> Command {
+        let wharf = bin_dir().join("wharf");
+        if self.options.etc.is_empty() {
+            return self.in_namespace(wharf);
+        }
+        let (upper, work) = (self.path("etc"), self.path("etc-work"));
+        for dir in [&upper, &work] {
+            fs::create_dir_all(dir).expect("directory for /etc");
+        }
+        for (name, content) in &self.options.etc {
+            fs::write(upper.join(name), content).expect("file of /etc");
+        }
+        let mut command = self.in_namespace("unshare");
+        command.args(["--mount", "--propagation", "slave", "sh", "-c"]);
+        command.arg(format!(
+            "mount -t overlay overlay -o lowerdir=/etc,upperdir={},workdir={} /etc && exec \"$@\"",
+            upper.display(),
+            work.display()
+        ));
+        command.arg("sh").arg(wharf);
+        command
     }
 
     /// Further arguments from the next start on, in place of those of [`Options`].

@@ -20,7 +20,7 @@ use wharf_images::archive::tar::Reader;
 use wharf_images::archive::unpack::{Budget, Rules, Whiteouts, unpack_at};
 use wharf_kernel::files::tree::Tree;
 use wharf_kernel::fs::Root;
-use wharf_kernel::mount;
+use wharf_kernel::{mount, userns};
 
 use crate::Engine;
 use crate::error::{Error, Result};
@@ -208,8 +208,8 @@ impl Engine {
         let mut volumes = Vec::with_capacity(now.def.mounts.len());
         for spec in &now.def.mounts {
             volumes.push(match spec.kind {
-                MountKind::Volume => Some(self.volume_tree(now, spec, spec.read_only).await?),
-                MountKind::Image => Some(self.image_tree(spec).await?),
+                MountKind::Volume => Some(self.volume_tree(now, spec, spec.read_only, &now.def.id_maps).await?),
+                MountKind::Image => Some(self.image_tree(spec, &now.def.id_maps).await?),
                 MountKind::Bind | MountKind::Tmpfs => None,
             });
         }
@@ -222,7 +222,7 @@ impl Engine {
                     continue;
                 }
                 // Absent ones are made by the next start.
-                if let Ok(tree) = mount::bind_path(&dir.join(name), false) {
+                if let Ok(tree) = start::own_file(&dir.join(name), &def.id_maps) {
                     parts.push(mount::Part { place: PathBuf::from(place), tree, file: true });
                 }
             }
@@ -230,11 +230,11 @@ impl Engine {
                 let (tree, file) = match (spec.kind, volume) {
                     (MountKind::Tmpfs, _) => continue,
                     (_, Some(tree)) => (tree, false),
-                    (_, None) => start::bind_tree(spec)?,
+                    (_, None) => start::bind_tree(spec, &def.id_maps)?,
                 };
                 parts.push(mount::Part { place: PathBuf::from(&spec.destination), tree, file });
             }
-            Ok(mount::assemble(root, &parts)?)
+            Ok(userns::as_root(&def.id_maps, || mount::assemble(root, &parts))??)
         })
         .await
     }
@@ -260,10 +260,12 @@ impl Engine {
             Ok((found, root, reference, asked.base.into_bytes()))
         })
         .await?;
+        let ids = now.def.id_maps.clone();
         let directory = found.mode & file_mode(libc::S_IFDIR) != 0;
         let stream = stream(move |packer| {
             // Keeps the whole tree together while a part of it is read.
             let _root = root;
+            packer.seen_from_inside(ids);
             packer.add(&name, &reference)?;
             if directory {
                 packer.add_beneath(&name, readable(&reference)?.as_fd(), true)?;
@@ -315,17 +317,21 @@ impl Engine {
             let rules = Rules {
                 whiteouts: Whiteouts::Plain,
                 owner,
+                ids: &view.def.id_maps,
                 keep_kinds: options.keep_kinds,
                 root_meta: false,
             };
             let at = place.trim_start_matches('/').as_bytes();
-            let mut reader = Reader::with_open_end(decompress(input).map_err(|e| extract_error(&e))?);
             let tree = Tree::across(root.into_fd());
-            unpack_at(&mut reader, tree, at, rules, &Budget::new(UNPACKED, ENTRIES))
-                .map_err(|e| extract_error(&e))?;
-            // What follows the archive is of no interest, but the client wants it taken.
-            let _ = reader.drain(1 << 20);
-            Ok(())
+            // Whoever makes a file in a user namespace must have a place there.
+            userns::as_root(&view.def.id_maps, move || -> Result<()> {
+                let mut reader = Reader::with_open_end(decompress(input).map_err(|e| extract_error(&e))?);
+                unpack_at(&mut reader, tree, at, rules, &Budget::new(UNPACKED, ENTRIES))
+                    .map_err(|e| extract_error(&e))?;
+                // What follows the archive is of no interest, but the client wants it taken.
+                let _ = reader.drain(1 << 20);
+                Ok(())
+            })?
         })
         .await?;
         self.container_event(&now, "extract-to-dir", &[]);
@@ -336,7 +342,12 @@ impl Engine {
     pub async fn container_export(&self, reference: &str) -> Result<ArchiveStream> {
         let now = self.with_files(reference)?;
         let root = self.inner.images.snapshots().mount(&now.def.id).await?;
-        let stream = stream(move |packer| packer.add_beneath(b"", readable(&root)?.as_fd(), false)).await?;
+        let ids = now.def.id_maps.clone();
+        let stream = stream(move |packer| {
+            packer.seen_from_inside(ids);
+            packer.add_beneath(b"", readable(&root)?.as_fd(), false)
+        })
+        .await?;
         self.container_event(&now, "export", &[]);
         Ok(stream)
     }

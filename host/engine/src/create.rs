@@ -18,7 +18,7 @@ use crate::planner::config::Request;
 use crate::planner::modes::{Ipc, Mode, NetworkMode};
 use crate::planner::mounts::{Kind as MountKind, MountSpec};
 use crate::planner::run::Blueprint;
-use crate::planner::{config, files, mounts, names, run};
+use crate::planner::{config, files, mounts, names, run, userns};
 use crate::policy::Subject;
 use crate::record::{CONTAINERS, Definition, NAMES, STATES, State, now, put};
 use crate::registry::{Container, Now};
@@ -31,6 +31,8 @@ pub(crate) struct Draft {
     pub(crate) warnings: Vec<String>,
     /// Which policy plugins looked at it.
     pub(crate) policies: Vec<String>,
+    /// Whose ids it gets.
+    ids: userns::Choice,
     given_name: bool,
 }
 
@@ -78,6 +80,7 @@ impl Engine {
         run::check_runtime(&host)?;
         let blueprint = run::blueprint(&config, &host, &self.inner.facts())?;
         self.check_references(&blueprint)?;
+        let ids = self.choose_ids(&host, &blueprint)?;
         let networks = self.requested_networks(
             &blueprint.network,
             request.networking.endpoints_config.unwrap_or_default(),
@@ -131,10 +134,11 @@ impl Engine {
             mounts,
             networks,
             driver: self.inner.images.driver().to_owned(),
+            id_maps: Vec::new(),
         };
         let now =
             Now { def: Arc::new(def), state: Arc::new(State::default()), blueprint: Arc::new(blueprint) };
-        Ok(Draft { now, image, warnings, policies: reviewed.plugins, given_name })
+        Ok(Draft { now, image, warnings, policies: reviewed.plugins, ids, given_name })
     }
 
     /// Another container whose IPC is to be shared must share it. One that is not there is the start's error, as with
@@ -167,8 +171,16 @@ impl Engine {
         let name = self.take_name(&draft)?;
         let mut def = (*draft.now.def).clone();
         name.clone_into(&mut def.name);
-        draft.now.def = Arc::new(def);
-        match self.make_container(&draft).await {
+        let made = match self.take_range(&id, &draft.ids) {
+            Ok(maps) => {
+                def.id_maps = maps;
+                draft.now.def = Arc::new(def);
+                self.make_container(&draft).await
+            }
+            Err(e) => Err(e),
+        };
+        self.range_settled(&id);
+        match made {
             Ok(container) => {
                 self.container_event(&container.now(), "create", &[]);
                 Ok(ContainerCreateResponse { id, warnings: draft.warnings })
@@ -208,7 +220,15 @@ impl Engine {
             .inner
             .images
             .snapshots()
-            .make(&id, &draft.image, SnapshotOptions { size_limit, ..SnapshotOptions::default() })
+            .make(
+                &id,
+                &draft.image,
+                SnapshotOptions {
+                    size_limit,
+                    id_maps: now.def.id_maps.clone(),
+                    ..SnapshotOptions::default()
+                },
+            )
             .await;
         let dir = dir.await.and_then(|r| r);
         let mut volumes = Vec::new();

@@ -323,6 +323,7 @@ impl Engine {
                 stdio: child,
                 console_size,
                 hostname: config::hostname(&def.config, &def.id),
+                ids: (!def.id_maps.is_empty()).then(|| wharf_plan::run::Ids::both(def.id_maps.clone())),
             },
         );
         // Before the process exists, so that its end cannot be told too early.

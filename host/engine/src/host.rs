@@ -91,6 +91,7 @@ impl Host {
             seccomp: settings.seccomp.clone(),
             most_files: self.most_files,
             cdi: settings.cdi,
+            remap: settings.remap.clone(),
         }
     }
 }

@@ -40,6 +40,7 @@ mod start;
 mod stats;
 mod stop;
 pub mod system;
+mod userns;
 pub mod volumes;
 
 use std::collections::HashMap;
@@ -81,7 +82,8 @@ pub(crate) struct Inner {
     pub(crate) net: wharf_kernel::net::Net,
     /// Puts the packet filter right for as long as the engine lives.
     pub(crate) net_watch: std::sync::OnceLock<wharf_kernel::net::Watch>,
-    pub(crate) namespaces: Arc<wharf_kernel::netns::Pool>,
+    pub(crate) namespaces: userns::Source,
+    pub(crate) ranges: userns::Ranges,
     pub(crate) pool: pool::Pool,
     pub(crate) registry: registry::Registry,
     /// The client of image registries.

@@ -8,8 +8,9 @@ use std::sync::atomic::Ordering;
 
 use wharf_kernel::fs::Root;
 use wharf_kernel::{mount, seccomp};
-use wharf_plan::run::{Device, Fd, Namespace, Namespaces, Stage, StartError};
-use wharf_plan::types::Labels;
+use wharf_plan::idmap;
+use wharf_plan::run::{Device, Fd, Ids, Namespace, Namespaces, Stage, StartError, UserNamespace};
+use wharf_plan::types::{IdMap, Labels};
 use wharf_store::Transaction;
 
 use crate::error::{Context, Error, Kind, Result};
@@ -17,7 +18,7 @@ use crate::planner::modes::{Ipc, Mode, NetworkMode};
 use crate::planner::mounts::{Kind as MountKind, MountSpec};
 use crate::planner::run::{self, HostDevice, Start};
 use crate::planner::security::Seccomp;
-use crate::planner::{config, health, security, user};
+use crate::planner::{config, health, security, user, userns};
 use crate::policy::Subject;
 use crate::record::{Endpoint, STATES, State, Status, put};
 use crate::registry::{Container, Held, Now};
@@ -182,25 +183,30 @@ impl Engine {
             resources
         };
         let (cgroups, path) = (self.inner.cgroups.clone(), state.cgroup.clone());
+        let joined = self.joined_user(now).await?.map(Arc::new);
         // A container without networks needs nothing but an empty namespace: no visit of its own to a kernel thread.
-        let namespaces = (b.network == NetworkMode::None).then(|| Arc::clone(&self.inner.namespaces));
-        let cgroup = self
-            .inner
-            .pool
-            .start(move || (cgroups.create(&path, &resources), namespaces.map(|ready| ready.take())));
-        let prepared = self.prepare(now, state).await;
+        let namespaces = (b.network == NetworkMode::None)
+            .then(|| (self.inner.namespaces.clone(), Arc::clone(def), joined.clone()));
+        let cgroup = self.inner.pool.start(move || {
+            let made = cgroups.create(&path, &resources);
+            let taken = namespaces
+                .map(|(source, def, joined)| source.take(&def.id_maps, joined.as_deref()));
+            (made, taken)
+        });
+        let prepared = self.prepare(now, state, joined.clone()).await;
         tracing::trace!(target: STAGES, id = def.id, "prepared");
         // Whatever became of the rest: the cgroup is there or not when this goes on.
         let cgroup = cgroup.await.and_then(|(made, namespace)| {
             made.doing("cannot make the cgroup")?;
-            Ok(namespace.transpose()?.map(NetNamespace::Fd))
+            Ok(namespace.transpose()?)
         });
         let prepared = prepared?;
         tracing::trace!(target: STAGES, id = def.id, "cgroup made");
         let result = match cgroup {
             Ok(namespace) => {
                 let namespace = prepared.namespace.or(namespace);
-                self.hand_over(container, now, state, prepared.files, namespace, prepared.holders).await
+                let spaces = Spaces { net: namespace, joined };
+                self.hand_over(container, now, state, prepared.files, spaces, prepared.holders).await
             }
             Err(e) => Err(e),
         };
@@ -222,7 +228,12 @@ impl Engine {
     }
 
     /// Plans, records, and makes everything that the process needs but its cgroup. On failure nothing of it is left.
-    async fn prepare(&self, now: &Now, state: &mut State) -> Result<Prepared> {
+    async fn prepare(
+        &self,
+        now: &Now,
+        state: &mut State,
+        joined: Option<Arc<OwnedFd>>,
+    ) -> Result<Prepared> {
         let source = self.network_source(now).await?;
         let planned = self.plan_endpoints(now, false).await?;
         state.endpoints = planned.endpoints;
@@ -239,7 +250,7 @@ impl Engine {
         let snapshots = self.inner.images.snapshots();
         let mounting = snapshots.mount(&now.def.id);
         let own = matches!(now.blueprint.network, NetworkMode::Network(_));
-        let networking = self.prepare_network(now, state.endpoints.clone(), own);
+        let networking = self.prepare_network(now, state.endpoints.clone(), own, joined);
         let volumes = self.volume_trees(now);
         tracing::trace!(target: STAGES, id = now.def.id, "planned");
         let (recorded, network, root, volumes) = tokio::join!(recording, networking, mounting, volumes);
@@ -297,25 +308,30 @@ impl Engine {
         now: &Now,
         mut endpoints: BTreeMap<String, Endpoint>,
         own: bool,
+        joined: Option<Arc<OwnedFd>>,
     ) -> Result<MadeNetwork> {
         if !own {
             return Ok(MadeNetwork { endpoints, namespace: None, holders: Vec::new() });
         }
-        let (pool, net) = (Arc::clone(&self.inner.namespaces), self.inner.net.clone());
+        let (source, net) = (self.inner.namespaces.clone(), self.inner.net.clone());
+        let def = Arc::clone(&now.def);
         let made = self
             .inner
             .pool
             .run(move || -> Result<_, (String, wharf_kernel::net::Error)> {
-                let namespace = pool
-                    .take()
+                let namespace = source
+                    .take(&def.id_maps, joined.as_deref())
                     .map_err(|e| (String::new(), wharf_kernel::net::Error::Missing(e.to_string())))?;
-                let holders = endpoints::apply(&net, &mut endpoints, &namespace)?;
+                let holders = match namespace.net() {
+                    Some(fd) => endpoints::apply(&net, &mut endpoints, fd)?,
+                    None => Vec::new(),
+                };
                 Ok((endpoints, namespace, holders))
             })
             .await?;
         let (endpoints, namespace, holders) =
             made.map_err(|(id, e)| endpoints::failure(&now.def.name, &id, &e))?;
-        Ok(MadeNetwork { endpoints, namespace: Some(NetNamespace::Fd(namespace)), holders })
+        Ok(MadeNetwork { endpoints, namespace: Some(namespace), holders })
     }
 
     /// Everything about files that needs the root file system: one visit to a kernel thread.
@@ -355,14 +371,15 @@ impl Engine {
                 let account = account(&root, def.config.user.as_deref().unwrap_or(""), &def.host)?;
                 let mut own = Vec::new();
                 for (target, name) in OWN_FILES {
-                    own.push((target, mount::bind_path(&dir.join(name), false)?));
+                    own.push((target, own_file(&dir.join(name), &def.id_maps)?));
                 }
+                userns::check_user(&def.id_maps, &account.user)?;
                 let mut trees = Vec::with_capacity(def.mounts.len());
                 for (spec, volume) in def.mounts.iter().zip(volumes) {
                     trees.push(match (spec.kind, volume) {
                         (MountKind::Tmpfs, _) => None,
                         (_, Some(tree)) => Some((tree, false)),
-                        (_, None) => Some(bind_tree(spec)?),
+                        (_, None) => Some(bind_tree(spec, &def.id_maps)?),
                     });
                 }
                 let shm =
@@ -399,7 +416,7 @@ impl Engine {
         now: &Now,
         state: &mut State,
         files: Files,
-        net: Option<NetNamespace>,
+        spaces: Spaces,
         holders: Vec<OwnedFd>,
     ) -> Result<()> {
         let def = &now.def;
@@ -418,6 +435,14 @@ impl Engine {
             uts: if b.uts == Mode::Host { Namespace::Host } else { Namespace::New },
             ..Namespaces::default()
         };
+        let mut user = spaces.joined.map(|fd| fd.try_clone()).transpose()?;
+        let net = match spaces.net {
+            Some(NetNamespace::Pair(pair)) => {
+                user = Some(pair.user);
+                Some(NetNamespace::Fd(pair.net))
+            }
+            other => other,
+        };
         namespaces.net = match net {
             Some(NetNamespace::Fd(fd)) => {
                 let fd = fds.add(fd);
@@ -425,13 +450,27 @@ impl Engine {
                 Namespace::Join(fd)
             }
             Some(NetNamespace::Host) => Namespace::Host,
-            None => Namespace::New,
+            // Matched above.
+            Some(NetNamespace::Pair(_)) | None => Namespace::New,
+        };
+        let user = match user {
+            _ if def.id_maps.is_empty() => None,
+            Some(fd) => {
+                Some(UserNamespace { namespace: fds.add(fd), ids: Ids::both(def.id_maps.clone()) })
+            }
+            None => {
+                return Err(Error::conflict(
+                    "the container whose namespaces are joined does not run, so there is no user namespace to join",
+                ));
+            }
         };
         self.join_others(b, &mut namespaces, &mut fds, &mut shm).await?;
         if b.ipc == (Ipc::Private { shareable: true }) {
             let size = format!("size={}", b.shm_size);
             let flags = mount::Flags { no_suid: true, no_dev: true, no_exec: true, read_only: false };
-            let tree = mount::tmpfs(&["mode=1777", &size], flags)?;
+            let root = idmap::outside(&def.id_maps, 0).unwrap_or(0);
+            let (uid, gid) = (format!("uid={root}"), format!("gid={root}"));
+            let tree = mount::tmpfs(&["mode=1777", &size, &uid, &gid], flags)?;
             hold.push(("shm".into(), fds.add(mount::bind(tree.as_fd(), false)?)));
             shm = Some(fds.add(tree));
         }
@@ -474,6 +513,7 @@ impl Engine {
                 cgroup_path: state.cgroup.clone(),
                 hold,
                 hostname: &hostname,
+                user,
             },
         );
         plan.process.env.extend(files.env);
@@ -635,6 +675,26 @@ struct MadeNetwork {
 pub(crate) enum NetNamespace {
     Host,
     Fd(OwnedFd),
+    /// With the user namespace that it belongs to.
+    Pair(wharf_kernel::userns::Pair),
+}
+
+impl NetNamespace {
+    /// The namespace, if it is not the host's.
+    fn net(&self) -> Option<&OwnedFd> {
+        match self {
+            Self::Host => None,
+            Self::Fd(fd) => Some(fd),
+            Self::Pair(pair) => Some(&pair.net),
+        }
+    }
+}
+
+/// Namespaces of a start that are not made by the keeper.
+struct Spaces {
+    net: Option<NetNamespace>,
+    /// A process in the user namespace to be in.
+    joined: Option<Arc<OwnedFd>>,
 }
 
 fn console_size(host: &crate::models::HostConfig) -> Option<(u16, u16)> {
@@ -666,15 +726,27 @@ pub(crate) fn account(root: &Root, wanted: &str, host: &crate::models::HostConfi
     )
 }
 
-/// A bind's tree; `-v` makes the directory where it is missing.
-pub(crate) fn bind_tree(spec: &MountSpec) -> Result<(OwnedFd, bool)> {
+/// One of the files that the engine writes for a container, as the container's root's.
+pub(crate) fn own_file(path: &Path, maps: &[IdMap]) -> Result<OwnedFd> {
+    let tree = mount::bind_path(path, false)?;
+    wharf_kernel::userns::map_mount(tree.as_fd(), maps, false)?;
+    Ok(tree)
+}
+
+/// A bind's tree; `-v` makes the directory where it is missing. Its ids are translated only where that is asked for.
+pub(crate) fn bind_tree(spec: &MountSpec, maps: &[IdMap]) -> Result<(OwnedFd, bool)> {
     let path = PathBuf::from(&spec.source);
     if spec.create_source && !path.exists() {
         std::fs::create_dir_all(&path).map_err(|e| {
             Error::internal(format!("error while creating mount source path '{}': {e}", spec.source))
         })?;
     }
-    filesystem::tree(&path, spec)
+    let (tree, file) = filesystem::tree(&path, spec)?;
+    if spec.id_mapped {
+        wharf_kernel::userns::map_mount(tree.as_fd(), maps, spec.recursive)
+            .map_err(|e| Error::internal(format!("cannot map the ids of {}: {e}", spec.source)))?;
+    }
+    Ok((tree, file))
 }
 
 /// Devices of the host that a container gets: those asked for, or with `--privileged` all.

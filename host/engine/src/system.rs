@@ -62,6 +62,9 @@ impl Engine {
             security.insert(0, "name=apparmor".into());
         }
         security.push("name=cgroupns".into());
+        if settings.remap != crate::planner::userns::Remap::Off {
+            security.push("name=userns".into());
+        }
         if settings.no_new_privileges {
             security.push("name=no-new-privileges".into());
         }

@@ -8,6 +8,7 @@ mod options;
 mod pidfile;
 mod reload;
 mod settings;
+mod subids;
 mod tls;
 mod values;
 

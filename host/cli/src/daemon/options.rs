@@ -147,7 +147,7 @@ pub(crate) const OPTIONS: &[Opt] = &[
     opt("exec-opt", "exec-opts", List, Works, "native.cgroupdriver=cgroupfs or systemd"),
     opt("cpu-rt-period", "cpu-rt-period", Number, Only("0", "kernels without RT_GROUP_SCHED have no such limit"), "Real-time period"),
     opt("cpu-rt-runtime", "cpu-rt-runtime", Number, Only("0", "kernels without RT_GROUP_SCHED have no such limit"), "Real-time budget"),
-    opt("userns-remap", "userns-remap", Text, Only("", "user namespaces are not supported yet"), "User namespace of containers"),
+    opt("userns-remap", "userns-remap", Text, Works, "User namespace of containers: default, user[:group], or auto for a range each"),
     opt("seccomp-profile", "seccomp-profile", Text, Works, "Seccomp rules: builtin, unconfined or a file"),
     opt("selinux-enabled", "selinux-enabled", Bool, Works, "Label containers for SELinux"),
     opt("add-runtime", "runtimes", Runtimes, Refused("there is one runtime, the engine itself"), "Further runtime, name=path"),

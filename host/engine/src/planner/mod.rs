@@ -16,6 +16,7 @@ pub mod run;
 pub mod security;
 pub mod signals;
 pub mod user;
+pub mod userns;
 
 /// What the planner must know about the machine and the engine's settings.
 #[derive(Debug, Clone, Default)]
@@ -56,4 +57,6 @@ pub struct Facts {
     pub most_files: u64,
     /// Devices may be asked for by their CDI names.
     pub cdi: bool,
+    /// User namespace of containers that name none.
+    pub remap: userns::Remap,
 }

@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 use wharf_kernel::files::tree::{self, Meta, Tree, split};
+use wharf_plan::idmap;
+use wharf_plan::types::IdMap;
 
 use super::tar::{Header, Kind, Reader};
 
@@ -75,21 +77,23 @@ pub struct Outcome {
 
 /// How entries of an archive become files.
 #[derive(Debug, Clone, Copy)]
-pub struct Rules {
+pub struct Rules<'a> {
     /// What names that start with `.wh.` mean.
     pub whiteouts: Whiteouts,
     /// Who owns everything, whatever the archive says.
     pub owner: Option<(u32, u32)>,
+    /// How ids of the archive (and of `owner`) become those of files; empty leaves them.
+    pub ids: &'a [IdMap],
     /// A directory never takes the place of something else, nor something else that of a directory.
     pub keep_kinds: bool,
     /// An entry for the root of the archive says how the directory looks that it is unpacked into.
     pub root_meta: bool,
 }
 
-impl Rules {
+impl Rules<'_> {
     /// Those of a layer.
     pub fn layer(whiteouts: Whiteouts) -> Self {
-        Self { whiteouts, owner: None, keep_kinds: false, root_meta: true }
+        Self { whiteouts, owner: None, ids: &[], keep_kinds: false, root_meta: true }
     }
 }
 
@@ -97,7 +101,7 @@ struct Unpack<'b> {
     tree: Tree,
     /// Where in the tree everything goes.
     at: &'b [u8],
-    rules: Rules,
+    rules: Rules<'b>,
     whiteouts: Whiteouts,
     budget: &'b Budget,
     outcome: Outcome,
@@ -128,7 +132,7 @@ pub fn unpack_at<R: Read>(
     reader: &mut Reader<'_, R>,
     tree: Tree,
     at: &[u8],
-    rules: Rules,
+    rules: Rules<'_>,
     budget: &Budget,
 ) -> io::Result<Outcome> {
     let mut unpack = Unpack {
@@ -213,16 +217,22 @@ fn kept(name: &[u8]) -> bool {
         || name.starts_with(b"system.posix_acl_")
 }
 
-fn meta(header: &Header, owner: Option<(u32, u32)>) -> Meta {
-    let (uid, gid) = owner.unwrap_or((header.uid, header.gid));
-    Meta {
+fn meta(header: &Header, rules: &Rules<'_>) -> io::Result<Meta> {
+    let (uid, gid) = rules.owner.unwrap_or((header.uid, header.gid));
+    let mapped = |id: u32| match rules.ids {
+        [] => Ok(id),
+        ids => idmap::outside(ids, id)
+            .ok_or_else(|| invalid(format!("Container ID {id} cannot be mapped to a host ID"))),
+    };
+    let (uid, gid) = (mapped(uid)?, mapped(gid)?);
+    Ok(Meta {
         uid,
         gid,
         mode: header.mode,
         mtime: header.mtime,
         mtime_nsec: header.mtime_nsec,
         xattrs: header.xattrs.iter().filter(|(name, _)| kept(name)).cloned().collect(),
-    }
+    })
 }
 
 /// Sets what can be set: a file system without extended attributes still takes the rest, as with Docker.
@@ -249,7 +259,7 @@ impl Unpack<'_> {
                 return Err(invalid("the root of an archive must be a directory"));
             }
             if self.rules.root_meta {
-                self.dirs.insert(path, meta(header, self.rules.owner));
+                self.dirs.insert(path, meta(header, &self.rules)?);
             }
             return Ok(());
         }
@@ -269,7 +279,7 @@ impl Unpack<'_> {
                 at = split(at).0;
             }
         }
-        let mut meta = meta(header, self.rules.owner);
+        let mut meta = meta(header, &self.rules)?;
         match header.kind {
             Kind::Directory => self.directory(reader, &path, meta)?,
             Kind::File => self.file(reader, &path, header, &mut meta)?,

@@ -11,6 +11,7 @@ mod process;
 mod report;
 mod setup;
 mod terminal;
+mod userns;
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -131,15 +132,18 @@ fn fd(fds: &[OwnedFd], index: u32) -> Result<BorrowedFd<'_>, StartError> {
 pub fn run(host: &Host, plan: &RunPlan, fds: &[OwnedFd]) -> Result<Spawned, StartError> {
     let job = prepare::Run::new(host, plan, fds)?;
     let spaces = plan.namespaces;
-    let mut flags = sys::CLONE_NEWNS;
-    for (namespace, flag) in [
-        (spaces.pid, sys::CLONE_NEWPID),
-        (spaces.ipc, sys::CLONE_NEWIPC),
-        (spaces.uts, sys::CLONE_NEWUTS),
-        (spaces.net, sys::CLONE_NEWNET),
-    ] {
-        if namespace == Namespace::New {
-            flags |= flag;
+    let mut flags = if spaces.pid == Namespace::New { sys::CLONE_NEWPID } else { 0 };
+    // Those of a container with a user namespace are made in there, so that they belong to it.
+    if plan.user.is_none() {
+        flags |= sys::CLONE_NEWNS;
+        for (namespace, flag) in [
+            (spaces.ipc, sys::CLONE_NEWIPC),
+            (spaces.uts, sys::CLONE_NEWUTS),
+            (spaces.net, sys::CLONE_NEWNET),
+        ] {
+            if namespace == Namespace::New {
+                flags |= flag;
+            }
         }
     }
     let pid_namespace = match spaces.pid {

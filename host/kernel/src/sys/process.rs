@@ -340,6 +340,36 @@ pub fn setresuid(uid: u32) -> Result<()> {
     check(result, || format!("setresuid({uid}, {uid}, {uid})")).map(drop)
 }
 
+/// This thread's ids for files alone; its other ids stay.
+pub fn set_file_ids(uid: u32, gid: u32) -> Result<()> {
+    for (call, name, id) in [(libc::SYS_setfsgid, "setfsgid", gid), (libc::SYS_setfsuid, "setfsuid", uid)] {
+        // SAFETY: plain numbers. The raw call changes this thread only.
+        unsafe { libc::syscall(call, id) };
+        // It answers the id from before, whether it did anything or not; -1 changes nothing and tells.
+        // SAFETY: as above.
+        let now = unsafe { libc::syscall(call, u32::MAX) };
+        if now != i64::from(id) {
+            return Err(Error::new(format!("{name}({id})"), libc::EPERM));
+        }
+    }
+    Ok(())
+}
+
+/// From now on this thread keeps its capabilities over changes of ids (`SECBIT_NO_SETUID_FIXUP`).
+pub fn keep_capabilities_of_files() -> Result<()> {
+    const SECBIT_NO_SETUID_FIXUP: u64 = 1 << 2;
+    prctl(libc::PR_SET_SECUREBITS, "PR_SET_SECUREBITS", SECBIT_NO_SETUID_FIXUP, 0)
+}
+
+/// The user namespace that a namespace belongs to (`NS_GET_USERNS`).
+pub fn owner_of(namespace: BorrowedFd<'_>) -> Result<OwnedFd> {
+    const NS_GET_USERNS: libc::Ioctl = 0xb701;
+    let fd = namespace.as_raw_fd();
+    // SAFETY: the ioctl takes no argument and answers a new descriptor.
+    let result = unsafe { libc::ioctl(fd, NS_GET_USERNS) };
+    check_fd(result.into(), || format!("ioctl({fd}, NS_GET_USERNS)"))
+}
+
 /// Sets both values of one resource limit.
 pub fn setrlimit(resource: u32, soft: u64, hard: u64) -> Result<()> {
     let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
