@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+pub mod fsck;
+pub mod guest;
 pub mod http;
 pub mod image;
 pub mod leftovers;

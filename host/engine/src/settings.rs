@@ -139,6 +139,8 @@ pub struct Settings {
     pub cdi_dirs: Vec<PathBuf>,
     /// For the registry client.
     pub registry: RegistrySettings,
+    /// Garbage collection of images.
+    pub image_gc: crate::image_gc::ImageGc,
 }
 
 impl Settings {
@@ -189,6 +191,7 @@ impl Settings {
             cdi: true,
             cdi_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
             registry: RegistrySettings::default(),
+            image_gc: crate::image_gc::ImageGc::default(),
         }
     }
 }
