@@ -87,3 +87,17 @@ pub fn look(d: &Daemon) -> Vec<String> {
     }
     problems
 }
+
+/// Waits until nothing is wrong: what is thrown away goes in the background.
+#[track_caller]
+pub fn whole(d: &Daemon, when: &str) {
+    let end = std::time::Instant::now() + crate::PATIENCE;
+    loop {
+        let problems = look(d);
+        if problems.is_empty() {
+            return;
+        }
+        assert!(std::time::Instant::now() < end, "{when}: {problems:#?}");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+}

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use wharf_tests::guest::{Guest, available};
-use wharf_tests::registry::connect;
-use wharf_tests::{Daemon, eventually, image};
+use wharf_tests::serve::Serve;
+use wharf_tests::{Daemon, image};
 
 /// For one step of an emulated machine on a busy host.
 const PATIENCE: Duration = Duration::from_mins(3);
@@ -32,24 +31,7 @@ fn guest(pulled: &[&str], loaded: &[&str]) -> Option<Guest> {
     }
     let registry = d.path("registry");
     if !pulled.is_empty() {
-        let mut serve = d
-            .in_namespace(wharf_tests::bin_dir().join("wharf"))
-            .args(["registry", "serve", "--address", "127.0.0.1:5000", "--root"])
-            .arg(&registry)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        eventually("the registry's port", || connect(&d, "127.0.0.1:5000".parse().unwrap()).ok());
-        for name in pulled {
-            let full = format!("127.0.0.1:5000/{name}:1");
-            let path = d.path("push.tar");
-            let path = image::save(&path, &archive(&full, name));
-            d.docker(&["load", "-q", "-i", &path]).ok();
-            d.docker(&["push", "-q", &full]).ok();
-        }
-        serve.kill().unwrap();
-        serve.wait().unwrap();
+        drop(Serve::start(&d, 5000, pulled));
         files.push(("registry".into(), registry));
     }
     let files: Vec<(&str, &Path)> = files.iter().map(|(name, path)| (name.as_str(), path.as_path())).collect();

@@ -3,7 +3,7 @@
 
 use std::process::{Child, Stdio};
 
-use wharf_tests::registry::connect;
+use wharf_tests::serve::Serve;
 use wharf_tests::{Daemon, eventually, fsck, image};
 
 /// A cheap, seeded generator: a failure can be repeated with the printed seed.
@@ -15,41 +15,6 @@ impl Random {
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         self.0 % below
-    }
-}
-
-/// A registry that is no part of the daemon, with these images in it.
-struct Serve(Child);
-
-impl Serve {
-    fn start(d: &Daemon, names: &[&str]) -> Self {
-        let child = d
-            .in_namespace(wharf_tests::bin_dir().join("wharf"))
-            .args(["registry", "serve", "--address", "127.0.0.1:5000", "--root"])
-            .arg(d.path("registry"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let serve = Self(child);
-        eventually("the registry's port", || connect(d, "127.0.0.1:5000".parse().unwrap()).ok());
-        for name in names {
-            let full = format!("127.0.0.1:5000/{name}:1");
-            let archive = image::docker_archive(&full, &[image::busybox_tar(), image::own_layer(name)]);
-            let path = image::save(&d.path("push.tar"), &archive);
-            d.docker(&["load", "-q", "-i", &path]).ok();
-            d.docker(&["push", "-q", &full]).ok();
-            d.docker(&["rmi", &full]).ok();
-        }
-        serve
-    }
-}
-
-impl Drop for Serve {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 
@@ -68,27 +33,13 @@ fn all_run(d: &Daemon, when: &str) -> usize {
     ids.len()
 }
 
-#[track_caller]
-fn whole(d: &Daemon, when: &str) {
-    let mut last = Vec::new();
-    let end = std::time::Instant::now() + wharf_tests::PATIENCE;
-    while std::time::Instant::now() < end {
-        last = fsck::look(d);
-        if last.is_empty() {
-            return;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
-    panic!("{when}: {last:#?}");
-}
-
 #[test]
 fn killed_at_random_points_images_are_whole_or_gone() {
     let mut d = Daemon::start();
     let seed: u64 = std::env::var("WHARF_TEST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| std::process::id().into());
     eprintln!("seed {seed} (WHARF_TEST_SEED repeats it)");
     let mut random = Random(seed);
-    let _registry = Serve::start(&d, &["a", "b"]);
+    let _registry = Serve::start(&d, 5000, &["a", "b"]);
     let save = |d: &Daemon, name: &str| {
         let archive = image::docker_archive(&format!("{name}:1"), &[image::busybox_tar(), image::own_layer(name)]);
         image::save(&d.path(&format!("{name}.tar")), &archive)
@@ -130,7 +81,7 @@ fn killed_at_random_points_images_are_whole_or_gone() {
         }
         d.restart();
         let when = format!("seed {seed}, round {round}");
-        whole(&d, &when);
+        fsck::whole(&d, &when);
         listed += all_run(&d, &when);
     }
     // The container's own image is there in each round.
@@ -138,5 +89,5 @@ fn killed_at_random_points_images_are_whole_or_gone() {
     d.docker(&["rm", "-f", "source"]).ok();
     d.docker(&["image", "prune", "-af"]).ok();
     assert_eq!(d.docker(&["images", "-aq"]).ok(), "");
-    whole(&d, "at the end");
+    fsck::whole(&d, "at the end");
 }
