@@ -284,8 +284,10 @@ service! {
     fn image_import<'a>(&'a self, body: Body, options: ImportOptions) -> String;
     /// `POST /images/load`.
     fn image_load<'a>(&'a self, body: Body, quiet: bool, progress: Progress) -> ();
-    /// `POST /images/prune`.
-    fn image_prune<'a>(&'a self, filters: &'a Filters) -> ImagePruneResponse;
+    /// `POST /images/prune`, with `?plan=1` as the last argument.
+    fn image_prune<'a>(&'a self, filters: &'a Filters, dry_run: bool) -> ImagePruneResponse;
+    /// `POST /images/prune?policy=1`: by the policies of the configuration.
+    fn image_gc<'a>(&'a self, dry_run: bool) -> ImagePruneResponse;
     /// `POST /images/create?fromImage=`.
     fn image_pull<'a>(&'a self, options: PullOptions, caller: &'a Caller, progress: Progress) -> ();
     /// `POST /images/{}/push`.

@@ -143,6 +143,9 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: ContainerCommand,
     },
+    /// Remove unused images (`image prune`)
+    #[command(skip)]
+    ImagePrune(ImagePruneArgs),
     /// Manage images
     Image {
         #[command(subcommand)]
@@ -267,6 +270,8 @@ pub(crate) enum ImageCommand {
     History(HistoryArgs),
     /// Display detailed information on images
     Inspect(InspectArgs),
+    /// Remove unused images
+    Prune(ImagePruneArgs),
 }
 
 impl From<ImageCommand> for Command {
@@ -283,6 +288,7 @@ impl From<ImageCommand> for Command {
             C::Rm(a) => Self::Rmi(a),
             C::History(a) => Self::History(a),
             C::Inspect(a) => Self::Inspect(InspectArgs { kind: Some("image".into()), ..a }),
+            C::Prune(a) => Self::ImagePrune(a),
         }
     }
 }
@@ -1042,6 +1048,25 @@ pub(crate) struct RmiArgs {
     /// Images
     #[arg(required = true)]
     pub(crate) images: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImagePruneArgs {
+    /// Remove all unused images, not just those without a name
+    #[arg(short, long)]
+    pub(crate) all: bool,
+    /// Filter (`until=24h`, `label=x`, `label!=x`)
+    #[arg(long)]
+    pub(crate) filter: Vec<String>,
+    /// Do not ask
+    #[arg(short, long)]
+    pub(crate) force: bool,
+    /// Only show what would be removed
+    #[arg(long)]
+    pub(crate) plan: bool,
+    /// Go by the policies of the daemon's configuration (`image-gc`)
+    #[arg(long, conflicts_with_all = ["all", "filter"])]
+    pub(crate) policy: bool,
 }
 
 #[derive(Debug, Args)]

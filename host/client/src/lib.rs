@@ -108,6 +108,7 @@ async fn perform(client: http::Client, command: args::Command) -> Result<u8, Err
         C::Tag(a) => images::tag(&client, a).await,
         C::Rmi(a) => images::remove(&client, a).await,
         C::History(a) => images::history(&client, a).await,
+        C::ImagePrune(a) => images::prune(&client, a).await,
         C::Version(a) => system::version(&client, a).await,
         C::Info(a) => system::info(&client, a).await,
         C::Events(a) => system::events(&client, a).await,

@@ -21,6 +21,7 @@ mod exit;
 mod filesystem;
 mod health;
 mod host;
+pub mod image_gc;
 pub mod images;
 mod inspect;
 mod list;

@@ -256,7 +256,7 @@ pub(crate) fn until(filters: &Filters) -> Result<Option<u64>> {
 }
 
 /// Reads Go's `1h30m`.
-fn go_duration(text: &str) -> Option<f64> {
+pub(crate) fn go_duration(text: &str) -> Option<f64> {
     let mut total = 0.0;
     let mut rest = text;
     if rest.is_empty() {

@@ -115,6 +115,7 @@ impl Engine {
             }),
         };
         engine.recover().await?;
+        engine.watch_images();
         let net = engine.inner.net.clone();
         match engine.inner.pool.run(move || net.watch()).await? {
             Ok(watch) => drop(engine.inner.net_watch.set(watch)),

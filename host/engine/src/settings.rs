@@ -144,6 +144,8 @@ pub struct Settings {
     pub own_ids: Vec<(u32, u32)>,
     /// For the registry client.
     pub registry: RegistrySettings,
+    /// Garbage collection of images.
+    pub image_gc: crate::image_gc::ImageGc,
 }
 
 impl Settings {
@@ -196,6 +198,7 @@ impl Settings {
             remap: Remap::Off,
             own_ids: Vec::new(),
             registry: RegistrySettings::default(),
+            image_gc: crate::image_gc::ImageGc::default(),
         }
     }
 }

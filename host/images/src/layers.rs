@@ -226,7 +226,7 @@ impl Inner {
     }
 
     /// Layers that an image, a container or an operation under way needs.
-    fn needed(&self, index: &Index) -> HashSet<String> {
+    pub(crate) fn needed(&self, index: &Index) -> HashSet<String> {
         let mut tops: Vec<String> =
             index.images.values().filter_map(|image| image.chain_id().map(str::to_owned)).collect();
         let containers = self.containers.read().unwrap_or_else(std::sync::PoisonError::into_inner);

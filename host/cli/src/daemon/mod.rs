@@ -2,6 +2,7 @@
 
 mod check;
 mod config;
+mod image_gc;
 mod metrics;
 mod notify;
 mod options;

@@ -166,6 +166,7 @@ pub(crate) const OPTIONS: &[Opt] = &[
     opt("no-proxy", "no-proxy", Text, Works, "Hosts that are reached without a proxy"),
     opt("", "proxies", Map, Works, "The three above, in one object"),
     opt("", "builder", Object, NoEffect("there is no builder yet"), "Builder"),
+    opt("", "image-gc", Object, Works, "Policies by which images that nothing uses are removed"),
     // What others have.
     opt("containerd", "containerd", Text, NO_CONTAINERD, "Socket of containerd"),
     opt("containerd-namespace", "containerd-namespace", Text, NO_CONTAINERD, "Namespace there"),

@@ -88,6 +88,7 @@ pub(crate) fn settings(config: &Config) -> Result<Settings, String> {
     settings.cdi = config.features.get("cdi").copied().unwrap_or(true);
     settings.cdi_dirs.clone_from(&config.cdi_spec_dirs);
     settings.registry = registry(config);
+    settings.image_gc = config.image_gc.settings()?;
     if let Some(config) = credentials() {
         settings.plugin_config.entry("registry-environment".into()).or_insert(config);
     }

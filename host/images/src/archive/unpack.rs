@@ -15,6 +15,11 @@ use wharf_plan::types::IdMap;
 
 use super::tar::{Header, Kind, Reader};
 
+/// Bytes that one layer's names and attributes may take up in memory until it is unpacked: some million ordinary files.
+const MEMORY: usize = 256 << 20;
+/// What an entry takes up beside its name and attributes, about.
+const OVERHEAD: usize = 64;
+
 /// How "this file of a lower layer is gone" is written down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Whiteouts {
@@ -113,6 +118,8 @@ struct Unpack<'b> {
     gone: HashSet<Vec<u8>>,
     /// With `Delete`: what this layer brought, which its whiteouts do not touch.
     own: HashSet<Vec<u8>>,
+    /// Bytes that all of these may still take.
+    memory: usize,
     buffer: Vec<u8>,
 }
 
@@ -146,6 +153,7 @@ pub fn unpack_at<R: Read>(
         recorded: BTreeMap::new(),
         gone: HashSet::new(),
         own: HashSet::new(),
+        memory: MEMORY,
         buffer: vec![0; 256 << 10],
     };
     while let Some(header) = reader.next_entry()? {
@@ -264,6 +272,9 @@ impl Unpack<'_> {
             return Ok(());
         }
         let path = self.placed(path);
+        // Attributes are kept for directories only, which get theirs when they are full.
+        let kept = if header.kind == Kind::Directory { header.xattrs.as_slice() } else { &[] };
+        self.remember(&path, kept)?;
         if self.rules.keep_kinds {
             self.check_kind(&path, header.kind == Kind::Directory)?;
         }
@@ -299,6 +310,16 @@ impl Unpack<'_> {
                 set(&mut meta, |m| m.set_at(dir, name))?;
             }
         }
+        Ok(())
+    }
+
+    /// Counts what is remembered of an entry: one that compresses to nothing may still have a name of kilobytes, and
+    /// attributes of a megabyte, which the layer's global header can give to each of a million entries.
+    fn remember(&mut self, path: &[u8], xattrs: &[(Vec<u8>, Vec<u8>)]) -> io::Result<()> {
+        let xattrs: usize = xattrs.iter().map(|(name, value)| name.len() + value.len() + OVERHEAD).sum();
+        let more = path.len() + OVERHEAD + xattrs;
+        self.memory =
+            self.memory.checked_sub(more).ok_or_else(|| too_much("has names and attributes without end"))?;
         Ok(())
     }
 
