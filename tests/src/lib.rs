@@ -15,9 +15,11 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+pub mod fuse;
 pub mod http;
 pub mod image;
 pub mod leftovers;
+pub mod pace;
 pub mod registry;
 pub mod server;
 

@@ -19,6 +19,7 @@ pub mod error;
 pub mod exec;
 mod exit;
 mod filesystem;
+mod foreign;
 mod health;
 mod host;
 pub mod images;
@@ -83,6 +84,8 @@ pub(crate) struct Inner {
     pub(crate) net_watch: std::sync::OnceLock<wharf_kernel::net::Watch>,
     pub(crate) namespaces: Arc<wharf_kernel::netns::Pool>,
     pub(crate) pool: pool::Pool,
+    /// For what touches file systems that may hang.
+    pub(crate) foreign: foreign::Foreign,
     pub(crate) registry: registry::Registry,
     /// The client of image registries.
     pub(crate) registries: ArcSwap<wharf_registry::Registry>,
