@@ -17,9 +17,11 @@ use nix::unistd::Pid;
 
 pub mod fsck;
 pub mod guest;
+pub mod fuse;
 pub mod http;
 pub mod image;
 pub mod leftovers;
+pub mod pace;
 pub mod registry;
 pub mod serve;
 pub mod server;

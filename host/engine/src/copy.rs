@@ -184,6 +184,11 @@ async fn stream(
     Ok(stream)
 }
 
+/// The place of a container's files as such.
+fn inside(now: &Now) -> String {
+    format!("the file system of container {}", now.def.id)
+}
+
 /// Runs something short that waits for files.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(|e| Error::internal(format!("a worker ended: {e}")))?
@@ -215,7 +220,14 @@ impl Engine {
         }
         let def = Arc::clone(&now.def);
         let dir = self.inner.dirs.container(&def.id);
-        blocking(move || {
+        let places: Vec<&str> = now
+            .def
+            .mounts
+            .iter()
+            .filter(|m| m.kind == MountKind::Bind)
+            .map(|m| m.source.as_str())
+            .collect();
+        let work = move |at: &crate::foreign::At| {
             let mut parts = Vec::new();
             for (place, name) in start::OWN_FILES {
                 if def.mounts.iter().any(|m| m.destination == place) {
@@ -230,13 +242,16 @@ impl Engine {
                 let (tree, file) = match (spec.kind, volume) {
                     (MountKind::Tmpfs, _) => continue,
                     (_, Some(tree)) => (tree, false),
-                    (_, None) => start::bind_tree(spec, &def.id_maps)?,
+                    (_, None) => {
+                        at.place(&spec.source);
+                        start::bind_tree(spec, &def.id_maps)?
+                    }
                 };
                 parts.push(mount::Part { place: PathBuf::from(&spec.destination), tree, file });
             }
             Ok(userns::as_root(&def.id_maps, || mount::assemble(root, &parts))??)
-        })
-        .await
+        };
+        self.inner.foreign.run(&places, work).await?
     }
 
     /// `HEAD /containers/{id}/archive`.
@@ -245,7 +260,11 @@ impl Engine {
         let asked = Asked::new(path)?;
         let tree = self.whole_tree(&now).await?;
         let container = reference.to_owned();
-        blocking(move || Ok(stat(&Root::new(tree), &asked, &container)?.0)).await
+        let place = inside(&now);
+        self.inner
+            .foreign
+            .run(&[&place], move |_| Ok(stat(&Root::new(tree), &asked, &container)?.0))
+            .await?
     }
 
     /// `GET /containers/{id}/archive`.
@@ -254,12 +273,13 @@ impl Engine {
         let asked = Asked::new(path)?;
         let tree = self.whole_tree(&now).await?;
         let container = reference.to_owned();
-        let (found, root, reference, name) = blocking(move || {
+        let place = inside(&now);
+        let look = move |_: &crate::foreign::At| -> Result<_> {
             let root = Root::new(tree);
             let (found, reference) = stat(&root, &asked, &container)?;
             Ok((found, root, reference, asked.base.into_bytes()))
-        })
-        .await?;
+        };
+        let (found, root, reference, name) = self.inner.foreign.run(&[&place], look).await??;
         let ids = now.def.id_maps.clone();
         let directory = found.mode & file_mode(libc::S_IFDIR) != 0;
         let stream = stream(move |packer| {

@@ -105,11 +105,15 @@ impl Engine {
         let mounts = mounts::all(&config, &host, &others)?;
         for spec in &mounts {
             match spec.kind {
-                MountKind::Bind if !spec.create_source && !Path::new(&spec.source).exists() => {
-                    return Err(Error::invalid(format!(
-                        "invalid mount config for type \"bind\": bind source path does not exist: {}",
-                        spec.source
-                    )));
+                MountKind::Bind if !spec.create_source => {
+                    let source = spec.source.clone();
+                    let look = move |_: &crate::foreign::At| Path::new(&source).exists();
+                    if !self.inner.foreign.run(&[&spec.source], look).await? {
+                        return Err(Error::invalid(format!(
+                            "invalid mount config for type \"bind\": bind source path does not exist: {}",
+                            spec.source
+                        )));
+                    }
                 }
                 MountKind::Volume => self.check_volume_driver(&spec.source, &spec.driver)?,
                 MountKind::Image => drop(self.inner.images.resolve(&spec.source)?),

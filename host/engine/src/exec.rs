@@ -352,9 +352,10 @@ impl Engine {
         let wanted = own.or_else(|| now.def.config.user.clone()).unwrap_or_default();
         let pid = now.state.pid;
         let def = Arc::clone(&now.def);
+        let place = format!("the file system of container {}", def.id);
         self.inner
-            .pool
-            .run(move || -> Result<user::Account> {
+            .foreign
+            .run(&[&place], move |_| -> Result<user::Account> {
                 // The link is the kernel's own and leads to the container's root; below it nothing leads out.
                 let root = Root::open(std::path::Path::new(&format!("/proc/{pid}/root")))?;
                 start::account(&root, &wanted, &def.host)
@@ -388,6 +389,14 @@ impl Engine {
             pid: Some(i64::from(progress.pid)),
         }))
         .await
+    }
+
+    /// A client left an exec by its detach keys.
+    pub fn exec_detached(&self, id: &str) {
+        let Ok(exec) = self.inner.execs.find(id) else { return };
+        if let Some(container) = self.inner.registry.get(&exec.container) {
+            self.container_event(&container.now(), "exec_detach", &[("execID", id)]);
+        }
     }
 
     /// Whether an exec has a terminal.

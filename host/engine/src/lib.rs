@@ -19,6 +19,7 @@ pub mod error;
 pub mod exec;
 mod exit;
 mod filesystem;
+mod foreign;
 mod health;
 mod host;
 pub mod image_gc;
@@ -86,6 +87,8 @@ pub(crate) struct Inner {
     pub(crate) namespaces: userns::Source,
     pub(crate) ranges: userns::Ranges,
     pub(crate) pool: pool::Pool,
+    /// For what touches file systems that may hang.
+    pub(crate) foreign: foreign::Foreign,
     pub(crate) registry: registry::Registry,
     /// The client of image registries.
     pub(crate) registries: ArcSwap<wharf_registry::Registry>,

@@ -101,6 +101,7 @@ impl Engine {
                 namespaces,
                 ranges: crate::userns::Ranges::default(),
                 pool,
+                foreign: crate::foreign::Foreign::default(),
                 registry: crate::registry::Registry::default(),
                 registries: ArcSwap::from_pointee(registries),
                 networks: crate::networks::Networks::default(),

@@ -20,13 +20,16 @@ use crate::planner::run::{self, HostDevice, Start};
 use crate::planner::security::Seccomp;
 use crate::planner::{config, health, security, user, userns};
 use crate::policy::Subject;
-use crate::record::{Endpoint, STATES, State, Status, put};
+use crate::record::{Definition, Endpoint, STATES, State, Status, put};
 use crate::registry::{Container, Held, Now};
 use crate::{Caller, Engine, RemoveOptions, endpoints, filesystem};
 
 /// The files that every container has of its own: where they are inside, and their names in its directory.
 pub(crate) const OWN_FILES: [(&str, &str); 3] =
     [("/etc/resolv.conf", "resolv.conf"), ("/etc/hostname", "hostname"), ("/etc/hosts", "hosts")];
+
+/// How long the making of a container's process may take, from the fork to its program.
+const SETUP_PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// Under this name the stages of a start are traced, to see where its time goes.
 const STAGES: &str = "wharf_engine::start";
@@ -176,7 +179,7 @@ impl Engine {
         let b = &now.blueprint;
         // The cgroup needs nothing else, so it is made beside everything.
         let resources = {
-            let mut devices = host_devices(&def.host, b.privileged)?;
+            let mut devices = self.devices_of(def, b.privileged).await?;
             devices.extend(self.cdi_edits(&def.host)?.devices);
             let mut resources = run::resources(b, &self.inner.facts(), &devices);
             resources.block = block_limits(&def.host)?;
@@ -214,6 +217,18 @@ impl Engine {
             self.undo_endpoints(state.endpoints.clone()).await;
         }
         result
+    }
+
+    /// Devices of the host; a path that was asked for may lie anywhere.
+    async fn devices_of(&self, def: &Arc<Definition>, privileged: bool) -> Result<Vec<HostDevice>> {
+        let asked: Vec<String> =
+            def.host.devices.iter().flatten().filter_map(|d| d.path_on_host.clone()).collect();
+        let places: Vec<&str> = asked.iter().map(String::as_str).collect();
+        if places.is_empty() {
+            return host_devices(&def.host, privileged);
+        }
+        let def = Arc::clone(def);
+        self.inner.foreign.run(&places, move |_| host_devices(&def.host, privileged)).await?
     }
 
     async fn undo_endpoints(&self, endpoints: BTreeMap<String, Endpoint>) {
@@ -361,9 +376,16 @@ impl Engine {
             Ipc::Host => true,
             Ipc::Container(_) | Ipc::None | Ipc::Private { .. } => false,
         };
-        self.inner
-            .pool
-            .run(move || -> Result<Files> {
+        // With binds, devices or files that other file systems may hold, on threads that may hang.
+        let places: Vec<String> = def
+            .mounts
+            .iter()
+            .filter(|m| m.kind == MountKind::Bind)
+            .map(|m| m.source.clone())
+            .chain(def.host.devices.iter().flatten().filter_map(|d| d.path_on_host.clone()))
+            .chain(edits.mounts.iter().map(|(source, ..)| source.display().to_string()))
+            .collect();
+        let work = move |at: Option<&crate::foreign::At>| -> Result<Files> {
                 if let Some(text) = hosts {
                     filesystem::write_public(&dir.join("hosts"), &text)?;
                 }
@@ -379,7 +401,12 @@ impl Engine {
                     trees.push(match (spec.kind, volume) {
                         (MountKind::Tmpfs, _) => None,
                         (_, Some(tree)) => Some((tree, false)),
-                        (_, None) => Some(bind_tree(spec, &def.id_maps)?),
+                        (_, None) => {
+                            if let Some(at) = at {
+                                at.place(&spec.source);
+                            }
+                            Some(bind_tree(spec, &def.id_maps)?)
+                        }
                     });
                 }
                 let shm =
@@ -388,6 +415,9 @@ impl Engine {
                 devices.extend(edits.devices);
                 let mut more = Vec::new();
                 for (source, target, read_only) in edits.mounts {
+                    if let Some(at) = at {
+                        at.place(&source.display().to_string());
+                    }
                     let is_file = !source.is_dir();
                     let tree = mount::bind_path(&source, true).doing(format_args!(
                         "CDI device injection failed: cannot mount {}",
@@ -406,8 +436,12 @@ impl Engine {
                     devices,
                     shm,
                 })
-            })
-            .await?
+        };
+        if places.is_empty() {
+            return self.inner.pool.run(move || work(None)).await?;
+        }
+        let places: Vec<&str> = places.iter().map(String::as_str).collect();
+        self.inner.foreign.run(&places, move |at| work(Some(at))).await?
     }
 
     async fn hand_over(
@@ -523,10 +557,8 @@ impl Engine {
         }
         tracing::trace!(target: STAGES, id = def.id, "handed over");
         let started = self
-            .inner
-            .keeper
-            .run(plan, fds.0)
-            .await
+            .set_up(container, plan, fds)
+            .await?
             .map_err(|e| start_error(&b.args, def.config.working_dir.as_deref().unwrap_or(""), &e))?;
         tracing::trace!(target: STAGES, id = def.id, "runs");
         state.status = Status::Running;
@@ -539,6 +571,40 @@ impl Engine {
         self.inner.registry.update(container, new.clone());
         self.after_start(container, &new).await;
         Ok(())
+    }
+
+    /// Has the keeper make the process. A set-up that hangs is killed after a while, or by who wants the container's end.
+    async fn set_up(
+        &self,
+        container: &Container,
+        plan: wharf_plan::run::RunPlan,
+        fds: Fds,
+    ) -> Result<Result<wharf_keeper::Started, StartError>> {
+        /// Also where the request is dropped.
+        struct Marked<'a>(&'a Container);
+        impl Drop for Marked<'_> {
+            fn drop(&mut self) {
+                self.0.setting_up.store(false, Ordering::SeqCst);
+            }
+        }
+        container.setting_up.store(true, Ordering::SeqCst);
+        let _marked = Marked(container);
+        let running = self.inner.keeper.run(plan, fds.0);
+        tokio::pin!(running);
+        if let Ok(started) = tokio::time::timeout(SETUP_PATIENCE, &mut running).await {
+            return Ok(started);
+        }
+        tracing::warn!(id = %container.id, "the set-up of a container hangs and is killed");
+        // Where it has just ended there is nothing to kill.
+        let _ = self.inner.keeper.signal(&container.id, crate::planner::signals::KILL).await;
+        match tokio::time::timeout(crate::stop::KILL_PATIENCE, &mut running).await {
+            Ok(Ok(started)) => {
+                // Killed before its program ran, or just as it did: either way its end is on its way.
+                drop(started);
+                Err(hangs(&container.id))
+            }
+            Ok(Err(_)) | Err(_) => Err(hangs(&container.id)),
+        }
     }
 
     /// What follows a start and cannot make it fail any more.
@@ -724,6 +790,14 @@ pub(crate) fn account(root: &Root, wanted: &str, host: &crate::models::HostConfi
         &read("/etc/passwd"),
         &read("/etc/group"),
     )
+}
+
+fn hangs(id: &str) -> Error {
+    Error::internal(format!(
+        "failed to create task for container: {id} was not set up within {} seconds and was killed: a file system or device that \
+         it uses hangs",
+        SETUP_PATIENCE.as_secs()
+    ))
 }
 
 /// One of the files that the engine writes for a container, as the container's root's.

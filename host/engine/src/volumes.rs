@@ -242,9 +242,10 @@ impl Engine {
         let (dirs, plugin) = (self.inner.dirs.clone(), volume.plugin.clone());
         let (ops, mounts) = (planned.value.ops, planned.value.mounts);
         let maps = maps.to_vec();
+        let place = format!("volume {}", volume.name);
         self.inner
-            .pool
-            .run(move || -> Result<OwnedFd> {
+            .foreign
+            .run(&[&place], move |_| -> Result<OwnedFd> {
                 let mut roots = dirs.roots(&plugin)?;
                 let granted = |mount: &wharf_plan::files::Mount| match &mount.source {
                     Source::Place(Place { root: PlaceRoot::Granted(name), .. }) => Some(name.clone()),
@@ -316,6 +317,15 @@ impl Engine {
             });
         }
         Ok(all)
+    }
+
+    /// Tells that an ended container's volumes are not mounted any more.
+    pub(crate) fn volumes_unmounted(&self, now: &Now) {
+        for spec in now.def.mounts.iter().filter(|spec| spec.kind == MountKind::Volume) {
+            if let Some(volume) = self.inner.volumes.get(&spec.source) {
+                self.volume_event(&volume, "unmount", &[("container", &now.def.id)]);
+            }
+        }
     }
 
     /// Ids of the containers that use a volume.

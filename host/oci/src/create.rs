@@ -224,7 +224,7 @@ pub(crate) fn follow(
     loop {
         wait_readable(&spawned.report);
         match read_report(spawned.report.as_fd())? {
-            Report::Pending => {}
+            Report::Pending | Report::Own => {}
             Report::Terminal(fd) => master = Some(fd),
             Report::Failed(error) => {
                 wait_readable(&spawned.pidfd);

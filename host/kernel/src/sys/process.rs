@@ -23,6 +23,8 @@ pub const CLONE_NEWTIME: u64 = 0x0000_0080;
 pub const CLONE_NEWPID: u64 = 0x2000_0000;
 /// New network namespace.
 pub const CLONE_NEWNET: u64 = 0x4000_0000;
+/// The child has the caller's table of descriptors, not a copy of it, until it calls [`unshare_all_but`].
+pub const CLONE_FILES: u64 = 0x400;
 const CLONE_PIDFD: u64 = 0x1000;
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -464,6 +466,18 @@ pub fn close_all_but(keep: &[i32]) -> Result<()> {
         first = first.max(next.saturating_add(1));
     }
     Ok(())
+}
+
+/// [`close_all_but`] for a child that was made with [`CLONE_FILES`]: it gets a table of its own, into which nothing above the last
+/// of `keep` is even copied. With thousands of descriptors there, that is what costs.
+pub fn unshare_all_but(keep: &[i32]) -> Result<()> {
+    const CLOSE_RANGE_UNSHARE: u32 = 2;
+    let last = keep.iter().filter_map(|fd| u32::try_from(*fd).ok()).max().unwrap_or(2).max(2);
+    let first = last.saturating_add(1);
+    // SAFETY: plain numbers. The table becomes this process's own before anything in it is closed.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, CLOSE_RANGE_UNSHARE) };
+    check(result, || format!("close_range({first}, ~0, CLOSE_RANGE_UNSHARE)"))?;
+    close_all_but(keep)
 }
 
 /// Whether the descriptor is closed at exec.
