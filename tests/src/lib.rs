@@ -18,6 +18,7 @@ use nix::unistd::Pid;
 pub mod http;
 pub mod image;
 pub mod leftovers;
+pub mod reference;
 pub mod registry;
 pub mod server;
 
