@@ -22,6 +22,7 @@ pub mod http;
 pub mod image;
 pub mod leftovers;
 pub mod pace;
+pub mod reference;
 pub mod registry;
 pub mod serve;
 pub mod server;

@@ -9,6 +9,7 @@ mod gate;
 mod hijack;
 mod http;
 mod json;
+mod old;
 mod ops;
 mod peer;
 mod query;

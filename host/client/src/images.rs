@@ -7,7 +7,7 @@ use futures_util::Stream;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use crate::args::{HistoryArgs, ImagePruneArgs, ImagesArgs, ImportArgs, LoadArgs, RmiArgs, TagArgs};
+use crate::args::{HistoryArgs, ImagesArgs, ImportArgs, LoadArgs, RmiArgs, TagArgs};
 use crate::attach::text;
 use crate::containers::{filters, for_each, local_time, short};
 use crate::http::Client;
@@ -97,50 +97,6 @@ pub(crate) async fn remove(client: &Client, args: RmiArgs) -> Result<u8, Error> 
         Ok(Some(lines.join("\n")))
     })
     .await
-}
-
-/// Asks as docker does; anything but yes is no.
-fn sure(question: &str) -> Result<bool, Error> {
-    eprint!("WARNING! {question}\nAre you sure you want to continue? [y/N] ");
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer)?;
-    Ok(matches!(answer.trim(), "y" | "Y"))
-}
-
-pub(crate) async fn prune(client: &Client, args: ImagePruneArgs) -> Result<u8, Error> {
-    let what = match (args.policy, args.all) {
-        (true, _) => "This will remove the images that the daemon's policies say.",
-        (_, true) => "This will remove all images without at least one container associated to them.",
-        _ => "This will remove all dangling images.",
-    };
-    if !args.plan && !args.force && !sure(what)? {
-        return Ok(0);
-    }
-    let mut filter = args.filter;
-    if args.all {
-        filter.push("dangling=false".into());
-    }
-    let mut query = Vec::new();
-    for (name, on) in [("plan", args.plan), ("policy", args.policy)] {
-        if on {
-            query.push((name, "1".to_owned()));
-        }
-    }
-    query.extend(filters(&filter)?.map(|filters| ("filters", filters)));
-    let answer = client.post("/images/prune", &query, None).await?;
-    let deleted: Vec<&Value> =
-        answer.get("ImagesDeleted").and_then(Value::as_array).into_iter().flatten().collect();
-    if !deleted.is_empty() {
-        println!("{}", if args.plan { "Images that would be deleted:" } else { "Deleted Images:" });
-        for (what, name) in deleted.iter().filter_map(|item| item.as_object()).flatten() {
-            println!("{}: {}", what.to_lowercase(), name.as_str().unwrap_or_default());
-        }
-        println!();
-    }
-    let bytes = answer.get("SpaceReclaimed").and_then(Value::as_i64).unwrap_or(0);
-    let said = if args.plan { "Total space that would be reclaimed" } else { "Total reclaimed space" };
-    println!("{said}: {}", units::human(bytes));
-    Ok(0)
 }
 
 pub(crate) async fn list(client: &Client, args: ImagesArgs) -> Result<u8, Error> {

@@ -75,6 +75,10 @@ impl Engine {
         let image = self.inner.images.resolve(&image_name)?;
         check_platform(options.platform.as_deref(), &image)?;
         let mut host = request.host;
+        if options.cgroupns_host && self.inner.facts().cgroup_version == 1 {
+            use crate::models::HostConfigCgroupnsModeEnum as Mode;
+            host.cgroupns_mode = host.cgroupns_mode.filter(|mode| *mode != Mode::EMPTY).or(Some(Mode::HOST));
+        }
         let mut config = config::merge(request.config, &image.config)?;
         run::defaults(&mut host, &self.inner.facts())?;
         run::check_runtime(&host)?;

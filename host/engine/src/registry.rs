@@ -46,6 +46,8 @@ pub(crate) struct Held {
 #[derive(Debug, Clone)]
 pub(crate) struct Fragment {
     pub(crate) json: Bytes,
+    /// Without `Health`, for older clients.
+    pub(crate) plain: Bytes,
     /// Text that depends on the time.
     pub(crate) status: String,
 }
@@ -120,8 +122,9 @@ pub(crate) struct Registry {
 pub(crate) struct Listing {
     pub(crate) generation: u64,
     pub(crate) second: u64,
-    pub(crate) all: Bytes,
-    pub(crate) running: Bytes,
+    /// With and without `Health`.
+    pub(crate) all: [Bytes; 2],
+    pub(crate) running: [Bytes; 2],
 }
 
 impl Registry {

@@ -868,7 +868,7 @@ fn host_devices(host: &crate::models::HostConfig, privileged: bool) -> Result<Ve
 }
 
 /// Limits of single block devices, with the devices' numbers.
-fn block_limits(host: &crate::models::HostConfig) -> Result<Vec<wharf_plan::run::BlockLimit>> {
+pub(crate) fn block_limits(host: &crate::models::HostConfig) -> Result<Vec<wharf_plan::run::BlockLimit>> {
     use wharf_plan::run::{BlockKind, BlockLimit};
     let mut all = Vec::new();
     let mut add = |kind, path: Option<&str>, value: u64| {

@@ -5,12 +5,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use wharf_plan::run::BlockLimit;
 use wharf_store::Transaction;
 
 use crate::containers::Waiter;
 use crate::error::{Context, Error, Result};
 use crate::exit::policy;
-use crate::models::{ContainerUpdateBody, ContainerUpdateResponse, RestartPolicyNameEnum};
+use crate::models::{ContainerUpdateBody, ContainerUpdateResponse, HostConfig, RestartPolicyNameEnum};
 use crate::planner::{limits, names, run, signals};
 use crate::record::{CONTAINERS, NAMES, STATES, State, Status, put};
 use crate::registry::{Container, Life, Now};
@@ -390,9 +391,11 @@ impl Engine {
         }
         let blueprint = run::blueprint(&def.config, &def.host, &self.inner.facts())?;
         let warnings = limits::check(&blueprint.limits, &self.inner.facts(), true)?;
-        if now.state.status.is_alive() && blueprint.limits != now.blueprint.limits {
+        let block = block_changes(&now.def.host, &def.host)?;
+        if now.state.status.is_alive() && (blueprint.limits != now.blueprint.limits || !block.is_empty()) {
             let (cgroups, path) = (self.inner.cgroups.clone(), now.state.cgroup.clone());
-            let resources = limits::resources(&blueprint.limits, &self.inner.facts(), Vec::new());
+            let mut resources = limits::resources(&blueprint.limits, &self.inner.facts(), Vec::new());
+            resources.block = block;
             self.inner
                 .pool
                 .run(move || cgroups.update(&path, &resources))
@@ -415,4 +418,15 @@ impl Engine {
         let exits = life.borrow().exits;
         std::future::ready(Ok(Waiter { life, exits, condition, container })).await
     }
+}
+
+/// What an update changes of single block devices: the new limits, and none for those that went.
+fn block_changes(old: &HostConfig, new: &HostConfig) -> Result<Vec<BlockLimit>> {
+    let wanted = crate::start::block_limits(new)?;
+    // A device that is gone has no limit that could be lifted.
+    let lifted = crate::start::block_limits(old).unwrap_or_default().into_iter().filter(|limit| {
+        !wanted.iter().any(|w| (w.kind, w.major, w.minor) == (limit.kind, limit.major, limit.minor))
+    });
+    let lifted: Vec<BlockLimit> = lifted.map(|limit| BlockLimit { value: 0, ..limit }).collect();
+    Ok(wanted.into_iter().chain(lifted).collect())
 }

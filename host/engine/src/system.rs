@@ -69,6 +69,12 @@ impl Engine {
             security.push("name=no-new-privileges".into());
         }
         let v2 = inner.facts().cgroup_version == 2;
+        let dirs = if settings.cdi { settings.cdi_dirs.clone() } else { Vec::new() };
+        let devices = inner.pool.run(move || crate::cdi::discovered(&dirs)).await?;
+        let devices = devices
+            .into_iter()
+            .map(|id| crate::models::DeviceInfo { source: Some("cdi".into()), id: Some(id) })
+            .collect();
         std::future::ready(Ok(SystemInfo {
             id: Some(inner.id.clone()),
             containers: i64::try_from(containers.len()).ok(),
@@ -169,6 +175,11 @@ impl Engine {
                 ..crate::models::FirewallInfo::default()
             }),
             warnings: None,
+            // Docker's word where a part is not there: clients of older versions look for the fields.
+            containerd_commit: commit(),
+            runc_commit: commit(),
+            init_commit: commit(),
+            discovered_devices: Some(devices),
             cdi_spec_dirs: Some(if settings.cdi {
                 settings.cdi_dirs.iter().map(|d| d.display().to_string()).collect()
             } else {
@@ -307,6 +318,11 @@ impl Engine {
             .collect();
         std::future::ready(Ok(Value::Array(list))).await
     }
+}
+
+#[allow(clippy::unnecessary_wraps, reason = "the models' fields are options")]
+fn commit() -> Option<crate::models::Commit> {
+    Some(crate::models::Commit { id: Some("N/A".into()) })
 }
 
 /// The indexes of registries as `info` shows them: the Hub, and those that are trusted without TLS.

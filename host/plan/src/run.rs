@@ -189,6 +189,10 @@ pub struct Resources {
     pub cpu_period: Option<i64>,
     /// Relative weight, 2 to 262144 (v1 scale).
     pub cpu_shares: Option<i64>,
+    /// Microseconds of each real-time period that may be used (v1 only).
+    pub cpu_rt_runtime: Option<i64>,
+    /// Microseconds (v1 only).
+    pub cpu_rt_period: Option<i64>,
     /// For example `0-3,5`.
     pub cpuset_cpus: Option<String>,
     /// For example `0`.

@@ -166,7 +166,9 @@ pub(crate) async fn events(call: Call) -> Outcome {
 }
 
 pub(crate) async fn wait(call: Call) -> Outcome {
-    let condition = WaitCondition::parse(call.query().text("condition"))?;
+    // Conditions came with 1.30.
+    let condition = if call.version() < Version(30) { "" } else { call.query().text("condition") };
+    let condition = WaitCondition::parse(condition)?;
     let engine = call.grant().await?;
     let waiting = engine.container_wait(call.name(), condition).await?;
     // The head goes out now: clients start the container when they have it.
@@ -196,7 +198,7 @@ struct Samples {
 pub(crate) async fn stats(call: Call) -> Outcome {
     let query = call.query();
     let streaming = query.flag_or("stream", true);
-    let one_shot = query.flag("one-shot");
+    let one_shot = query.flag("one-shot") && call.version() >= Version(41);
     if streaming && one_shot {
         return Err(Failure::invalid("cannot have stream=true and one-shot=true"));
     }

@@ -3,6 +3,7 @@
 pub mod caps;
 pub mod cgroup;
 pub mod config;
+pub mod endpoint;
 pub mod files;
 pub mod health;
 pub mod limits;
@@ -27,6 +28,8 @@ pub struct Facts {
     pub memory: u64,
     /// 1 or 2.
     pub cgroup_version: u8,
+    /// Cgroups share out real-time processor time.
+    pub cpu_realtime: bool,
     /// The kernel has `AppArmor`.
     pub apparmor: bool,
     /// Log driver of containers that name none.

@@ -73,7 +73,10 @@ pub fn blueprint(config: &ContainerConfig, host: &HostConfig, facts: &Facts) -> 
     if security.seccomp == Seccomp::Default {
         security.seccomp = facts.seccomp.clone();
     }
-    let network = modes::network(&text(&host.network_mode))?;
+    let mut network = modes::network(&text(&host.network_mode))?;
+    if config.network_disabled == Some(true) && matches!(network, modes::NetworkMode::Network(_)) {
+        network = modes::NetworkMode::None;
+    }
     let ipc = modes::ipc(&text(&host.ipc_mode))?;
     let pid = modes::pid(&text(&host.pid_mode))?;
     let uts = modes::uts(&text(&host.uts_mode))?;
@@ -257,6 +260,19 @@ fn check_rest(host: &HostConfig, facts: &Facts) -> Result<()> {
     }) {
         return Err(Error::invalid("invalid isolation: only 'default' is supported on linux"));
     }
+    for (value, what) in
+        [(host.io_maximum_bandwidth, "maximum bandwidth"), (host.io_maximum_iops, "maximum IOPs")]
+    {
+        if value.is_some_and(|v| v != 0) {
+            return Err(Error::invalid(format!(
+                "invalid option: QoS {what} configuration is not supported on linux"
+            )));
+        }
+    }
+    if host.annotations.as_ref().is_some_and(|notes| notes.contains_key("")) {
+        return Err(Error::invalid("invalid Annotations: the empty string is not permitted as an annotation key"));
+    }
+    check_block_limits(host)?;
     for request in host.device_requests.iter().flatten() {
         let driver = request.driver.as_deref().unwrap_or("");
         if driver != "cdi" || !facts.cdi {
@@ -284,6 +300,33 @@ fn check_rest(host: &HostConfig, facts: &Facts) -> Result<()> {
         }
     }
     super::cgroup::check(facts, host.cgroup_parent.as_deref().unwrap_or(""))
+}
+
+/// Weights and rates of single block devices; whether the devices are there is the start's question.
+fn check_block_limits(host: &HostConfig) -> Result<()> {
+    for weight in host.blkio_weight_device.iter().flatten() {
+        if !weight.weight.is_some_and(|w| (10..=1000).contains(&w)) {
+            return Err(Error::invalid(format!(
+                "invalid weight for device {}: it goes from 10 to 1000",
+                weight.path.as_deref().unwrap_or("")
+            )));
+        }
+    }
+    let lists = [
+        &host.blkio_device_read_bps,
+        &host.blkio_device_write_bps,
+        &host.blkio_device_read_iops,
+        &host.blkio_device_write_iops,
+    ];
+    for limit in lists.into_iter().flatten().flatten() {
+        if limit.rate.is_none_or(|rate| rate < 0) {
+            return Err(Error::invalid(format!(
+                "invalid rate for device {}: it must be 0 or more",
+                limit.path.as_deref().unwrap_or("")
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Refuses a runtime that is not configured. Asked at create alone: a container outlives its runtime's configuration.
