@@ -11,8 +11,8 @@ use std::sync::Mutex;
 use nix::unistd::Group;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixSocket, UnixStream};
 use tokio_rustls::TlsAcceptor;
+use wharf_tls::Tls;
 
-use super::tls::Tls;
 use super::wire::Socket;
 
 /// Connections that may wait to be accepted.
