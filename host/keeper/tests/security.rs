@@ -26,6 +26,7 @@ fn exec_plan(container: &str, id: &str, script: &str) -> ExecPlan {
         container: container.into(),
         process: process(&["/bin/sh", "-c", script]),
         hold: Vec::new(),
+        foreign: None,
     }
 }
 

@@ -597,6 +597,7 @@ pub fn plan(
         }),
         init: b.init,
         hold: start.hold,
+        foreign: None,
     }
 }
 
@@ -669,6 +670,7 @@ pub fn exec_plan(
             umask: None,
         },
         hold: Vec::new(),
+        foreign: None,
     }
 }
 

@@ -14,8 +14,9 @@ const TERMINAL: u8 = 1;
 const FAILURE: u8 = 2;
 const PAUSED: u8 = 3;
 const READY: u8 = 4;
+const ADOPT: u8 = 5;
 
-const STAGES: [Stage; 10] = [
+const STAGES: [Stage; 11] = [
     Stage::Request,
     Stage::Namespace,
     Stage::Cgroup,
@@ -26,6 +27,7 @@ const STAGES: [Stage; 10] = [
     Stage::Credentials,
     Stage::Security,
     Stage::Exec,
+    Stage::Runtime,
 ];
 
 /// One message of a child.
@@ -39,6 +41,8 @@ pub enum Report {
     Paused,
     /// It waits at its gate, and only the program is missing.
     Ready,
+    /// Another runtime made the process; it is the caller's child from now on (see [`conduct`](super::conduct)).
+    Adopt(i32),
     /// It gave up and ends.
     Failed(StartError),
     /// The socket was closed: the program runs, or the child was killed before.
@@ -60,6 +64,7 @@ pub fn read_report(report: BorrowedFd<'_>) -> Result<Report> {
         ([TERMINAL], Some(master)) => Ok(Report::Terminal(master)),
         ([PAUSED], _) => Ok(Report::Paused),
         ([READY], _) => Ok(Report::Ready),
+        ([ADOPT, a, b, c, d], _) => Ok(Report::Adopt(i32::from_le_bytes([*a, *b, *c, *d]))),
         ([FAILURE, stage, a, b, c, d, what @ ..], _) => Ok(Report::Failed(StartError {
             stage: STAGES.get(usize::from(*stage)).copied().unwrap_or(Stage::Request),
             errno: i32::from_le_bytes([*a, *b, *c, *d]),
@@ -79,6 +84,11 @@ pub(super) fn send_paused(report: BorrowedFd<'_>) -> Result<()> {
 
 pub(super) fn send_ready(report: BorrowedFd<'_>) -> Result<()> {
     socket::send(report, &[READY], &[])
+}
+
+pub(super) fn send_adopt(report: BorrowedFd<'_>, pid: i32) -> Result<()> {
+    let [a, b, c, d] = pid.to_le_bytes();
+    socket::send(report, &[ADOPT, a, b, c, d], &[])
 }
 
 pub(super) fn send_failure(report: BorrowedFd<'_>, error: &StartError) {
@@ -109,6 +119,8 @@ mod tests {
         let long = StartError { stage: Stage::Exec, errno: 1, what: "x".repeat(100_000) };
         send_failure(theirs.as_fd(), &long);
         assert!(matches!(read_report(ours.as_fd()).unwrap(), Report::Failed(_)));
+        send_adopt(theirs.as_fd(), 70_000).unwrap();
+        assert!(matches!(read_report(ours.as_fd()).unwrap(), Report::Adopt(70_000)));
         send_terminal(theirs.as_fd(), theirs.as_fd()).unwrap();
         assert!(matches!(read_report(ours.as_fd()).unwrap(), Report::Terminal(_)));
         drop(theirs);
