@@ -14,6 +14,7 @@ pub mod fs;
 pub mod mount;
 pub mod net;
 pub mod netns;
+pub mod runtime;
 pub mod seccomp;
 #[allow(unsafe_code, reason = "the one module of system calls")]
 pub mod sys;

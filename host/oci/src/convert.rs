@@ -468,6 +468,7 @@ pub(crate) fn convert(spec: &Spec, id: &str, bundle: &Path, systemd: bool) -> Re
         cgroup: Some(Cgroup { path: cgroup_path(spec, id, systemd)?, resources: resources(&given, true)? }),
         init: false,
         hold: Vec::new(),
+        foreign: None,
     };
     let own_pids = plan.namespaces.pid == Namespace::New;
     Ok(Converted { plan, open, user: users, own_pids })

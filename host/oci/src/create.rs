@@ -224,7 +224,8 @@ pub(crate) fn follow(
     loop {
         wait_readable(&spawned.report);
         match read_report(spawned.report.as_fd())? {
-            Report::Pending | Report::Own => {}
+            // Nobody else makes processes here.
+            Report::Pending | Report::Own | Report::Adopt(_) => {}
             Report::Terminal(fd) => master = Some(fd),
             Report::Failed(error) => {
                 wait_readable(&spawned.pidfd);

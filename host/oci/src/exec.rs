@@ -51,6 +51,7 @@ pub(crate) fn exec(store: &Store, args: &ExecArgs) -> Result<u8> {
         ids: crate::user::of_process(entry.record.pid)?,
         process,
         hold: Vec::new(),
+        foreign: None,
     };
     let target =
         Target { pidfd: pidfd.as_fd(), pid: entry.record.pid, cgroup: entry.record.cgroup.as_deref() };

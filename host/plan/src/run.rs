@@ -339,6 +339,31 @@ pub struct UserNamespace {
     pub ids: Ids,
 }
 
+/// A program with runc's command line that runs containers in place of the keeper's own code. Only the administrator
+/// names such a program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Runtime {
+    /// Name in the configuration, as `HostConfig.Runtime` has it.
+    pub name: String,
+    /// Absolute path.
+    pub program: String,
+    /// Arguments before everything else.
+    pub args: Vec<String>,
+    /// Directory for what it keeps about containers (`--root`).
+    pub root: String,
+    /// Directory of this container's bundle.
+    pub bundle: String,
+}
+
+/// A process that another runtime makes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Foreign {
+    /// The runtime.
+    pub runtime: Runtime,
+    /// JSON of the OCI runtime specification: a configuration for a container, a process for an exec.
+    pub document: String,
+}
+
 /// A whole container.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
 pub struct RunPlan {
@@ -383,7 +408,26 @@ pub struct RunPlan {
     pub init: bool,
     /// Descriptors that the keeper keeps open under a name until the container is forgotten.
     pub hold: Vec<(String, Fd)>,
+    /// Another runtime makes the container. Trees and namespaces lie in its bundle where
+    /// [`tree_place`] and [`namespace_place`] say.
+    pub foreign: Option<Box<Foreign>>,
 }
+
+/// Where a runtime finds the root file system, in the bundle.
+pub const ROOTFS_PLACE: &str = "rootfs";
+
+/// Where a runtime finds the tree of this number, in the bundle.
+pub fn tree_place(tree: Fd) -> String {
+    format!("trees/{tree}")
+}
+
+/// Where a runtime finds a namespace to join, in the bundle; `kind` is the kernel's name of it in `/proc/<pid>/ns`.
+pub fn namespace_place(kind: &str) -> String {
+    format!("namespaces/{kind}")
+}
+
+/// The init of `--init` in a bundle, and in a container.
+pub const INIT_PLACE: (&str, &str) = ("init", "/sbin/docker-init");
 
 /// A further process in a running container.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
@@ -398,6 +442,8 @@ pub struct ExecPlan {
     pub process: Process,
     /// Descriptors that the keeper keeps open under a name until the exec is forgotten.
     pub hold: Vec<(String, Fd)>,
+    /// The container's runtime, where that is another one.
+    pub foreign: Option<Box<Foreign>>,
 }
 
 /// The step at which starting a process failed; decides the status and text that a client sees.
@@ -424,6 +470,8 @@ pub enum Stage {
     Security,
     /// The program is not there (127) or cannot be executed (126); `errno` says which.
     Exec,
+    /// Another runtime failed; the text is its own.
+    Runtime,
 }
 
 /// Why a process did not start.

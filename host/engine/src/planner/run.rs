@@ -643,6 +643,7 @@ pub fn plan(
         }),
         init: b.init,
         hold: start.hold,
+        foreign: None,
     }
 }
 
@@ -732,6 +733,7 @@ pub fn exec_plan(
             umask: None,
         },
         hold: Vec::new(),
+        foreign: None,
     }
 }
 

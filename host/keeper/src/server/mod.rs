@@ -1,5 +1,6 @@
 //! The keeper's side: one thread, one epoll, and a table.
 
+mod foreign;
 mod start;
 mod state;
 mod table;
@@ -20,6 +21,7 @@ pub use start::{Settings, serve};
 
 const LISTENER: u64 = 0;
 const DAEMON: u64 = 1;
+const CHILDREN: u64 = 2;
 
 /// A daemon that does not read for so many packets is cut off; it asks anew when it comes back.
 const QUEUE: usize = 4096;
@@ -53,6 +55,8 @@ struct Server {
     lock: OwnedFd,
     daemon: Option<Daemon>,
     table: Table,
+    /// Set once another runtime was used: what it leaves behind becomes ours to reap.
+    children: Option<nix::sys::signalfd::SignalFd>,
     buffer: Vec<u8>,
     alone_since: Option<Instant>,
     had_daemon: bool,
@@ -91,6 +95,10 @@ impl Server {
                 let end = match event.data() {
                     LISTENER => self.accept().map(|()| None)?,
                     DAEMON => self.daemon_event(event.events()),
+                    CHILDREN => {
+                        self.children_event();
+                        None
+                    }
                     token => {
                         self.process_event(token, event.events());
                         None

@@ -216,11 +216,15 @@ impl Server {
             lock,
             daemon,
             table,
+            children: None,
             buffer: vec![0; PACKET],
             alone_since: None,
             had_daemon: false,
         };
         server.watch_all()?;
+        if server.table.iter().any(|(_, process)| process.foreign.is_some()) {
+            server.take_children()?;
+        }
         if let Some(sequence) = reloaded {
             server.answer(sequence, &Answer::Done, Vec::new());
         }
@@ -232,6 +236,7 @@ impl Server {
         if let Some(daemon) = &self.daemon {
             self.watch(&daemon.socket, DAEMON, EpollFlags::EPOLLIN)?;
         }
+        self.watch_children()?;
         let slots: Vec<u64> = self.table.iter().map(|(slot, _)| *slot).collect();
         slots.into_iter().try_for_each(|slot| self.watch_process(slot))
     }

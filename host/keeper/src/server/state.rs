@@ -51,6 +51,8 @@ struct Saved {
     identity: Identity,
     started_at: u64,
     exit: Option<ExitStatus>,
+    /// Another runtime made it.
+    foreign: bool,
 }
 
 /// Best effort: without it the process still runs and is watched, only a death of the keeper would lose it.
@@ -64,6 +66,7 @@ pub(super) fn write(settings: &Settings, process: &Process) {
         identity: process.identity,
         started_at: process.started_at,
         exit: process.exit,
+        foreign: process.foreign.is_some(),
     };
     if let Ok(bytes) = postcard::to_stdvec(&saved) {
         // A reader of a file cut short ignores it, so there is no need for a rename; the next keeper is not there yet.
@@ -114,6 +117,8 @@ pub(super) fn adopt(settings: &Settings) -> Result<Table> {
             exit,
             held: Vec::new(),
             lent: Vec::new(),
+            foreign: saved.foreign.then_some(super::foreign::Stage::Made),
+            ended_early: false,
         });
     }
     Ok(table)
@@ -147,9 +152,11 @@ pub(super) struct Handed {
     failure: Option<StartError>,
     exit: Option<ExitStatus>,
     held: Vec<(String, RawFd)>,
+    foreign: Option<super::foreign::Stage>,
+    ended_early: bool,
 }
 
-pub(super) const HANDOVER: u32 = 1;
+pub(super) const HANDOVER: u32 = 2;
 
 impl Handed {
     pub(super) fn of(process: &Process) -> Self {
@@ -168,6 +175,8 @@ impl Handed {
             failure: process.failure.clone(),
             exit: process.exit,
             held: process.held.iter().map(|(name, fd)| (name.clone(), fd.as_raw_fd())).collect(),
+            foreign: process.foreign,
+            ended_early: process.ended_early,
         }
     }
 
@@ -192,6 +201,8 @@ impl Handed {
                 .collect::<Result<_>>()?,
             // A child that is still being set up has the table of before the exec.
             lent: Vec::new(),
+            foreign: self.foreign,
+            ended_early: self.ended_early,
         })
     }
 }

@@ -7,8 +7,9 @@ use nix::sys::epoll::EpollFlags;
 use wharf_kernel::container::{self, Report, Spawned, Target};
 use wharf_kernel::sys::process::{self as sys, Ended};
 use wharf_kernel::sys::realtime_nanos;
-use wharf_plan::run::{ExitStatus, Fd, Stage, StartError};
+use wharf_plan::run::{ExitStatus, Fd, StartError};
 
+use super::foreign::{self, Stage};
 use super::state::{self, Identity};
 use super::{End, Server};
 use crate::Entry;
@@ -46,6 +47,10 @@ pub(super) struct Process {
     pub(super) held: Vec<(String, OwnedFd)>,
     /// What the child may still use of our table of descriptors, until it has its own.
     pub(super) lent: Vec<OwnedFd>,
+    /// Where another runtime makes it, how far that is.
+    pub(super) foreign: Option<Stage>,
+    /// It ended before the runtime had told of its start.
+    pub(super) ended_early: bool,
 }
 
 /// What is held for as long as containers live has numbers from here on. Below is what comes and goes, which is all that a
@@ -92,6 +97,10 @@ impl Table {
         self.slots.get_mut(self.ids.get(id)?)
     }
 
+    pub(super) fn slot(&mut self, slot: u64) -> Option<&mut Process> {
+        self.slots.get_mut(&slot)
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (&u64, &Process)> {
         self.slots.iter()
     }
@@ -113,7 +122,8 @@ impl Process {
         Entry {
             id: self.id.clone(),
             container: self.container.clone(),
-            pid: self.pid,
+            // Of one that a runtime is still making, nobody knows it.
+            pid: if self.foreign == Some(Stage::Making) { 0 } else { self.pid },
             started_at: self.started_at,
             exit: self.exit,
             held,
@@ -137,8 +147,8 @@ fn usable(id: &str) -> bool {
         && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
 }
 
-fn refused(errno: i32, what: String) -> StartError {
-    StartError { stage: Stage::Request, errno, what }
+pub(super) fn refused(errno: i32, what: String) -> StartError {
+    StartError { stage: wharf_plan::run::Stage::Request, errno, what }
 }
 
 /// The descriptors that the keeper keeps, out of those that came with a plan.
@@ -163,16 +173,18 @@ impl Server {
                 let spawned = self
                     .usable(&plan.id)
                     .and_then(|()| held(&plan.hold, &fds))
-                    .and_then(|held| Ok((container::run(&self.host, &plan, &fds)?, held)));
-                match spawned.and_then(|(s, held)| self.add(sequence, plan.id, None, cgroup, s, held, fds)) {
+                    .and_then(|held| Ok((self.spawn(&plan, &fds)?, held)));
+                let stage = plan.foreign.is_some().then_some(Stage::Making);
+                match spawned.and_then(|(s, held)| self.add(sequence, plan.id, None, cgroup, s, held, fds, stage)) {
                     Ok(()) => return None,
                     Err(error) => Answer::Failed(error),
                 }
             }
             Request::Exec(plan) => {
                 let mut fds = fds;
+                let stage = plan.foreign.is_some().then_some(Stage::Making);
                 match self.exec(&plan, &mut fds).and_then(|(s, held, cgroup)| {
-                    self.add(sequence, plan.id, Some(plan.container), cgroup, s, held, fds)
+                    self.add(sequence, plan.id, Some(plan.container), cgroup, s, held, fds, stage)
                 }) {
                     Ok(()) => return None,
                     Err(error) => Answer::Failed(error),
@@ -206,6 +218,9 @@ impl Server {
                 None => Answer::Unknown(id),
             },
             Request::Signal(id, signal) => match self.table.get(&id) {
+                Some(Process { pidfd: Some(_), foreign: Some(Stage::Making), pid, .. }) => {
+                    foreign::interrupt(*pid, signal)
+                }
                 Some(Process { pidfd: Some(pidfd), .. }) => {
                     match sys::pidfd_send_signal(pidfd.as_fd(), signal) {
                         Ok(()) => Answer::Done,
@@ -263,13 +278,27 @@ impl Server {
             .try_clone()
             .map_err(|e| refused(e.raw_os_error().unwrap_or(libc::EMFILE), format!("copying a pidfd: {e}")))?;
         let target = Target { pidfd: pidfd.as_fd(), pid: container.pid, cgroup: container.cgroup.as_deref() };
+        let cgroup = container.cgroup.clone();
+        if plan.foreign.is_some() {
+            self.take_children().map_err(|e| refused(e.errno(), e.to_string()))?;
+            return Ok((wharf_kernel::runtime::exec(&self.host, plan, fds)?, held, cgroup));
+        }
         let spawned = container::exec(&self.host, plan, fds, target)?;
         fds.push(pidfd);
-        Ok((spawned, held, container.cgroup.clone()))
+        Ok((spawned, held, cgroup))
+    }
+
+    /// Starts a container, or what has another runtime start it.
+    fn spawn(&mut self, plan: &wharf_plan::run::RunPlan, fds: &[OwnedFd]) -> Result<Spawned, StartError> {
+        if plan.foreign.is_none() {
+            return container::run(&self.host, plan, fds);
+        }
+        self.take_children().map_err(|e| refused(e.errno(), e.to_string()))?;
+        wharf_kernel::runtime::run(&self.host, plan, fds)
     }
 
     /// Enters a process that was forked.
-    #[allow(clippy::too_many_arguments, reason = "they are the entry's members")]
+    #[allow(clippy::too_many_arguments, reason = "the columns of the table")]
     fn add(
         &mut self,
         sequence: u64,
@@ -279,6 +308,7 @@ impl Server {
         spawned: Spawned,
         held: Vec<(String, OwnedFd)>,
         mut lent: Vec<OwnedFd>,
+        foreign: Option<Stage>,
     ) -> Result<(), StartError> {
         let Spawned { pid, pidfd, report, lent: theirs } = spawned;
         lent.extend(theirs);
@@ -299,6 +329,8 @@ impl Server {
             exit: None,
             held,
             lent,
+            foreign,
+            ended_early: false,
         };
         state::write(&self.settings, &process);
         let slot = self.table.insert(process);
@@ -350,7 +382,8 @@ impl Server {
     pub(super) fn process_event(&mut self, token: u64, flags: EpollFlags) {
         let slot = token >> 1;
         self.read_report(slot);
-        if token & REPORT == 0 {
+        let early = self.table.slots.get(&slot).is_some_and(|p| p.ended_early && p.report.is_none());
+        if token & REPORT == 0 || early {
             self.read_exit(slot, flags);
         }
     }
@@ -365,6 +398,7 @@ impl Server {
                 Ok(Report::Paused | Report::Ready) => {}
                 Ok(Report::Own) => process.lent = Vec::new(),
                 Ok(Report::Terminal(master)) => process.hold("pty".into(), master),
+                Ok(Report::Adopt(pid)) => self.adopt(slot, pid),
                 Ok(Report::Failed(error)) => process.failure = Some(error),
                 Ok(Report::Closed) => break,
                 Err(error) => {
@@ -375,6 +409,9 @@ impl Server {
         }
         let Some(process) = self.table.slots.get_mut(&slot) else { return };
         process.report = None;
+        if process.foreign == Some(Stage::Making) && process.failure.is_none() {
+            process.failure = Some(refused(libc::ESRCH, "the call of the runtime was ended".into()));
+        }
         // A failure is answered when the child is gone, so that its cgroup can be removed at once.
         if process.failure.is_some() {
             return;
@@ -400,6 +437,12 @@ impl Server {
     fn read_exit(&mut self, slot: u64, flags: EpollFlags) {
         let Some(process) = self.table.slots.get_mut(&slot) else { return };
         let Some(pidfd) = &process.pidfd else { return };
+        if process.foreign == Some(Stage::Made) && process.report.is_some() {
+            // Whether it was started at all is still to be told.
+            let _ = self.epoll.delete(pidfd);
+            process.ended_early = true;
+            return;
+        }
         let ended = if process.child {
             match sys::wait_child(pidfd.as_fd()) {
                 Ok(None) => return,

@@ -71,6 +71,11 @@ impl Host {
         hierarchies.chain([self.init.as_raw_fd()]).collect()
     }
 
+    /// The program for process 1.
+    pub(crate) fn init(&self) -> BorrowedFd<'_> {
+        self.init.as_fd()
+    }
+
     /// The cgroup file systems.
     pub fn cgroups(&self) -> Option<&Cgroups> {
         self.cgroups.as_ref()
@@ -202,6 +207,39 @@ pub fn exec(
         }
         (result, ..) => result,
     }
+}
+
+/// What a conductor tells the keeper.
+#[derive(Debug, Clone, Copy)]
+pub struct Conductor<'a>(BorrowedFd<'a>);
+
+impl Conductor<'_> {
+    /// Hands the master of the process's terminal over.
+    pub fn terminal(&self, master: BorrowedFd<'_>) -> Result<()> {
+        report::send_terminal(self.0, master)
+    }
+
+    /// The process that was made. Its own parent has ended, so that the keeper, as subreaper, is it now.
+    pub fn adopt(&self, pid: i32) -> Result<()> {
+        report::send_adopt(self.0, pid)
+    }
+}
+
+/// Forks a child that has another program make a process: `job` runs in it, with the descriptors `keep` and no others,
+/// and ends with what it has told. An error is reported as the start's.
+///
+/// The caller must be single-threaded.
+pub fn conduct(
+    host: &Host,
+    keep: &[OwnedFd],
+    job: impl FnOnce(Conductor<'_>) -> Result<(), StartError>,
+) -> Result<Spawned, StartError> {
+    let keep = keep.iter().map(AsRawFd::as_raw_fd).collect();
+    spawn(host, 0, None, None, keep, |report| match job(Conductor(report)) {
+        // The end of the process closes the report, which is how success is told.
+        Ok(()) => sys::exit(0),
+        Err(error) => error,
+    })
 }
 
 /// Forks; `child` gets the report's socket and returns only when the set-up failed. Of the caller's descriptors it has

@@ -15,8 +15,9 @@ const FAILURE: u8 = 2;
 const PAUSED: u8 = 3;
 const READY: u8 = 4;
 const OWN: u8 = 5;
+const ADOPT: u8 = 6;
 
-const STAGES: [Stage; 10] = [
+const STAGES: [Stage; 11] = [
     Stage::Request,
     Stage::Namespace,
     Stage::Cgroup,
@@ -27,6 +28,7 @@ const STAGES: [Stage; 10] = [
     Stage::Credentials,
     Stage::Security,
     Stage::Exec,
+    Stage::Runtime,
 ];
 
 /// One message of a child.
@@ -42,6 +44,8 @@ pub enum Report {
     Ready,
     /// It has a table of descriptors of its own: what was [lent](super::Host::lend_descriptors) to it can be closed.
     Own,
+    /// Another runtime made the process; it is the caller's child from now on (see [`conduct`](super::conduct)).
+    Adopt(i32),
     /// It gave up and ends.
     Failed(StartError),
     /// The socket was closed: the program runs, or the child was killed before.
@@ -64,6 +68,7 @@ pub fn read_report(report: BorrowedFd<'_>) -> Result<Report> {
         ([PAUSED], _) => Ok(Report::Paused),
         ([READY], _) => Ok(Report::Ready),
         ([OWN], _) => Ok(Report::Own),
+        ([ADOPT, a, b, c, d], _) => Ok(Report::Adopt(i32::from_le_bytes([*a, *b, *c, *d]))),
         ([FAILURE, stage, a, b, c, d, what @ ..], _) => Ok(Report::Failed(StartError {
             stage: STAGES.get(usize::from(*stage)).copied().unwrap_or(Stage::Request),
             errno: i32::from_le_bytes([*a, *b, *c, *d]),
@@ -87,6 +92,11 @@ pub(super) fn send_ready(report: BorrowedFd<'_>) -> Result<()> {
 
 pub(super) fn send_own(report: BorrowedFd<'_>) -> Result<()> {
     socket::send(report, &[OWN], &[])
+}
+
+pub(super) fn send_adopt(report: BorrowedFd<'_>, pid: i32) -> Result<()> {
+    let [a, b, c, d] = pid.to_le_bytes();
+    socket::send(report, &[ADOPT, a, b, c, d], &[])
 }
 
 pub(super) fn send_failure(report: BorrowedFd<'_>, error: &StartError) {
@@ -117,6 +127,8 @@ mod tests {
         let long = StartError { stage: Stage::Exec, errno: 1, what: "x".repeat(100_000) };
         send_failure(theirs.as_fd(), &long);
         assert!(matches!(read_report(ours.as_fd()).unwrap(), Report::Failed(_)));
+        send_adopt(theirs.as_fd(), 70_000).unwrap();
+        assert!(matches!(read_report(ours.as_fd()).unwrap(), Report::Adopt(70_000)));
         send_terminal(theirs.as_fd(), theirs.as_fd()).unwrap();
         assert!(matches!(read_report(ours.as_fd()).unwrap(), Report::Terminal(_)));
         drop(theirs);

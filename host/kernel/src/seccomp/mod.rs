@@ -2,6 +2,7 @@
 
 mod compile;
 mod default;
+mod document;
 mod numbers;
 mod profile;
 
@@ -9,6 +10,8 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::Result;
+
+pub use document::{docker_default_document, profile_document};
 
 /// Programs for at most so many sets of capabilities are remembered.
 const REMEMBERED: usize = 64;

@@ -1,0 +1,129 @@
+//! The bundle: a directory of the host for the documents, with mounts in it that only the runtime sees.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use wharf_plan::run::{
+    INIT_PLACE, MountSource, Namespace, ROOTFS_PLACE, RunPlan, TimeNamespace, namespace_place, tree_place,
+};
+
+use super::about;
+use crate::mount::{self, Flags};
+use crate::sys::{file, mount as sys, process};
+
+/// Nothing of a bundle is anybody else's to see.
+pub(super) fn directory(path: &Path) -> Result<(), String> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|e| format!("cannot make {}: {e}", path.display()))
+}
+
+/// A new file for root alone; one that is there already is replaced.
+pub(super) fn document(path: &Path, content: &[u8], mode: u32) -> Result<(), String> {
+    use std::io::Write;
+    let write = || -> std::io::Result<()> {
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(mode)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(path)?;
+        file.write_all(content)
+    };
+    write().map_err(|e| format!("cannot write {}: {e}", path.display()))
+}
+
+fn descriptor(fds: &[OwnedFd], number: u32) -> Result<BorrowedFd<'_>, String> {
+    let found = usize::try_from(number).ok().and_then(|n| fds.get(n));
+    found.map(AsFd::as_fd).ok_or_else(|| format!("the plan names descriptor {number}, which did not come"))
+}
+
+/// Puts a detached tree onto a path of the bundle.
+fn attach(tree: BorrowedFd<'_>, place: &Path) -> Result<(), String> {
+    let stat = file::fstatat(tree, c"").map_err(about("a tree"))?;
+    if stat.st_mode & libc::S_IFMT == libc::S_IFDIR {
+        directory(place)?;
+    } else {
+        document(place, b"", 0o600)?;
+    }
+    let target = open(place)?;
+    sys::move_mount(tree, target.as_fd()).map_err(about(format_args!("mounting {}", place.display())))
+}
+
+fn open(path: &Path) -> Result<OwnedFd, String> {
+    use std::os::unix::ffi::OsStrExt;
+    let name = file::cstring(path.as_os_str().as_bytes()).map_err(about(path.display()))?;
+    file::openat(None, &name, libc::O_PATH | libc::O_NOFOLLOW, 0).map_err(about(path.display()))
+}
+
+/// Binds the namespace behind a descriptor, which is of the namespace itself or of a process in it.
+fn bind_namespace(fd: BorrowedFd<'_>, kind: &str, place: &Path) -> Result<(), String> {
+    document(place, b"", 0o600)?;
+    let number = fd.as_raw_fd();
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{number}")).unwrap_or_default();
+    let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse::<i32>().ok());
+    let source = match pid {
+        Some(pid) if pid > 0 => PathBuf::from(format!("/proc/{pid}/ns/{kind}")),
+        Some(_) => return Err(format!("the process whose {kind} namespace is to be joined has ended")),
+        None => PathBuf::from(format!("/proc/self/fd/{number}")),
+    };
+    let nothing: Option<&str> = None;
+    nix::mount::mount(Some(&source), place, nothing, nix::mount::MsFlags::MS_BIND, nothing)
+        .map_err(|e| format!("binding the {kind} namespace: {e}"))?;
+    // The number could have become another process's before it was looked up, but not while the one that is meant lives.
+    if pid.is_some() {
+        process::pidfd_send_signal(fd, 0)
+            .map_err(|_| format!("the process whose {kind} namespace is to be joined has ended"))?;
+    }
+    Ok(())
+}
+
+/// Writes the documents and mounts everything; to be called in a mount namespace of one's own.
+pub(super) fn make(plan: &RunPlan, document_text: &str, bundle: &Path, fds: &[OwnedFd]) -> Result<(), String> {
+    for name in ["", "trees", "namespaces"] {
+        directory(&bundle.join(name))?;
+    }
+    document(&bundle.join("config.json"), document_text.as_bytes(), 0o600)?;
+    attach(descriptor(fds, plan.rootfs)?, &bundle.join(ROOTFS_PLACE))?;
+    for planned in &plan.mounts {
+        let MountSource::Tree(number) = planned.source else { continue };
+        let tree = descriptor(fds, number)?;
+        let flags = Flags {
+            read_only: planned.read_only,
+            no_suid: planned.no_suid,
+            no_dev: planned.no_dev,
+            no_exec: planned.no_exec,
+        };
+        mount::set_attr(tree, flags, false).map_err(about(&planned.target))?;
+        attach(tree, &bundle.join(tree_place(number)))?;
+    }
+    let spaces = plan.namespaces;
+    let time = match plan.time {
+        TimeNamespace::Join(fd) => Namespace::Join(fd),
+        _ => Namespace::Host,
+    };
+    for (namespace, kind) in [
+        (spaces.pid, "pid"),
+        (spaces.ipc, "ipc"),
+        (spaces.uts, "uts"),
+        (spaces.net, "net"),
+        (spaces.cgroup, "cgroup"),
+        (time, "time"),
+    ] {
+        if let Namespace::Join(number) = namespace {
+            bind_namespace(descriptor(fds, number)?, kind, &bundle.join(namespace_place(kind)))?;
+        }
+    }
+    Ok(())
+}
+
+/// Puts the init of `--init` into the bundle.
+pub(super) fn init(program: BorrowedFd<'_>, bundle: &Path) -> Result<(), String> {
+    let content = std::fs::read(format!("/proc/self/fd/{}", program.as_raw_fd()))
+        .map_err(|e| format!("reading the init program: {e}"))?;
+    document(&bundle.join(INIT_PLACE.0), &content, 0o755)
+}
