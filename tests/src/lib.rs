@@ -18,6 +18,7 @@ use nix::unistd::Pid;
 pub mod http;
 pub mod image;
 pub mod leftovers;
+pub mod proxy;
 pub mod registry;
 pub mod server;
 
@@ -96,6 +97,8 @@ pub struct Options {
     pub config: Option<String>,
     /// A directory of further plugins.
     pub plugins: Option<PathBuf>,
+    /// Variables of its environment.
+    pub env: Vec<(String, String)>,
 }
 
 /// A running daemon of this test alone.
@@ -169,7 +172,7 @@ impl Daemon {
         if let Some(plugins) = &self.options.plugins {
             command.arg("--plugin-dir").arg(plugins);
         }
-        command.args(&self.options.args);
+        command.args(&self.options.args).envs(self.options.env.iter().cloned());
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("log")).stderr(log);
         self.child = Some(command.spawn().expect("wharf daemon"));
         eventually("the daemon's first answer", || {

@@ -40,6 +40,7 @@ mod start;
 mod stats;
 mod stop;
 pub mod system;
+pub mod variants;
 pub mod volumes;
 
 use std::collections::HashMap;

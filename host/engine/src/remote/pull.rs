@@ -20,6 +20,8 @@ use crate::images::Progress;
 use crate::policy::Subject;
 use crate::{Caller, Engine};
 
+/// What cosign calls its signatures.
+const COSIGN: &str = "application/vnd.dev.cosign.artifact.sig.v1+json";
 /// Pieces on their way from the network to the disk.
 const QUEUE: usize = 16;
 
@@ -152,6 +154,14 @@ impl Engine {
         let mut referrers = session.referrers(&found.manifest.digest, None).await?;
         if found.root.digest != found.manifest.digest {
             referrers.extend(session.referrers(&found.root.digest, None).await?);
+        }
+        // Where cosign puts signatures in registries that know no referrers: beside the image, under a tag.
+        for digest in [&found.root.digest, &found.manifest.digest] {
+            let tag = format!("{}.sig", digest.replacen(':', "-", 1));
+            if let Ok(Some(signature)) = session.head(&Selector::Tag(tag)).await {
+                referrers.push(Descriptor { artifact_type: COSIGN.into(), ..signature });
+                break;
+            }
         }
         let target = one.reference.full();
         let subject = Subject { point: "image-admit", target: &target, labels: Vec::new(), dry_run: false };
