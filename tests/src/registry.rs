@@ -185,7 +185,7 @@ fn openssl(dir: &std::path::Path, args: &[&str]) {
     assert!(output.status.success(), "openssl {args:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// An authority (`ca.crt`) and a certificate of it (`server.crt`, `server.key`) for loopback, `*.test` and documentation's addresses.
+/// An authority (`ca.crt`) and a certificate of it (`server.crt`, `server.key`) for loopback, `secure.test` and two of documentation's addresses.
 pub fn certificate(dir: &std::path::Path) {
     let ca = "-x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.crt -subj /CN=test-ca -days 30";
     openssl(dir, &std::iter::once("req").chain(ca.split(' ')).collect::<Vec<_>>());
@@ -193,7 +193,7 @@ pub fn certificate(dir: &std::path::Path) {
     openssl(dir, &std::iter::once("req").chain(server.split(' ')).collect::<Vec<_>>());
     fs::write(
         dir.join("ext"),
-        "subjectAltName=DNS:localhost,DNS:*.test,IP:127.0.0.1,IP:192.0.2.1,IP:198.51.100.7\n",
+        "subjectAltName=DNS:localhost,DNS:secure.test,IP:127.0.0.1,IP:192.0.2.1,IP:198.51.100.7\n",
     )
     .expect("ext");
     let sign =

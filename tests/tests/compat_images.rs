@@ -343,7 +343,7 @@ fn deleting_says_what_went_or_what_is_in_the_way() {
     );
     assert_eq!(many.message(), text);
     d.docker(&["rmi", "second:1"]).ok();
-    let user = d.docker(&["create", "--name", "user", "busybox"]).ok();
+    let user = d.docker(&["create", "--name", "user", "busybox", "sh"]).ok();
     let used = delete("busybox");
     assert_eq!(used.status, 409);
     let text = format!(

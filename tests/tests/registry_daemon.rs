@@ -137,7 +137,7 @@ fn deleting_is_removing() {
     assert_eq!(d.docker(&["images", "--format", "{{.Repository}}"]).ok(), "busybox");
     assert_eq!(delete("team/bb/manifests/1").status, 404);
     // Not while something uses it; and by digest, as it is offered.
-    d.docker(&["create", "--name", "user", "busybox"]).ok();
+    d.docker(&["create", "--name", "user", "busybox", "sh"]).ok();
     let refused = delete("busybox/manifests/latest");
     assert_eq!(refused.status, 409, "{}", refused.text());
     assert!(refused.text().contains("container"), "{}", refused.text());

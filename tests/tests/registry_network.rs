@@ -123,7 +123,7 @@ fn certificates_of_clients() {
     std::fs::create_dir_all(&directory).unwrap();
     std::fs::copy(registry.authority(), directory.join("ca.crt")).unwrap();
     let name = format!("{}/team/app:1", registry.address);
-    d.docker(&["pull", &name]).fails(1, "certificate");
+    d.docker(&["pull", &name]).fails(1, "ertificate");
     let (certificate, key) = registry.certificate();
     std::fs::copy(&certificate, directory.join("client.cert")).unwrap();
     // A certificate without its key is a mistake, and told as one.

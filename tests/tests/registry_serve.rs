@@ -278,7 +278,8 @@ fn passwords_over_tls() {
     d.docker(&["rmi", "-f", &theirs, &other]).ok();
     d.docker(&["pull", &theirs]).ok();
     assert_eq!(d.docker(&["run", "--rm", &theirs, "echo", "read"]).ok(), "read");
-    let ca = certs.path().to_str().unwrap();
+    let ca = certs.path().join("d").join(&open.address);
+    let ca = ca.to_str().unwrap();
     skopeo(&d, &["inspect", "--cert-dir", ca, &source]).ok();
     let copy = ["copy", "--src-cert-dir", ca, "--dest-cert-dir", ca, &source];
     let target = format!("docker://{}/copy/bb:1", open.address);

@@ -114,12 +114,8 @@ impl Engine {
             (None, _) if one.pinned.is_some() => Selector::Digest(one.pinned.unwrap_or_default().to_owned()),
             (None, tag) => Selector::Tag(tag.clone().unwrap_or_else(|| "latest".into())),
         };
-        let head = match session.head(&selector).await {
-            Ok(head) => head,
-            // An answer to HEAD cannot say what is wrong; the one to GET does.
-            Err(e) if e.code().is_none() && e.status().is_some_and(|s| (400..429).contains(&s)) => None,
-            Err(e) => return Err(explain(e, reference)),
-        };
+        // An answer to HEAD cannot say what is wrong; the one to GET does, and GET is tried again where that may help.
+        let head = session.head(&selector).await.unwrap_or_default();
         let named =
             reference.digest.clone().or_else(|| reference.tag.clone()).unwrap_or_else(|| "latest".into());
         if let Some(root) = &head
