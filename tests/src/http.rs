@@ -46,6 +46,17 @@ pub fn get(socket: &Path, path: &str) -> io::Result<Response> {
 
 /// One request on a connection of its own; a non-empty body is sent as JSON.
 pub fn request(socket: &Path, method: &str, path: &str, body: &str) -> io::Result<Response> {
+    request_with(socket, method, path, &[], body)
+}
+
+/// As [`request`], with further headers.
+pub fn request_with(
+    socket: &Path,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> io::Result<Response> {
     let mut stream = std::os::unix::net::UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(crate::PATIENCE))?;
     let mut head = format!("{method} {path} HTTP/1.1\r\nHost: wharf\r\nConnection: close\r\n");
@@ -54,6 +65,9 @@ pub fn request(socket: &Path, method: &str, path: &str, body: &str) -> io::Resul
     }
     if method != "GET" && method != "HEAD" {
         let _ = write!(head, "Content-Length: {}\r\n", body.len());
+    }
+    for (name, value) in headers {
+        let _ = write!(head, "{name}: {value}\r\n");
     }
     head += "\r\n";
     stream.write_all(head.as_bytes())?;

@@ -23,6 +23,7 @@ pub mod image;
 pub mod leftovers;
 pub mod pace;
 pub mod reference;
+pub mod proxy;
 pub mod registry;
 pub mod serve;
 pub mod server;
@@ -106,6 +107,8 @@ pub struct Options {
     pub etc: Vec<(String, String)>,
     /// Bytes of a file system of its own for the data root; None: it shares the test's.
     pub data_size: Option<u64>,
+    /// Variables of its environment.
+    pub env: Vec<(String, String)>,
 }
 
 /// A running daemon of this test alone.
@@ -180,7 +183,7 @@ impl Daemon {
         if let Some(plugins) = &self.options.plugins {
             command.arg("--plugin-dir").arg(plugins);
         }
-        command.args(&self.options.args);
+        command.args(&self.options.args).envs(self.options.env.iter().cloned());
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("log")).stderr(log);
         self.child = Some(command.spawn().expect("wharf daemon"));
         eventually("the daemon's first answer", || {

@@ -1,12 +1,13 @@
 //! Debian's `docker-registry`, in a test daemon's network namespace.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use crate::{Daemon, Ran, eventually};
+use crate::{Daemon, Ran, eventually, http};
 
 /// How a registry is set up.
 #[derive(Debug, Clone, Copy, Default)]
@@ -17,6 +18,10 @@ pub struct Setup {
     pub password: bool,
     /// Manifests and blobs may be deleted.
     pub delete: bool,
+    /// Only for clients with a certificate of the same authority.
+    pub clients: bool,
+    /// Address in place of 127.0.0.1; given to the loopback interface.
+    pub host: Option<&'static str>,
 }
 
 /// A running registry; ends with this value.
@@ -30,7 +35,7 @@ pub struct Registry {
 }
 
 /// The user's password as the registry wants it: bcrypt of `secret`.
-const HTPASSWD: &str = "me:$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n";
+pub const HTPASSWD: &str = "me:$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n";
 
 /// A TCP connection made inside the daemon's network namespace.
 pub fn connect(daemon: &Daemon, address: SocketAddr) -> std::io::Result<TcpStream> {
@@ -44,23 +49,56 @@ pub fn connect(daemon: &Daemon, address: SocketAddr) -> std::io::Result<TcpStrea
     .expect("connecting thread")
 }
 
+/// One request to a registry by hand.
+#[track_caller]
+pub fn ask(
+    daemon: &Daemon,
+    address: &str,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> http::Response {
+    let mut stream = connect(daemon, address.parse().expect("address")).expect("a connection");
+    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
+    for (name, value) in headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    head.push_str(&format!("Content-Length: {}\r\n\r\n", body.len()));
+    stream.write_all(head.as_bytes()).expect("request");
+    // An answer may come before all of it was read.
+    let _ = stream.write_all(body);
+    let mut reader = BufReader::new(stream);
+    assert!(!reader.fill_buf().expect("an answer").is_empty());
+    http::read_response(&mut reader, method == "HEAD").expect("an answer")
+}
+
 impl Registry {
     /// Starts one on this port of the daemon's loopback.
     pub fn start(daemon: &Daemon, port: u16, setup: Setup) -> Self {
+        let host = setup.host.unwrap_or("127.0.0.1");
+        if let Some(host) = setup.host {
+            let mut command = daemon.in_namespace("ip");
+            command.args(["addr", "replace", &format!("{host}/32"), "dev", "lo"]);
+            daemon.run_with_input(command, b"").ok();
+        }
         let root = daemon.path(&format!("registry-{port}"));
         fs::create_dir_all(root.join("data")).expect("registry");
         let mut config = format!(
             "version: 0.1\nlog: {{level: warn}}\nstorage:\n  filesystem: {{rootdirectory: {0}/data}}\n  delete: {{enabled: {1}}}\n\
-             http:\n  addr: 127.0.0.1:{port}\n  secret: test\n",
+             http:\n  addr: {host}:{port}\n  secret: test\n",
             root.display(),
             setup.delete
         );
         if setup.tls {
             certificate(&root);
             config.push_str(&format!(
-                "  tls: {{certificate: {0}/server.crt, key: {0}/server.key}}\n",
+                "  tls:\n    certificate: {0}/server.crt\n    key: {0}/server.key\n",
                 root.display()
             ));
+            if setup.clients {
+                config.push_str(&format!("    clientcas: [{}/ca.crt]\n", root.display()));
+            }
         }
         if setup.password {
             fs::write(root.join("htpasswd"), HTPASSWD).expect("htpasswd");
@@ -80,7 +118,7 @@ impl Registry {
             .stderr(log)
             .spawn()
             .expect("docker-registry (Debian package)");
-        let mut registry = Self { child, address: format!("127.0.0.1:{port}"), root, setup };
+        let mut registry = Self { child, address: format!("{host}:{port}"), root, setup };
         eventually("the registry's port", || {
             let ended = registry.child.try_wait().expect("wait");
             assert!(ended.is_none(), "the registry ended: {}", registry.log());
@@ -97,6 +135,11 @@ impl Registry {
     /// The authority of its certificate.
     pub fn authority(&self) -> PathBuf {
         self.root.join("ca.crt")
+    }
+
+    /// A certificate of its authority, and its key: it serves as a client's too.
+    pub fn certificate(&self) -> (PathBuf, PathBuf) {
+        (self.root.join("server.crt"), self.root.join("server.key"))
     }
 
     /// Bytes and paths of its storage.
@@ -142,13 +185,17 @@ fn openssl(dir: &std::path::Path, args: &[&str]) {
     assert!(output.status.success(), "openssl {args:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// An authority and a certificate of it for loopback.
-fn certificate(dir: &std::path::Path) {
+/// An authority (`ca.crt`) and a certificate of it (`server.crt`, `server.key`) for loopback, `secure.test` and two of documentation's addresses.
+pub fn certificate(dir: &std::path::Path) {
     let ca = "-x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.crt -subj /CN=test-ca -days 30";
     openssl(dir, &std::iter::once("req").chain(ca.split(' ')).collect::<Vec<_>>());
     let server = "-newkey rsa:2048 -nodes -keyout server.key -out server.csr -subj /CN=localhost";
     openssl(dir, &std::iter::once("req").chain(server.split(' ')).collect::<Vec<_>>());
-    fs::write(dir.join("ext"), "subjectAltName=DNS:localhost,IP:127.0.0.1\n").expect("ext");
+    fs::write(
+        dir.join("ext"),
+        "subjectAltName=DNS:localhost,DNS:secure.test,IP:127.0.0.1,IP:192.0.2.1,IP:198.51.100.7\n",
+    )
+    .expect("ext");
     let sign =
         "-req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -out server.crt -days 30 -extfile ext";
     openssl(dir, &std::iter::once("x509").chain(sign.split(' ')).collect::<Vec<_>>());

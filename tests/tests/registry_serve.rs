@@ -1,11 +1,10 @@
 //! `wharf registry serve` against the rules of the distribution specification, with stock clients.
 
-use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Stdio};
 
 use serde_json::{Value, json};
-use wharf_tests::registry::connect;
-use wharf_tests::{Daemon, eventually, http, image};
+use wharf_tests::registry::{HTPASSWD, ask, certificate, connect};
+use wharf_tests::{Daemon, Options, eventually, http, image};
 
 /// The registry, in the daemon's network namespace.
 struct Serve {
@@ -33,29 +32,6 @@ impl Serve {
             connect(d, serve.address.parse().unwrap()).ok()
         });
         serve
-    }
-
-    /// One request by hand.
-    #[track_caller]
-    fn ask(
-        &self,
-        d: &Daemon,
-        method: &str,
-        path: &str,
-        headers: &[(&str, &str)],
-        body: &[u8],
-    ) -> http::Response {
-        let mut stream = connect(d, self.address.parse().unwrap()).unwrap();
-        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n");
-        for (name, value) in headers {
-            head.push_str(&format!("{name}: {value}\r\n"));
-        }
-        head.push_str(&format!("Content-Length: {}\r\n\r\n", body.len()));
-        stream.write_all(head.as_bytes()).unwrap();
-        stream.write_all(body).unwrap();
-        let mut reader = BufReader::new(stream);
-        assert!(!reader.fill_buf().unwrap().is_empty());
-        http::read_response(&mut reader, method == "HEAD").unwrap()
     }
 
     fn stop(&mut self) {
@@ -111,8 +87,19 @@ fn stock_clients_push_and_pull() {
 fn rules_of_the_specification() {
     let d = Daemon::start();
     let serve = Serve::start(&d, 5000, &[]);
+    rules(&d, &serve.address);
+}
+
+#[test]
+fn rules_of_the_specification_beside_an_engine() {
+    let config = json!({"registry-serve": {"address": "127.0.0.1:5000"}}).to_string();
+    let d = Daemon::with(Options { config: Some(config), ..Options::default() });
+    rules(&d, "127.0.0.1:5000");
+}
+
+fn rules(d: &Daemon, address: &str) {
     let ask = |method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]| {
-        serve.ask(&d, method, path, headers, body)
+        ask(d, address, method, path, headers, body)
     };
     assert_eq!(ask("GET", "/v2/", &[], b"").status, 200);
     let code = |r: &http::Response| r.json()["errors"][0]["code"].as_str().unwrap_or_default().to_owned();
@@ -236,4 +223,101 @@ fn rules_of_the_specification() {
         let status = ask("GET", bad, &[], b"").status;
         assert!((400..=404).contains(&status), "{bad}: {status}");
     }
+}
+
+/// skopeo in the daemon's network namespace.
+fn skopeo(d: &Daemon, args: &[&str]) -> wharf_tests::Ran {
+    let mut command = d.in_namespace("skopeo");
+    command.arg("--tmpdir").arg(d.path("")).args(args);
+    d.run_with_input(command, b"")
+}
+
+#[test]
+fn passwords_over_tls() {
+    let certs = tempfile::tempdir().unwrap();
+    certificate(certs.path());
+    let users = image::save(&certs.path().join("users"), HTPASSWD.as_bytes());
+    let config = json!({"registry-config-dirs": [certs.path().join("d")]}).to_string();
+    let d = Daemon::with(Options { config: Some(config), ..Options::default() });
+    let (cert, key) = (certs.path().join("server.crt"), certs.path().join("server.key"));
+    let tls =
+        ["--tls-cert", cert.to_str().unwrap(), "--tls-key", key.to_str().unwrap(), "--htpasswd", &users];
+    let serve = Serve::start(&d, 5000, &tls);
+    for name in [&serve.address, "127.0.0.1:5001"] {
+        let directory = certs.path().join("d").join(name);
+        std::fs::create_dir_all(&directory).unwrap();
+        std::fs::copy(certs.path().join("ca.crt"), directory.join("ca.crt")).unwrap();
+    }
+    d.import_busybox();
+    let name = format!("{}/team/bb:1", serve.address);
+    d.docker(&["tag", "busybox", &name]).ok();
+    d.docker(&["push", &name]).fails(1, "no basic auth credentials");
+    d.docker_with_input(&["login", "-u", "me", "--password-stdin", &serve.address], b"wrong")
+        .fails(1, "unauthorized: authentication required");
+    let login = d.docker_with_input(&["login", "-u", "me", "--password-stdin", &serve.address], b"secret");
+    assert!(login.ok().contains("Login Succeeded"), "{login:?}");
+    d.docker(&["push", &name]).ok();
+    d.docker(&["logout", &serve.address]).ok();
+    d.docker(&["pull", &name]).fails(1, "no basic auth credentials");
+
+    // Everybody reads, and only who has a password writes: through tokens.
+    let open = Serve::start(&d, 5001, &[&tls[..], &["--anonymous-read"]].concat());
+    let theirs = format!("{}/team/bb:1", open.address);
+    let source = format!("docker://{theirs}");
+    d.docker(&["tag", "busybox", &theirs]).ok();
+    d.docker(&["push", &theirs]).fails(1, "denied");
+    d.docker_with_input(&["login", "-u", "me", "--password-stdin", &open.address], b"wrong")
+        .fails(1, "unauthorized");
+    d.docker_with_input(&["login", "-u", "me", "--password-stdin", &open.address], b"secret").ok();
+    d.docker(&["push", &theirs]).ok();
+    // A mount asks for a token that also reads the other repository.
+    let other = format!("{}/other/bb:1", open.address);
+    d.docker(&["tag", "busybox", &other]).ok();
+    assert!(d.docker(&["push", &other]).ok().contains("Mounted from team/bb"));
+    d.docker(&["logout", &open.address]).ok();
+    d.docker(&["rmi", "-f", &theirs, &other]).ok();
+    d.docker(&["pull", &theirs]).ok();
+    assert_eq!(d.docker(&["run", "--rm", &theirs, "echo", "read"]).ok(), "read");
+    let ca = certs.path().join("d").join(&open.address);
+    let ca = ca.to_str().unwrap();
+    skopeo(&d, &["inspect", "--cert-dir", ca, &source]).ok();
+    let copy = ["copy", "--src-cert-dir", ca, "--dest-cert-dir", ca, &source];
+    let target = format!("docker://{}/copy/bb:1", open.address);
+    assert_ne!(skopeo(&d, &[&copy[..], &[&target]].concat()).code, 0);
+    skopeo(&d, &[&copy[..], &["--dest-creds", "me:secret", &target]].concat()).ok();
+    // Out of reach of others without a password only if somebody says so; a user file has to be one.
+    let wharf = |args: &[&str]| {
+        let mut command = d.in_namespace(wharf_tests::bin_dir().join("wharf"));
+        command.args(["registry", "serve", "--root"]).arg(d.path("none")).args(args);
+        d.run_with_input(command, b"")
+    };
+    wharf(&["--address", "0.0.0.0:5009"]).fails(125, "there is no password");
+    wharf(&["--address", "127.0.0.1:5009", "--tls-cert", cert.to_str().unwrap()]).fails(125, "go together");
+    wharf(&["--address", "127.0.0.1:5009", "--htpasswd", cert.to_str().unwrap()]).fails(1, "htpasswd -B");
+}
+
+#[test]
+fn uploads_are_no_larger_than_allowed() {
+    let d = Daemon::start();
+    let serve = Serve::start(&d, 5000, &["--max-upload", "100000"]);
+    d.import_busybox();
+    let name = format!("{}/team/bb:1", serve.address);
+    d.docker(&["tag", "busybox", &name]).ok();
+    d.docker(&["push", &name]).fails(1, "larger than the 100000 bytes");
+    let ask = |method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]| {
+        ask(&d, &serve.address, method, path, headers, body)
+    };
+    let large = vec![0; 60_000];
+    let location = ask("POST", "/v2/a/blobs/uploads/", &[], b"").header("location").unwrap().to_owned();
+    assert_eq!(ask("PATCH", &location, &[], &large).status, 202);
+    assert_eq!(ask("PATCH", &location, &[], &large).status, 413);
+    assert_eq!(ask("GET", &location, &[], b"").status, 404, "it is given up");
+    let root = d.path("serve-5000");
+    let left = |dir: &str| std::fs::read_dir(root.join(dir)).unwrap().count();
+    eventually("uploads to go", || (left("uploads") == 0).then_some(()));
+    let small = b"small".to_vec();
+    assert_eq!(
+        ask("POST", &format!("/v2/a/blobs/uploads/?digest={}", digest(&small)), &[], &small).status,
+        201
+    );
 }

@@ -25,8 +25,8 @@ use tokio_util::sync::CancellationToken;
 use wharf_engine::Engine;
 
 pub use http::listen::{Listen, ListenError, ListenOptions};
-pub use wharf_tls::{Tls, TlsFiles};
 pub use service::{Event, Input, Output, Pending, Service, Session};
+pub use wharf_tls::{Tls, TlsFiles};
 
 /// Sockets that are bound and not served yet: clients can connect and wait.
 #[derive(Debug)]

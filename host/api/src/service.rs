@@ -16,12 +16,12 @@ use wharf_engine::models::{
     ContainerConfig, ContainerCreateBody, ContainerCreateResponse, ContainerPruneResponse,
     ContainerStatsResponse, ContainerTopResponse, ContainerUpdateBody, ContainerUpdateResponse,
     ContainerWaitResponse, ExecConfig, ExecInspectResponse, ExecStartConfig, IdResponse,
-    ImageDeleteResponseItem, ImageHistoryResponseItem, ImagePruneResponse, ImageSummary,
-    NetworkConnectRequest, NetworkCreateRequest, NetworkCreateResponse, NetworkDisconnectRequest,
-    NetworkPruneResponse, SystemInfo, SystemVersion, Volume, VolumeCreateRequest, VolumeListResponse,
-    VolumePruneResponse,
+    ImageDeleteResponseItem, ImageHistoryResponseItem, ImagePruneResponse, NetworkConnectRequest,
+    NetworkCreateRequest, NetworkCreateResponse, NetworkDisconnectRequest, NetworkPruneResponse, SystemInfo,
+    SystemVersion, Volume, VolumeCreateRequest, VolumeListResponse, VolumePruneResponse,
 };
 use wharf_engine::remote::{Login, PullOptions, PushOptions};
+use wharf_engine::variants::{ImageInspectOptions, ImageListOptions};
 use wharf_engine::{
     Caller, CreateOptions, Engine, Error, Filters, ListOptions, RemoveOptions, Result, WaitCondition,
 };
@@ -286,23 +286,23 @@ service! {
     /// `POST /exec/{}/resize`.
     fn exec_resize<'a>(&'a self, id: &'a str, rows: u16, columns: u16) -> ();
     /// `GET /images/json`.
-    fn image_list<'a>(&'a self, all: bool, filters: &'a Filters) -> Vec<ImageSummary>;
+    fn image_list<'a>(&'a self, options: ImageListOptions, filters: &'a Filters) -> Vec<Value>;
     /// `GET /images/{}/json`.
-    fn image_inspect<'a>(&'a self, reference: &'a str) -> Value;
+    fn image_inspect<'a>(&'a self, reference: &'a str, options: ImageInspectOptions) -> Value;
     /// `GET /images/{}/history`.
-    fn image_history<'a>(&'a self, reference: &'a str) -> Vec<ImageHistoryResponseItem>;
+    fn image_history<'a>(&'a self, reference: &'a str, platform: Option<&'a str>) -> Vec<ImageHistoryResponseItem>;
     /// `POST /images/{}/tag`.
     fn image_tag<'a>(&'a self, reference: &'a str, repo: &'a str, tag: &'a str) -> ();
     /// `DELETE /images/{}`.
     fn image_remove<'a>(
-        &'a self, reference: &'a str, force: bool, noprune: bool, caller: &'a Caller
+        &'a self, reference: &'a str, force: bool, noprune: bool, platforms: &'a [String], caller: &'a Caller
     ) -> Vec<ImageDeleteResponseItem>;
     /// `POST /images/create?fromSrc=-`.
     fn image_import<'a>(&'a self, body: Body, options: ImportOptions) -> String;
     /// `POST /images/load`.
-    fn image_load<'a>(&'a self, body: Body, quiet: bool, progress: Progress) -> ();
-    /// `POST /images/prune`, with `?plan=1` as the last argument.
-    fn image_prune<'a>(&'a self, filters: &'a Filters, dry_run: bool) -> ImagePruneResponse;
+    fn image_load<'a>(&'a self, body: Body, quiet: bool, platforms: Vec<String>, progress: Progress) -> ();
+    /// `POST /images/prune`, with `?plan=1` as `dry_run`.
+    fn image_prune<'a>(&'a self, filters: &'a Filters, dry_run: bool, caller: &'a Caller) -> ImagePruneResponse;
     /// `POST /images/prune?policy=1`: by the policies of the configuration.
     fn image_gc<'a>(&'a self, dry_run: bool) -> ImagePruneResponse;
     /// `POST /images/create?fromImage=`.
@@ -310,7 +310,7 @@ service! {
     /// `POST /images/{}/push`.
     fn image_push<'a>(&'a self, options: PushOptions, caller: &'a Caller, progress: Progress) -> ();
     /// `GET /images/get`.
-    fn image_save<'a>(&'a self, names: &'a [String]) -> Body;
+    fn image_save<'a>(&'a self, names: &'a [String], platforms: &'a [String]) -> Body;
     /// `GET /images/search`.
     fn image_search<'a>(
         &'a self, term: &'a str, limit: Option<i64>, filters: &'a Filters, headers: &'a HashMap<String, String>

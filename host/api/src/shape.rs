@@ -181,6 +181,9 @@ pub(crate) fn image(value: &mut Value, version: Version) {
     } else {
         remove(value, &["Container", "ContainerConfig"]);
     }
+    if version < Version(53) {
+        remove(value, &["Identity"]);
+    }
     virtual_size(value, version);
 }
 

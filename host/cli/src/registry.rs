@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, Command, value_parser};
-use wharf_distribution::{Options, Server};
+use wharf_api::{Tls, TlsFiles};
+use wharf_distribution::{AccessOptions, Options, Server};
 
 /// Status of a wrong command line.
 const USAGE: u8 = 125;
@@ -46,7 +47,27 @@ fn command() -> Command {
             Arg::new("allow-insecure")
                 .long("allow-insecure")
                 .action(ArgAction::SetTrue)
-                .help("Listen where others can reach it: everybody may read and write"),
+                .help("Listen where others can reach it without a password: everybody may read and write"),
+        )
+        .args(["tls-cert", "tls-key", "htpasswd"].map(|name| {
+            Arg::new(name).long(name).value_parser(value_parser!(PathBuf)).help(match name {
+                "tls-cert" => "Certificate to speak TLS with",
+                "tls-key" => "Its key",
+                _ => "Ask for a password: file of users with bcrypt hashes, as `htpasswd -B` writes it",
+            })
+        }))
+        .arg(
+            Arg::new("anonymous-read")
+                .long("anonymous-read")
+                .action(ArgAction::SetTrue)
+                .requires("htpasswd")
+                .help("Reading needs no password"),
+        )
+        .arg(
+            Arg::new("max-upload")
+                .long("max-upload")
+                .value_parser(value_parser!(u64))
+                .help("Bytes of one blob at most"),
         );
     Command::new("wharf registry")
         .about("A registry of one's own")
@@ -70,13 +91,18 @@ pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     else {
         return ExitCode::from(USAGE);
     };
-    if !address.ip().is_loopback() && !matches.get_flag("allow-insecure") {
-        eprintln!(
-            "wharf registry: {address} can be reached by others, and there is no password: say --allow-insecure, or put a \
-             proxy that asks for one in front of 127.0.0.1"
-        );
+    let htpasswd = path("htpasswd");
+    if let Some(why) = too_open(address, htpasswd.is_some(), matches.get_flag("allow-insecure")) {
+        eprintln!("wharf registry: {why}: say --htpasswd FILE, or --allow-insecure");
         return ExitCode::from(USAGE);
     }
+    let tls = match tls(path("tls-cert").as_ref(), path("tls-key").as_ref()) {
+        Ok(tls) => tls,
+        Err(e) => {
+            eprintln!("wharf registry: {e}");
+            return ExitCode::from(USAGE);
+        }
+    };
     let options = Options {
         root,
         address,
@@ -89,6 +115,10 @@ pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             .chain(["/etc/wharf/certs.d", "/etc/docker/certs.d"].map(PathBuf::from))
             .collect(),
         read_only: matches.get_flag("read-only"),
+        tls,
+        access: htpasswd
+            .map(|htpasswd| AccessOptions { htpasswd, anonymous_read: matches.get_flag("anonymous-read") }),
+        max_upload: matches.get_one::<u64>("max-upload").copied(),
     };
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -107,9 +137,27 @@ pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
+/// Why others could do too much with a registry at this address.
+pub(crate) fn too_open(address: SocketAddr, password: bool, allowed: bool) -> Option<String> {
+    let open = !address.ip().is_loopback() && !password && !allowed;
+    open.then(|| format!("{address} can be reached by others, and there is no password"))
+}
+
+/// TLS with these files; both or none.
+pub(crate) fn tls(certificate: Option<&PathBuf>, key: Option<&PathBuf>) -> Result<Option<Tls>, String> {
+    match (certificate, key) {
+        (None, None) => Ok(None),
+        (Some(certificate), Some(key)) => {
+            let files = TlsFiles { certificate: certificate.clone(), key: key.clone(), clients: None };
+            Tls::load(files).map(Some)
+        }
+        _ => Err("TLS needs a certificate and a key: tls-cert and tls-key go together".into()),
+    }
+}
+
 async fn serve(options: Options) -> std::io::Result<()> {
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    let server = Server::bind(options).await?;
+    let server = Server::bind(options, None).await?;
     tracing::info!(address = %server.address()?, "serving");
     tokio::select! {
         result = server.run() => result,

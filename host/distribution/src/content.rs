@@ -100,8 +100,7 @@ fn made(image: &Image) -> (String, Kept) {
 pub(crate) fn tags(shared: &Shared, name: &str) -> io::Result<Option<Vec<String>>> {
     let own = shared.store.tags(name)?;
     let Some(images) = &shared.images else { return Ok(own) };
-    let mut tags: Vec<String> =
-        images.names().into_iter().filter(|(repository, _)| repository == name).map(|(_, tag)| tag).collect();
+    let mut tags = images.tags(name);
     if tags.is_empty() && own.is_none() {
         return Ok(None);
     }
@@ -119,7 +118,8 @@ pub(crate) fn tags(shared: &Shared, name: &str) -> io::Result<Option<Vec<String>
 pub(crate) fn repositories(shared: &Shared) -> io::Result<Vec<String>> {
     let mut all = shared.store.repositories()?;
     if let Some(images) = &shared.images {
-        all.extend(images.names().into_iter().map(|(repository, _)| repository));
+        // Names with a port are none here.
+        all.extend(images.repositories().into_iter().filter(|name| crate::store::is_name(name)));
         all.sort();
         all.dedup();
     }

@@ -83,7 +83,7 @@ pub struct Image {
 
 impl Image {
     /// The manifest that it is offered under: its digest and its text. The same image always has the same.
-    pub(crate) fn manifest(&self) -> (String, Vec<u8>) {
+    pub fn manifest(&self) -> (String, Vec<u8>) {
         let layers: Vec<_> = self
             .layers
             .iter()
@@ -136,8 +136,11 @@ pub struct Pushed {
 
 /// What an engine does for a registry. `repository` is a name as clients of the registry write it.
 pub trait Images: Send + Sync {
-    /// All repositories with their tags.
-    fn names(&self) -> Vec<(String, String)>;
+    /// All repositories that have tags.
+    fn repositories(&self) -> Vec<String>;
+
+    /// Tags of a repository.
+    fn tags(&self, repository: &str) -> Vec<String>;
 
     /// The image that a tag is of.
     fn tagged(&self, repository: &str, tag: &str) -> Option<Image>;

@@ -1,17 +1,19 @@
 //! Operations on images, as far as containers and events have a say; the store itself is `wharf-images`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 use tokio::io::AsyncRead;
 use tokio::sync::mpsc;
+use wharf_images::reference::Reference;
 use wharf_images::{Deleted, Image, LoadOptions, PruneOptions, Pruned, RemoveOptions, Use};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::models::{ImageDeleteResponseItem, ImageHistoryResponseItem, ImagePruneResponse, ImageSummary};
 use crate::policy::Subject;
 use crate::record::rfc3339;
+use crate::variants::{ImageInspectOptions, ImageListOptions, check_platform, identity};
 use crate::{Caller, Engine, Filters};
 
 /// Of `POST /images/create?fromSrc=-`.
@@ -47,29 +49,83 @@ fn label_pairs(filters: &Filters, key: &str) -> Vec<(String, Option<String>)> {
         .collect()
 }
 
-/// Whether a shell pattern of `reference=` fits a name; `*` does not cross a slash.
-fn pattern(pattern: &str, name: &str) -> bool {
-    fn go(p: &[u8], n: &[u8], budget: &mut u32) -> bool {
+/// Whether a shell pattern of `reference=` fits a text; `*` does not cross a slash. The error is a pattern that is none.
+fn pattern(pattern: &str, text: &str) -> Result<bool> {
+    /// The rest after a class such as `[a-z]`, and whether the character is of it.
+    fn class(p: &[u8], c: u8) -> Option<(bool, &[u8])> {
+        let (negated, mut p) = match p.split_first() {
+            Some((b'^', rest)) => (true, rest),
+            _ => (false, p),
+        };
+        let (mut found, mut first) = (false, true);
+        loop {
+            let (mut low, mut rest) = p.split_first().map(|(c, rest)| (*c, rest))?;
+            if low == b']' && !first {
+                return Some((found != negated, rest));
+            }
+            first = false;
+            if low == b'\\' {
+                (low, rest) = rest.split_first().map(|(c, rest)| (*c, rest))?;
+            }
+            let mut high = low;
+            if let [b'-', end, after @ ..] = rest
+                && *end != b']'
+            {
+                (high, rest) = (*end, after);
+            }
+            found |= (low..=high).contains(&c);
+            p = rest;
+        }
+    }
+    fn go(p: &[u8], n: &[u8], budget: &mut u32) -> Option<bool> {
         // Bounds what a hostile pattern costs.
         *budget = budget.saturating_sub(1);
         if *budget == 0 {
-            return false;
+            return Some(false);
         }
         match (p.split_first(), n.split_first()) {
-            (None, None) => true,
-            (Some((b'*', rest)), _) => {
-                go(rest, n, budget)
-                    || n.split_first().is_some_and(|(c, tail)| *c != b'/' && go(p, tail, budget))
+            (None, rest) => Some(rest.is_none()),
+            (Some((b'*', rest)), next) => {
+                if go(rest, n, budget)? {
+                    return Some(true);
+                }
+                match next {
+                    Some((c, tail)) if *c != b'/' => go(p, tail, budget),
+                    _ => Some(false),
+                }
             }
-            (Some((b'?', rest)), Some((c, tail))) => *c != b'/' && go(rest, tail, budget),
-            (Some((a, rest)), Some((b, tail))) => a == b && go(rest, tail, budget),
-            _ => false,
+            (Some((b'?', rest)), Some((c, tail))) => Some(*c != b'/' && go(rest, tail, budget)?),
+            (Some((b'[', rest)), next) => {
+                let (fits, rest) = class(rest, next.map_or(0, |(c, _)| *c))?;
+                match next {
+                    Some((_, tail)) if fits => go(rest, tail, budget),
+                    _ => Some(false),
+                }
+            }
+            (Some((b'\\', rest)), next) => {
+                let (a, rest) = rest.split_first()?;
+                match next {
+                    Some((b, tail)) if a == b => go(rest, tail, budget),
+                    _ => Some(false),
+                }
+            }
+            (Some((a, rest)), Some((b, tail))) if a == b => go(rest, tail, budget),
+            _ => Some(false),
         }
     }
-    let fits = |name: &str| go(pattern.as_bytes(), name.as_bytes(), &mut 10_000);
-    // Without a tag in the pattern any tag fits; without a path the last part of the name is enough.
-    let bare = name.rsplit_once(':').map_or(name, |(repo, _)| repo);
-    fits(name) || fits(bare)
+    go(pattern.as_bytes(), text.as_bytes(), &mut 10_000)
+        .ok_or_else(|| Error::invalid("syntax error in pattern"))
+}
+
+/// Whether one of the patterns fits a familiar name: with its tag or digest, or the name alone.
+fn referenced(patterns: &[String], name: &str) -> Result<bool> {
+    let bare = Reference::parse(name).map_or_else(|_| name.to_owned(), |r| r.familiar_name());
+    for one in patterns {
+        if pattern(one, name)? || pattern(one, &bare)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 impl Engine {
@@ -91,9 +147,17 @@ impl Engine {
         self.inner.events.publish("image", action, id, [("name".to_owned(), name.to_owned())]);
     }
 
+    /// Containers by the image that they are made of.
+    fn users(&self) -> BTreeMap<String, Vec<String>> {
+        let mut users: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for u in self.uses() {
+            users.entry(u.image).or_default().push(u.container);
+        }
+        users
+    }
+
     /// `GET /images/json`.
-    pub async fn image_list(&self, all: bool, filters: &Filters) -> Result<Vec<ImageSummary>> {
-        let _ = all;
+    pub async fn image_list(&self, options: ImageListOptions, filters: &Filters) -> Result<Vec<Value>> {
         filters.only(&["before", "dangling", "label", "reference", "since", "until"])?;
         let dangling = filters.flag("dangling")?;
         let until =
@@ -102,45 +166,76 @@ impl Engine {
             filters.get(key).first().map(|r| Ok(self.inner.images.resolve(r)?.created_unix)).transpose()
         };
         let (before, since) = (created("before")?, created("since")?);
-        let mut counts: HashMap<String, i64> = HashMap::new();
-        for u in self.uses() {
-            *counts.entry(u.image).or_default() += 1;
-        }
-        let wanted = |image: &Image| {
-            let labels = image.config.labels.as_ref();
-            dangling.is_none_or(|d| d == image.is_dangling())
-                && filters.labels("label", |k| labels.and_then(|l| l.get(k)).map(String::as_str))
-                && before.is_none_or(|b| image.created_unix < b)
-                && since.is_none_or(|s| image.created_unix > s)
-                && until.is_none_or(|u| image.created_unix < u)
-                && (filters.get("reference").is_empty()
-                    || filters.get("reference").iter().any(|p| image.repo_tags.iter().any(|t| pattern(p, t))))
-        };
-        let list = self
-            .inner
-            .images
-            .list()
-            .into_iter()
-            .filter(|i| wanted(i))
-            .map(|i| ImageSummary {
+        let users = self.users();
+        let images = self.inner.images.list();
+        let parents: HashSet<&str> = images.iter().filter_map(|i| i.parent.as_deref()).collect();
+        let usage = options.shared_size.then(|| self.inner.images.usage());
+        let patterns = filters.get("reference");
+        let mut list = Vec::new();
+        for i in &images {
+            let labels = i.config.labels.as_ref();
+            let wanted = filters.labels("label", |k| labels.and_then(|l| l.get(k)).map(String::as_str))
+                && before.is_none_or(|b| i.created_unix < b)
+                && since.is_none_or(|s| i.created_unix > s)
+                && until.is_none_or(|u| i.created_unix < u)
+                && match dangling {
+                    None => true,
+                    Some(true) => i.repo_tags.is_empty(),
+                    Some(false) => !i.is_dangling(),
+                };
+            // What only others are made of is not shown, unless all is.
+            if !wanted || (i.is_dangling() && !options.all && parents.contains(i.id.as_str())) {
+                continue;
+            }
+            let (mut tags, mut digests) = (i.repo_tags.clone(), i.repo_digests.clone());
+            if !patterns.is_empty() {
+                let fitting = |names: &[String]| -> Result<Vec<String>> {
+                    let mut fitting = Vec::new();
+                    for name in names {
+                        if referenced(patterns, name)? {
+                            fitting.push(name.clone());
+                        }
+                    }
+                    Ok(fitting)
+                };
+                (tags, digests) = (fitting(&tags)?, fitting(&digests)?);
+                if tags.is_empty() && digests.is_empty() {
+                    continue;
+                }
+            }
+            let shared = usage.as_ref().map(|u| u.images.get(&i.id).map_or(0, |image| image.shared));
+            let containers = users.get(&i.id).map_or(0, Vec::len);
+            let summary = ImageSummary {
                 id: i.id.clone(),
                 parent_id: i.parent.clone().unwrap_or_default(),
-                repo_tags: i.repo_tags.clone(),
-                repo_digests: i.repo_digests.clone(),
+                repo_tags: tags,
+                repo_digests: digests,
                 created: i.created_unix,
                 size: i64::try_from(i.size).unwrap_or(i64::MAX),
-                shared_size: -1,
-                labels: i.config.labels.clone().unwrap_or_default().into_iter().collect(),
-                containers: counts.get(&i.id).copied().unwrap_or(0),
+                shared_size: shared.map_or(-1, |n| i64::try_from(n).unwrap_or(i64::MAX)),
+                labels: labels.cloned().unwrap_or_default().into_iter().collect(),
+                containers: i64::try_from(containers).unwrap_or(i64::MAX),
                 ..ImageSummary::default()
-            })
-            .collect();
+            };
+            let mut summary = serde_json::to_value(summary)?;
+            if let (true, Some(map)) = (options.manifests, summary.as_object_mut()) {
+                map.insert("Manifests".into(), self.image_manifests(i, options.identity, &users)?.into());
+            }
+            list.push(summary);
+        }
         std::future::ready(Ok(list)).await
     }
 
     /// `GET /images/{name}/json`, with the fields of older API versions too.
-    pub async fn image_inspect(&self, reference: &str) -> Result<Value> {
+    pub async fn image_inspect(&self, reference: &str, options: ImageInspectOptions) -> Result<Value> {
+        if options.manifests && options.platform.is_some() {
+            return Err(Error::invalid(
+                "conflicting options: manifests and platform options cannot both be set",
+            ));
+        }
         let i = self.inner.images.resolve(reference)?;
+        check_platform(&i, reference, options.platform.as_deref())?;
+        let known = self.inner.images.manifests(&i.id)?;
         let layers: Vec<&String> = i.layers.iter().map(|l| &l.diff_id).collect();
         let mut config = serde_json::to_value(&*i.config)?;
         if let Some(map) = config.as_object_mut() {
@@ -169,6 +264,12 @@ impl Engine {
                     map.insert(name.into(), value.clone());
                 }
             }
+            if let Some(identity) = identity(&known) {
+                map.insert("Identity".into(), identity);
+            }
+            if options.manifests {
+                map.insert("Manifests".into(), self.image_manifests(&i, true, &self.users())?.into());
+            }
             for key in ["Variant", "OsVersion"] {
                 if map.get(key).and_then(Value::as_str) == Some("") {
                     map.remove(key);
@@ -179,8 +280,13 @@ impl Engine {
     }
 
     /// `GET /images/{name}/history`.
-    pub async fn image_history(&self, reference: &str) -> Result<Vec<ImageHistoryResponseItem>> {
+    pub async fn image_history(
+        &self,
+        reference: &str,
+        platform: Option<&str>,
+    ) -> Result<Vec<ImageHistoryResponseItem>> {
         let i = self.inner.images.resolve(reference)?;
+        check_platform(&i, reference, platform)?;
         let mut sizes = i.layers.iter().map(|l| i64::try_from(l.size).unwrap_or(0));
         let mut items: Vec<ImageHistoryResponseItem> = i
             .history
@@ -237,9 +343,13 @@ impl Engine {
         reference: &str,
         force: bool,
         noprune: bool,
+        platforms: &[String],
         caller: &Caller,
     ) -> Result<Vec<ImageDeleteResponseItem>> {
         let image = self.inner.images.resolve(reference)?;
+        for platform in platforms {
+            check_platform(&image, reference, Some(platform))?;
+        }
         let labels = image.config.labels.clone().unwrap_or_default().into_iter().collect();
         let subject = Subject { point: "image-remove", target: reference, labels, dry_run: false };
         let object =
@@ -271,12 +381,19 @@ impl Engine {
     }
 
     /// `POST /images/load`; lines such as `{"stream":"Loaded image: x:y\n"}` go to `progress`.
-    pub async fn image_load(&self, body: Body, quiet: bool, progress: Progress) -> Result<()> {
+    pub async fn image_load(
+        &self,
+        body: Body,
+        quiet: bool,
+        platforms: Vec<String>,
+        progress: Progress,
+    ) -> Result<()> {
         let lines = progress.clone();
+        let options = LoadOptions { platforms };
         let loaded = self
             .inner
             .images
-            .load(body, LoadOptions::default(), move |step| {
+            .load(body, options, move |step| {
                 let wharf_images::Progress::Layer { id, current, total } = step;
                 if !quiet {
                     // A reader that does not keep up misses steps, nothing else.
@@ -308,7 +425,12 @@ impl Engine {
     }
 
     /// `GET /images/get`: an archive that `load` takes, here and in Docker.
-    pub async fn image_save(&self, names: &[String]) -> Result<Body> {
+    pub async fn image_save(&self, names: &[String], platforms: &[String]) -> Result<Body> {
+        for name in names {
+            // A whole repository has no one platform.
+            let Ok(image) = self.inner.images.resolve(name) else { continue };
+            platforms.iter().try_for_each(|platform| check_platform(&image, name, Some(platform)))?;
+        }
         let stream = self.inner.images.save(names)?;
         for name in names {
             let id = self.inner.images.resolve(name).map_or_else(|_| name.clone(), |image| image.id.clone());
@@ -348,11 +470,36 @@ impl Engine {
         }
     }
 
+    /// Ids of images that no policy lets go.
+    async fn kept_by_policy(&self, caller: &Caller) -> Result<Vec<String>> {
+        let mut kept = Vec::new();
+        if self.inner.plugins.policies("image-remove").is_empty() {
+            return Ok(kept);
+        }
+        for image in self.inner.images.list() {
+            let labels = image.config.labels.clone().unwrap_or_default().into_iter().collect();
+            let subject = Subject { point: "image-remove", target: &image.id, labels, dry_run: false };
+            let object = || json!({"reference": image.id, "image": image.id, "names": image.repo_tags, "force": false});
+            match self.review(caller, subject, object).await {
+                Ok(_) => {}
+                Err(e) if e.kind == crate::Kind::Forbidden => kept.push(image.id.clone()),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(kept)
+    }
+
     /// `POST /images/prune`; with `dry_run` (`?plan=1`) only what would go.
-    pub async fn image_prune(&self, filters: &Filters, dry_run: bool) -> Result<ImagePruneResponse> {
+    pub async fn image_prune(
+        &self,
+        filters: &Filters,
+        dry_run: bool,
+        caller: &Caller,
+    ) -> Result<ImagePruneResponse> {
         filters.only(&["dangling", "label", "label!", "until"])?;
         let until =
             crate::list::until(filters)?.map(|n| i64::try_from(n / 1_000_000_000).unwrap_or(i64::MAX));
+        let keep = self.kept_by_policy(caller).await?;
         let pruned = self
             .inner
             .images
@@ -361,6 +508,7 @@ impl Engine {
                 until,
                 labels: label_pairs(filters, "label"),
                 not_labels: label_pairs(filters, "label!"),
+                keep,
                 uses: self.uses(),
                 dry_run,
             })
@@ -413,9 +561,16 @@ mod tests {
             ("*", "a/b:c", false),
             ("*/*", "a/b:c", true),
             ("a?b", "axb:1", true),
+            ("[a-c]x", "bx:1", true),
+            ("[^a-c]x", "bx:1", false),
+            ("\\ax", "ax:1", true),
+            ("reg:5000/a", "reg:5000/a:1", true),
         ] {
-            assert_eq!(pattern(p, name), fits, "{p} {name}");
+            assert_eq!(referenced(&[p.to_owned()], name).unwrap(), fits, "{p} {name}");
         }
-        assert!(!pattern(&"*".repeat(200), &"a".repeat(200).replace("aa", "a/")));
+        for bad in ["[", "[a", "a\\", "[a-"] {
+            assert!(pattern(bad, "abc").is_err(), "{bad}");
+        }
+        assert!(!pattern(&"*".repeat(200), &"a".repeat(200).replace("aa", "a/")).unwrap());
     }
 }

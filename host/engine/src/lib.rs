@@ -43,6 +43,7 @@ mod stats;
 mod stop;
 pub mod system;
 mod userns;
+pub mod variants;
 pub mod volumes;
 
 use std::collections::HashMap;

@@ -210,11 +210,16 @@ impl Engine {
         let wanted = |kind: &str| kinds.is_empty() || kinds.iter().any(|k| k == kind);
         let mut answer = serde_json::Map::new();
         if wanted("image") {
-            let images = self.image_list(false, &crate::Filters::default()).await?;
+            let options = crate::variants::ImageListOptions { shared_size: true, ..Default::default() };
+            let images = self.image_list(options, &crate::Filters::default()).await?;
             let usage = self.inner.images.usage();
             let used: std::collections::BTreeSet<String> =
                 self.inner.registry.all().iter().map(|c| c.now().def.image.clone()).collect();
-            let active = images.iter().filter(|i| used.contains(&i.id)).count();
+            let active = images
+                .iter()
+                .filter_map(|i| i.get("Id").and_then(Value::as_str))
+                .filter(|id| used.contains(*id))
+                .count();
             let reclaimable: u64 =
                 usage.images.iter().filter(|(id, _)| !used.contains(*id)).map(|(_, u)| u.unique).sum();
             answer.insert("LayersSize".into(), json!(usage.layers_size));

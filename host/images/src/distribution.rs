@@ -143,6 +143,18 @@ impl Images {
         Ok(())
     }
 
+    /// Bytes of the tar stream of the layer with this chain id.
+    pub fn tar_size(&self, chain: &str) -> Option<u64> {
+        self.inner.index.load().layers.get(chain).map(|layer| layer.tar_size)
+    }
+
+    /// Chain id of a layer with this diff id that an image has.
+    pub fn layer_of(&self, diff_id: &str) -> Option<String> {
+        let index = self.inner.index.load();
+        let mut layers = index.images.values().flat_map(|image| image.layers.iter());
+        layers.find(|layer| layer.diff_id == diff_id).map(|layer| layer.chain_id.clone())
+    }
+
     /// A layer's tar stream, byte for byte as it came, and how long it is.
     pub async fn layer_stream(&self, chain: &str) -> Result<(Box<dyn std::io::Read + Send>, u64)> {
         let size = Inner::layer(&self.inner.index.load(), chain)?.tar_size;

@@ -275,6 +275,8 @@ pub struct PruneOptions {
     pub labels: Vec<(String, Option<String>)>,
     /// Labels that must not be there.
     pub not_labels: Vec<(String, Option<String>)>,
+    /// Ids of images that stay whatever else is said.
+    pub keep: Vec<String>,
     /// Containers that exist.
     pub uses: Vec<Use>,
     /// Only say what would go.

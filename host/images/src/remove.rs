@@ -337,7 +337,7 @@ impl Inner {
             .images
             .values()
             .filter(|image| options.all || image.repo_tags.is_empty())
-            .filter(|image| !used(&image.id))
+            .filter(|image| !used(&image.id) && !options.keep.contains(&image.id))
             .filter(|image| options.until.is_none_or(|until| image.created_unix < until))
             .filter(|image| options.labels.iter().all(|(k, v)| has_label(image, k, v.as_ref())))
             .filter(|image| !options.not_labels.iter().any(|(k, v)| has_label(image, k, v.as_ref())))

@@ -331,12 +331,12 @@ impl Session {
         }
     }
 
-    /// The digest that a tag has now, without fetching anything. None if the registry does not say.
+    /// The digest that a tag has now, without fetching anything; asked once. None if the registry does not say.
     pub async fn head(&self, selector: &Selector) -> Result<Option<Descriptor>> {
         let rest = format!("manifests/{}", selector.check()?);
         let (_, answer) = self
             .ask(
-                self.attempts(),
+                1,
                 |e| e.resolve,
                 |at| Ask::new(Method::HEAD, self.url(at, &rest)?).header(ACCEPT, manifest::ACCEPT),
             )

@@ -12,12 +12,14 @@ use tokio::sync::mpsc;
 use tokio_util::io::ReaderStream;
 use wharf_engine::images::ImportOptions;
 use wharf_engine::remote::{PullOptions, PushOptions};
+use wharf_engine::variants::{ImageInspectOptions, ImageListOptions};
 use wharf_engine::{Error, Result as EngineResult};
 
 use crate::error::Failure;
 use crate::gate::Call;
 use crate::http::reply::{self, Outcome};
 use crate::shape;
+use crate::version::Version;
 
 /// Lines of progress that may wait for a slow client.
 const PROGRESS: usize = 64;
@@ -33,21 +35,33 @@ pub(crate) async fn list(call: Call) -> Outcome {
         filters.0.entry("reference".into()).or_default().push(name.to_owned());
     }
     let engine = call.grant().await?;
-    let mut list = value(&engine.image_list(query.flag("all"), &filters).await?)?;
+    let options = ImageListOptions {
+        all: query.flag("all"),
+        shared_size: query.flag("shared-size"),
+        manifests: query.flag("manifests") && call.version() >= Version(47),
+        identity: query.flag("identity"),
+    };
+    let mut list = value(&engine.image_list(options, &filters).await?)?;
     shape::images(&mut list, call.version());
     reply::ok(&list)
 }
 
 pub(crate) async fn inspect(call: Call) -> Outcome {
+    let platform = if call.version() >= Version(49) { one_platform(&call)? } else { None };
+    let options = ImageInspectOptions {
+        platform,
+        manifests: call.query().flag("manifests") && call.version() >= Version(48),
+    };
     let engine = call.grant().await?;
-    let mut image = engine.image_inspect(call.name()).await?;
+    let mut image = engine.image_inspect(call.name(), options).await?;
     shape::image(&mut image, call.version());
     reply::ok(&image)
 }
 
 pub(crate) async fn history(call: Call) -> Outcome {
+    let platform = one_platform(&call)?;
     let engine = call.grant().await?;
-    let mut list = value(&engine.image_history(call.name()).await?)?;
+    let mut list = value(&engine.image_history(call.name(), platform.as_deref()).await?)?;
     for entry in list.as_array_mut().into_iter().flatten() {
         if let Some(entry) = entry.as_object_mut() {
             entry.entry("Tags").or_insert(Value::Null);
@@ -63,18 +77,22 @@ pub(crate) async fn tag(call: Call) -> Outcome {
 }
 
 pub(crate) async fn remove(call: Call) -> Outcome {
+    let platforms = platforms(&call, "platforms")?;
     let query = call.query();
     let engine = call.grant().await?;
     let (force, noprune) = (query.flag("force"), query.flag("noprune"));
-    reply::ok(&engine.image_remove(call.name(), force, noprune, &engine.caller).await?)
+    reply::ok(&engine.image_remove(call.name(), force, noprune, &platforms, &engine.caller).await?)
 }
 
 pub(crate) async fn prune(call: Call) -> Outcome {
     let filters = call.query().filters(&["dangling", "label", "label!", "until"])?;
     let (plan, policy) = (call.query().flag("plan"), call.query().flag("policy"));
     let engine = call.grant().await?;
-    let pruned =
-        if policy { engine.image_gc(plan).await? } else { engine.image_prune(&filters, plan).await? };
+    let pruned = if policy {
+        engine.image_gc(plan).await?
+    } else {
+        engine.image_prune(&filters, plan, &engine.caller).await?
+    };
     reply::ok(&json!({
         "ImagesDeleted": value(&pruned.images_deleted.unwrap_or_default())?,
         "SpaceReclaimed": pruned.space_reclaimed.unwrap_or_default(),
@@ -138,9 +156,10 @@ fn reference(image: &str, tag: &str) -> String {
 
 pub(crate) async fn load(mut call: Call) -> Outcome {
     let quiet = call.query().flag("quiet");
+    let platforms = platforms(&call, "platform")?;
     let (body, engine) = call.grant_stream().await?;
     let (sender, lines) = mpsc::channel(PROGRESS);
-    let work = async move { engine.image_load(body, quiet, sender).await };
+    let work = async move { engine.image_load(body, quiet, platforms, sender).await };
     progress(Box::pin(work), lines).await
 }
 
@@ -228,6 +247,7 @@ pub(crate) async fn push(call: Call) -> Outcome {
     let options = PushOptions {
         name: call.name().to_owned(),
         tag: call.query().non_empty("tag").map(str::to_owned),
+        platform: one_platform(&call)?,
         headers: registry_headers(&call),
     };
     let engine = call.grant().await?;
@@ -270,6 +290,15 @@ fn platform_text(text: &str) -> Result<String, Failure> {
     Ok(parts.join("/"))
 }
 
+/// The platforms of a parameter that may be given many times.
+fn platforms(call: &Call, key: &str) -> Result<Vec<String>, Failure> {
+    call.query().all(key).filter(|p| !p.is_empty()).map(platform_text).collect()
+}
+
+fn one_platform(call: &Call) -> Result<Option<String>, Failure> {
+    call.query().non_empty("platform").map(platform_text).transpose()
+}
+
 pub(crate) async fn save(call: Call) -> Outcome {
     let mut names: Vec<String> = call.query().all("names").map(str::to_owned).collect();
     if !call.name().is_empty() {
@@ -277,8 +306,9 @@ pub(crate) async fn save(call: Call) -> Outcome {
     }
     // Old clients join names with commas.
     let names: Vec<String> = names.iter().flat_map(|n| n.split(',')).map(str::to_owned).collect();
+    let platforms = platforms(&call, "platform")?;
     let engine = call.grant().await?;
-    let archive = engine.image_save(&names).await?;
+    let archive = engine.image_save(&names, &platforms).await?;
     Ok(reply::stream("application/x-tar", ReaderStream::with_capacity(archive, 256 << 10)))
 }
 

@@ -22,6 +22,7 @@ use wharf_engine::models::{
     NetworkCreateRequest, NetworkCreateResponse, SystemInfo, SystemVersion, Volume, VolumeCreateRequest,
 };
 use wharf_engine::remote::PullOptions;
+use wharf_engine::variants::ImageInspectOptions;
 use wharf_engine::{Caller, CreateOptions, Error, Filters, ListOptions, Result, WaitCondition};
 use wharf_io::{AttachQuery, LogQuery, StdinEnd, Written};
 use wharf_plan::auth::{Connection, Evidence, Operation, Target};
@@ -366,11 +367,17 @@ impl Service for Front {
         Ok(listener.boxed())
     }
 
-    fn image_inspect<'a>(&'a self, reference: &'a str) -> Pending<'a, Value> {
+    fn image_inspect<'a>(&'a self, reference: &'a str, _options: ImageInspectOptions) -> Pending<'a, Value> {
         answer(json!({"Id": reference, "Size": 1}))
     }
 
-    fn image_load<'a>(&'a self, mut body: Body, _quiet: bool, progress: Progress) -> Pending<'a, ()> {
+    fn image_load<'a>(
+        &'a self,
+        mut body: Body,
+        _quiet: bool,
+        _platforms: Vec<String>,
+        progress: Progress,
+    ) -> Pending<'a, ()> {
         Box::pin(async move {
             let mut all = Vec::new();
             body.read_to_end(&mut all).await?;

@@ -95,6 +95,7 @@ pub(crate) struct Config {
     pub(crate) insecure_registries: Vec<String>,
     pub(crate) registry_config_dirs: Vec<PathBuf>,
     pub(crate) registry_stall_timeout: Option<i64>,
+    pub(crate) registry_serve: Option<RegistryServe>,
     pub(crate) registry_mirrors: Vec<String>,
     pub(crate) image_gc: super::image_gc::Given,
     pub(crate) max_concurrent_downloads: Option<i64>,
@@ -134,6 +135,26 @@ pub(crate) struct Proxies {
     pub(crate) http_proxy: String,
     pub(crate) https_proxy: String,
     pub(crate) no_proxy: String,
+}
+
+/// A registry of the engine's own images.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", default, deny_unknown_fields)]
+pub(crate) struct RegistryServe {
+    /// `host:port` to listen on.
+    pub(crate) address: String,
+    /// Certificate and key for TLS.
+    pub(crate) tls_cert: Option<PathBuf>,
+    pub(crate) tls_key: Option<PathBuf>,
+    /// Users and their bcrypt hashes.
+    pub(crate) htpasswd: Option<PathBuf>,
+    pub(crate) anonymous_read: bool,
+    pub(crate) read_only: bool,
+    pub(crate) allow_insecure: bool,
+    /// Bytes of one blob at most.
+    pub(crate) max_upload: Value,
+    /// Fetch what is not here from where its name means elsewhere.
+    pub(crate) pull_through: bool,
 }
 
 impl Default for Config {
@@ -198,6 +219,7 @@ impl Default for Config {
             insecure_registries: Vec::new(),
             registry_config_dirs: Vec::new(),
             registry_stall_timeout: None,
+            registry_serve: None,
             registry_mirrors: Vec::new(),
             image_gc: super::image_gc::Given::default(),
             max_concurrent_downloads: None,

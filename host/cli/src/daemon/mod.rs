@@ -7,6 +7,7 @@ mod metrics;
 mod notify;
 mod options;
 mod pidfile;
+mod registry;
 mod reload;
 mod settings;
 mod subids;
@@ -170,7 +171,7 @@ fn filter(config: &Config) -> EnvFilter {
     // Libraries say too much below info.
     match level {
         "debug" | "trace" => EnvFilter::new(format!(
-            "info,wharf={level},wharf_api={level},wharf_engine={level},wharf_images={level},wharf_io={level},\
+            "info,wharf={level},wharf_api={level},wharf_distribution={level},wharf_engine={level},wharf_images={level},wharf_io={level},\
              wharf_keeper={level},wharf_kernel={level},wharf_plugins={level},wharf_registry={level},\
              wharf_store={level}"
         )),
@@ -203,13 +204,33 @@ async fn run(
         Some(address) => Some(metrics::bind(address).await?),
         None => None,
     };
+    let registry = registry::options(&loaded.config)?;
     let engine = Engine::open(loaded.engine.clone()).await.map_err(|e| e.to_string())?;
+    let registry = match registry {
+        None => None,
+        Some(registry) => match registry::bind(registry, &engine).await {
+            Ok(server) => Some(server),
+            Err(text) => {
+                engine.shutdown().await;
+                return Err(text);
+            }
+        },
+    };
     reload::check_authorizers(&engine, &loaded.config)?;
     let shutdown = CancellationToken::new();
     let bound = server.addresses();
     let mut serving = tokio::spawn(server.run(Arc::new(engine.clone()), shutdown.clone()));
     for address in bound {
         tracing::info!("API listen on {address}");
+    }
+    if let Some(registry) = registry {
+        let shutdown = shutdown.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = registry.run() => {}
+                () = shutdown.cancelled() => {}
+            }
+        });
     }
     if let Some(listener) = metrics {
         tokio::spawn(metrics::serve(listener, engine.clone(), shutdown.clone()));

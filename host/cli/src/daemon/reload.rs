@@ -27,7 +27,7 @@ fn waits(old: &Config, new: &Config) -> Vec<&'static str> {
         ip "ip", ip_masq "ip-masq", cgroup_parent "cgroup-parent", exec_opts "exec-opts",
         metrics_addr "metrics-addr", log_format "log-format", tls "tls",
         tlsverify "tlsverify", tlscacert "tlscacert", tlscert "tlscert", tlskey "tlskey",
-        oom_score_adjust "oom-score-adjust", selinux_enabled "selinux-enabled",
+        oom_score_adjust "oom-score-adjust", selinux_enabled "selinux-enabled", registry_serve "registry-serve",
     );
     keys
 }
@@ -131,6 +131,7 @@ fn keep_waiting(old: &Config, new: Config) -> Config {
         tlskey: old.tlskey,
         oom_score_adjust: old.oom_score_adjust,
         selinux_enabled: old.selinux_enabled,
+        registry_serve: old.registry_serve,
         ..new
     }
 }

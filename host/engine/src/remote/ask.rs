@@ -155,7 +155,8 @@ impl Engine {
     ) -> Result<Value> {
         let image = self.inner.images.resolve(name)?;
         let wanted = platform.map_or_else(|| Ok(Platform::host()), Platform::parse)?;
-        let Some(known) = self.inner.images.manifests(&image.id)?.into_iter().next() else {
+        let Some(known) = self.inner.images.manifests(&image.id)?.into_iter().find(|m| !m.source.is_empty())
+        else {
             return Ok(json!([]));
         };
         let source = Reference::parse(&known.source)?;

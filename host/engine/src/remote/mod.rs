@@ -4,6 +4,7 @@ mod ask;
 mod progress;
 mod pull;
 mod push;
+mod serve;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use crate::settings::RegistrySettings;
 pub use ask::Login;
 pub use pull::PullOptions;
 pub use push::PushOptions;
+pub use serve::Shelf;
 
 impl From<wharf_registry::Error> for Error {
     fn from(e: wharf_registry::Error) -> Self {

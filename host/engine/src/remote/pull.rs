@@ -20,6 +20,8 @@ use crate::images::Progress;
 use crate::policy::Subject;
 use crate::{Caller, Engine};
 
+/// What cosign calls its signatures.
+const COSIGN: &str = "application/vnd.dev.cosign.artifact.sig.v1+json";
 /// Pieces on their way from the network to the disk.
 const QUEUE: usize = 16;
 
@@ -112,12 +114,8 @@ impl Engine {
             (None, _) if one.pinned.is_some() => Selector::Digest(one.pinned.unwrap_or_default().to_owned()),
             (None, tag) => Selector::Tag(tag.clone().unwrap_or_else(|| "latest".into())),
         };
-        let head = match session.head(&selector).await {
-            Ok(head) => head,
-            // An answer to HEAD cannot say what is wrong; the one to GET does.
-            Err(e) if e.code().is_none() && e.status().is_some_and(|s| (400..429).contains(&s)) => None,
-            Err(e) => return Err(explain(e, reference)),
-        };
+        // An answer to HEAD cannot say what is wrong; the one to GET does, and GET is tried again where that may help.
+        let head = session.head(&selector).await.unwrap_or_default();
         let named =
             reference.digest.clone().or_else(|| reference.tag.clone()).unwrap_or_else(|| "latest".into());
         if let Some(root) = &head
@@ -152,6 +150,14 @@ impl Engine {
         let mut referrers = session.referrers(&found.manifest.digest, None).await?;
         if found.root.digest != found.manifest.digest {
             referrers.extend(session.referrers(&found.root.digest, None).await?);
+        }
+        // Where cosign puts signatures in registries that know no referrers: beside the image, under a tag.
+        for digest in [&found.root.digest, &found.manifest.digest] {
+            let tag = format!("{}.sig", digest.replacen(':', "-", 1));
+            if let Ok(Some(signature)) = session.head(&Selector::Tag(tag)).await {
+                referrers.push(Descriptor { artifact_type: COSIGN.into(), ..signature });
+                break;
+            }
         }
         let target = one.reference.full();
         let subject = Subject { point: "image-admit", target: &target, labels: Vec::new(), dry_run: false };

@@ -36,6 +36,8 @@ pub struct PushOptions {
     pub name: String,
     /// Tag; without one all tags of the repository are meant.
     pub tag: Option<String>,
+    /// `os[/arch[/variant]]` that the image has to be of.
+    pub platform: Option<String>,
     /// Headers that begin with `x-registry-`.
     pub headers: HashMap<String, String>,
 }
@@ -77,6 +79,9 @@ impl Engine {
         }
         chosen.sort_by(|a, b| a.0.cmp(&b.0));
         for (name, image) in &chosen {
+            crate::variants::check_platform(image, &name.familiar(), options.platform.as_deref())?;
+        }
+        for (name, image) in &chosen {
             self.push_hook(caller, name, image).await?;
         }
         let mut sources: Vec<String> = Vec::new();
@@ -103,7 +108,8 @@ impl Engine {
 
     async fn push_hook(&self, caller: &Caller, name: &Reference, image: &Image) -> Result<()> {
         let target = name.full();
-        let subject = Subject { point: "image-push", target: &target, labels: Vec::new(), dry_run: false };
+        let labels = image.config.labels.clone().unwrap_or_default().into_iter().collect();
+        let subject = Subject { point: "image-push", target: &target, labels, dry_run: false };
         let object = || {
             let config = serde_json::from_str::<Value>(&image.raw_config).unwrap_or_default();
             json!({"reference": target, "image": image.id, "config": config})

@@ -1,0 +1,266 @@
+//! The engine's images as a registry offers them to others.
+//!
+//! A repository of the registry is the name that a user of this engine would write: `busybox`, `team/app`,
+//! `quay.io/org/app`. So other engines can also take the registry as their mirror of the Docker Hub.
+
+use std::io::{self, Read};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use wharf_distribution::{Answered, Image, Images, Layer, Pushed, Trouble, Why};
+use wharf_images::pull::{Incoming, Pull};
+use wharf_images::reference::Reference;
+use wharf_images::{Blob, Manifest};
+use wharf_plan::policy::Origin;
+use wharf_plan::types::Identity;
+
+use super::PullOptions;
+use crate::error::{Error, Kind};
+use crate::policy::Subject;
+use crate::{Caller, Engine};
+
+/// Pieces of a layer on their way from its file to the unpacking thread.
+const QUEUE: usize = 16;
+const PIECE: usize = 256 << 10;
+
+/// An engine as the other side of a registry.
+pub struct Shelf {
+    engine: Engine,
+    fetches: bool,
+}
+
+impl Shelf {
+    /// `fetches`: names that are not here are pulled from where they mean elsewhere.
+    pub fn new(engine: Engine, fetches: bool) -> Self {
+        Self { engine, fetches }
+    }
+
+    pub(crate) fn shown(&self, image: &wharf_images::Image) -> Option<Image> {
+        let images = &self.engine.inner.images;
+        let layer = |l: &wharf_images::LayerRef| {
+            Some(Layer { diff_id: l.diff_id.clone(), size: images.tar_size(&l.chain_id)? })
+        };
+        let layers = image.layers.iter().map(layer).collect::<Option<_>>()?;
+        Some(Image { id: image.id.clone(), config: Arc::clone(&image.raw_config), layers })
+    }
+}
+
+impl From<Error> for Trouble {
+    fn from(e: Error) -> Self {
+        let why = match e.kind {
+            Kind::NotFound => Why::Absent,
+            Kind::Invalid | Kind::Unsupported => Why::Invalid,
+            Kind::Forbidden | Kind::Unauthorized => Why::Denied,
+            Kind::Conflict => Why::Conflict,
+            Kind::NotModified | Kind::Unavailable | Kind::Internal => Why::Failed,
+        };
+        Self { why, text: e.message }
+    }
+}
+
+fn caller(user: Option<&str>) -> Caller {
+    let identity = user.map(|name| Identity {
+        subject: name.to_owned(),
+        method: "htpasswd".into(),
+        groups: Vec::new(),
+        claims: Vec::new(),
+    });
+    Caller { identity, origin: Origin::Api }
+}
+
+/// A name of a registry's repository, with a tag or a digest.
+fn reference(repository: &str, last: &str) -> Result<Reference, Error> {
+    let separator = if last.contains(':') { '@' } else { ':' };
+    Ok(Reference::parse(&format!("{repository}{separator}{last}"))?)
+}
+
+/// The names of an image that are tags.
+fn tags(image: &wharf_images::Image) -> impl Iterator<Item = Reference> {
+    image.repo_tags.iter().filter_map(|t| Reference::parse(t).ok())
+}
+
+impl Images for Shelf {
+    fn repositories(&self) -> Vec<String> {
+        let images = self.engine.inner.images.list();
+        let mut names: Vec<String> =
+            images.iter().flat_map(|i| tags(i)).map(|name| name.familiar_name()).collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    fn tags(&self, repository: &str) -> Vec<String> {
+        let Ok(wanted) = Reference::parse(repository) else { return Vec::new() };
+        let images = self.engine.inner.images.list();
+        let own = images.iter().flat_map(|i| tags(i)).filter(|name| name.name() == wanted.name());
+        own.filter_map(|name| name.tag).collect()
+    }
+
+    fn tagged(&self, repository: &str, tag: &str) -> Option<Image> {
+        let wanted = reference(repository, tag).ok()?.familiar();
+        let image = self.engine.inner.images.resolve(&wanted).ok()?;
+        // A name could be taken for the start of an id.
+        if image.repo_tags.contains(&wanted) { self.shown(&image) } else { None }
+    }
+
+    fn of_repository(&self, repository: &str) -> Vec<Image> {
+        let Ok(wanted) = Reference::parse(repository) else { return Vec::new() };
+        let named = |image: &wharf_images::Image| {
+            let names = image.repo_tags.iter().chain(&image.repo_digests);
+            names.filter_map(|n| Reference::parse(n).ok()).any(|name| name.name() == wanted.name())
+        };
+        let images = self.engine.inner.images.list();
+        images.iter().filter(|i| named(i)).filter_map(|i| self.shown(i)).collect()
+    }
+
+    fn image(&self, id: &str) -> Option<Image> {
+        let image = self.engine.inner.images.resolve(id).ok().filter(|image| image.id == id)?;
+        self.shown(&image)
+    }
+
+    fn layer_size(&self, diff_id: &str) -> Option<u64> {
+        let images = &self.engine.inner.images;
+        images.tar_size(&images.layer_of(diff_id)?)
+    }
+
+    fn layer<'a>(&'a self, diff_id: &'a str) -> Answered<'a, Result<Box<dyn Read + Send>, Trouble>> {
+        Box::pin(async move {
+            let images = &self.engine.inner.images;
+            let chain = images.layer_of(diff_id).ok_or_else(|| Error::not_found("the layer is gone"))?;
+            let (stream, _) = images.layer_stream(&chain).await.map_err(Error::from)?;
+            Ok(stream)
+        })
+    }
+
+    fn take(&self, pushed: Pushed) -> Answered<'_, Result<String, Trouble>> {
+        Box::pin(async move { Ok(self.engine.take_in(pushed).await?) })
+    }
+
+    fn name<'a>(
+        &'a self,
+        repository: &'a str,
+        tag: &'a str,
+        image: &'a str,
+    ) -> Answered<'a, Result<(), Trouble>> {
+        Box::pin(async move { Ok(self.engine.image_tag(image, repository, tag).await?) })
+    }
+
+    fn remove<'a>(
+        &'a self,
+        repository: &'a str,
+        name: &'a str,
+        user: Option<&'a str>,
+    ) -> Answered<'a, Result<(), Trouble>> {
+        Box::pin(async move {
+            let name = reference(repository, name)?.familiar();
+            self.engine.image_remove(&name, false, false, &[], &caller(user)).await?;
+            Ok(())
+        })
+    }
+
+    fn fetch<'a>(&'a self, repository: &'a str, tag: &'a str) -> Answered<'a, Result<(), Trouble>> {
+        Box::pin(async move {
+            if !self.fetches {
+                return Ok(());
+            }
+            let options =
+                PullOptions { reference: reference(repository, tag)?.familiar(), ..PullOptions::default() };
+            // Nobody looks at the progress.
+            let (progress, _) = mpsc::channel(1);
+            Ok(self.engine.image_pull(options, &caller(None), progress).await?)
+        })
+    }
+
+    fn gone(&self) -> Answered<'_, ()> {
+        let wanted = [("type", "image"), ("event", "delete")];
+        let filters = wanted.into_iter().map(|(k, v)| (k.to_owned(), vec![v.to_owned()])).collect();
+        let mut listener = self.engine.inner.events.listen(None, None, crate::io::events::Filters(filters));
+        Box::pin(async move { drop(listener.next().await) })
+    }
+}
+
+impl Engine {
+    /// Makes what was pushed an image, if the policies admit it; answers its id.
+    async fn take_in(&self, pushed: Pushed) -> Result<String, Error> {
+        let target = match &pushed.tag {
+            Some(tag) => reference(&pushed.repository, tag)?,
+            None => reference(&pushed.repository, &pushed.digest)?,
+        };
+        let by_digest = reference(&pushed.repository, &pushed.digest)?;
+        let full = target.full();
+        let subject = Subject { point: "image-admit", target: &full, labels: Vec::new(), dry_run: false };
+        let object = || {
+            let parsed = |text: &str| serde_json::from_str::<Value>(text).unwrap_or_default();
+            json!({
+                "reference": full, "digest": pushed.digest, "platform": "",
+                "descriptor": {
+                    "mediaType": pushed.media_type, "digest": pushed.digest, "size": pushed.manifest.len(),
+                },
+                "manifest": parsed(&pushed.manifest), "config": parsed(&pushed.config), "referrers": [],
+            })
+        };
+        if self.review(&caller(pushed.user.as_deref()), subject, object).await?.object.is_some() {
+            return Err(Error::internal("a policy wants to change an image, which its digest forbids"));
+        }
+        let files: Vec<Option<PathBuf>> = pushed.layers.iter().map(|l| l.file.clone()).collect();
+        // From no other registry: nobody is to be asked for it.
+        let blob = |l: &wharf_distribution::Sent| Blob {
+            digest: l.digest.clone(),
+            size: l.size,
+            media_type: l.media_type.clone(),
+            source: String::new(),
+        };
+        let mut names = vec![by_digest];
+        if pushed.tag.is_some() {
+            names.push(target.clone());
+        }
+        let pull = Pull {
+            config: pushed.config.clone(),
+            layers: pushed.layers.iter().map(blob).collect(),
+            names,
+            manifest: Some(Manifest {
+                source: String::new(),
+                digest: pushed.digest.clone(),
+                media_type: pushed.media_type.clone(),
+                content: pushed.manifest.clone(),
+                root: pushed.digest.clone(),
+                root_type: pushed.media_type.clone(),
+                root_size: pushed.manifest.len() as u64,
+            }),
+            parallel: self.inner.settings().registry.concurrent_downloads,
+            stop: CancellationToken::new(),
+        };
+        let fetch = Arc::new(move |number: usize| read(files.get(number).cloned().flatten()));
+        let pulled = self.inner.images.pull(pull, fetch, Arc::new(|_, _| {})).await?;
+        self.image_event("load", &pulled.image.id, &target.familiar());
+        Ok(pulled.image.id.clone())
+    }
+}
+
+/// A file's bytes, from a thread of their own.
+fn read(file: Option<PathBuf>) -> Incoming {
+    let (to, from) = mpsc::channel(QUEUE);
+    tokio::task::spawn_blocking(move || {
+        let result = file
+            .ok_or_else(|| io::Error::other("a layer that was there is gone; push again"))
+            .and_then(std::fs::File::open)
+            .and_then(|mut file| pass(&mut file, &to));
+        // Nobody listens any more where this fails too.
+        let _ = to.blocking_send(result.map(|()| Bytes::new()));
+    });
+    from
+}
+
+fn pass(file: &mut std::fs::File, to: &mpsc::Sender<io::Result<Bytes>>) -> io::Result<()> {
+    loop {
+        let mut piece = Vec::new();
+        if file.take(PIECE as u64).read_to_end(&mut piece)? == 0 {
+            return Ok(());
+        }
+        to.blocking_send(Ok(piece.into())).map_err(|_| io::Error::other("nobody wants it any more"))?;
+    }
+}

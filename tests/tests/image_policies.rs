@@ -1,0 +1,163 @@
+//! The bundled policy for images, at every point where images come, go and end: the docker CLI shows the reason, and
+//! nothing has changed.
+
+use serde_json::{Value, json};
+use wharf_tests::registry::{Registry, Setup, ask};
+use wharf_tests::{Daemon, Options, image};
+
+fn with(rules: Value) -> Daemon {
+    let mut rules = rules;
+    rules["enabled"] = true.into();
+    let config = json!({"plugins": {"policy-images": rules}}).to_string();
+    Daemon::with(Options { config: Some(config), ..Options::default() })
+}
+
+fn seed(d: &Daemon, registry: &Registry, name: &str) -> String {
+    let mut layer = Vec::new();
+    image::entry(&mut layer, "hello.txt", b'0', 0o644, "", name.as_bytes());
+    image::finish(&mut layer);
+    let archive = image::save(&d.path("seed.tar"), &image::docker_archive("seed:1", &[layer]));
+    let target = format!("docker://{}/{name}", registry.address);
+    registry
+        .skopeo(d, &["copy", "--dest-tls-verify=false", &format!("docker-archive:{archive}"), &target])
+        .ok();
+    format!("{}/{name}", registry.address)
+}
+
+fn digest(bytes: &[u8]) -> String {
+    format!("sha256:{}", image::sha256(bytes))
+}
+
+fn images(d: &Daemon) -> String {
+    d.docker(&["images", "-a", "--digests", "--no-trunc"]).ok()
+}
+
+#[test]
+fn only_signed_images_are_admitted() {
+    let d = with(json!({"require-signature": ["127.0.0.1:5000/prod"]}));
+    let registry = Registry::start(&d, 5000, Setup::default());
+    let name = seed(&d, &registry, "prod/app:1");
+    let before = (images(&d), d.api("GET", "/v1.44/system/df", "").text());
+    let refused = d.docker(&["pull", &name]);
+    refused.fails(1, &format!("denied by policy policy-images: no signature refers to {name}"));
+    refused.fails(1, "sign the image where it is");
+    assert_eq!((images(&d), d.api("GET", "/v1.44/system/df", "").text()), before);
+    // `run` pulls too.
+    d.docker(&["run", "--rm", &name, "x"]).fails(125, "no signature refers to");
+    // What needs none comes.
+    let other = seed(&d, &registry, "test/app:1");
+    d.docker(&["pull", &other]).ok();
+
+    // As cosign does it: a manifest beside the image, under a tag made of its digest.
+    let ask = |method: &str, path: &str, kind: &str, body: &[u8]| {
+        ask(&d, &registry.address, method, path, &[("Content-Type", kind), ("Accept", kind)], body)
+    };
+    const OCI: &str = "application/vnd.oci.image.manifest.v1+json";
+    const DOCKER: &str = "application/vnd.docker.distribution.manifest.v2+json";
+    let head = ask("HEAD", "/v2/prod/app/manifests/1", DOCKER, b"");
+    let signed = head.header("docker-content-digest").unwrap().to_owned();
+    for blob in [b"{}".as_slice(), b"a signature"] {
+        let begun = ask("POST", "/v2/prod/app/blobs/uploads/", "", b"");
+        let location = begun.header("location").unwrap();
+        let path = location.split_once("/v2/").map(|(_, rest)| format!("/v2/{rest}")).unwrap();
+        let to = format!("{path}{}digest={}", if path.contains('?') { "&" } else { "?" }, digest(blob));
+        assert_eq!(ask("PUT", &to, "application/octet-stream", blob).status, 201);
+    }
+    let signature = json!({"schemaVersion": 2, "mediaType": OCI,
+        "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest(b"{}"), "size": 2},
+        "layers": [{"mediaType": "application/vnd.dev.cosign.simplesigning.v1+json", "digest": digest(b"a signature"), "size": 11}]})
+    .to_string();
+    let tag = format!("/v2/prod/app/manifests/{}.sig", signed.replace(':', "-"));
+    assert_eq!(ask("PUT", &tag, OCI, signature.as_bytes()).status, 201);
+    d.docker(&["pull", &name]).ok();
+}
+
+#[test]
+fn a_referrer_is_a_signature_too() {
+    let d = with(
+        json!({"require-signature": ["127.0.0.1:5000/*"], "signature-types": ["application/signature"]}),
+    );
+    // A registry that knows referrers: Wharf's own, whose images are this daemon's no more than another's.
+    let log = std::fs::File::create(d.path("serve.log")).unwrap();
+    let mut serve = d
+        .in_namespace(wharf_tests::bin_dir().join("wharf"))
+        .args(["registry", "serve", "--address", "127.0.0.1:5000", "--root"])
+        .arg(d.path("serve"))
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    wharf_tests::eventually("the registry", || {
+        wharf_tests::registry::connect(&d, "127.0.0.1:5000".parse().unwrap()).ok()
+    });
+    let work = || {
+        let mut layer = Vec::new();
+        image::entry(&mut layer, "hello.txt", b'0', 0o644, "", b"hello");
+        image::finish(&mut layer);
+        d.docker_with_input(&["load"], &image::docker_archive("127.0.0.1:5000/app:1", &[layer])).ok();
+        d.docker(&["push", "127.0.0.1:5000/app:1"]).ok();
+        d.docker(&["rmi", "127.0.0.1:5000/app:1"]).ok();
+        d.docker(&["pull", "127.0.0.1:5000/app:1"]).fails(1, "no signature refers to");
+        const OCI: &str = "application/vnd.oci.image.manifest.v1+json";
+        let ask = |method: &str, path: &str, body: &[u8]| {
+            ask(&d, "127.0.0.1:5000", method, path, &[("Content-Type", OCI)], body)
+        };
+        let head = ask("HEAD", "/v2/app/manifests/1", b"");
+        let subject = head.header("docker-content-digest").unwrap().to_owned();
+        assert_eq!(
+            ask("POST", &format!("/v2/app/blobs/uploads/?digest={}", digest(b"{}")), b"{}").status,
+            201
+        );
+        let referrer = |kind: &str| {
+            let text = json!({"schemaVersion": 2, "mediaType": OCI, "artifactType": kind,
+                "config": {"mediaType": "application/vnd.oci.empty.v1+json", "digest": digest(b"{}"), "size": 2},
+                "layers": [], "subject": {"mediaType": OCI, "digest": subject, "size": 1}})
+            .to_string();
+            let path = format!("/v2/app/manifests/{}", digest(text.as_bytes()));
+            assert_eq!(ask("PUT", &path, text.as_bytes()).status, 201);
+        };
+        referrer("application/spdx+json");
+        d.docker(&["pull", "127.0.0.1:5000/app:1"]).fails(1, "no signature refers to");
+        referrer("application/signature");
+        d.docker(&["pull", "127.0.0.1:5000/app:1"]).ok();
+    };
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+    let _ = serve.kill();
+    let _ = serve.wait();
+    if let Err(panic) = result {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+#[test]
+fn where_images_may_come_from_and_go_to_and_which_stay() {
+    let d = with(json!({
+        "allow-registries": ["127.0.0.1:5000"], "deny-push": ["127.0.0.1:5000/public"], "keep-label": "keep",
+    }));
+    let registry = Registry::start(&d, 5000, Setup::default());
+    let name = seed(&d, &registry, "team/app:1");
+    d.docker(&["pull", &name]).ok();
+    // Refused before anybody is asked.
+    d.docker(&["pull", "127.0.0.1:5999/app:1"])
+        .fails(1, "denied by policy policy-images: images may not come from where 127.0.0.1:5999/app:1 is");
+    let public = name.replace("team", "public");
+    d.docker(&["tag", &name, &public]).ok();
+    d.docker(&["push", &public]).fails(1, &format!("{public} is where images may not be pushed to"));
+    let catalog = ask(&d, &registry.address, "GET", "/v2/_catalog", &[], b"").json();
+    assert_eq!(catalog["repositories"], json!(["team/app"]), "nothing of it arrived");
+    d.docker(&["push", &name]).ok();
+    // One that has to stay, by name, by id, by force.
+    let tar = image::busybox_tar();
+    let id = d.docker_with_input(&["import", "-c", "LABEL keep=1", "-", "kept:1"], &tar).ok();
+    let before = images(&d);
+    for args in [["rmi", "kept:1"].as_slice(), &["rmi", "-f", "kept:1"], &["rmi", "-f", &id]] {
+        d.docker(args).fails(1, "has the label \"keep\" and may not be removed");
+        assert_eq!(images(&d), before, "{args:?}");
+    }
+    let answer = d.api("DELETE", "/v1.44/images/kept:1", "");
+    assert_eq!(answer.status, 403, "{}", answer.text());
+    // Nor is it pruned.
+    d.docker(&["image", "prune", "-af"]).ok();
+    assert!(images(&d).contains(&id), "{}", images(&d));
+    d.docker(&["rmi", &name]);
+    assert!(!images(&d).contains("team/app"));
+}
