@@ -54,6 +54,7 @@ fn all(roots: &Roots, mounts: &[Mount], mode: OverlayMode) -> Result<Vec<OwnedFd
         let one = match mount.fstype.as_str() {
             "bind" | "none" => bind(roots, &made, mount)?,
             "overlay" => overlay(roots, &made, mount, mode)?,
+            "erofs" => super::image::mount(roots, &made, mount)?,
             _ => filesystem(roots, &made, mount)?,
         };
         if !mount.id_maps.is_empty() {
@@ -71,7 +72,7 @@ fn all(roots: &Roots, mounts: &[Mount], mode: OverlayMode) -> Result<Vec<OwnedFd
     Ok(made)
 }
 
-fn attributes(flags: MountAttributes) -> u64 {
+pub(super) fn attributes(flags: MountAttributes) -> u64 {
     let mut bits = 0;
     for (flag, bit) in [
         (MountAttributes::READ_ONLY, attr::RDONLY),
