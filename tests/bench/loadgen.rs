@@ -269,20 +269,90 @@ fn logs(sock: &str, a: &Args, names: &[String]) -> R<()> {
     }
     if a.opt.contains_key("keep") { println!("  kept {id}"); } else { kill_rm(sock, vec![id], 1); } Ok(())
 }
+// attach: one container writes --mb MiB while a client is attached to it
+fn attach(sock: &str, a: &Args, names: &[String]) -> R<()> {
+    let mb = a.num("mb", 1024); let mut k = Conn::open(sock)?; let b = body(a, &a.get("cmd", &format!("/logspew {mb}")));
+    let id = create(&mut k, &b)?; let (c0, bz) = (usage(names, false), busy());
+    let mut r = Conn::open(sock)?; let path = format!("/containers/{id}/attach?stream=1&stdout=1&stderr=1");
+    let h = std::thread::spawn(move || r.req2("POST", &path, "", false).map(|x| x.n));
+    std::thread::sleep(Duration::from_millis(200)); let t = Instant::now();
+    k.ok("POST", &format!("/containers/{id}/start"), "")?; let n = h.join().map_err(|_| "reader")??; let el = t.elapsed().as_secs_f64();
+    println!("attach driver={} {mb} MiB: {n} bytes in {el:.2} s = {:.1} MB/s, machine cpu {:.2} s", a.get("log", "default"), n as f64 / 1e6 / el, busy() - bz);
+    for (m, u) in &usage(names, false) { println!("    {m}: {:.2} s cpu", u.cpu - c0.get(m).map(|x| x.cpu).unwrap_or(0.)); }
+    kill_rm(sock, vec![id], 1); Ok(())
+}
+// execs: many short execs one after another; what they leave behind
+fn execs(sock: &str, a: &Args, names: &[String]) -> R<()> {
+    let mut k = Conn::open(sock)?; let n = a.num("n", 10000);
+    let id = create(&mut k, &body(a, "sleep 100000"))?; k.ok("POST", &format!("/containers/{id}/start"), "")?;
+    let show = |what: &str| { for (m, u) in &usage(names, true) { println!("    {what} {m}: pss={:.2} MiB (anon {:.2}) threads={} fds={}", u.pss as f64 / 1024., u.anon as f64 / 1024., u.threads, u.fds); } };
+    let mut v = vec![]; let (mut c0, mut t0) = (totalcpu(names), Instant::now());
+    for i in 0..n + 1000 {
+        if i == 1000 { show("after 1000"); c0 = totalcpu(names); t0 = Instant::now(); }
+        let t = Instant::now();
+        let r = k.ok("POST", &format!("/containers/{id}/exec"), "{\"Cmd\":[\"true\"],\"AttachStdout\":true,\"AttachStderr\":true}")?;
+        let e = jstr(&r.body, "Id").ok_or("no exec id")?; let mut k2 = Conn::open(sock)?;
+        let r = k2.req("POST", &format!("/exec/{e}/start"), "{\"Detach\":false,\"Tty\":false}")?; if r.status >= 400 { return Err(format!("exec start {}", r.status)); }
+        if i >= 1000 { v.push(t.elapsed().as_secs_f64() * 1e3); }
+    }
+    let el = t0.elapsed().as_secs_f64(); let c1 = totalcpu(names);
+    println!("execs n={n}: {:.0}/s, engine cpu {:.2} ms each (with children {:.2})", n as f64 / el, (c1.0 - c0.0) * 1e3 / n as f64, (c1.0 + c1.1 - c0.0 - c0.1) * 1e3 / n as f64);
+    println!("  {}", pct(&mut v, "create+start+eof")); show("after all"); kill_rm(sock, vec![id], 1); Ok(())
+}
+// followers: --n clients follow logs, as many follow events; they go without a word (--tcp ADDRESS: with what they were sent unread,
+// which resets the connection). With --hold they stay until they are killed.
+fn followers(sock: &str, a: &Args, names: &[String]) -> R<()> {
+    let n = a.num("n", 1000); let mut k = Conn::open(sock)?;
+    let id = create(&mut k, &body(a, "sh -c while\u{1}:;do\u{1}echo\u{1}line;sleep\u{1}1;done").replace('\u{1}', " "))?; k.ok("POST", &format!("/containers/{id}/start"), "")?;
+    let show = |what: &str| { for (m, u) in &usage(names, true) { println!("    {what} {m}: pss={:.2} MiB (anon {:.2}) threads={} fds={}", u.pss as f64 / 1024., u.anon as f64 / 1024., u.threads, u.fds); } };
+    show("before"); let tcp = a.opt.get("tcp").cloned();
+    let ask = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: d\r\n\r\n");
+    for round in 0..a.num("rounds", 2) {
+        let mut held: Vec<Box<dyn Read>> = vec![];
+        for i in 0..2 * n {
+            let path = if i % 2 == 0 { format!("/containers/{id}/logs?follow=1&stdout=1") } else { "/events".to_string() };
+            if let Some(t) = &tcp { let mut s = std::net::TcpStream::connect(t).map_err(|e| e.to_string())?; s.write_all(ask(&path).as_bytes()).map_err(|e| e.to_string())?; held.push(Box::new(s)); }
+            else { let mut s = UnixStream::connect(sock).map_err(|e| e.to_string())?; s.write_all(ask(&path).as_bytes()).map_err(|e| e.to_string())?; held.push(Box::new(s)); }
+        }
+        std::thread::sleep(Duration::from_secs(3)); show(&format!("round {round}, all there"));
+        if a.opt.contains_key("hold") { println!("holding"); std::thread::sleep(Duration::from_secs(10000)); }
+        drop(held); let t = Instant::now();
+        let base = 60; loop { let f: u64 = usage(names, true).values().map(|u| u.fds).sum(); if f < n as u64 / 2 + base || t.elapsed().as_secs() > 30 { break; } std::thread::sleep(Duration::from_millis(100)); }
+        println!("    gone after {:.1} s", t.elapsed().as_secs_f64()); std::thread::sleep(Duration::from_secs(2)); show(&format!("round {round}, gone"));
+    }
+    kill_rm(sock, vec![id], 1); Ok(())
+}
+// stats: --n running containers; a client for each follows its statistics for --d seconds
+fn stats(sock: &str, a: &Args, names: &[String]) -> R<()> {
+    let n = a.num("n", 200); let d = a.num("d", 10) as u64; let mut k = Conn::open(sock)?; let mut ids = vec![];
+    for _ in 0..n { let id = create(&mut k, &body(a, "sleep 100000"))?; k.ok("POST", &format!("/containers/{id}/start"), "")?; ids.push(id); }
+    let mut held = vec![]; for id in &ids { let mut c = Conn::open(sock)?; c.s.write_all(format!("GET /containers/{id}/stats HTTP/1.1\r\nHost: d\r\n\r\n").as_bytes()).map_err(|e| e.to_string())?; c.s.set_nonblocking(true).map_err(|e| e.to_string())?; held.push(c); }
+    let drain = |held: &mut Vec<Conn>| { let mut n = 0; for c in held.iter_mut() { let mut b = [0u8; 65536]; while let Ok(k) = c.s.read(&mut b) { if k == 0 { break; } n += b[..k].windows(8).filter(|w| *w == b"\"preread").count(); } } n };
+    std::thread::sleep(Duration::from_secs(3)); drain(&mut held); let c0 = totalcpu(names); let t = Instant::now(); let mut got = 0;
+    while t.elapsed().as_secs() < d { std::thread::sleep(Duration::from_millis(500)); got += drain(&mut held); }
+    let el = t.elapsed().as_secs_f64();
+    println!("stats of {n} containers: {:.0} samples/s, engine cpu {:.1} ms a second", got as f64 / el, (totalcpu(names).0 - c0.0) * 1e3 / el);
+    drop(held); kill_rm(sock, ids, 4); Ok(())
+}
 fn main() {
     let mut pos = vec![]; let mut opt = BTreeMap::new(); let mut it = std::env::args().skip(1);
-    while let Some(x) = it.next() { if let Some(k) = x.strip_prefix("--") { let v = if k == "keep" { "1".into() } else { it.next().unwrap_or_default() }; opt.insert(k.to_string(), v); } else { pos.push(x); } }
+    while let Some(x) = it.next() { if let Some(k) = x.strip_prefix("--") { let v = if k == "keep" || k == "hold" { "1".into() } else { it.next().unwrap_or_default() }; opt.insert(k.to_string(), v); } else { pos.push(x); } }
     let a = Args { pos, opt }; let sock = a.get("sock", &std::env::var("ENGINE_SOCK").unwrap_or_default());
     let names: Vec<String> = a.get("procs", "dockerd,containerd,containerd-shim,docker-proxy").split(',').map(|s| s.to_string()).collect();
     let r = match a.pos.first().map(|s| s.as_str()) {
         Some("cycle") => cycle(&sock, &a, &names), Some("exec") => exec(&sock, &a), Some("get") => get(&sock, &a, &names),
-        Some("density") => density(&sock, &a, &names), Some("logs") => logs(&sock, &a, &names), Some("usage") => { report(&names, 0, &mut None); Ok(()) }
+        Some("density") => density(&sock, &a, &names), Some("logs") => logs(&sock, &a, &names), Some("attach") => attach(&sock, &a, &names),
+        Some("execs") => execs(&sock, &a, &names), Some("followers") => followers(&sock, &a, &names), Some("stats") => stats(&sock, &a, &names), Some("usage") => { report(&names, 0, &mut None); Ok(()) }
         _ => { eprintln!("loadgen --sock PATH [--procs NAME,NAME (process names whose cpu and memory count)] [--image busybox] [--net none|bridge] [--log DRIVER]
   cycle [--n 50 --c 1 --pause MS]     create+start+wait+delete over one keep-alive connection per client
   exec [--n 50]                 exec create, start (until EOF), inspect
   get PATH [--c 1 --d 3]        requests/s
   density [--steps 100,300,1000 --c 4 --keep]
   logs [--mb 1024 --log json-file --keep]   image must hold /logspew
+  attach [--mb 1024 --log json-file]         the same through an attached client
+  execs [--n 10000]             many execs one after another, and what they leave
+  followers [--n 1000 --rounds 2 --tcp HOST:PORT --hold]   clients of logs and events that die
+  stats [--n 200 --d 10]        statistics of many containers, streamed
   usage                         memory and cpu of --procs"); std::process::exit(2) } };
     if let Err(e) = r { eprintln!("loadgen: {e}"); std::process::exit(1); }
 }

@@ -14,10 +14,11 @@ mkdir -p "$work"/bb/{bin,etc,tmp,root,proc,sys,dev,usr,var}
 cp "$(command -v busybox)" "$work/bb/bin/busybox"
 for a in $("$work/bb/bin/busybox" --list); do [ "$a" = busybox ] || ln -sf busybox "$work/bb/bin/$a"; done
 echo 'root:x:0:0:root:/root:/bin/sh' > "$work/bb/etc/passwd"; echo 'root:x:0:' > "$work/bb/etc/group"
+cc -O2 -w -static -o "$work/bb/logspew" tests/bench/logspew.c
 tar -C "$work/bb" -cf "$work/busybox.tar" .
 
 mkdir -p "$work/data"; [ -d "$WHARF_BIN_DIR/plugins-compiled" ] && cp -a "$WHARF_BIN_DIR/plugins-compiled" "$work/data/compiled"
-daemon_args=(--host "unix://$sock" --data-root "$work/data" --exec-root "$work/exec" --pidfile "$work/pid")
+daemon_args=(--host "unix://$sock" --host tcp://0.0.0.0:2399 --allow-insecure-tcp --data-root "$work/data" --exec-root "$work/exec" --pidfile "$work/pid")
 unshare --net sh -c 'ip link set lo up; exec "$@"' sh "$WHARF_BIN_DIR/wharf" daemon "${daemon_args[@]}" > "$work/log" 2>&1 &
 daemon=$!
 stop() {
@@ -46,6 +47,21 @@ if want b; then echo "== b. 8 clients"
   for _ in 1 2 3; do floor -n 320 -j 8; load cycle --n 320 --c 8 --net none; floor -n 320 -j 8 -N veth; load cycle --n 320 --c 8 --net bridge; done
 fi
 if want c; then echo "== c. exec"; load exec --n 100; load exec --n 100; fi
+if want e; then echo "== e. a container that writes as fast as it can (100-byte lines)"
+  for _ in 1 2; do for log in json-file local none; do load logs --mb 1024 --log $log; done; load attach --mb 1024 --log json-file; done
+fi
+if want x; then echo "== x. ten thousand execs"; load execs --n 10000; fi
+if want h; then echo "== h. a thousand followers of logs and a thousand of events that die: closed, reset, half open"
+  load followers --n 1000; load followers --n 1000 --tcp 127.0.0.1:2399
+  ns() { nsenter --net="/proc/$daemon/ns/net" "$@"; }
+  unshare --net sleep 100000 & far=$!; sleep 0.5
+  ns ip link add bench0 type veth peer name bench1 netns $far; ns ip addr add 10.213.0.1/24 dev bench0; ns ip link set bench0 up
+  nsenter --net="/proc/$far/ns/net" sh -c 'ip link set bench1 up; ip addr add 10.213.0.2/24 dev bench1'
+  nsenter --net="/proc/$far/ns/net" "$work/loadgen" --sock "$sock" --procs wharf followers --n 1000 --tcp 10.213.0.1:2399 --hold & held=$!
+  sleep 8; ns ip link del bench0; kill -9 $held $far; echo "cut off"
+  for _ in 1 2 3 4 5 6; do sleep 20; load usage; done
+fi
+if want t; then echo "== t. statistics of 200 containers"; load stats --n 200; fi
 if want d; then echo "== d. density"; load density --net none --steps 100,300,1000; fi
 if want f; then echo "== f. requests"
   ids=(); for _ in $(seq 100); do ids+=("$(DOCKER_HOST=unix://$sock docker run -d --network none busybox sleep 3600)"); done

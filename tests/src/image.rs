@@ -52,6 +52,29 @@ pub fn busybox_tar() -> Vec<u8> {
     out
 }
 
+/// A layer that only the image of this name has: a megabyte of noise in some files, with their sums in `/sums`.
+pub fn own_layer(name: &str) -> Vec<u8> {
+    let mut layer = Vec::new();
+    let mut sums = String::new();
+    let mut noise = name.bytes().fold(7u64, |sum, b| sum.wrapping_mul(31).wrapping_add(b.into()));
+    for n in 0..12usize {
+        let data: Vec<u8> = (0..(n + 1) * 12_000)
+            .map(|_| {
+                noise ^= noise << 13;
+                noise ^= noise >> 7;
+                noise ^= noise << 17;
+                noise.to_le_bytes()[0]
+            })
+            .collect();
+        let path = format!("own/{name}/{n}");
+        sums.push_str(&format!("{}  {path}\n", sha256(&data)));
+        entry(&mut layer, &path, b'0', 0o644, "", &data);
+    }
+    entry(&mut layer, "sums", b'0', 0o644, "", sums.as_bytes());
+    finish(&mut layer);
+    layer
+}
+
 /// The SHA-256 of these bytes, in hexadecimal.
 pub fn sha256(bytes: &[u8]) -> String {
     let mut child = Command::new("sha256sum")

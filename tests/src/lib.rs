@@ -15,10 +15,16 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+pub mod fsck;
+pub mod guest;
+pub mod fuse;
 pub mod http;
 pub mod image;
 pub mod leftovers;
+pub mod pace;
+pub mod reference;
 pub mod registry;
+pub mod serve;
 pub mod server;
 
 /// How long any single step may take before the test fails; generous, as the machine may be busy.
@@ -96,6 +102,10 @@ pub struct Options {
     pub config: Option<String>,
     /// A directory of further plugins.
     pub plugins: Option<PathBuf>,
+    /// Files of an `/etc` that only the daemon sees, over the machine's: name and content.
+    pub etc: Vec<(String, String)>,
+    /// Bytes of a file system of its own for the data root; None: it shares the test's.
+    pub data_size: Option<u64>,
 }
 
 /// A running daemon of this test alone.
@@ -125,6 +135,7 @@ impl Daemon {
             .spawn()
             .expect("unshare (util-linux)");
         let mut daemon = Self { dir, options, child: None, anchor };
+        daemon.mount_data();
         let mut line = [0; 6];
         daemon.anchor.stdout.as_mut().expect("stdout").read_exact(&mut line).expect("network namespace");
         fs::create_dir_all(daemon.path("docker-config")).expect("client configuration");
@@ -158,7 +169,7 @@ impl Daemon {
         assert!(self.child.is_none(), "the daemon runs already");
         let log =
             fs::OpenOptions::new().create(true).append(true).open(self.path("daemon.log")).expect("log");
-        let mut command = self.in_namespace(bin_dir().join("wharf"));
+        let mut command = self.program();
         command.arg("daemon").arg("--host").arg(self.host());
         for (flag, name) in [("--data-root", "data"), ("--exec-root", "exec"), ("--pidfile", "wharf.pid")] {
             command.arg(flag).arg(self.path(name));
@@ -179,9 +190,38 @@ impl Daemon {
         });
     }
 
+    /// The daemon's program, in a mount namespace of its own where it has files of its own in `/etc`.
+    fn program(&self) -> Command {
+        let wharf = bin_dir().join("wharf");
+        if self.options.etc.is_empty() {
+            return self.in_namespace(wharf);
+        }
+        let (upper, work) = (self.path("etc"), self.path("etc-work"));
+        for dir in [&upper, &work] {
+            fs::create_dir_all(dir).expect("directory for /etc");
+        }
+        for (name, content) in &self.options.etc {
+            fs::write(upper.join(name), content).expect("file of /etc");
+        }
+        let mut command = self.in_namespace("unshare");
+        command.args(["--mount", "--propagation", "slave", "sh", "-c"]);
+        command.arg(format!(
+            "mount -t overlay overlay -o lowerdir=/etc,upperdir={},workdir={} /etc && exec \"$@\"",
+            upper.display(),
+            work.display()
+        ));
+        command.arg("sh").arg(wharf);
+        command
+    }
+
     /// Further arguments from the next start on, in place of those of [`Options`].
     pub fn set_args(&mut self, args: &[&str]) {
         self.options.args = args.iter().map(|a| (*a).to_owned()).collect();
+    }
+
+    /// Another content of the configuration file from the next start on.
+    pub fn configure(&mut self, config: &str) {
+        self.options.config = Some(config.to_owned());
     }
 
     /// A command that runs inside the daemon's network namespace.
@@ -313,6 +353,16 @@ impl Daemon {
         }
     }
 
+    /// The data root on a small disk, so that tests can fill it.
+    fn mount_data(&self) {
+        let Some(size) = self.options.data_size else { return };
+        let data = self.path("data");
+        fs::create_dir_all(&data).expect("data root");
+        let (none, options) = (nix::mount::MsFlags::empty(), format!("size={size},mode=710"));
+        nix::mount::mount(Some("wharf-test"), &data, Some("tmpfs"), none, Some(options.as_str()))
+            .expect("a file system for the data root");
+    }
+
     fn end_everything(&mut self) -> Vec<String> {
         let mut problems = Vec::new();
         if self.child.is_none() && self.socket().exists() {
@@ -349,6 +399,10 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         let mut problems = self.end_everything();
+        if self.options.data_size.is_some() {
+            // Whatever still uses it keeps it to itself.
+            let _ = nix::mount::umount2(&self.path("data"), nix::mount::MntFlags::MNT_DETACH);
+        }
         problems.extend(leftovers::look(self.dir.path()));
         leftovers::force(self.dir.path());
         let _ = self.anchor.kill();

@@ -1,27 +1,42 @@
 //! Schemathesis makes requests from the reference's own description; the daemon must answer all of them.
 //!
-//! Runs where `WHARF_SCHEMA` names the description (`docker-engine-api-v1.55.yaml`) and a program `schemathesis` is found
-//! (`pip install schemathesis`, or `WHARF_SCHEMATHESIS` with its path).
+//! Runs where the description is to be had (see `wharf_tests::reference`). The program is installed beside the tests'
+//! others, unless `WHARF_SCHEMATHESIS` has its path.
 
 #![cfg(test)]
 
 use std::process::Command;
 
 use serde_json::Value;
-use wharf_tests::{Daemon, Options, leftovers};
+use wharf_tests::{Daemon, Options, bin_dir, leftovers, reference};
 
 /// Where clusters begin: without one, 503 is Docker's own answer.
 const CLUSTER: &str = "^/(swarm|nodes|services|tasks|secrets|configs)";
 /// Streams without an end, and connections that become something else.
 const STREAMS: &str = "^/(events|session|containers/[^/]*/(attach|wait|stats|logs).*)$";
 
+/// The program, ready to run.
+fn program(daemon: &Daemon) -> Command {
+    if let Some(own) = std::env::var_os("WHARF_SCHEMATHESIS") {
+        return daemon.in_namespace(own);
+    }
+    let dir = bin_dir().join("clients/schemathesis");
+    if !dir.join(".installed").exists() {
+        std::fs::create_dir_all(&dir).unwrap();
+        let mut pip = Command::new("python3");
+        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target"]);
+        let out = pip.arg(&dir).arg("schemathesis>=4,<5").output().unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        std::fs::write(dir.join(".installed"), "").unwrap();
+    }
+    let mut command = daemon.in_namespace("python3");
+    command.env("PYTHONPATH", &dir).arg(dir.join("bin/schemathesis"));
+    command
+}
+
 #[test]
 fn no_request_that_the_description_allows_breaks_the_daemon() {
-    let Some(schema) = std::env::var_os("WHARF_SCHEMA") else { return };
-    let program = std::env::var_os("WHARF_SCHEMATHESIS").unwrap_or_else(|| "schemathesis".into());
-    if Command::new(&program).arg("--version").output().is_err() {
-        return;
-    }
+    let Some(schema) = reference::path() else { return };
     let daemon = Daemon::with(Options {
         args: ["-H", "tcp://127.0.0.1:2375"].map(str::to_owned).to_vec(),
         ..Options::default()
@@ -29,7 +44,7 @@ fn no_request_that_the_description_allows_breaks_the_daemon() {
     daemon.import_busybox();
     let before = std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count();
     let report = daemon.path("report.json");
-    let mut command = daemon.in_namespace(&program);
+    let mut command = program(&daemon);
     command.current_dir(daemon.path("."));
     command.arg("run").arg(&schema).args([
         "--url",

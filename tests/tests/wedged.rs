@@ -8,44 +8,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use wharf_tests::pace::check;
 use wharf_tests::{Daemon, connect, eventually, http};
-
-/// What the 99th percentile of other calls must stay below; a build without optimisation on a busy machine gets more.
-const LIMIT: Duration = Duration::from_millis(if cfg!(debug_assertions) { 400 } else { 50 });
-
-/// Durations of a mix of calls that have nothing to do with the wedged container.
-fn others(daemon: &Daemon, other: &str) -> Vec<Duration> {
-    let mut all = Vec::new();
-    for n in 0..150 {
-        let (method, path) = match n % 6 {
-            0 => ("GET", "/containers/json?all=1".to_owned()),
-            1 => ("GET", format!("/containers/{other}/json")),
-            2 => ("GET", "/_ping".to_owned()),
-            3 => ("GET", "/info".to_owned()),
-            4 => ("GET", format!("/containers/{other}/top")),
-            _ => ("POST", format!("/containers/{other}/resize?h=10&w={}", 10 + n)),
-        };
-        let since = Instant::now();
-        let response = daemon.api(method, &path, "");
-        all.push(since.elapsed());
-        assert!(response.status < 500, "{path}: {} {}", response.status, response.text());
-    }
-    all.sort();
-    all
-}
-
-fn check(daemon: &Daemon, other: &str, stage: &str) {
-    let all = others(daemon, other);
-    let p99 = all[all.len() * 99 / 100];
-    assert!(
-        p99 <= LIMIT,
-        "while one container is wedged ({stage}), p99 of other calls is {p99:?}; median {:?}",
-        all[all.len() / 2]
-    );
-    // And a whole life of another one.
-    let ran = daemon.docker(&["run", "--rm", "--network", "none", "busybox", "echo", "through"]);
-    assert_eq!(ran.ok(), "through", "{stage}");
-}
 
 #[test]
 fn other_calls_go_on_while_a_container_is_wedged() {

@@ -20,6 +20,9 @@ pub(crate) const RAW: &str = "application/vnd.docker.raw-stream";
 /// How long a client that got everything may take to close its side.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// How often it is looked whether a client whose input nobody takes is still there.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// How long the first output waits for the client to take the head of the answer.
 const HEAD_TAKEN: Duration = Duration::from_millis(100);
 
@@ -123,17 +126,37 @@ async fn receive(socket: &Socket, early: Bytes, input: Option<Box<dyn Input>>) {
     }
 }
 
+/// Why input did not get through.
+enum Failure {
+    /// The process takes no more.
+    Input,
+    /// The client went while the process did not read.
+    Gone,
+}
+
+/// Writes to a process, which may not read for ever; its client is not there for ever either.
+async fn write(socket: &Socket, input: &mut Box<dyn Input>, data: &[u8]) -> Result<Written, Failure> {
+    let mut writing = input.write(data);
+    loop {
+        match tokio::time::timeout(LOOK, &mut writing).await {
+            Ok(written) => return written.map_err(|_| Failure::Input),
+            Err(_) if socket.gone() => return Err(Failure::Gone),
+            Err(_) => {}
+        }
+    }
+}
+
 /// True if the client's input ended and its session goes on.
 async fn feed(socket: &Socket, early: Bytes, mut input: Box<dyn Input>) -> bool {
     let mut data = early;
     let mut buffer = BytesMut::new();
     loop {
         if !data.is_empty() {
-            match input.write(&data).await {
+            match write(socket, &mut input, &data).await {
                 Ok(Written::All) => {}
-                Ok(Written::Detached) => return false,
+                Ok(Written::Detached) | Err(Failure::Gone) => return false,
                 // The process takes no more; what it still says is wanted.
-                Err(_) => return drain(socket).await,
+                Err(Failure::Input) => return drain(socket).await,
             }
         }
         match socket.receive(&mut buffer).await {

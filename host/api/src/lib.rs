@@ -9,6 +9,7 @@ mod gate;
 mod hijack;
 mod http;
 mod json;
+mod old;
 mod ops;
 mod peer;
 mod query;
@@ -24,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use wharf_engine::Engine;
 
 pub use http::listen::{Listen, ListenError, ListenOptions};
-pub use http::tls::{Tls, TlsFiles};
+pub use wharf_tls::{Tls, TlsFiles};
 pub use service::{Event, Input, Output, Pending, Service, Session};
 
 /// Sockets that are bound and not served yet: clients can connect and wait.

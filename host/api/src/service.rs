@@ -97,18 +97,35 @@ impl From<wharf_io::Output> for Output {
     }
 }
 
-impl Input for wharf_io::Stdin {
+/// An input whose client's detaching is told.
+struct Told<F> {
+    stdin: wharf_io::Stdin,
+    detached: F,
+}
+
+impl<F: Fn() + Send + Sync> Input for Told<F> {
     fn write<'a>(&'a mut self, data: &'a [u8]) -> Pending<'a, Written> {
-        Box::pin(async move { Ok(wharf_io::Stdin::write(self, data).await?) })
+        Box::pin(async move {
+            let written = self.stdin.write(data).await?;
+            if written == Written::Detached {
+                (self.detached)();
+            }
+            Ok(written)
+        })
     }
 
     fn close(self: Box<Self>) -> Pin<Box<dyn Future<Output = StdinEnd> + Send>> {
-        Box::pin(wharf_io::Stdin::close(*self))
+        Box::pin(self.stdin.close())
     }
 }
 
-fn session(output: wharf_io::Output, stdin: Option<wharf_io::Stdin>) -> Session {
-    Session { output: output.into(), input: stdin.map(|stdin| Box::new(stdin) as Box<dyn Input>) }
+fn session(
+    output: wharf_io::Output,
+    stdin: Option<wharf_io::Stdin>,
+    detached: impl Fn() + Send + Sync + 'static,
+) -> Session {
+    let input = stdin.map(|stdin| Box::new(Told { stdin, detached }) as Box<dyn Input>);
+    Session { output: output.into(), input }
 }
 
 macro_rules! service {
@@ -284,8 +301,10 @@ service! {
     fn image_import<'a>(&'a self, body: Body, options: ImportOptions) -> String;
     /// `POST /images/load`.
     fn image_load<'a>(&'a self, body: Body, quiet: bool, progress: Progress) -> ();
-    /// `POST /images/prune`.
-    fn image_prune<'a>(&'a self, filters: &'a Filters) -> ImagePruneResponse;
+    /// `POST /images/prune`, with `?plan=1` as the last argument.
+    fn image_prune<'a>(&'a self, filters: &'a Filters, dry_run: bool) -> ImagePruneResponse;
+    /// `POST /images/prune?policy=1`: by the policies of the configuration.
+    fn image_gc<'a>(&'a self, dry_run: bool) -> ImagePruneResponse;
     /// `POST /images/create?fromImage=`.
     fn image_pull<'a>(&'a self, options: PullOptions, caller: &'a Caller, progress: Progress) -> ();
     /// `POST /images/{}/push`.
@@ -361,7 +380,8 @@ impl Service for Engine {
     fn container_attach<'a>(&'a self, reference: &'a str, query: AttachQuery) -> Pending<'a, Session> {
         Box::pin(async move {
             let attached = Engine::container_attach(self, reference, query).await?;
-            Ok(session(attached.output, attached.stdin))
+            let (engine, reference) = (self.clone(), reference.to_owned());
+            Ok(session(attached.output, attached.stdin, move || engine.container_detached(&reference)))
         })
     }
 
@@ -375,7 +395,8 @@ impl Service for Engine {
             let started = Engine::exec_start(self, id, config, caller).await?;
             let (engine, id) = (self.clone(), id.to_owned());
             Ok(started.map(|(output, stdin)| {
-                let mut session = session(output, stdin);
+                let (teller, of) = (engine.clone(), id.clone());
+                let mut session = session(output, stdin, move || teller.exec_detached(&of));
                 let exit = futures_util::stream::once(async move {
                     // A process may close its output and go on; its client is not kept for that.
                     let _ = tokio::time::timeout(EXIT_CODE, engine.exec_ended(&id)).await;

@@ -1,8 +1,10 @@
 //! What older clients expect an answer to look like. The engine answers in the newest shape together with the fields
 //! that older ones have; here the newest lose what is not theirs.
 
+use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
+use crate::error::Failure;
 use crate::version::Version;
 
 /// `GET /containers/{}/json`.
@@ -53,9 +55,30 @@ pub(crate) fn container(value: &mut Value, version: Version) {
             short_id_aliases(container);
         }
     }
+    let wide = container.remove("DesiredMacAddress");
+    if version < Version(52)
+        && let (Some(mac), Some(config)) =
+            (wide, container.get_mut("Config").and_then(Value::as_object_mut))
+    {
+        config.insert("MacAddress".into(), mac);
+    }
     if version < Version(48) {
         remove(value, &["ImageManifestDescriptor"]);
     }
+}
+
+/// `GET /containers/json`: annotations came with 1.46.
+pub(crate) fn containers(list: Bytes, version: Version) -> Result<Bytes, Failure> {
+    // Nearly no container has any; the list as it is costs nothing.
+    if version >= Version(46) || memchr::memmem::find(&list, b"\"Annotations\"").is_none() {
+        return Ok(list);
+    }
+    let failed = |e: serde_json::Error| Failure::internal(format!("the list cannot be written: {e}"));
+    let mut value: Value = serde_json::from_slice(&list).map_err(failed)?;
+    for host in value.as_array_mut().into_iter().flatten().filter_map(|c| c.get_mut("HostConfig")) {
+        remove(host, &["Annotations"]);
+    }
+    Ok(serde_json::to_vec(&value).map_err(failed)?.into())
 }
 
 /// Of the default network, at the top of `NetworkSettings`.
@@ -103,13 +126,19 @@ fn legacy_network_settings(network: &mut Map<String, Value>) {
     }
 }
 
-/// Before 1.45 a container's short id was among the aliases that it has in user networks.
+/// Before 1.45 a container's short id and its host name were among the aliases that it has in user networks.
 fn short_id_aliases(container: &mut Map<String, Value>) {
     let Some(short) =
         container.get("Id").and_then(Value::as_str).and_then(|id| id.get(..12)).map(str::to_owned)
     else {
         return;
     };
+    let hostname = container
+        .get("Config")
+        .and_then(|c| c.get("Hostname"))
+        .and_then(Value::as_str)
+        .filter(|h| !h.is_empty())
+        .map(str::to_owned);
     let networks = container
         .get_mut("NetworkSettings")
         .and_then(|n| n.get_mut("Networks"))
@@ -127,10 +156,11 @@ fn short_id_aliases(container: &mut Map<String, Value>) {
         if aliases.is_null() {
             *aliases = json!([]);
         }
-        if let Some(list) = aliases.as_array_mut()
-            && !list.iter().any(|a| a == &short)
-        {
-            list.push(Value::String(short.clone()));
+        let Some(list) = aliases.as_array_mut() else { continue };
+        for name in [Some(&short), hostname.as_ref()].into_iter().flatten() {
+            if !list.iter().any(|a| a == name) {
+                list.push(Value::String(name.clone()));
+            }
         }
     }
 }
@@ -180,13 +210,23 @@ fn virtual_size(image: &mut Value, version: Version) {
     }
 }
 
-/// `GET /system/df`: the flat lists of before 1.52 or the usage objects of after.
-pub(crate) fn disk_usage(value: &mut Value, version: Version) {
+/// `GET /system/df`: the flat lists of before 1.52 or the usage objects of after. In 1.52 both stand side by side, unless
+/// the client says whether it wants the single objects.
+pub(crate) fn disk_usage(value: &mut Value, version: Version, verbose: Option<bool>) {
     if version < Version(52) {
         remove(value, &["ImageUsage", "ContainerUsage", "VolumeUsage", "BuildCacheUsage"]);
     }
-    if version >= Version(53) {
+    if version >= Version(53) || (version == Version(52) && verbose.is_some()) {
         remove(value, &["LayersSize", "Images", "Containers", "Volumes", "BuildCache", "BuilderSize"]);
+    }
+    if version < Version(52) {
+        for container in value.get_mut("Containers").and_then(Value::as_array_mut).into_iter().flatten() {
+            remove(container, &["Health"]);
+        }
+    }
+    // Removed with the classic builder's cache.
+    if version >= Version(42) {
+        remove(value, &["BuilderSize"]);
     }
 }
 
@@ -203,6 +243,28 @@ pub(crate) fn info(value: &mut Value, version: Version) {
     nulls(info, &["Warnings", "DriverStatus", "SystemStatus", "GenericResources", "Labels"]);
     if info.get("Labels").is_some_and(Value::is_null) {
         info.insert("Labels".into(), json!([]));
+    }
+    if version < Version(44) {
+        for runtime in info.get_mut("Runtimes").and_then(Value::as_object_mut).into_iter().flatten() {
+            remove(runtime.1, &["status"]);
+        }
+    }
+    if version < Version(47)
+        && let Some(registry) = info.get_mut("RegistryConfig").and_then(Value::as_object_mut)
+    {
+        nulls(registry, &["AllowNondistributableArtifactsCIDRs", "AllowNondistributableArtifactsHostnames"]);
+    }
+    if version < Version(49) {
+        for key in ["ContainerdCommit", "RuncCommit", "InitCommit"] {
+            let Some(commit) = info.get_mut(key).and_then(Value::as_object_mut) else { continue };
+            let id = commit.get("ID").cloned().unwrap_or(json!(""));
+            commit.entry("Expected").or_insert(id);
+        }
+    }
+    if version < Version(50) {
+        for key in ["BridgeNfIptables", "BridgeNfIp6tables"] {
+            info.insert(key.into(), json!(false));
+        }
     }
     if version < Version(53) {
         info.remove("NRI");
@@ -278,7 +340,7 @@ mod tests {
         let value = json!({"Images": [], "ImageUsage": {}});
         for (version, old, new) in [(51, true, false), (52, true, true), (53, false, true)] {
             let mut value = value.clone();
-            disk_usage(&mut value, Version(version));
+            disk_usage(&mut value, Version(version), None);
             assert_eq!((value.get("Images").is_some(), value.get("ImageUsage").is_some()), (old, new));
         }
     }

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::args::CreateArgs;
-use crate::{Error, units};
+use crate::{Error, rest, units};
 
 /// `key=value` pairs as an object; a key alone has an empty value.
 pub(crate) fn pairs(list: &[String]) -> Value {
@@ -160,7 +160,14 @@ fn mount(text: &str) -> Result<Value, Error> {
     Ok(out.into())
 }
 
-fn restart(text: &str) -> Result<Value, Error> {
+/// `--cpus` in billionths of a processor.
+#[allow(clippy::cast_possible_truncation, reason = "billionths of a CPU, far below the limit")]
+pub(crate) fn nano_cpus(cpus: f64) -> i64 {
+    (cpus * 1e9).round() as i64
+}
+
+/// `no`, `always`, `unless-stopped`, `on-failure[:n]` as the API has it.
+pub(crate) fn restart_policy(text: &str) -> Result<Value, Error> {
     let (name, count) = text.split_once(':').unwrap_or((text, "0"));
     let Ok(count) = count.parse::<i64>() else {
         return usage(format!("invalid restart policy '{text}': maximum retry count must be a number"));
@@ -234,8 +241,7 @@ pub(crate) fn body(args: &CreateArgs, attach: Attach) -> Result<Value, Error> {
         Some(text) => Some(units::bytes(text)?),
         None => None,
     };
-    #[allow(clippy::cast_possible_truncation, reason = "billionths of a CPU, far below the limit")]
-    let nano = args.cpus.map(|c| (c * 1e9).round() as i64);
+    let nano = args.cpus.map(nano_cpus);
     let mode = args.network.as_deref().unwrap_or("default");
     let mut endpoints = Map::new();
     if args.ip.is_some() || !args.network_alias.is_empty() || args.mac_address.is_some() {
@@ -260,7 +266,7 @@ pub(crate) fn body(args: &CreateArgs, attach: Attach) -> Result<Value, Error> {
         "UTSMode": args.uts.clone().unwrap_or_default(), "IpcMode": args.ipc.clone().unwrap_or_default(),
         "CgroupParent": args.cgroup_parent.clone().unwrap_or_default(),
         "LogConfig": {"Type": args.log_driver.clone().unwrap_or_default(), "Config": pairs(&args.log_opt)},
-        "RestartPolicy": restart(args.restart.as_deref().unwrap_or("no"))?,
+        "RestartPolicy": restart_policy(args.restart.as_deref().unwrap_or("no"))?,
     });
     let mut whole = json!({
         "Image": image, "Env": environment_all, "Labels": pairs(&args.label), "ExposedPorts": exposed, "Volumes": volumes,
@@ -283,6 +289,7 @@ pub(crate) fn body(args: &CreateArgs, attach: Attach) -> Result<Value, Error> {
     set(&mut whole, "StopSignal", args.stop_signal.clone().map(Value::from));
     set(&mut whole, "StopTimeout", args.stop_timeout.map(Value::from));
     set(&mut whole, "HostConfig", Some(host));
+    rest::add(&mut whole, &args.rest, if mode == "default" { "bridge" } else { mode })?;
     Ok(whole)
 }
 

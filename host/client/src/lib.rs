@@ -11,6 +11,7 @@ mod containers;
 mod copy;
 mod create;
 mod credentials;
+mod df;
 mod dial;
 mod error;
 mod exec;
@@ -20,13 +21,16 @@ mod http;
 mod images;
 mod objects;
 mod progress;
+mod prune;
 mod registry;
+mod rest;
 mod run;
 mod stats;
 mod system;
 mod terminal;
 mod transport;
 mod units;
+mod update;
 
 use std::ffi::OsString;
 
@@ -91,6 +95,9 @@ async fn perform(client: http::Client, command: args::Command) -> Result<u8, Err
         C::Top(a) => containers::top(&client, a).await,
         C::Stats(a) => stats::stats(&client, a).await,
         C::Port(a) => containers::port(&client, a).await,
+        C::Update(a) => update::update(&client, a).await,
+        C::Prune(a) => prune::prune(&client, a).await,
+        C::Df(a) => df::df(&client, a).await,
         C::Cp(a) => copy::cp(&client, a).await,
         C::Diff(a) => copy::diff(&client, a).await,
         C::Export(a) => copy::export(&client, a).await,

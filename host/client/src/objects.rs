@@ -2,12 +2,12 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::args::{InspectArgs, ListArgs, NetworkCommand, VolumeCommand};
+use crate::args::{InspectArgs, ListArgs, NetworkCommand, Pruning, VolumeCommand};
 use crate::attach::text;
 use crate::containers::{filters, for_each, short};
 use crate::create::pairs;
 use crate::http::Client;
-use crate::{Error, format};
+use crate::{Error, format, prune};
 
 /// Where objects of a kind are inspected.
 fn place(kind: &str, name: &str) -> Result<String, Error> {
@@ -141,6 +141,7 @@ pub(crate) async fn network(client: &Client, command: NetworkCommand) -> Result<
             })
             .await
         }
+        NetworkCommand::Prune(args) => prune::prune(client, Pruning::Networks(args)).await,
         NetworkCommand::Inspect(args) => {
             inspect(client, InspectArgs { kind: Some("network".into()), ..args }).await
         }
@@ -185,6 +186,7 @@ pub(crate) async fn volume(client: &Client, command: VolumeCommand) -> Result<u8
             })
             .await
         }
+        VolumeCommand::Prune(args) => prune::prune(client, Pruning::Volumes(args)).await,
         VolumeCommand::Inspect(args) => {
             inspect(client, InspectArgs { kind: Some("volume".into()), ..args }).await
         }

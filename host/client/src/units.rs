@@ -59,18 +59,19 @@ pub(crate) fn human(size: i64) -> String {
 
 /// How long ago in words: `About a minute`, `3 hours`.
 pub(crate) fn ago(seconds: i64) -> String {
-    match seconds {
-        i64::MIN..1 => "Less than a second".into(),
-        1 => "1 second".into(),
-        2..60 => format!("{seconds} seconds"),
-        60..120 => "About a minute".into(),
-        120..2760 => format!("{} minutes", seconds / 60),
-        2760..7200 => "About an hour".into(),
-        7200..172_800 => format!("{} hours", seconds / 3600),
-        172_800..1_209_600 => format!("{} days", seconds / 86_400),
-        1_209_600..5_184_000 => format!("{} weeks", seconds / 604_800),
-        5_184_000..63_072_000 => format!("{} months", seconds / 2_592_000),
-        _ => format!("{} years", seconds / 31_536_000),
+    let (minutes, hours) = (seconds / 60, (seconds + 1800) / 3600);
+    match (seconds, minutes, hours) {
+        (i64::MIN..1, ..) => "Less than a second".into(),
+        (1, ..) => "1 second".into(),
+        (2..60, ..) => format!("{seconds} seconds"),
+        (_, 1, _) => "About a minute".into(),
+        (_, 2..60, _) => format!("{minutes} minutes"),
+        (_, _, 1) => "About an hour".into(),
+        (_, _, 2..48) => format!("{hours} hours"),
+        (_, _, 48..336) => format!("{} days", hours / 24),
+        (_, _, 336..1440) => format!("{} weeks", hours / 24 / 7),
+        (_, _, 1440..17520) => format!("{} months", hours / 24 / 30),
+        _ => format!("{} years", hours / 24 / 365),
     }
 }
 
@@ -160,8 +161,8 @@ mod tests {
         assert_eq!(moment("1970-01-01T00:00:10Z").unwrap(), "10.000000000");
         assert!(moment("yesterday").is_err());
         assert_eq!(
-            (ago(0).as_str(), ago(59).as_str(), ago(61).as_str(), ago(7300).as_str()),
-            ("Less than a second", "59 seconds", "About a minute", "2 hours")
+            [0, 59, 61, 2800, 3700, 7300, 200_000].map(ago),
+            ["Less than a second", "59 seconds", "About a minute", "46 minutes", "About an hour", "2 hours", "2 days"]
         );
     }
 }

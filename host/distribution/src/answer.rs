@@ -23,6 +23,16 @@ impl Refusal {
     pub(crate) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         Self { status, code, message: message.into() }
     }
+    pub(crate) fn unauthorized() -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "authentication required")
+    }
+    pub(crate) fn too_many() -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS", "too many transfers under way")
+    }
+    pub(crate) fn too_large(limit: u64) -> Self {
+        let text = format!("the blob is larger than the {limit} bytes that this registry takes");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "SIZE_INVALID", text)
+    }
     pub(crate) fn blob_unknown() -> Self {
         Self::new(StatusCode::NOT_FOUND, "BLOB_UNKNOWN", "blob unknown to registry")
     }

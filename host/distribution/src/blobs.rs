@@ -1,20 +1,17 @@
 //! Blobs and their uploads.
 
-use std::io::{Seek, SeekFrom, Write};
+use std::io::{Seek, SeekFrom};
 use std::sync::Arc;
 
-use futures_util::TryStreamExt;
-use http_body_util::{BodyExt, StreamBody};
-use hyper::body::{Frame, Incoming};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use hyper::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, LOCATION, RANGE};
 use hyper::{Method, Request, StatusCode};
-use sha2::Digest;
-use tokio::io::AsyncReadExt;
-use tokio_util::io::ReaderStream;
 use wharf_registry::digest;
 
 use crate::Shared;
 use crate::answer::{Answer, CONTENT_DIGEST, Refusal, UPLOAD_ID, with};
+use crate::content;
 use crate::route::{Query, blocking};
 use crate::store::Link;
 
@@ -62,17 +59,17 @@ pub(crate) async fn serve(
     let (store, repository, blob) = (Arc::clone(shared), name.to_owned(), wanted.to_owned());
     match *request.method() {
         Method::GET | Method::HEAD => {
-            let found = blocking(move || Ok(store.store.get(&repository, Link::Layer, &blob)?)).await?;
+            let found = blocking(move || Ok(content::find(&store, &repository, &blob)?)).await?;
             let found = match (found, &shared.upstream) {
                 (Some(found), _) => Some(found),
                 (None, Some(upstream)) => {
                     upstream.fetch_blob(shared, name, wanted).await?;
                     let (store, repository, blob) = (Arc::clone(shared), name.to_owned(), wanted.to_owned());
-                    blocking(move || Ok(store.store.get(&repository, Link::Layer, &blob)?)).await?
+                    blocking(move || Ok(content::find(&store, &repository, &blob)?)).await?
                 }
                 (None, None) => None,
             };
-            let (mut file, size, _) = found.ok_or_else(Refusal::blob_unknown)?;
+            let (blob, size) = found.ok_or_else(Refusal::blob_unknown)?;
             let part = request.headers().get(RANGE).and_then(|v| v.to_str().ok());
             let part = part.map_or(Part::Whole, |header| range(header, size));
             let total = size.to_string();
@@ -98,10 +95,7 @@ pub(crate) async fn serve(
             }
             let mut answer = with(status, "", &headers);
             if request.method() == Method::GET {
-                file.seek(SeekFrom::Start(start))?;
-                let reader = tokio::fs::File::from_std(file).take(length);
-                let stream = ReaderStream::with_capacity(reader, 256 << 10).map_ok(Frame::data);
-                *answer.body_mut() = BodyExt::boxed(StreamBody::new(stream));
+                *answer.body_mut() = content::body(shared, blob, start, length).await?;
             }
             Ok(answer)
         }
@@ -169,7 +163,8 @@ async fn begin(
         if let Some(from) = from.filter(|f| crate::store::is_name(f)) {
             let (store, repository, blob) = (Arc::clone(shared), name.to_owned(), mounted.to_owned());
             let linked = blocking(move || {
-                let there = store.store.has(&from, Link::Layer, &blob);
+                let _changing = store.store.changing();
+                let there = content::find(&store, &from, &blob)?.is_some();
                 if there {
                     store.store.set_link(&repository, Link::Layer, &blob, "")?;
                 }
@@ -182,11 +177,7 @@ async fn begin(
         }
     }
     let Some(id) = shared.store.begin(name)? else {
-        return Err(Refusal::new(
-            StatusCode::TOO_MANY_REQUESTS,
-            "TOOMANYREQUESTS",
-            "too many uploads under way",
-        ));
+        return Err(Refusal::too_many());
     };
     if let Some(digest) = digest {
         append(shared, &id, request).await?;
@@ -224,6 +215,11 @@ async fn append(shared: &Arc<Shared>, id: &str, request: Request<Incoming>) -> R
             ));
         }
     }
+    let said = request.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    if said.is_some_and(|n| upload.size.saturating_add(n) > shared.max_upload) {
+        shared.store.forget(id);
+        return Err(Refusal::too_large(shared.max_upload));
+    }
     let (before, hasher) = (upload.size, upload.hasher.clone());
     let mut body = request.into_body();
     loop {
@@ -237,10 +233,12 @@ async fn append(shared: &Arc<Shared>, id: &str, request: Request<Incoming>) -> R
                 return Err(Refusal::upload_invalid(format!("the upload broke off: {e}")));
             }
         };
+        if upload.size.saturating_add(data.len() as u64) > shared.max_upload {
+            shared.store.forget(id);
+            return Err(Refusal::too_large(shared.max_upload));
+        }
         upload = blocking(move || {
-            upload.file.write_all(&data)?;
-            upload.hasher.update(&data);
-            upload.size += data.len() as u64;
+            upload.add(&data)?;
             Ok(upload)
         })
         .await?;

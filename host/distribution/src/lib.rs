@@ -1,14 +1,20 @@
 //! A registry of one's own: the OCI distribution API over a directory.
 //!
 //! Content is kept once, by its hash; repositories are links to it. Whatever has its final name is whole and was
-//! verified. With an upstream, what is not here is fetched from there, kept and handed on.
+//! verified. With an upstream, what is not here is fetched from there, kept and handed on. With an engine ([`Images`]) the
+//! images are the engine's, and the directory keeps what is no image.
 #![forbid(unsafe_code)]
 
+mod access;
 mod answer;
 mod blobs;
+mod content;
+mod images;
 mod manifests;
 mod route;
 mod store;
+mod sweep;
+mod taking;
 mod upstream;
 
 use std::net::SocketAddr;
@@ -18,10 +24,19 @@ use std::sync::Arc;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use wharf_tls::Tls;
 
+use access::Access;
+pub use access::AccessOptions;
+pub use images::{Answered, Image, Images, Layer, Pushed, Sent, Trouble, Why};
 use store::Store;
 use upstream::Upstream;
+
+/// How long a client may take to agree on TLS.
+const HANDSHAKE: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// What to serve, and where.
 #[derive(Debug, Clone)]
@@ -36,6 +51,12 @@ pub struct Options {
     pub config_dirs: Vec<PathBuf>,
     /// Refuse everything that changes something.
     pub read_only: bool,
+    /// Speak TLS.
+    pub tls: Option<Tls>,
+    /// Ask for passwords.
+    pub access: Option<AccessOptions>,
+    /// Bytes of one blob at most.
+    pub max_upload: Option<u64>,
 }
 
 /// What all requests share.
@@ -43,24 +64,44 @@ pub(crate) struct Shared {
     pub(crate) store: Store,
     pub(crate) upstream: Option<Upstream>,
     pub(crate) read_only: bool,
+    pub(crate) access: Option<Access>,
+    pub(crate) max_upload: u64,
+    pub(crate) images: Option<Arc<dyn Images>>,
 }
 
 /// A registry that listens.
 pub struct Server {
     listener: TcpListener,
+    tls: Option<Tls>,
     shared: Arc<Shared>,
 }
 
 impl Server {
-    /// Opens the directory, removes what nothing refers to, and listens.
-    pub async fn bind(options: Options) -> std::io::Result<Self> {
+    /// Opens the directory, removes what nothing refers to, and listens. With `images` it serves those.
+    pub async fn bind(options: Options, images: Option<Arc<dyn Images>>) -> std::io::Result<Self> {
         let root = options.root.clone();
-        let store = tokio::task::spawn_blocking(move || Store::open(&root))
-            .await
-            .map_err(std::io::Error::other)??;
+        let (access, secure, engine) = (options.access, options.tls.is_some(), images.clone());
+        let (store, access) = tokio::task::spawn_blocking(move || {
+            let access = access.map(|access| Access::open(access, secure)).transpose()?;
+            let store = Store::open(&root)?;
+            if let Some(images) = &engine {
+                sweep::sweep(&store, images.as_ref(), std::time::Duration::ZERO)?;
+            }
+            Ok::<_, std::io::Error>((store, access))
+        })
+        .await
+        .map_err(std::io::Error::other)??;
         let listener = TcpListener::bind(options.address).await?;
         let upstream = options.upstream.map(|name| Upstream::new(name, options.config_dirs));
-        Ok(Self { listener, shared: Arc::new(Shared { store, upstream, read_only: options.read_only }) })
+        let shared = Shared {
+            store,
+            upstream,
+            read_only: options.read_only,
+            access,
+            max_upload: options.max_upload.unwrap_or(u64::MAX),
+            images,
+        };
+        Ok(Self { listener, tls: options.tls, shared: Arc::new(shared) })
     }
 
     /// Where it listens.
@@ -70,6 +111,11 @@ impl Server {
 
     /// Serves until the future is dropped.
     pub async fn run(self) -> std::io::Result<()> {
+        // Ends with this future.
+        let mut helpers = tokio::task::JoinSet::new();
+        if self.shared.images.is_some() {
+            helpers.spawn(sweep::run(Arc::clone(&self.shared)));
+        }
         loop {
             let stream = match self.listener.accept().await {
                 Ok((stream, _)) => stream,
@@ -81,22 +127,33 @@ impl Server {
                 }
             };
             let _ = stream.set_nodelay(true);
-            let shared = Arc::clone(&self.shared);
+            let (shared, tls) = (Arc::clone(&self.shared), self.tls.clone());
             tokio::spawn(async move {
-                let service = service_fn(move |request| {
-                    let shared = Arc::clone(&shared);
-                    async move { Ok::<_, std::convert::Infallible>(route::serve(&shared, request).await) }
-                });
-                let mut builder = Builder::new(TokioExecutor::new());
-                builder
-                    .http1()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(std::time::Duration::from_secs(30))
-                    .max_buf_size(64 << 10);
-                if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
-                    tracing::debug!(%error, "a connection ended");
+                let Some(tls) = tls else { return serve(shared, TokioIo::new(stream)).await };
+                let acceptor = TlsAcceptor::from(tls.config());
+                match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+                    Ok(Ok(stream)) => serve(shared, TokioIo::new(stream)).await,
+                    Ok(Err(error)) => tracing::debug!(%error, "no TLS came about"),
+                    Err(_) => tracing::debug!("a client does not come to TLS"),
                 }
             });
         }
+    }
+}
+
+/// One connection.
+async fn serve<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(shared: Arc<Shared>, stream: TokioIo<S>) {
+    let service = service_fn(move |request| {
+        let shared = Arc::clone(&shared);
+        async move { Ok::<_, std::convert::Infallible>(route::serve(&shared, request).await) }
+    });
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(std::time::Duration::from_secs(30))
+        .max_buf_size(64 << 10);
+    if let Err(error) = builder.serve_connection(stream, service).await {
+        tracing::debug!(%error, "a connection ended");
     }
 }

@@ -12,8 +12,11 @@ use wharf_registry::{Document, digest};
 
 use crate::Shared;
 use crate::answer::{Answer, CONTENT_DIGEST, FILTERS, Refusal, SUBJECT, with};
+use crate::content;
 use crate::route::{Query, blocking};
-use crate::store::Link;
+use crate::store::{Kept, Link};
+use crate::taking::{self, Put};
+use crate::{Images, Why};
 
 fn is_tag(text: &str) -> bool {
     let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
@@ -39,6 +42,7 @@ pub(crate) async fn serve(
     request: Request<Incoming>,
     name: &str,
     wanted: &str,
+    user: Option<&str>,
 ) -> Result<Answer, Refusal> {
     let tag = reference(wanted)?;
     match *request.method() {
@@ -46,24 +50,40 @@ pub(crate) async fn serve(
             if let Some(upstream) = &shared.upstream {
                 upstream.fetch_manifest(shared, name, wanted, tag).await?;
             }
-            let (store, repository, wanted) = (Arc::clone(shared), name.to_owned(), wanted.to_owned());
-            let (found, bytes, media) = blocking(move || {
-                let digest = if tag { store.store.tag(&repository, &wanted)? } else { Some(wanted) };
-                let digest = digest.ok_or_else(Refusal::manifest_unknown)?;
-                let found =
-                    store.store.document(&repository, &digest)?.ok_or_else(Refusal::manifest_unknown)?;
-                Ok((digest, found.0, found.1))
-            })
-            .await?;
-            let length = bytes.len().to_string();
+            let (found, kept) = match find(shared, name, wanted, tag).await? {
+                Some(found) => found,
+                None => {
+                    if let (Some(images), true) = (&shared.images, tag) {
+                        images.fetch(name, wanted).await?;
+                    }
+                    find(shared, name, wanted, tag).await?.ok_or_else(Refusal::manifest_unknown)?
+                }
+            };
+            let length = kept.bytes.len().to_string();
             let headers =
-                [(CONTENT_TYPE, media.as_str()), (CONTENT_DIGEST, &found), (CONTENT_LENGTH, &length)];
-            Ok(with(StatusCode::OK, bytes, &headers))
+                [(CONTENT_TYPE, kept.media.as_str()), (CONTENT_DIGEST, &found), (CONTENT_LENGTH, &length)];
+            Ok(with(StatusCode::OK, kept.bytes, &headers))
         }
-        Method::PUT => put(shared, request, name, wanted, tag).await,
-        Method::DELETE => delete(shared, name, wanted, tag).await,
+        Method::PUT => put(shared, request, name, wanted, tag, user).await,
+        Method::DELETE => match &shared.images {
+            None => delete(shared, name, wanted, tag).await,
+            Some(images) => {
+                untake(shared, images, name, wanted, tag, user).await?;
+                Ok(with(StatusCode::ACCEPTED, "", &[(CONTENT_LENGTH, "0")]))
+            }
+        },
         _ => Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", "the operation is unsupported")),
     }
+}
+
+async fn find(
+    shared: &Arc<Shared>,
+    name: &str,
+    wanted: &str,
+    tag: bool,
+) -> Result<Option<(String, Kept)>, Refusal> {
+    let (own, name, wanted) = (Arc::clone(shared), name.to_owned(), wanted.to_owned());
+    blocking(move || Ok(content::manifest(&own, &name, &wanted, tag)?)).await
 }
 
 async fn put(
@@ -72,6 +92,7 @@ async fn put(
     name: &str,
     wanted: &str,
     tag: bool,
+    user: Option<&str>,
 ) -> Result<Answer, Refusal> {
     let media =
         request.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
@@ -88,10 +109,24 @@ async fn put(
     if !tag && found != wanted {
         return Err(Refusal::digest_invalid("provided digest did not match uploaded content"));
     }
+    let mut image = None;
+    if let Some(images) = &shared.images {
+        let (document, media) =
+            Document::parse(&bytes, &media).map_err(|e| Refusal::manifest_invalid(e.to_string()))?;
+        let (own, repository, parts) = (Arc::clone(shared), name.to_owned(), document.clone());
+        blocking(move || complete(&own, &repository, &parts)).await?;
+        let tag = tag.then_some(wanted);
+        let put = Put { name, tag, digest: &found, media: &media, bytes: &bytes, user };
+        image = taking::take(shared, images, &put, &document).await?;
+    }
     let subject = {
         let (shared, name, wanted, found) =
             (Arc::clone(shared), name.to_owned(), wanted.to_owned(), found.clone());
-        blocking(move || keep(&shared, &name, tag.then_some(wanted.as_str()), &found, &bytes, &media)).await?
+        let tag = move |wanted: &str| tag.then(|| wanted.to_owned());
+        blocking(move || {
+            keep(&shared, &name, tag(&wanted).as_deref(), &found, &bytes, &media, image.as_deref())
+        })
+        .await?
     };
     let location = format!("/v2/{name}/manifests/{found}");
     let mut headers = vec![(LOCATION, location.as_str()), (CONTENT_DIGEST, &found), (CONTENT_LENGTH, "0")];
@@ -99,6 +134,34 @@ async fn put(
         headers.push((SUBJECT, subject));
     }
     Ok(with(StatusCode::CREATED, "", &headers))
+}
+
+/// Whether all that a document names is here.
+fn complete(shared: &Shared, name: &str, document: &Document) -> Result<(), Refusal> {
+    let unknown = |what: &str| {
+        Refusal::new(
+            StatusCode::NOT_FOUND,
+            "MANIFEST_BLOB_UNKNOWN",
+            format!("blob unknown to registry: {what}"),
+        )
+    };
+    match document {
+        Document::Index(entries) => {
+            for entry in entries {
+                if content::manifest(shared, name, &entry.digest, false)?.is_none() {
+                    return Err(unknown(&entry.digest));
+                }
+            }
+        }
+        Document::Image(image) => {
+            for blob in std::iter::once(&image.config).chain(&image.layers).filter(|b| b.urls.is_empty()) {
+                if content::find(shared, name, &blob.digest)?.is_none() {
+                    return Err(unknown(&blob.digest));
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Checks and keeps a manifest; answers what it is about, if it is about another.
@@ -109,40 +172,24 @@ pub(crate) fn keep(
     digest: &str,
     bytes: &[u8],
     media: &str,
+    image: Option<&str>,
 ) -> Result<Option<String>, Refusal> {
     let (document, media) =
         Document::parse(bytes, media).map_err(|e| Refusal::manifest_invalid(e.to_string()))?;
     let store = &shared.store;
-    let unknown = |what: &str| {
-        Refusal::new(
-            StatusCode::NOT_FOUND,
-            "MANIFEST_BLOB_UNKNOWN",
-            format!("blob unknown to registry: {what}"),
-        )
-    };
-    let mut subject = None;
     // A cache has only what was asked for so far.
-    let complete = shared.upstream.is_none();
-    match &document {
-        Document::Index(entries) => {
-            for entry in entries.iter().filter(|_| complete) {
-                if !store.has(name, Link::Manifest, &entry.digest) {
-                    return Err(unknown(&entry.digest));
-                }
-            }
-        }
-        Document::Image(image) => {
-            for blob in
-                std::iter::once(&image.config).chain(&image.layers).filter(|b| complete && b.urls.is_empty())
-            {
-                if !store.has(name, Link::Layer, &blob.digest) {
-                    return Err(unknown(&blob.digest));
-                }
-            }
-            subject = image.subject.as_ref().map(|s| s.digest.clone());
-        }
+    if shared.upstream.is_none() {
+        complete(shared, name, &document)?;
     }
-    store.put(name, Link::Manifest, digest, bytes, &media)?;
+    let subject = match &document {
+        Document::Image(image) => image.subject.as_ref().map(|s| s.digest.clone()),
+        Document::Index(_) => None,
+    };
+    let text = match image {
+        Some(image) => format!("{media}\n{image}"),
+        None => media,
+    };
+    store.put(name, Link::Manifest, digest, bytes, &text)?;
     if let Some(subject) = &subject {
         store.refer(name, subject, digest)?;
     }
@@ -150,6 +197,52 @@ pub(crate) fn keep(
         store.set_tag(name, tag, digest)?;
     }
     Ok(subject)
+}
+
+/// Takes names away from the engine, and what was kept of them here.
+async fn untake(
+    shared: &Arc<Shared>,
+    images: &Arc<dyn Images>,
+    name: &str,
+    wanted: &str,
+    tag: bool,
+    user: Option<&str>,
+) -> Result<(), Refusal> {
+    let mut names: Vec<String> = Vec::new();
+    if tag {
+        names.push(wanted.to_owned());
+    } else {
+        let (own, repository, digest) = (Arc::clone(shared), name.to_owned(), wanted.to_owned());
+        names = blocking(move || {
+            let mut names = Vec::new();
+            for one in content::tags(&own, &repository)?.unwrap_or_default() {
+                if content::manifest(&own, &repository, &one, true)?.is_some_and(|(found, _)| found == digest)
+                {
+                    names.push(one);
+                }
+            }
+            Ok(names)
+        })
+        .await?;
+    }
+    let mut any = false;
+    for one in &names {
+        if images.tagged(name, one).is_some() {
+            images.remove(name, one, user).await?;
+            any = true;
+        }
+    }
+    if !tag {
+        match images.remove(name, wanted, user).await {
+            Ok(()) => any = true,
+            Err(trouble) if trouble.why == Why::Absent => {}
+            Err(trouble) => return Err(trouble.into()),
+        }
+    }
+    match delete(shared, name, wanted, tag).await {
+        Err(refusal) if !any => Err(refusal),
+        _ => Ok(()),
+    }
 }
 
 async fn delete(shared: &Arc<Shared>, name: &str, wanted: &str, tag: bool) -> Result<Answer, Refusal> {
@@ -160,7 +253,7 @@ async fn delete(shared: &Arc<Shared>, name: &str, wanted: &str, tag: bool) -> Re
             return if store.remove_tag(&name, &wanted)? { Ok(()) } else { Err(Refusal::manifest_unknown()) };
         }
         let subject =
-            match store.document(&name, &wanted)?.map(|(bytes, media)| Document::parse(&bytes, &media)) {
+            match store.document(&name, &wanted)?.map(|kept| Document::parse(&kept.bytes, &kept.media)) {
                 Some(Ok((Document::Image(image), _))) => image.subject.as_ref().map(|s| s.digest.clone()),
                 _ => None,
             };
@@ -200,7 +293,10 @@ pub(crate) async fn referrers(
     let found = blocking(move || {
         let mut found: Vec<Value> = Vec::new();
         for digest in shared.store.referrers(&name, &subject)? {
-            let Some((bytes, media)) = shared.store.document(&name, &digest)? else { continue };
+            let Some((_, Kept { bytes, media, .. })) = content::manifest(&shared, &name, &digest, false)?
+            else {
+                continue;
+            };
             let value: Value = serde_json::from_slice(&bytes).unwrap_or_default();
             let text =
                 |pointer: &str| value.pointer(pointer).and_then(Value::as_str).filter(|t| !t.is_empty());

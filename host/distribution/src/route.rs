@@ -8,7 +8,9 @@ use hyper::{Method, Request, StatusCode};
 use serde_json::json;
 
 use crate::Shared;
+use crate::access::Wish;
 use crate::answer::{Answer, Refusal, with};
+use crate::content;
 use crate::store::is_name;
 use crate::{blobs, manifests};
 
@@ -26,6 +28,10 @@ impl Query {
 
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+
+    fn all(&self, name: &str) -> Vec<String> {
+        self.0.iter().filter(|(n, _)| n == name).map(|(_, v)| v.clone()).collect()
     }
 }
 
@@ -48,6 +54,20 @@ async fn dispatch(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<An
     let path = request.uri().path().to_owned();
     let query = Query::of(&request);
     let method = request.method().clone();
+    let mut user = None;
+    if path == "/token"
+        && let Some(access) = &shared.access
+    {
+        return access.token(&method, request.headers(), &query.all("scope")).await;
+    }
+    if let Some(access) = &shared.access {
+        let wish =
+            Wish { repository: repository(&path), write: !matches!(method, Method::GET | Method::HEAD) };
+        match access.check(request.headers(), &wish).await {
+            Ok(found) => user = found,
+            Err(question) => return Ok(question),
+        }
+    }
     let rest = match path.strip_prefix("/v2") {
         Some("" | "/") => return Ok(with(StatusCode::OK, "{}", &[(CONTENT_TYPE, "application/json")])),
         Some(rest) => rest.trim_start_matches('/'),
@@ -63,35 +83,48 @@ async fn dispatch(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<An
     }
     if rest == "_catalog" && reads {
         let shared = Arc::clone(shared);
-        let all = blocking(move || Ok(shared.store.repositories()?)).await?;
+        let all = blocking(move || Ok(content::repositories(&shared)?)).await?;
         return page(&all, &query, "/v2/_catalog", |page| json!({"repositories": page}));
     }
     if let Some(name) = rest.strip_suffix("/tags/list").filter(|_| reads) {
         named(name)?;
         let (store, repository) = (Arc::clone(shared), name.to_owned());
-        let all = blocking(move || store.store.tags(&repository)?.ok_or_else(Refusal::name_unknown)).await?;
+        let all =
+            blocking(move || content::tags(&store, &repository)?.ok_or_else(Refusal::name_unknown)).await?;
         let own = format!("/v2/{name}/tags/list");
         return page(&all, &query, &own, |page| json!({"name": name, "tags": page}));
     }
-    // The last word that names a kind splits the path; repositories may be called like one.
-    for (word, kind) in [("/blobs/uploads", 0), ("/manifests/", 1), ("/blobs/", 2), ("/referrers/", 3)] {
-        let Some(at) = rest.rfind(word) else { continue };
-        let (Some(name), Some(last)) = (rest.get(..at), rest.get(at + word.len()..)) else { continue };
-        if name.is_empty()
-            || (kind != 0 && last.contains('/'))
-            || (kind == 0 && !(last.is_empty() || last.starts_with('/')))
-        {
-            continue;
-        }
-        named(name)?;
-        return match kind {
-            0 => blobs::upload(shared, request, name, last.trim_start_matches('/'), &query).await,
-            1 => manifests::serve(shared, request, name, last).await,
-            2 => blobs::serve(shared, request, name, last).await,
-            _ => manifests::referrers(shared, &method, name, last, &query).await,
-        };
+    let Some((name, kind, last)) = split(rest) else {
+        return Err(Refusal::new(StatusCode::NOT_FOUND, "NOT_FOUND", "page not found"));
+    };
+    named(name)?;
+    match kind {
+        0 => blobs::upload(shared, request, name, last.trim_start_matches('/'), &query).await,
+        1 => manifests::serve(shared, request, name, last, user.as_deref()).await,
+        2 => blobs::serve(shared, request, name, last).await,
+        _ => manifests::referrers(shared, &method, name, last, &query).await,
     }
-    Err(Refusal::new(StatusCode::NOT_FOUND, "NOT_FOUND", "page not found"))
+}
+
+/// Words that end a repository's name, with the number of the operation.
+const KINDS: [(&str, u8); 4] =
+    [("/blobs/uploads", 0), ("/manifests/", 1), ("/blobs/", 2), ("/referrers/", 3)];
+
+/// Repository, kind and the rest of a path below `/v2/`.
+fn split(rest: &str) -> Option<(&str, u8, &str)> {
+    // The last word that names a kind splits the path; repositories may be called like one.
+    KINDS.iter().find_map(|(word, kind)| {
+        let at = rest.rfind(word)?;
+        let (name, last) = (rest.get(..at)?, rest.get(at + word.len()..)?);
+        let fits = if *kind == 0 { last.is_empty() || last.starts_with('/') } else { !last.contains('/') };
+        (fits && !name.is_empty()).then_some((name, *kind, last))
+    })
+}
+
+/// The repository that a path is about; empty if it is about none.
+fn repository(path: &str) -> &str {
+    let rest = path.strip_prefix("/v2/").unwrap_or_default().trim_start_matches('/');
+    rest.strip_suffix("/tags/list").or_else(|| split(rest).map(|(name, ..)| name)).unwrap_or_default()
 }
 
 fn named(name: &str) -> Result<(), Refusal> {

@@ -1,7 +1,8 @@
 //! The directory: content by hash, and per repository links to what it has.
 //!
-//! `blobs/sha256/<hex>`; `repositories/<name>/_layers/<hex>`, `_manifests/<hex>` (its media type), `_tags/<tag>` (its
-//! digest), `_referrers/<hex of the subject>/<hex>`; `uploads/<id>`. Names of repositories never begin with `_`.
+//! `blobs/sha256/<hex>`; `repositories/<name>/_layers/<hex>`, `_manifests/<hex>` (its media type and, if an engine took it
+//! in, a second line with the image's id), `_tags/<tag>` (its digest), `_referrers/<hex of the subject>/<hex>`; `pins/<hex>` for
+//! blobs that have to stay though an engine has the same; `uploads/<id>`. Names of repositories never begin with `_`.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
@@ -40,11 +41,29 @@ pub(crate) struct Upload {
     path: PathBuf,
 }
 
+impl Upload {
+    /// Adds to its end. Blocks.
+    pub(crate) fn add(&mut self, data: &[u8]) -> io::Result<()> {
+        self.file.write_all(data)?;
+        self.hasher.update(data);
+        self.size += data.len() as u64;
+        Ok(())
+    }
+}
+
 impl Drop for Upload {
     fn drop(&mut self) {
         // Gone already if it was kept.
         let _ = fs::remove_file(&self.path);
     }
+}
+
+/// A manifest or an index.
+pub(crate) struct Kept {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) media: String,
+    /// The engine's image that it is.
+    pub(crate) image: Option<String>,
 }
 
 pub(crate) struct Store {
@@ -54,11 +73,11 @@ pub(crate) struct Store {
     changing: Mutex<()>,
 }
 
-fn hex(digest: &str) -> &str {
+pub(crate) fn hex(digest: &str) -> &str {
     digest.split_once(':').map_or(digest, |(_, hex)| hex)
 }
 
-fn absent_is_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+pub(crate) fn absent_is_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
@@ -66,7 +85,7 @@ fn absent_is_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-fn names(directory: &Path) -> io::Result<Vec<String>> {
+pub(crate) fn names(directory: &Path) -> io::Result<Vec<String>> {
     let Some(entries) = absent_is_none(fs::read_dir(directory))? else { return Ok(Vec::new()) };
     let mut names = Vec::new();
     for entry in entries {
@@ -78,7 +97,7 @@ fn names(directory: &Path) -> io::Result<Vec<String>> {
 
 impl Store {
     pub(crate) fn open(root: &Path) -> io::Result<Self> {
-        for directory in ["blobs/sha256", "repositories", "uploads"] {
+        for directory in ["blobs/sha256", "pins", "repositories", "uploads"] {
             fs::create_dir_all(root.join(directory))?;
         }
         let store = Self { root: root.to_owned(), uploads: Mutex::default(), changing: Mutex::default() };
@@ -89,15 +108,37 @@ impl Store {
         Ok(store)
     }
 
-    fn blob(&self, digest: &str) -> PathBuf {
+    pub(crate) fn blob(&self, digest: &str) -> PathBuf {
         self.root.join("blobs/sha256").join(hex(digest))
     }
 
-    fn repository(&self, name: &str) -> PathBuf {
+    pub(crate) fn repository(&self, name: &str) -> PathBuf {
         self.root.join("repositories").join(name)
     }
 
-    fn link(&self, name: &str, link: Link, digest: &str) -> PathBuf {
+    pub(crate) fn pins(&self) -> PathBuf {
+        self.root.join("pins")
+    }
+
+    fn pin_path(&self, digest: &str) -> PathBuf {
+        self.pins().join(hex(digest))
+    }
+
+    /// A blob has to stay whatever an engine has.
+    pub(crate) fn pin(&self, digest: &str) -> io::Result<()> {
+        self.write(&self.pin_path(digest), b"")
+    }
+
+    /// Gives the file of a blob back that an engine can make again; true if it is gone.
+    pub(crate) fn release(&self, digest: &str) -> io::Result<bool> {
+        let _changing = self.changing();
+        if self.pin_path(digest).exists() {
+            return Ok(false);
+        }
+        absent_is_none(fs::remove_file(self.blob(digest))).map(|gone| gone.is_some())
+    }
+
+    pub(crate) fn link(&self, name: &str, link: Link, digest: &str) -> PathBuf {
         self.repository(name).join(link.directory()).join(hex(digest))
     }
 
@@ -120,12 +161,16 @@ impl Store {
         self.link(name, link, digest).exists() && self.blob(digest).exists()
     }
 
-    /// A whole document that a repository has, and its media type.
-    pub(crate) fn document(&self, name: &str, digest: &str) -> io::Result<Option<(Vec<u8>, String)>> {
-        let Some((file, _, media)) = self.get(name, Link::Manifest, digest)? else { return Ok(None) };
+    /// A whole document that a repository has.
+    pub(crate) fn document(&self, name: &str, digest: &str) -> io::Result<Option<Kept>> {
+        let Some((file, _, text)) = self.get(name, Link::Manifest, digest)? else { return Ok(None) };
         let mut bytes = Vec::new();
         file.take(wharf_registry::manifest::MAX_MANIFEST).read_to_end(&mut bytes)?;
-        Ok(Some((bytes, media)))
+        let (media, image) = match text.split_once('\n') {
+            Some((media, image)) => (media.to_owned(), Some(image.to_owned())),
+            None => (text, None),
+        };
+        Ok(Some(Kept { bytes, media, image }))
     }
 
     /// Writes a small file whole or not at all.
@@ -169,7 +214,8 @@ impl Store {
         self.set_link(name, link, digest, text)
     }
 
-    fn changing(&self) -> std::sync::MutexGuard<'_, ()> {
+    /// Held while links and content change together.
+    pub(crate) fn changing(&self) -> std::sync::MutexGuard<'_, ()> {
         self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -259,8 +305,8 @@ impl Store {
         self.set_link(&upload.repository, Link::Layer, digest, "")
     }
 
-    /// Removes content that no repository links to. Only while nothing else happens: at the start.
-    fn collect(&self) -> io::Result<()> {
+    /// Removes content that no repository links to. Only while nothing else changes it.
+    pub(crate) fn collect(&self) -> io::Result<()> {
         let mut live: HashSet<String> = HashSet::new();
         for name in self.repositories()? {
             for link in [Link::Layer, Link::Manifest] {

@@ -1,11 +1,9 @@
 //! Fetching what is not here from another registry.
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use hyper::StatusCode;
-use sha2::Digest;
 use wharf_registry::{
     Access, Credential, Descriptor, Kind, Piece, Registry, Repository, Selector, Session, Settings,
 };
@@ -92,6 +90,7 @@ impl Upstream {
                 &fetched.digest,
                 &fetched.bytes,
                 &fetched.media_type,
+                None,
             )
         })
         .await
@@ -112,7 +111,7 @@ impl Upstream {
         let descriptor = Descriptor { digest: digest.to_owned(), size, ..Descriptor::default() };
         let mut blob = session.blob(descriptor).map_err(|e| refusal(&e))?;
         let Some(id) = shared.store.begin(name)? else {
-            return Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS", "too many transfers"));
+            return Err(Refusal::too_many());
         };
         let fetched = async {
             let upload = shared.store.upload(&id).ok_or_else(Refusal::upload_unknown)?;
@@ -120,9 +119,7 @@ impl Upstream {
             while let Some(piece) = blob.next().await.map_err(|e| refusal(&e))? {
                 let Piece::Data(data) = piece else { continue };
                 upload = blocking(move || {
-                    upload.file.write_all(&data)?;
-                    upload.hasher.update(&data);
-                    upload.size += data.len() as u64;
+                    upload.add(&data)?;
                     Ok(upload)
                 })
                 .await?;

@@ -1,7 +1,7 @@
 //! Devices by name, as the Container Device Interface describes them (its specification 0.8): files of vendors say what a
 //! container with a device gets.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -51,6 +51,8 @@ struct Described {
     device_nodes: Vec<Node>,
     mounts: Vec<Mount>,
     hooks: Vec<serde_json::Value>,
+    intel_rdt: Option<serde_json::Value>,
+    net_devices: Vec<serde_json::Value>,
     #[serde(rename = "additionalGIDs", alias = "additionalGids")]
     additional_gids: Vec<u32>,
 }
@@ -102,7 +104,7 @@ pub(crate) fn edits(dirs: &[PathBuf], names: &[String]) -> Result<Edits> {
             missing.join(", ")
         )));
     }
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     for (spec, device) in names.iter().filter_map(|name| find(&specs, name)) {
         // What all devices of a kind need is added once.
         if seen.insert(spec.kind.clone()) {
@@ -135,13 +137,28 @@ fn read(path: &Path) -> Option<Spec> {
         return None;
     }
     let text = std::fs::read_to_string(path).ok()?;
-    match serde_json::from_str(&text) {
+    let json = path.extension().is_some_and(|e| e == "json");
+    let spec = if json {
+        serde_json::from_str(&text).map_err(|e| e.to_string())
+    } else {
+        // Its own limits stop documents that grow as they are read.
+        serde_saphyr::from_str(&text).map_err(|e| e.to_string())
+    };
+    match spec {
         Ok(spec) => Some(spec),
         Err(error) => {
-            tracing::warn!(%error, path = %path.display(), "a CDI description cannot be used: JSON is read");
+            tracing::warn!(error, path = %path.display(), "a CDI description cannot be used");
             None
         }
     }
+}
+
+/// The names of all devices that are described now, sorted.
+pub(crate) fn discovered(dirs: &[PathBuf]) -> Vec<String> {
+    let specs = load(dirs);
+    let names: BTreeSet<String> =
+        specs.iter().flat_map(|s| s.devices.iter().map(|d| format!("{}={}", s.kind, d.name))).collect();
+    names.into_iter().collect()
 }
 
 fn find<'a>(specs: &'a [Spec], name: &str) -> Option<(&'a Spec, &'a Named)> {
@@ -156,6 +173,9 @@ fn apply(edits: &mut Edits, described: &Described) -> Result<()> {
     let refused = |what: String| Err(Error::invalid(format!("CDI device injection failed: {what}")));
     if !described.hooks.is_empty() {
         return refused("the description asks for hooks, which are not run".into());
+    }
+    if described.intel_rdt.is_some() || !described.net_devices.is_empty() {
+        return refused("the description asks for intelRdt or netDevices, which are not supported".into());
     }
     for entry in &described.env {
         if entry.split_once('=').is_none_or(|(name, _)| name.is_empty()) || entry.contains('\0') {
@@ -239,6 +259,24 @@ mod tests {
     }
 
     #[test]
+    fn yaml_says_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = "cdiVersion: \"0.6.0\"\nkind: v.test/net\ncontainerEdits:\n  env: [A=1]\ndevices:\n\
+                    - name: \"0\"\n  containerEdits:\n    deviceNodes:\n    - path: /dev/n0\n      hostPath: /dev/null\n";
+        std::fs::write(dir.path().join("a.yaml"), text).unwrap();
+        std::fs::write(dir.path().join("b.yml"), "kind: v.test/other\ndevices: [{name: x}]\n").unwrap();
+        let bomb: String = (1..20)
+            .map(|n| format!("l{n}: &l{n} [{}]\n", vec![format!("*l{}", n - 1); 20].join(", ")))
+            .collect();
+        std::fs::write(dir.path().join("bomb.yaml"), format!("l0: &l0 [x]\n{bomb}kind: v.test/bomb\n")).unwrap();
+        std::fs::write(dir.path().join("broken.yaml"), "kind: [").unwrap();
+        let dirs = [dir.path().to_owned()];
+        assert_eq!(discovered(&dirs), ["v.test/net=0", "v.test/other=x"]);
+        let found = edits(&dirs, &["v.test/net=0".to_owned()]).unwrap();
+        assert_eq!((found.env.as_slice(), found.devices.len()), (["A=1".to_owned()].as_slice(), 1));
+    }
+
+    #[test]
     fn hostile_descriptions() {
         for edit in [
             r#"{"deviceNodes": [{"path": "/etc/passwd"}]}"#,
@@ -246,6 +284,8 @@ mod tests {
             r#"{"deviceNodes": [{"path": "/dev/x", "hostPath": "/etc/passwd"}]}"#,
             r#"{"mounts": [{"hostPath": "/", "containerPath": "/../x"}]}"#,
             r#"{"env": ["=x"]}"#,
+            r#"{"intelRdt": {"closID": "x"}}"#,
+            r#"{"netDevices": [{"hostInterfaceName": "eth0"}]}"#,
             r#"{"hooks": [{"hookName": "createContainer", "path": "/bin/sh"}]}"#,
         ] {
             let described: Described = serde_json::from_str(edit).unwrap();

@@ -72,6 +72,13 @@ impl Engine {
         std::future::ready(Ok(attached)).await
     }
 
+    /// A client left a container by its detach keys.
+    pub fn container_detached(&self, reference: &str) {
+        if let Ok(container) = self.inner.registry.find(reference) {
+            self.container_event(&container.now(), "detach", &[]);
+        }
+    }
+
     /// `POST /containers/{id}/resize`.
     pub async fn container_resize(&self, reference: &str, rows: u16, columns: u16) -> Result<()> {
         let container = self.inner.registry.find(reference)?;

@@ -20,7 +20,7 @@ use wharf_images::archive::tar::Reader;
 use wharf_images::archive::unpack::{Budget, Rules, Whiteouts, unpack_at};
 use wharf_kernel::files::tree::Tree;
 use wharf_kernel::fs::Root;
-use wharf_kernel::mount;
+use wharf_kernel::{mount, userns};
 
 use crate::Engine;
 use crate::error::{Error, Result};
@@ -184,6 +184,11 @@ async fn stream(
     Ok(stream)
 }
 
+/// The place of a container's files as such.
+fn inside(now: &Now) -> String {
+    format!("the file system of container {}", now.def.id)
+}
+
 /// Runs something short that waits for files.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(|e| Error::internal(format!("a worker ended: {e}")))?
@@ -208,21 +213,28 @@ impl Engine {
         let mut volumes = Vec::with_capacity(now.def.mounts.len());
         for spec in &now.def.mounts {
             volumes.push(match spec.kind {
-                MountKind::Volume => Some(self.volume_tree(now, spec, spec.read_only).await?),
-                MountKind::Image => Some(self.image_tree(spec).await?),
+                MountKind::Volume => Some(self.volume_tree(now, spec, spec.read_only, &now.def.id_maps).await?),
+                MountKind::Image => Some(self.image_tree(spec, &now.def.id_maps).await?),
                 MountKind::Bind | MountKind::Tmpfs => None,
             });
         }
         let def = Arc::clone(&now.def);
         let dir = self.inner.dirs.container(&def.id);
-        blocking(move || {
+        let places: Vec<&str> = now
+            .def
+            .mounts
+            .iter()
+            .filter(|m| m.kind == MountKind::Bind)
+            .map(|m| m.source.as_str())
+            .collect();
+        let work = move |at: &crate::foreign::At| {
             let mut parts = Vec::new();
             for (place, name) in start::OWN_FILES {
                 if def.mounts.iter().any(|m| m.destination == place) {
                     continue;
                 }
                 // Absent ones are made by the next start.
-                if let Ok(tree) = mount::bind_path(&dir.join(name), false) {
+                if let Ok(tree) = start::own_file(&dir.join(name), &def.id_maps) {
                     parts.push(mount::Part { place: PathBuf::from(place), tree, file: true });
                 }
             }
@@ -230,13 +242,16 @@ impl Engine {
                 let (tree, file) = match (spec.kind, volume) {
                     (MountKind::Tmpfs, _) => continue,
                     (_, Some(tree)) => (tree, false),
-                    (_, None) => start::bind_tree(spec)?,
+                    (_, None) => {
+                        at.place(&spec.source);
+                        start::bind_tree(spec, &def.id_maps)?
+                    }
                 };
                 parts.push(mount::Part { place: PathBuf::from(&spec.destination), tree, file });
             }
-            Ok(mount::assemble(root, &parts)?)
-        })
-        .await
+            Ok(userns::as_root(&def.id_maps, || mount::assemble(root, &parts))??)
+        };
+        self.inner.foreign.run(&places, work).await?
     }
 
     /// `HEAD /containers/{id}/archive`.
@@ -245,7 +260,11 @@ impl Engine {
         let asked = Asked::new(path)?;
         let tree = self.whole_tree(&now).await?;
         let container = reference.to_owned();
-        blocking(move || Ok(stat(&Root::new(tree), &asked, &container)?.0)).await
+        let place = inside(&now);
+        self.inner
+            .foreign
+            .run(&[&place], move |_| Ok(stat(&Root::new(tree), &asked, &container)?.0))
+            .await?
     }
 
     /// `GET /containers/{id}/archive`.
@@ -254,16 +273,19 @@ impl Engine {
         let asked = Asked::new(path)?;
         let tree = self.whole_tree(&now).await?;
         let container = reference.to_owned();
-        let (found, root, reference, name) = blocking(move || {
+        let place = inside(&now);
+        let look = move |_: &crate::foreign::At| -> Result<_> {
             let root = Root::new(tree);
             let (found, reference) = stat(&root, &asked, &container)?;
             Ok((found, root, reference, asked.base.into_bytes()))
-        })
-        .await?;
+        };
+        let (found, root, reference, name) = self.inner.foreign.run(&[&place], look).await??;
+        let ids = now.def.id_maps.clone();
         let directory = found.mode & file_mode(libc::S_IFDIR) != 0;
         let stream = stream(move |packer| {
             // Keeps the whole tree together while a part of it is read.
             let _root = root;
+            packer.seen_from_inside(ids);
             packer.add(&name, &reference)?;
             if directory {
                 packer.add_beneath(&name, readable(&reference)?.as_fd(), true)?;
@@ -315,17 +337,21 @@ impl Engine {
             let rules = Rules {
                 whiteouts: Whiteouts::Plain,
                 owner,
+                ids: &view.def.id_maps,
                 keep_kinds: options.keep_kinds,
                 root_meta: false,
             };
             let at = place.trim_start_matches('/').as_bytes();
-            let mut reader = Reader::with_open_end(decompress(input).map_err(|e| extract_error(&e))?);
             let tree = Tree::across(root.into_fd());
-            unpack_at(&mut reader, tree, at, rules, &Budget::new(UNPACKED, ENTRIES))
-                .map_err(|e| extract_error(&e))?;
-            // What follows the archive is of no interest, but the client wants it taken.
-            let _ = reader.drain(1 << 20);
-            Ok(())
+            // Whoever makes a file in a user namespace must have a place there.
+            userns::as_root(&view.def.id_maps, move || -> Result<()> {
+                let mut reader = Reader::with_open_end(decompress(input).map_err(|e| extract_error(&e))?);
+                unpack_at(&mut reader, tree, at, rules, &Budget::new(UNPACKED, ENTRIES))
+                    .map_err(|e| extract_error(&e))?;
+                // What follows the archive is of no interest, but the client wants it taken.
+                let _ = reader.drain(1 << 20);
+                Ok(())
+            })?
         })
         .await?;
         self.container_event(&now, "extract-to-dir", &[]);
@@ -336,7 +362,12 @@ impl Engine {
     pub async fn container_export(&self, reference: &str) -> Result<ArchiveStream> {
         let now = self.with_files(reference)?;
         let root = self.inner.images.snapshots().mount(&now.def.id).await?;
-        let stream = stream(move |packer| packer.add_beneath(b"", readable(&root)?.as_fd(), false)).await?;
+        let ids = now.def.id_maps.clone();
+        let stream = stream(move |packer| {
+            packer.seen_from_inside(ids);
+            packer.add_beneath(b"", readable(&root)?.as_fd(), false)
+        })
+        .await?;
         self.container_event(&now, "export", &[]);
         Ok(stream)
     }

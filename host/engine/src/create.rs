@@ -18,7 +18,7 @@ use crate::planner::config::Request;
 use crate::planner::modes::{Ipc, Mode, NetworkMode};
 use crate::planner::mounts::{Kind as MountKind, MountSpec};
 use crate::planner::run::Blueprint;
-use crate::planner::{config, files, mounts, names, run};
+use crate::planner::{config, files, mounts, names, run, userns};
 use crate::policy::Subject;
 use crate::record::{CONTAINERS, Definition, NAMES, STATES, State, now, put};
 use crate::registry::{Container, Now};
@@ -31,6 +31,8 @@ pub(crate) struct Draft {
     pub(crate) warnings: Vec<String>,
     /// Which policy plugins looked at it.
     pub(crate) policies: Vec<String>,
+    /// Whose ids it gets.
+    ids: userns::Choice,
     given_name: bool,
 }
 
@@ -73,11 +75,16 @@ impl Engine {
         let image = self.inner.images.resolve(&image_name)?;
         check_platform(options.platform.as_deref(), &image)?;
         let mut host = request.host;
+        if options.cgroupns_host && self.inner.facts().cgroup_version == 1 {
+            use crate::models::HostConfigCgroupnsModeEnum as Mode;
+            host.cgroupns_mode = host.cgroupns_mode.filter(|mode| *mode != Mode::EMPTY).or(Some(Mode::HOST));
+        }
         let mut config = config::merge(request.config, &image.config)?;
         run::defaults(&mut host, &self.inner.facts())?;
         run::check_runtime(&host)?;
         let blueprint = run::blueprint(&config, &host, &self.inner.facts())?;
         self.check_references(&blueprint)?;
+        let ids = self.choose_ids(&host, &blueprint)?;
         let networks = self.requested_networks(
             &blueprint.network,
             request.networking.endpoints_config.unwrap_or_default(),
@@ -102,11 +109,15 @@ impl Engine {
         let mounts = mounts::all(&config, &host, &others)?;
         for spec in &mounts {
             match spec.kind {
-                MountKind::Bind if !spec.create_source && !Path::new(&spec.source).exists() => {
-                    return Err(Error::invalid(format!(
-                        "invalid mount config for type \"bind\": bind source path does not exist: {}",
-                        spec.source
-                    )));
+                MountKind::Bind if !spec.create_source => {
+                    let source = spec.source.clone();
+                    let look = move |_: &crate::foreign::At| Path::new(&source).exists();
+                    if !self.inner.foreign.run(&[&spec.source], look).await? {
+                        return Err(Error::invalid(format!(
+                            "invalid mount config for type \"bind\": bind source path does not exist: {}",
+                            spec.source
+                        )));
+                    }
                 }
                 MountKind::Volume => self.check_volume_driver(&spec.source, &spec.driver)?,
                 MountKind::Image => drop(self.inner.images.resolve(&spec.source)?),
@@ -131,10 +142,11 @@ impl Engine {
             mounts,
             networks,
             driver: self.inner.images.driver().to_owned(),
+            id_maps: Vec::new(),
         };
         let now =
             Now { def: Arc::new(def), state: Arc::new(State::default()), blueprint: Arc::new(blueprint) };
-        Ok(Draft { now, image, warnings, policies: reviewed.plugins, given_name })
+        Ok(Draft { now, image, warnings, policies: reviewed.plugins, ids, given_name })
     }
 
     /// Another container whose IPC is to be shared must share it. One that is not there is the start's error, as with
@@ -167,8 +179,16 @@ impl Engine {
         let name = self.take_name(&draft)?;
         let mut def = (*draft.now.def).clone();
         name.clone_into(&mut def.name);
-        draft.now.def = Arc::new(def);
-        match self.make_container(&draft).await {
+        let made = match self.take_range(&id, &draft.ids) {
+            Ok(maps) => {
+                def.id_maps = maps;
+                draft.now.def = Arc::new(def);
+                self.make_container(&draft).await
+            }
+            Err(e) => Err(e),
+        };
+        self.range_settled(&id);
+        match made {
             Ok(container) => {
                 self.container_event(&container.now(), "create", &[]);
                 Ok(ContainerCreateResponse { id, warnings: draft.warnings })
@@ -208,7 +228,15 @@ impl Engine {
             .inner
             .images
             .snapshots()
-            .make(&id, &draft.image, SnapshotOptions { size_limit, ..SnapshotOptions::default() })
+            .make(
+                &id,
+                &draft.image,
+                SnapshotOptions {
+                    size_limit,
+                    id_maps: now.def.id_maps.clone(),
+                    ..SnapshotOptions::default()
+                },
+            )
             .await;
         let dir = dir.await.and_then(|r| r);
         let mut volumes = Vec::new();

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use wharf_kernel::net;
 use wharf_plan::ipam::{AddressRequest, Purpose};
+use wharf_plan::net::{Address, Desired, Site};
 use wharf_plan::network as plan;
 use wharf_plan::types::{ContainerRef, Labels};
 use wharf_plugins::Call;
@@ -181,7 +182,8 @@ impl Engine {
         let answer = driver.plan_endpoint(&call, &networks::view(&record), &request, &[]).await?;
         planned.kv.merge(answer.kv);
         planned.said.push((format!("endpoint in {}", record.name), answer.plugin.to_string()));
-        let plan = answer.value;
+        let mut plan = answer.value;
+        settle(&mut plan.state, settings)?;
         let endpoint = Endpoint {
             id: request.id,
             network: record.id.clone(),
@@ -227,6 +229,29 @@ impl Engine {
         }
         (kv, turns)
     }
+}
+
+/// Puts what was asked of any network's interface, whatever its driver, into the plan: kernel parameters and link-local
+/// addresses.
+fn settle(state: &mut Desired, settings: &EndpointSettings) -> Result<()> {
+    let sysctls = crate::planner::endpoint::sysctls(settings)?;
+    let local: Vec<&String> =
+        settings.ipam_config.iter().flat_map(|c| &c.link_local_ips).flatten().collect();
+    let mut own = None;
+    for (index, link) in (0..).zip(&mut state.links) {
+        if link.site != Site::Container {
+            continue;
+        }
+        own.get_or_insert(index);
+        link.sysctls.retain(|(key, _)| !sysctls.iter().any(|(other, _)| other == key));
+        link.sysctls.extend(sysctls.iter().cloned());
+    }
+    let Some(link) = own else { return Ok(()) };
+    for ip in local {
+        let length = if ip.contains(':') { 64 } else { 16 };
+        state.addresses.push(Address { link, cidr: format!("{ip}/{length}"), no_dad: true });
+    }
+    Ok(())
 }
 
 /// Makes the endpoints real in a namespace. On failure those already made are undone.

@@ -323,6 +323,7 @@ impl Engine {
                 stdio: child,
                 console_size,
                 hostname: config::hostname(&def.config, &def.id),
+                ids: (!def.id_maps.is_empty()).then(|| wharf_plan::run::Ids::both(def.id_maps.clone())),
             },
         );
         // Before the process exists, so that its end cannot be told too early.
@@ -351,9 +352,10 @@ impl Engine {
         let wanted = own.or_else(|| now.def.config.user.clone()).unwrap_or_default();
         let pid = now.state.pid;
         let def = Arc::clone(&now.def);
+        let place = format!("the file system of container {}", def.id);
         self.inner
-            .pool
-            .run(move || -> Result<user::Account> {
+            .foreign
+            .run(&[&place], move |_| -> Result<user::Account> {
                 // The link is the kernel's own and leads to the container's root; below it nothing leads out.
                 let root = Root::open(std::path::Path::new(&format!("/proc/{pid}/root")))?;
                 start::account(&root, &wanted, &def.host)
@@ -387,6 +389,14 @@ impl Engine {
             pid: Some(i64::from(progress.pid)),
         }))
         .await
+    }
+
+    /// A client left an exec by its detach keys.
+    pub fn exec_detached(&self, id: &str) {
+        let Ok(exec) = self.inner.execs.find(id) else { return };
+        if let Some(container) = self.inner.registry.get(&exec.container) {
+            self.container_event(&container.now(), "exec_detach", &[("execID", id)]);
+        }
     }
 
     /// Whether an exec has a terminal.

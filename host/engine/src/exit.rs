@@ -146,6 +146,7 @@ impl Engine {
                 self.network_event(&network.record(), "disconnect", &[("container", &after.def.id)]);
             }
         }
+        self.volumes_unmounted(&after);
         container.change_life(|life| {
             life.exits += 1;
             life.alive = false;

@@ -76,6 +76,10 @@ impl Host {
             cpus: self.cpus,
             memory: self.memory,
             cgroup_version,
+            cpu_realtime: cgroup_version == 1
+                && ["cpu", "cpu,cpuacct"]
+                    .iter()
+                    .any(|name| Path::new("/sys/fs/cgroup").join(name).join("cpu.rt_runtime_us").exists()),
             apparmor: self.apparmor,
             log_driver: settings.log_driver.clone(),
             log_options: settings.log_options.clone(),
@@ -91,6 +95,7 @@ impl Host {
             seccomp: settings.seccomp.clone(),
             most_files: self.most_files,
             cdi: settings.cdi,
+            remap: settings.remap.clone(),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use tokio::io::AsyncRead;
 use tokio::sync::mpsc;
-use wharf_images::{Deleted, Image, LoadOptions, PruneOptions, RemoveOptions, Use};
+use wharf_images::{Deleted, Image, LoadOptions, PruneOptions, Pruned, RemoveOptions, Use};
 
 use crate::error::Result;
 use crate::models::{ImageDeleteResponseItem, ImageHistoryResponseItem, ImagePruneResponse, ImageSummary};
@@ -73,7 +73,7 @@ fn pattern(pattern: &str, name: &str) -> bool {
 }
 
 impl Engine {
-    fn uses(&self) -> Vec<Use> {
+    pub(crate) fn uses(&self) -> Vec<Use> {
         self.inner
             .registry
             .all()
@@ -317,8 +317,39 @@ impl Engine {
         std::future::ready(Ok(Box::new(stream) as Body)).await
     }
 
-    /// `POST /images/prune`.
-    pub async fn image_prune(&self, filters: &Filters) -> Result<ImagePruneResponse> {
+    /// What would go, as an answer.
+    pub(crate) fn foreseen(pruned: Pruned) -> ImagePruneResponse {
+        let item = |one| match one {
+            Deleted::Untagged { name, .. } => ImageDeleteResponseItem { untagged: Some(name), deleted: None },
+            Deleted::Image(id) | Deleted::Layer(id) => {
+                ImageDeleteResponseItem { untagged: None, deleted: Some(id) }
+            }
+        };
+        ImagePruneResponse {
+            images_deleted: Some(pruned.deleted.into_iter().map(item).collect()),
+            space_reclaimed: Some(i64::try_from(pruned.reclaimed).unwrap_or(i64::MAX)),
+        }
+    }
+
+    /// Tells the listeners of events what went.
+    pub(crate) fn pruned(&self, pruned: Pruned) -> ImagePruneResponse {
+        let deleted = self.deleted(pruned.deleted);
+        if !deleted.is_empty() {
+            self.inner.events.publish(
+                "image",
+                "prune",
+                "",
+                [("reclaimed".to_owned(), pruned.reclaimed.to_string())],
+            );
+        }
+        ImagePruneResponse {
+            images_deleted: Some(deleted),
+            space_reclaimed: Some(i64::try_from(pruned.reclaimed).unwrap_or(i64::MAX)),
+        }
+    }
+
+    /// `POST /images/prune`; with `dry_run` (`?plan=1`) only what would go.
+    pub async fn image_prune(&self, filters: &Filters, dry_run: bool) -> Result<ImagePruneResponse> {
         filters.only(&["dangling", "label", "label!", "until"])?;
         let until =
             crate::list::until(filters)?.map(|n| i64::try_from(n / 1_000_000_000).unwrap_or(i64::MAX));
@@ -331,8 +362,12 @@ impl Engine {
                 labels: label_pairs(filters, "label"),
                 not_labels: label_pairs(filters, "label!"),
                 uses: self.uses(),
+                dry_run,
             })
             .await?;
+        if dry_run {
+            return Ok(Self::foreseen(pruned));
+        }
         let deleted = self.deleted(pruned.deleted);
         self.inner.events.publish(
             "image",

@@ -199,6 +199,12 @@ impl Engine {
             "Config": config,
             "NetworkSettings": self.network_settings(&now),
         });
+        // The address that was asked for in the main network; older clients find it in `Config`.
+        let main = def.host.network_mode.as_deref().unwrap_or("");
+        let mac = def.networks.get(main).and_then(|e| e.mac_address.clone()).filter(|m| !m.is_empty());
+        if let (Some(mac), Some(map)) = (mac, value.as_object_mut()) {
+            map.insert("DesiredMacAddress".into(), json!(mac));
+        }
         if size && let Some(map) = value.as_object_mut() {
             let (rw, root) = self.sizes(&now).await;
             map.insert("SizeRw".into(), json!(rw));

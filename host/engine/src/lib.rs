@@ -19,8 +19,10 @@ pub mod error;
 pub mod exec;
 mod exit;
 mod filesystem;
+mod foreign;
 mod health;
 mod host;
+pub mod image_gc;
 pub mod images;
 mod inspect;
 mod list;
@@ -40,6 +42,7 @@ mod start;
 mod stats;
 mod stop;
 pub mod system;
+mod userns;
 pub mod volumes;
 
 use std::collections::HashMap;
@@ -81,8 +84,11 @@ pub(crate) struct Inner {
     pub(crate) net: wharf_kernel::net::Net,
     /// Puts the packet filter right for as long as the engine lives.
     pub(crate) net_watch: std::sync::OnceLock<wharf_kernel::net::Watch>,
-    pub(crate) namespaces: Arc<wharf_kernel::netns::Pool>,
+    pub(crate) namespaces: userns::Source,
+    pub(crate) ranges: userns::Ranges,
     pub(crate) pool: pool::Pool,
+    /// For what touches file systems that may hang.
+    pub(crate) foreign: foreign::Foreign,
     pub(crate) registry: registry::Registry,
     /// The client of image registries.
     pub(crate) registries: ArcSwap<wharf_registry::Registry>,

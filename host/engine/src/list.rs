@@ -99,6 +99,12 @@ impl Engine {
             .iter()
             .map(|(name, asked)| (name.clone(), endpoint_settings(self, now, name, asked)))
             .collect();
+        let mut host = json!({"NetworkMode": def.host.network_mode});
+        if let (Some(notes), Some(map)) = (&def.host.annotations, host.as_object_mut())
+            && !notes.is_empty()
+        {
+            map.insert("Annotations".into(), json!(notes));
+        }
         let mut value = json!({
             "Id": def.id,
             "Names": [format!("/{}", def.name)],
@@ -110,7 +116,7 @@ impl Engine {
             "Labels": def.config.labels.clone().unwrap_or_default(),
             "State": now.state.status.word(),
             "Status": status,
-            "HostConfig": {"NetworkMode": def.host.network_mode},
+            "HostConfig": host,
             "NetworkSettings": {"Networks": networks},
             "Mounts": mount_points(self, def),
             "Health": {
@@ -125,24 +131,29 @@ impl Engine {
         value
     }
 
-    /// The entry of one container, from its cache if its text is still right.
-    fn fragment(&self, container: &Container, at: u64) -> Bytes {
+    /// The entry of one container with and without its health, from its cache if its text is still right.
+    fn fragment(&self, container: &Container, at: u64) -> [Bytes; 2] {
         let now = container.now();
         let status = status_text(&now, at);
         if let Some(fragment) = container.fragment.load().as_ref()
             && fragment.status == status
         {
-            return fragment.json.clone();
+            return [fragment.json.clone(), fragment.plain.clone()];
         }
-        let json = Bytes::from(serde_json::to_vec(&self.summary(&now, &status, None)).unwrap_or_default());
-        container.fragment.store(Arc::new(Some(Fragment { json: json.clone(), status })));
-        json
+        let mut value = self.summary(&now, &status, None);
+        let text = |value: &Value| Bytes::from(serde_json::to_vec(value).unwrap_or_default());
+        let json = text(&value);
+        without_health(&mut value);
+        let plain = text(&value);
+        let both = [json.clone(), plain.clone()];
+        container.fragment.store(Arc::new(Some(Fragment { json, plain, status })));
+        both
     }
 
     /// `GET /containers/json`: the whole JSON answer.
     pub async fn container_list(&self, options: &ListOptions) -> Result<Bytes> {
         if options.filters.0.is_empty() && options.limit.is_none() && !options.size {
-            return Ok(self.plain_list(options.all));
+            return Ok(self.plain_list(options.all, options.without_health));
         }
         let at = clock();
         let filter = Filter::new(self, &options.filters)?;
@@ -165,13 +176,14 @@ impl Engine {
         for (container, now) in chosen {
             if options.size {
                 let sizes = self.sizes(&now).await;
-                parts.push(Bytes::from(serde_json::to_vec(&self.summary(
-                    &now,
-                    &status_text(&now, at),
-                    Some(sizes),
-                ))?));
+                let mut value = self.summary(&now, &status_text(&now, at), Some(sizes));
+                if options.without_health {
+                    without_health(&mut value);
+                }
+                parts.push(Bytes::from(serde_json::to_vec(&value)?));
             } else {
-                parts.push(self.fragment(&container, at));
+                let [json, plain] = self.fragment(&container, at);
+                parts.push(if options.without_health { plain } else { json });
             }
         }
         Ok(join(&parts))
@@ -190,8 +202,11 @@ impl Engine {
         all
     }
 
-    fn plain_list(&self, all: bool) -> Bytes {
-        let pick = |l: &Listing| if all { l.all.clone() } else { l.running.clone() };
+    fn plain_list(&self, all: bool, without_health: bool) -> Bytes {
+        let pick = |l: &Listing| {
+            let [json, plain] = if all { &l.all } else { &l.running };
+            if without_health { plain.clone() } else { json.clone() }
+        };
         let at = clock();
         // Before reading: a change meanwhile makes the result old at once, never wrong for long.
         let generation = self.inner.registry.generation();
@@ -202,19 +217,33 @@ impl Engine {
         {
             return pick(listing);
         }
-        let (mut every, mut running) = (Vec::new(), Vec::new());
+        let (mut every, mut running) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
         for container in self.newest_first() {
-            let json = self.fragment(&container, at);
+            let both = self.fragment(&container, at);
             let status = container.now().state.status;
-            if status.is_alive() || status == Status::Restarting {
-                running.push(json.clone());
+            let alive = status.is_alive() || status == Status::Restarting;
+            for ((all, running), json) in every.iter_mut().zip(&mut running).zip(both) {
+                if alive {
+                    running.push(json.clone());
+                }
+                all.push(json);
             }
-            every.push(json);
         }
-        let listing = Listing { generation, second, all: join(&every), running: join(&running) };
+        let listing = Listing {
+            generation,
+            second,
+            all: every.map(|parts| join(&parts)),
+            running: running.map(|parts| join(&parts)),
+        };
         let answer = pick(&listing);
         self.inner.registry.listing.store(Arc::new(Some(listing)));
         answer
+    }
+}
+
+fn without_health(summary: &mut Value) {
+    if let Some(map) = summary.as_object_mut() {
+        map.remove("Health");
     }
 }
 
@@ -256,7 +285,7 @@ pub(crate) fn until(filters: &Filters) -> Result<Option<u64>> {
 }
 
 /// Reads Go's `1h30m`.
-fn go_duration(text: &str) -> Option<f64> {
+pub(crate) fn go_duration(text: &str) -> Option<f64> {
     let mut total = 0.0;
     let mut rest = text;
     if rest.is_empty() {

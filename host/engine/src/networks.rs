@@ -718,6 +718,7 @@ impl Engine {
 }
 
 fn check_endpoint(record: &Network, settings: &EndpointSettings) -> Result<()> {
+    crate::planner::endpoint::check(settings)?;
     let Some(config) = &settings.ipam_config else { return Ok(()) };
     for (text, what) in [(&config.ipv4_address, "IPv4"), (&config.ipv6_address, "IPv6")] {
         let Some(ip) = text.as_deref().filter(|t| !t.is_empty()) else { continue };

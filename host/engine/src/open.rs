@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use wharf_kernel::cgroup::{Cgroups, Version};
-use wharf_kernel::{net, netns};
+use wharf_kernel::net;
 use wharf_store::{Store, Transaction};
 
 use crate::drivers::{CodecSeam, StorageSeam};
@@ -82,8 +82,7 @@ impl Engine {
         let pool = Pool::new(KERNEL_THREADS);
         let instance = settings.data_root.to_string_lossy().into_owned();
         let net = pool.run(move || net::Net::open(&instance)).await?.doing("cannot use the network")?;
-        let namespaces =
-            Arc::new(netns::Pool::new(READY_NAMESPACES).doing("cannot make network namespaces")?);
+        let namespaces = crate::userns::Source::new(READY_NAMESPACES, &settings.remap)?;
         let resolver = files::parse_resolv(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default());
         let engine = Self {
             inner: Arc::new(Inner {
@@ -100,7 +99,9 @@ impl Engine {
                 net,
                 net_watch: std::sync::OnceLock::new(),
                 namespaces,
+                ranges: crate::userns::Ranges::default(),
                 pool,
+                foreign: crate::foreign::Foreign::default(),
                 registry: crate::registry::Registry::default(),
                 registries: ArcSwap::from_pointee(registries),
                 networks: crate::networks::Networks::default(),
@@ -115,6 +116,7 @@ impl Engine {
             }),
         };
         engine.recover().await?;
+        engine.watch_images();
         let net = engine.inner.net.clone();
         match engine.inner.pool.run(move || net.watch()).await? {
             Ok(watch) => drop(engine.inner.net_watch.set(watch)),

@@ -103,6 +103,8 @@ pub struct ListOptions {
     pub limit: Option<usize>,
     /// With sizes.
     pub size: bool,
+    /// Without `Health`, as it was before API 1.52.
+    pub without_health: bool,
     /// Filters.
     pub filters: Filters,
 }
@@ -114,6 +116,8 @@ pub struct CreateOptions {
     pub name: Option<String>,
     /// Wanted platform.
     pub platform: Option<String>,
+    /// A client from before cgroup namespaces: without a word about them it means the host's, on cgroup v1.
+    pub cgroupns_host: bool,
 }
 
 /// Of `DELETE /containers/{id}`.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use wharf_plan::ipam::{Lease, Pool};
 use wharf_plan::net::{Cidr, Desired, Ip, Publish};
-use wharf_plan::types::Cookie;
+use wharf_plan::types::{Cookie, IdMap};
 use wharf_store::Transaction;
 
 use crate::error::Result;
@@ -43,6 +43,9 @@ pub(crate) struct Definition {
     pub(crate) networks: BTreeMap<String, EndpointSettings>,
     /// Storage driver.
     pub(crate) driver: String,
+    /// Ranges of its user namespace; none is the host's.
+    #[serde(default)]
+    pub(crate) id_maps: Vec<IdMap>,
 }
 
 /// Where a container is in its life.

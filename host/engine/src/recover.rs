@@ -478,6 +478,7 @@ mod tests {
             host,
             mounts: Vec::new(),
             networks: BTreeMap::new(),
+            id_maps: Vec::new(),
             driver: String::new(),
         };
         let now = Now { def: Arc::new(def), state: Arc::new(state), blueprint: Arc::new(blueprint.unwrap()) };

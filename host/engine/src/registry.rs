@@ -1,7 +1,7 @@
 //! The containers in memory: found by id, name or the start of an id; read without any container's lock.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use arc_swap::ArcSwap;
@@ -46,6 +46,8 @@ pub(crate) struct Held {
 #[derive(Debug, Clone)]
 pub(crate) struct Fragment {
     pub(crate) json: Bytes,
+    /// Without `Health`, for older clients.
+    pub(crate) plain: Bytes,
     /// Text that depends on the time.
     pub(crate) status: String,
 }
@@ -61,6 +63,8 @@ pub(crate) struct Container {
     life: watch::Sender<Life>,
     pub(crate) fragment: ArcSwap<Option<Fragment>>,
     pub(crate) execs: Mutex<BTreeSet<String>>,
+    /// The keeper is making its process; the lock is held for as long as that takes.
+    pub(crate) setting_up: AtomicBool,
 }
 
 impl Container {
@@ -75,6 +79,7 @@ impl Container {
             life: watch::Sender::new(life),
             fragment: ArcSwap::from_pointee(None),
             execs: Mutex::default(),
+            setting_up: AtomicBool::new(false),
         })
     }
 
@@ -117,8 +122,9 @@ pub(crate) struct Registry {
 pub(crate) struct Listing {
     pub(crate) generation: u64,
     pub(crate) second: u64,
-    pub(crate) all: Bytes,
-    pub(crate) running: Bytes,
+    /// With and without `Health`.
+    pub(crate) all: [Bytes; 2],
+    pub(crate) running: [Bytes; 2],
 }
 
 impl Registry {

@@ -19,7 +19,11 @@ impl Engine {
         }
         let container = self.inner.registry.find(reference)?;
         loop {
-            let mut held = container.lock.lock().await;
+            let mut held = if options.force {
+                self.lock_to_end(&container, std::time::Duration::from_millis(100)).await?
+            } else {
+                container.lock.lock().await
+            };
             let now = container.now();
             if held.removing {
                 if container.watch().borrow().removed {

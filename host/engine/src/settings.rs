@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::models::ResourcesUlimits;
 use crate::planner::security::Seccomp;
+use crate::planner::userns::Remap;
 
 /// What the registry client is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,8 +138,14 @@ pub struct Settings {
     pub cdi: bool,
     /// Where their descriptions are.
     pub cdi_dirs: Vec<PathBuf>,
+    /// User namespace of containers that name none.
+    pub remap: Remap,
+    /// Ids that ranges of containers' own are made of: first and count.
+    pub own_ids: Vec<(u32, u32)>,
     /// For the registry client.
     pub registry: RegistrySettings,
+    /// Garbage collection of images.
+    pub image_gc: crate::image_gc::ImageGc,
 }
 
 impl Settings {
@@ -188,7 +195,10 @@ impl Settings {
             systemd_cgroups: false,
             cdi: true,
             cdi_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
+            remap: Remap::Off,
+            own_ids: Vec::new(),
             registry: RegistrySettings::default(),
+            image_gc: crate::image_gc::ImageGc::default(),
         }
     }
 }
@@ -220,6 +230,7 @@ pub(crate) fn reloaded(old: &Settings, new: Settings) -> Settings {
         masquerade: keep.masquerade,
         publish_address: keep.publish_address,
         systemd_cgroups: keep.systemd_cgroups,
+        remap: keep.remap,
         ..new
     }
 }

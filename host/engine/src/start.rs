@@ -8,8 +8,9 @@ use std::sync::atomic::Ordering;
 
 use wharf_kernel::fs::Root;
 use wharf_kernel::{mount, seccomp};
-use wharf_plan::run::{Device, Fd, Namespace, Namespaces, Stage, StartError};
-use wharf_plan::types::Labels;
+use wharf_plan::idmap;
+use wharf_plan::run::{Device, Fd, Ids, Namespace, Namespaces, Stage, StartError, UserNamespace};
+use wharf_plan::types::{IdMap, Labels};
 use wharf_store::Transaction;
 
 use crate::error::{Context, Error, Kind, Result};
@@ -17,15 +18,18 @@ use crate::planner::modes::{Ipc, Mode, NetworkMode};
 use crate::planner::mounts::{Kind as MountKind, MountSpec};
 use crate::planner::run::{self, HostDevice, Start};
 use crate::planner::security::Seccomp;
-use crate::planner::{config, health, security, user};
+use crate::planner::{config, health, security, user, userns};
 use crate::policy::Subject;
-use crate::record::{Endpoint, STATES, State, Status, put};
+use crate::record::{Definition, Endpoint, STATES, State, Status, put};
 use crate::registry::{Container, Held, Now};
 use crate::{Caller, Engine, RemoveOptions, endpoints, filesystem};
 
 /// The files that every container has of its own: where they are inside, and their names in its directory.
 pub(crate) const OWN_FILES: [(&str, &str); 3] =
     [("/etc/resolv.conf", "resolv.conf"), ("/etc/hostname", "hostname"), ("/etc/hosts", "hosts")];
+
+/// How long the making of a container's process may take, from the fork to its program.
+const SETUP_PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// Under this name the stages of a start are traced, to see where its time goes.
 const STAGES: &str = "wharf_engine::start";
@@ -175,32 +179,37 @@ impl Engine {
         let b = &now.blueprint;
         // The cgroup needs nothing else, so it is made beside everything.
         let resources = {
-            let mut devices = host_devices(&def.host, b.privileged)?;
+            let mut devices = self.devices_of(def, b.privileged).await?;
             devices.extend(self.cdi_edits(&def.host)?.devices);
             let mut resources = run::resources(b, &self.inner.facts(), &devices);
             resources.block = block_limits(&def.host)?;
             resources
         };
         let (cgroups, path) = (self.inner.cgroups.clone(), state.cgroup.clone());
+        let joined = self.joined_user(now).await?.map(Arc::new);
         // A container without networks needs nothing but an empty namespace: no visit of its own to a kernel thread.
-        let namespaces = (b.network == NetworkMode::None).then(|| Arc::clone(&self.inner.namespaces));
-        let cgroup = self
-            .inner
-            .pool
-            .start(move || (cgroups.create(&path, &resources), namespaces.map(|ready| ready.take())));
-        let prepared = self.prepare(now, state).await;
+        let namespaces = (b.network == NetworkMode::None)
+            .then(|| (self.inner.namespaces.clone(), Arc::clone(def), joined.clone()));
+        let cgroup = self.inner.pool.start(move || {
+            let made = cgroups.create(&path, &resources);
+            let taken = namespaces
+                .map(|(source, def, joined)| source.take(&def.id_maps, joined.as_deref()));
+            (made, taken)
+        });
+        let prepared = self.prepare(now, state, joined.clone()).await;
         tracing::trace!(target: STAGES, id = def.id, "prepared");
         // Whatever became of the rest: the cgroup is there or not when this goes on.
         let cgroup = cgroup.await.and_then(|(made, namespace)| {
             made.doing("cannot make the cgroup")?;
-            Ok(namespace.transpose()?.map(NetNamespace::Fd))
+            Ok(namespace.transpose()?)
         });
         let prepared = prepared?;
         tracing::trace!(target: STAGES, id = def.id, "cgroup made");
         let result = match cgroup {
             Ok(namespace) => {
                 let namespace = prepared.namespace.or(namespace);
-                self.hand_over(container, now, state, prepared.files, namespace, prepared.holders).await
+                let spaces = Spaces { net: namespace, joined };
+                self.hand_over(container, now, state, prepared.files, spaces, prepared.holders).await
             }
             Err(e) => Err(e),
         };
@@ -208,6 +217,18 @@ impl Engine {
             self.undo_endpoints(state.endpoints.clone()).await;
         }
         result
+    }
+
+    /// Devices of the host; a path that was asked for may lie anywhere.
+    async fn devices_of(&self, def: &Arc<Definition>, privileged: bool) -> Result<Vec<HostDevice>> {
+        let asked: Vec<String> =
+            def.host.devices.iter().flatten().filter_map(|d| d.path_on_host.clone()).collect();
+        let places: Vec<&str> = asked.iter().map(String::as_str).collect();
+        if places.is_empty() {
+            return host_devices(&def.host, privileged);
+        }
+        let def = Arc::clone(def);
+        self.inner.foreign.run(&places, move |_| host_devices(&def.host, privileged)).await?
     }
 
     async fn undo_endpoints(&self, endpoints: BTreeMap<String, Endpoint>) {
@@ -222,7 +243,12 @@ impl Engine {
     }
 
     /// Plans, records, and makes everything that the process needs but its cgroup. On failure nothing of it is left.
-    async fn prepare(&self, now: &Now, state: &mut State) -> Result<Prepared> {
+    async fn prepare(
+        &self,
+        now: &Now,
+        state: &mut State,
+        joined: Option<Arc<OwnedFd>>,
+    ) -> Result<Prepared> {
         let source = self.network_source(now).await?;
         let planned = self.plan_endpoints(now, false).await?;
         state.endpoints = planned.endpoints;
@@ -239,7 +265,7 @@ impl Engine {
         let snapshots = self.inner.images.snapshots();
         let mounting = snapshots.mount(&now.def.id);
         let own = matches!(now.blueprint.network, NetworkMode::Network(_));
-        let networking = self.prepare_network(now, state.endpoints.clone(), own);
+        let networking = self.prepare_network(now, state.endpoints.clone(), own, joined);
         let volumes = self.volume_trees(now);
         tracing::trace!(target: STAGES, id = now.def.id, "planned");
         let (recorded, network, root, volumes) = tokio::join!(recording, networking, mounting, volumes);
@@ -297,25 +323,30 @@ impl Engine {
         now: &Now,
         mut endpoints: BTreeMap<String, Endpoint>,
         own: bool,
+        joined: Option<Arc<OwnedFd>>,
     ) -> Result<MadeNetwork> {
         if !own {
             return Ok(MadeNetwork { endpoints, namespace: None, holders: Vec::new() });
         }
-        let (pool, net) = (Arc::clone(&self.inner.namespaces), self.inner.net.clone());
+        let (source, net) = (self.inner.namespaces.clone(), self.inner.net.clone());
+        let def = Arc::clone(&now.def);
         let made = self
             .inner
             .pool
             .run(move || -> Result<_, (String, wharf_kernel::net::Error)> {
-                let namespace = pool
-                    .take()
+                let namespace = source
+                    .take(&def.id_maps, joined.as_deref())
                     .map_err(|e| (String::new(), wharf_kernel::net::Error::Missing(e.to_string())))?;
-                let holders = endpoints::apply(&net, &mut endpoints, &namespace)?;
+                let holders = match namespace.net() {
+                    Some(fd) => endpoints::apply(&net, &mut endpoints, fd)?,
+                    None => Vec::new(),
+                };
                 Ok((endpoints, namespace, holders))
             })
             .await?;
         let (endpoints, namespace, holders) =
             made.map_err(|(id, e)| endpoints::failure(&now.def.name, &id, &e))?;
-        Ok(MadeNetwork { endpoints, namespace: Some(NetNamespace::Fd(namespace)), holders })
+        Ok(MadeNetwork { endpoints, namespace: Some(namespace), holders })
     }
 
     /// Everything about files that needs the root file system: one visit to a kernel thread.
@@ -345,9 +376,16 @@ impl Engine {
             Ipc::Host => true,
             Ipc::Container(_) | Ipc::None | Ipc::Private { .. } => false,
         };
-        self.inner
-            .pool
-            .run(move || -> Result<Files> {
+        // With binds, devices or files that other file systems may hold, on threads that may hang.
+        let places: Vec<String> = def
+            .mounts
+            .iter()
+            .filter(|m| m.kind == MountKind::Bind)
+            .map(|m| m.source.clone())
+            .chain(def.host.devices.iter().flatten().filter_map(|d| d.path_on_host.clone()))
+            .chain(edits.mounts.iter().map(|(source, ..)| source.display().to_string()))
+            .collect();
+        let work = move |at: Option<&crate::foreign::At>| -> Result<Files> {
                 if let Some(text) = hosts {
                     filesystem::write_public(&dir.join("hosts"), &text)?;
                 }
@@ -355,14 +393,20 @@ impl Engine {
                 let account = account(&root, def.config.user.as_deref().unwrap_or(""), &def.host)?;
                 let mut own = Vec::new();
                 for (target, name) in OWN_FILES {
-                    own.push((target, mount::bind_path(&dir.join(name), false)?));
+                    own.push((target, own_file(&dir.join(name), &def.id_maps)?));
                 }
+                userns::check_user(&def.id_maps, &account.user)?;
                 let mut trees = Vec::with_capacity(def.mounts.len());
                 for (spec, volume) in def.mounts.iter().zip(volumes) {
                     trees.push(match (spec.kind, volume) {
                         (MountKind::Tmpfs, _) => None,
                         (_, Some(tree)) => Some((tree, false)),
-                        (_, None) => Some(bind_tree(spec)?),
+                        (_, None) => {
+                            if let Some(at) = at {
+                                at.place(&spec.source);
+                            }
+                            Some(bind_tree(spec, &def.id_maps)?)
+                        }
                     });
                 }
                 let shm =
@@ -371,6 +415,9 @@ impl Engine {
                 devices.extend(edits.devices);
                 let mut more = Vec::new();
                 for (source, target, read_only) in edits.mounts {
+                    if let Some(at) = at {
+                        at.place(&source.display().to_string());
+                    }
                     let is_file = !source.is_dir();
                     let tree = mount::bind_path(&source, true).doing(format_args!(
                         "CDI device injection failed: cannot mount {}",
@@ -389,8 +436,12 @@ impl Engine {
                     devices,
                     shm,
                 })
-            })
-            .await?
+        };
+        if places.is_empty() {
+            return self.inner.pool.run(move || work(None)).await?;
+        }
+        let places: Vec<&str> = places.iter().map(String::as_str).collect();
+        self.inner.foreign.run(&places, move |at| work(Some(at))).await?
     }
 
     async fn hand_over(
@@ -399,7 +450,7 @@ impl Engine {
         now: &Now,
         state: &mut State,
         files: Files,
-        net: Option<NetNamespace>,
+        spaces: Spaces,
         holders: Vec<OwnedFd>,
     ) -> Result<()> {
         let def = &now.def;
@@ -418,6 +469,14 @@ impl Engine {
             uts: if b.uts == Mode::Host { Namespace::Host } else { Namespace::New },
             ..Namespaces::default()
         };
+        let mut user = spaces.joined.map(|fd| fd.try_clone()).transpose()?;
+        let net = match spaces.net {
+            Some(NetNamespace::Pair(pair)) => {
+                user = Some(pair.user);
+                Some(NetNamespace::Fd(pair.net))
+            }
+            other => other,
+        };
         namespaces.net = match net {
             Some(NetNamespace::Fd(fd)) => {
                 let fd = fds.add(fd);
@@ -425,13 +484,27 @@ impl Engine {
                 Namespace::Join(fd)
             }
             Some(NetNamespace::Host) => Namespace::Host,
-            None => Namespace::New,
+            // Matched above.
+            Some(NetNamespace::Pair(_)) | None => Namespace::New,
+        };
+        let user = match user {
+            _ if def.id_maps.is_empty() => None,
+            Some(fd) => {
+                Some(UserNamespace { namespace: fds.add(fd), ids: Ids::both(def.id_maps.clone()) })
+            }
+            None => {
+                return Err(Error::conflict(
+                    "the container whose namespaces are joined does not run, so there is no user namespace to join",
+                ));
+            }
         };
         self.join_others(b, &mut namespaces, &mut fds, &mut shm).await?;
         if b.ipc == (Ipc::Private { shareable: true }) {
             let size = format!("size={}", b.shm_size);
             let flags = mount::Flags { no_suid: true, no_dev: true, no_exec: true, read_only: false };
-            let tree = mount::tmpfs(&["mode=1777", &size], flags)?;
+            let root = idmap::outside(&def.id_maps, 0).unwrap_or(0);
+            let (uid, gid) = (format!("uid={root}"), format!("gid={root}"));
+            let tree = mount::tmpfs(&["mode=1777", &size, &uid, &gid], flags)?;
             hold.push(("shm".into(), fds.add(mount::bind(tree.as_fd(), false)?)));
             shm = Some(fds.add(tree));
         }
@@ -474,6 +547,7 @@ impl Engine {
                 cgroup_path: state.cgroup.clone(),
                 hold,
                 hostname: &hostname,
+                user,
             },
         );
         plan.process.env.extend(files.env);
@@ -483,10 +557,8 @@ impl Engine {
         }
         tracing::trace!(target: STAGES, id = def.id, "handed over");
         let started = self
-            .inner
-            .keeper
-            .run(plan, fds.0)
-            .await
+            .set_up(container, plan, fds)
+            .await?
             .map_err(|e| start_error(&b.args, def.config.working_dir.as_deref().unwrap_or(""), &e))?;
         tracing::trace!(target: STAGES, id = def.id, "runs");
         state.status = Status::Running;
@@ -499,6 +571,40 @@ impl Engine {
         self.inner.registry.update(container, new.clone());
         self.after_start(container, &new).await;
         Ok(())
+    }
+
+    /// Has the keeper make the process. A set-up that hangs is killed after a while, or by who wants the container's end.
+    async fn set_up(
+        &self,
+        container: &Container,
+        plan: wharf_plan::run::RunPlan,
+        fds: Fds,
+    ) -> Result<Result<wharf_keeper::Started, StartError>> {
+        /// Also where the request is dropped.
+        struct Marked<'a>(&'a Container);
+        impl Drop for Marked<'_> {
+            fn drop(&mut self) {
+                self.0.setting_up.store(false, Ordering::SeqCst);
+            }
+        }
+        container.setting_up.store(true, Ordering::SeqCst);
+        let _marked = Marked(container);
+        let running = self.inner.keeper.run(plan, fds.0);
+        tokio::pin!(running);
+        if let Ok(started) = tokio::time::timeout(SETUP_PATIENCE, &mut running).await {
+            return Ok(started);
+        }
+        tracing::warn!(id = %container.id, "the set-up of a container hangs and is killed");
+        // Where it has just ended there is nothing to kill.
+        let _ = self.inner.keeper.signal(&container.id, crate::planner::signals::KILL).await;
+        match tokio::time::timeout(crate::stop::KILL_PATIENCE, &mut running).await {
+            Ok(Ok(started)) => {
+                // Killed before its program ran, or just as it did: either way its end is on its way.
+                drop(started);
+                Err(hangs(&container.id))
+            }
+            Ok(Err(_)) | Err(_) => Err(hangs(&container.id)),
+        }
     }
 
     /// What follows a start and cannot make it fail any more.
@@ -635,6 +741,26 @@ struct MadeNetwork {
 pub(crate) enum NetNamespace {
     Host,
     Fd(OwnedFd),
+    /// With the user namespace that it belongs to.
+    Pair(wharf_kernel::userns::Pair),
+}
+
+impl NetNamespace {
+    /// The namespace, if it is not the host's.
+    fn net(&self) -> Option<&OwnedFd> {
+        match self {
+            Self::Host => None,
+            Self::Fd(fd) => Some(fd),
+            Self::Pair(pair) => Some(&pair.net),
+        }
+    }
+}
+
+/// Namespaces of a start that are not made by the keeper.
+struct Spaces {
+    net: Option<NetNamespace>,
+    /// A process in the user namespace to be in.
+    joined: Option<Arc<OwnedFd>>,
 }
 
 fn console_size(host: &crate::models::HostConfig) -> Option<(u16, u16)> {
@@ -666,15 +792,35 @@ pub(crate) fn account(root: &Root, wanted: &str, host: &crate::models::HostConfi
     )
 }
 
-/// A bind's tree; `-v` makes the directory where it is missing.
-pub(crate) fn bind_tree(spec: &MountSpec) -> Result<(OwnedFd, bool)> {
+fn hangs(id: &str) -> Error {
+    Error::internal(format!(
+        "failed to create task for container: {id} was not set up within {} seconds and was killed: a file system or device that \
+         it uses hangs",
+        SETUP_PATIENCE.as_secs()
+    ))
+}
+
+/// One of the files that the engine writes for a container, as the container's root's.
+pub(crate) fn own_file(path: &Path, maps: &[IdMap]) -> Result<OwnedFd> {
+    let tree = mount::bind_path(path, false)?;
+    wharf_kernel::userns::map_mount(tree.as_fd(), maps, false)?;
+    Ok(tree)
+}
+
+/// A bind's tree; `-v` makes the directory where it is missing. Its ids are translated only where that is asked for.
+pub(crate) fn bind_tree(spec: &MountSpec, maps: &[IdMap]) -> Result<(OwnedFd, bool)> {
     let path = PathBuf::from(&spec.source);
     if spec.create_source && !path.exists() {
         std::fs::create_dir_all(&path).map_err(|e| {
             Error::internal(format!("error while creating mount source path '{}': {e}", spec.source))
         })?;
     }
-    filesystem::tree(&path, spec)
+    let (tree, file) = filesystem::tree(&path, spec)?;
+    if spec.id_mapped {
+        wharf_kernel::userns::map_mount(tree.as_fd(), maps, spec.recursive)
+            .map_err(|e| Error::internal(format!("cannot map the ids of {}: {e}", spec.source)))?;
+    }
+    Ok((tree, file))
 }
 
 /// Devices of the host that a container gets: those asked for, or with `--privileged` all.
@@ -722,7 +868,7 @@ fn host_devices(host: &crate::models::HostConfig, privileged: bool) -> Result<Ve
 }
 
 /// Limits of single block devices, with the devices' numbers.
-fn block_limits(host: &crate::models::HostConfig) -> Result<Vec<wharf_plan::run::BlockLimit>> {
+pub(crate) fn block_limits(host: &crate::models::HostConfig) -> Result<Vec<wharf_plan::run::BlockLimit>> {
     use wharf_plan::run::{BlockKind, BlockLimit};
     let mut all = Vec::new();
     let mut add = |kind, path: Option<&str>, value: u64| {

@@ -161,10 +161,12 @@ impl Engine {
         let columns = columns(ps_args)?;
         let (cgroups, path) = (self.inner.cgroups.clone(), now.state.cgroup.clone());
         let titles = columns.iter().map(|c| c.title().to_owned()).collect();
+        // A command line is in a process's own memory, which a file system that hangs may have to page in.
+        let place = format!("the list of processes of container {}", now.def.id);
         let processes = self
             .inner
-            .pool
-            .run(move || -> Result<Vec<Vec<String>>> {
+            .foreign
+            .run(&[&place], move |_| -> Result<Vec<Vec<String>>> {
                 let boot = boot_time();
                 let mut pids = cgroups.pids(&path)?;
                 pids.sort_unstable();

@@ -1,22 +1,26 @@
 //! Stopping, killing, pausing, renaming, updating, waiting.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use wharf_plan::run::BlockLimit;
 use wharf_store::Transaction;
 
 use crate::containers::Waiter;
 use crate::error::{Context, Error, Result};
 use crate::exit::policy;
-use crate::models::{ContainerUpdateBody, ContainerUpdateResponse, RestartPolicyNameEnum};
+use crate::models::{ContainerUpdateBody, ContainerUpdateResponse, HostConfig, RestartPolicyNameEnum};
 use crate::planner::{limits, names, run, signals};
 use crate::record::{CONTAINERS, NAMES, STATES, State, Status, put};
 use crate::registry::{Container, Life, Now};
 use crate::{Caller, Engine, WaitCondition};
 
 /// How long a killed process may take to be gone before the daemon says so.
-const KILL_PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const KILL_PATIENCE: Duration = Duration::from_secs(10);
+/// After so long a killed process is thawed: somebody else may have frozen its cgroup, and then it cannot even die.
+const FROZEN: Duration = Duration::from_millis(250);
 /// Seconds that `stop` gives when nobody says otherwise.
 const STOP_SECONDS: i64 = 10;
 
@@ -58,9 +62,33 @@ impl Engine {
         Ok(())
     }
 
+    /// The lock, for an operation that ends the container: a start that is still making the process is cut short, after this
+    /// time.
+    pub(crate) async fn lock_to_end<'a>(
+        &self,
+        container: &'a Container,
+        after: Duration,
+    ) -> Result<tokio::sync::MutexGuard<'a, crate::registry::Held>> {
+        if let Ok(held) = tokio::time::timeout(after, container.lock.lock()).await {
+            return Ok(held);
+        }
+        if container.setting_up.load(Ordering::SeqCst) {
+            // Where it has just come about, the caller goes on as with any that runs.
+            let _ = self.inner.keeper.signal(&container.id, signals::KILL).await;
+        }
+        tokio::time::timeout(KILL_PATIENCE, container.lock.lock()).await.map_err(|_| {
+            let what = if container.setting_up.load(Ordering::SeqCst) {
+                "it is being set up and does not even react to SIGKILL: a file system or device that it uses hangs"
+            } else {
+                "another operation on it does not come to its end"
+            };
+            Error::internal(format!("cannot stop container: {}: {what}", container.id))
+        })
+    }
+
     /// Marks a stop by the user and ends a pending restart. Answers whether there is a process to end.
-    async fn begin_stop(&self, container: &Arc<Container>) -> Result<Option<Now>> {
-        let held = container.lock.lock().await;
+    async fn begin_stop(&self, container: &Arc<Container>, patience: Duration) -> Result<Option<Now>> {
+        let held = self.lock_to_end(container, patience).await?;
         let now = container.now();
         let result = match now.state.status {
             Status::Restarting => {
@@ -105,11 +133,13 @@ impl Engine {
     ) -> Result<()> {
         let mut life = container.watch();
         let exits = life.borrow().exits;
-        let Some(now) = self.begin_stop(container).await? else { return Ok(()) };
+        let seconds = timeout.or(container.now().def.config.stop_timeout).unwrap_or(STOP_SECONDS);
+        // Without end is for processes that run; a set-up has its own limit.
+        let patience = Duration::from_secs(u64::try_from(seconds).unwrap_or(60));
+        let Some(now) = self.begin_stop(container, patience).await? else { return Ok(()) };
         let config = &now.def.config;
         let own = config.stop_signal.as_deref().filter(|s| !s.is_empty()).map(signals::parse).transpose()?;
         let signal = signal.or(own).unwrap_or(signals::TERM);
-        let seconds = timeout.or(config.stop_timeout).unwrap_or(STOP_SECONDS);
         if now.state.status == Status::Paused {
             let (cgroups, path) = (self.inner.cgroups.clone(), now.state.cgroup.clone());
             self.inner.pool.run(move || cgroups.thaw(&path)).await?.doing("cannot thaw")?;
@@ -137,7 +167,7 @@ impl Engine {
         }
         self.container_event(now, "kill", &[("signal", "9")]);
         let _ = self.signal(now, signals::KILL).await;
-        if tokio::time::timeout(KILL_PATIENCE, ended(life, exits)).await.is_err() {
+        if !self.dies(now, life, exits).await {
             return Err(Error::internal(format!(
                 "cannot stop container: {}: tried to kill container, but did not receive an exit event",
                 now.def.id
@@ -146,11 +176,22 @@ impl Engine {
         Ok(())
     }
 
+    /// Waits for the end of a killed container; false if it does not come.
+    async fn dies(&self, now: &Now, life: &mut watch::Receiver<Life>, exits: u64) -> bool {
+        if tokio::time::timeout(FROZEN, ended(life, exits)).await.is_ok() {
+            return true;
+        }
+        let (cgroups, path) = (self.inner.cgroups.clone(), now.state.cgroup.clone());
+        // A cgroup that is gone, or none that can be frozen: then nothing stood in the way.
+        drop(self.inner.pool.start(move || cgroups.thaw(&path)));
+        tokio::time::timeout(KILL_PATIENCE, ended(life, exits)).await.is_ok()
+    }
+
     /// Kills it for a removal; it is gone when this returns.
     pub(crate) async fn kill_for_removal(&self, container: &Arc<Container>) -> Result<()> {
         let mut life = container.watch();
         let exits = life.borrow().exits;
-        match self.begin_stop(container).await {
+        match self.begin_stop(container, Duration::ZERO).await {
             Ok(Some(now)) => self.kill_and_wait(&now, &mut life, exits).await,
             Ok(None) => Ok(()),
             Err(e) if e.kind == crate::Kind::NotModified => Ok(()),
@@ -222,6 +263,10 @@ impl Engine {
         let container = self.inner.registry.find(reference)?;
         let mut life = container.watch();
         let exits = life.borrow().exits;
+        if signal == signals::KILL && container.setting_up.load(Ordering::SeqCst) {
+            // Its process is there and can be killed, though its program does not run yet.
+            drop(self.lock_to_end(&container, Duration::ZERO).await?);
+        }
         let now = container.now();
         if !now.state.status.is_alive() {
             return Err(not_running(&now.def.id).context(format_args!("cannot kill container: {reference}")));
@@ -235,7 +280,7 @@ impl Engine {
                 .filter(|s| !s.is_empty())
                 .map_or(signal == signals::TERM, |s| signals::parse(s).is_ok_and(|s| s == signal));
         if stopping && policy(&now).0 != RestartPolicyNameEnum::NO {
-            match self.begin_stop(&container).await {
+            match self.begin_stop(&container, KILL_PATIENCE).await {
                 Err(e) if e.kind != crate::Kind::NotModified => return Err(e),
                 _ => {}
             }
@@ -246,7 +291,7 @@ impl Engine {
         self.container_event(&now, "kill", &[("signal", &signal.to_string())]);
         if signal == signals::KILL {
             // As with Docker, a kill has happened when it is answered.
-            let _ = tokio::time::timeout(KILL_PATIENCE, ended(&mut life, exits)).await;
+            let _ = self.dies(&now, &mut life, exits).await;
         }
         Ok(())
     }
@@ -346,9 +391,11 @@ impl Engine {
         }
         let blueprint = run::blueprint(&def.config, &def.host, &self.inner.facts())?;
         let warnings = limits::check(&blueprint.limits, &self.inner.facts(), true)?;
-        if now.state.status.is_alive() && blueprint.limits != now.blueprint.limits {
+        let block = block_changes(&now.def.host, &def.host)?;
+        if now.state.status.is_alive() && (blueprint.limits != now.blueprint.limits || !block.is_empty()) {
             let (cgroups, path) = (self.inner.cgroups.clone(), now.state.cgroup.clone());
-            let resources = limits::resources(&blueprint.limits, &self.inner.facts(), Vec::new());
+            let mut resources = limits::resources(&blueprint.limits, &self.inner.facts(), Vec::new());
+            resources.block = block;
             self.inner
                 .pool
                 .run(move || cgroups.update(&path, &resources))
@@ -371,4 +418,15 @@ impl Engine {
         let exits = life.borrow().exits;
         std::future::ready(Ok(Waiter { life, exits, condition, container })).await
     }
+}
+
+/// What an update changes of single block devices: the new limits, and none for those that went.
+fn block_changes(old: &HostConfig, new: &HostConfig) -> Result<Vec<BlockLimit>> {
+    let wanted = crate::start::block_limits(new)?;
+    // A device that is gone has no limit that could be lifted.
+    let lifted = crate::start::block_limits(old).unwrap_or_default().into_iter().filter(|limit| {
+        !wanted.iter().any(|w| (w.kind, w.major, w.minor) == (limit.kind, limit.major, limit.minor))
+    });
+    let lifted: Vec<BlockLimit> = lifted.map(|limit| BlockLimit { value: 0, ..limit }).collect();
+    Ok(wanted.into_iter().chain(lifted).collect())
 }

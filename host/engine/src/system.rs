@@ -62,10 +62,19 @@ impl Engine {
             security.insert(0, "name=apparmor".into());
         }
         security.push("name=cgroupns".into());
+        if settings.remap != crate::planner::userns::Remap::Off {
+            security.push("name=userns".into());
+        }
         if settings.no_new_privileges {
             security.push("name=no-new-privileges".into());
         }
         let v2 = inner.facts().cgroup_version == 2;
+        let dirs = if settings.cdi { settings.cdi_dirs.clone() } else { Vec::new() };
+        let devices = inner.pool.run(move || crate::cdi::discovered(&dirs)).await?;
+        let devices = devices
+            .into_iter()
+            .map(|id| crate::models::DeviceInfo { source: Some("cdi".into()), id: Some(id) })
+            .collect();
         std::future::ready(Ok(SystemInfo {
             id: Some(inner.id.clone()),
             containers: i64::try_from(containers.len()).ok(),
@@ -166,6 +175,11 @@ impl Engine {
                 ..crate::models::FirewallInfo::default()
             }),
             warnings: None,
+            // Docker's word where a part is not there: clients of older versions look for the fields.
+            containerd_commit: commit(),
+            runc_commit: commit(),
+            init_commit: commit(),
+            discovered_devices: Some(devices),
             cdi_spec_dirs: Some(if settings.cdi {
                 settings.cdi_dirs.iter().map(|d| d.display().to_string()).collect()
             } else {
@@ -243,7 +257,9 @@ impl Engine {
                     })
                     .count();
                 let path = std::path::PathBuf::from(&volume.mountpoint);
-                let size = self.inner.pool.run(move || tree_size(&path)).await?;
+                // One that does not answer has no size, and holds up nothing but this answer.
+                let place = format!("volume {}", volume.name);
+                let size = self.inner.foreign.run(&[&place], move |_| tree_size(&path)).await.unwrap_or(0);
                 volume.usage_data = Some(crate::models::VolumeUsageData {
                     size: i64::try_from(size).unwrap_or(-1),
                     ref_count: i64::try_from(users).unwrap_or(-1),
@@ -302,6 +318,11 @@ impl Engine {
             .collect();
         std::future::ready(Ok(Value::Array(list))).await
     }
+}
+
+#[allow(clippy::unnecessary_wraps, reason = "the models' fields are options")]
+fn commit() -> Option<crate::models::Commit> {
+    Some(crate::models::Commit { id: Some("N/A".into()) })
 }
 
 /// The indexes of registries as `info` shows them: the Hub, and those that are trusted without TLS.

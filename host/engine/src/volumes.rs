@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use wharf_kernel::{files, fs, mount};
+use wharf_kernel::{files, fs, mount, userns};
 use wharf_plan::files::{Op, Place, Root as PlaceRoot, Source, TreeCopy};
+use wharf_plan::types::IdMap;
 use wharf_plan::volume as plan;
 use wharf_plugins::{Call, ErrorKind};
 use wharf_store::Transaction;
@@ -175,9 +176,16 @@ impl Engine {
         if fresh.is_empty() {
             return Ok(());
         }
-        let root = Arc::new(fs::Root::new(self.inner.images.snapshots().mount(&now.def.id).await?));
+        // Both as they are on disk, so that owners are copied as they are.
+        let root = if now.def.id_maps.is_empty() {
+            self.inner.images.snapshots().mount(&now.def.id).await?
+        } else {
+            let image = self.inner.images.resolve(&now.def.image)?;
+            self.inner.images.snapshots().view(&image, &[]).await?
+        };
+        let root = Arc::new(fs::Root::new(root));
         for spec in fresh {
-            let tree = self.volume_tree(now, spec, false).await?;
+            let tree = self.volume_tree(now, spec, false, &[]).await?;
             let (root, place) = (Arc::clone(&root), spec.destination.clone());
             let (data, run) = {
                 let roots = self.inner.dirs.roots("volume-copy")?;
@@ -200,7 +208,13 @@ impl Engine {
     }
 
     /// A volume as a detached tree.
-    pub(crate) async fn volume_tree(&self, now: &Now, spec: &MountSpec, read_only: bool) -> Result<OwnedFd> {
+    pub(crate) async fn volume_tree(
+        &self,
+        now: &Now,
+        spec: &MountSpec,
+        read_only: bool,
+        maps: &[IdMap],
+    ) -> Result<OwnedFd> {
         let volume = self
             .inner
             .volumes
@@ -214,7 +228,7 @@ impl Engine {
             read_only,
             sub_path: spec.sub_path.clone(),
             options: Vec::new(),
-            id_maps: Vec::new(),
+            id_maps: maps.to_vec(),
             attachment: None,
             users: u32::try_from(self.volume_users(&volume.name, true).len()).unwrap_or(u32::MAX),
         };
@@ -227,9 +241,11 @@ impl Engine {
         }
         let (dirs, plugin) = (self.inner.dirs.clone(), volume.plugin.clone());
         let (ops, mounts) = (planned.value.ops, planned.value.mounts);
+        let maps = maps.to_vec();
+        let place = format!("volume {}", volume.name);
         self.inner
-            .pool
-            .run(move || -> Result<OwnedFd> {
+            .foreign
+            .run(&[&place], move |_| -> Result<OwnedFd> {
                 let mut roots = dirs.roots(&plugin)?;
                 let granted = |mount: &wharf_plan::files::Mount| match &mount.source {
                     Source::Place(Place { root: PlaceRoot::Granted(name), .. }) => Some(name.clone()),
@@ -245,6 +261,10 @@ impl Engine {
                 }
                 files::apply(&roots, &ops).map_err(|e| Error::internal(e.to_string()))?;
                 let tree = files::mount(&roots, &mounts).map_err(|e| Error::internal(e.to_string()))?;
+                // A driver that does not look at ids leaves them to the host.
+                if mounts.iter().all(|m| m.id_maps.is_empty()) {
+                    userns::map_mount(tree.as_fd(), &maps, false)?;
+                }
                 if read_only {
                     let flags = mount::Flags { read_only: true, ..mount::Flags::default() };
                     mount::set_attr(tree.as_fd(), flags, true)?;
@@ -256,9 +276,9 @@ impl Engine {
     }
 
     /// An image's files, or a directory of them, as a detached tree.
-    pub(crate) async fn image_tree(&self, spec: &MountSpec) -> Result<OwnedFd> {
+    pub(crate) async fn image_tree(&self, spec: &MountSpec, maps: &[IdMap]) -> Result<OwnedFd> {
         let image = self.inner.images.resolve(&spec.source)?;
-        let view = self.inner.images.snapshots().view(&image).await?;
+        let view = self.inner.images.snapshots().view(&image, maps).await?;
         let Some(below) = spec.sub_path.clone() else { return Ok(view) };
         let source = spec.source.clone();
         self.inner
@@ -282,7 +302,7 @@ impl Engine {
         for spec in &now.def.mounts {
             all.push(match spec.kind {
                 MountKind::Volume => {
-                    let tree = self.volume_tree(now, spec, spec.read_only).await?;
+                    let tree = self.volume_tree(now, spec, spec.read_only, &now.def.id_maps).await?;
                     if let Some(volume) = self.inner.volumes.get(&spec.source) {
                         self.volume_event(
                             &volume,
@@ -292,11 +312,20 @@ impl Engine {
                     }
                     Some(tree)
                 }
-                MountKind::Image => Some(self.image_tree(spec).await?),
+                MountKind::Image => Some(self.image_tree(spec, &now.def.id_maps).await?),
                 MountKind::Bind | MountKind::Tmpfs => None,
             });
         }
         Ok(all)
+    }
+
+    /// Tells that an ended container's volumes are not mounted any more.
+    pub(crate) fn volumes_unmounted(&self, now: &Now) {
+        for spec in now.def.mounts.iter().filter(|spec| spec.kind == MountKind::Volume) {
+            if let Some(volume) = self.inner.volumes.get(&spec.source) {
+                self.volume_event(&volume, "unmount", &[("container", &now.def.id)]);
+            }
+        }
     }
 
     /// Ids of the containers that use a volume.

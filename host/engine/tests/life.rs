@@ -291,7 +291,7 @@ fn plan_changes_nothing() {
         let plan = rig
             .engine
             .container_plan(
-                CreateOptions { name: Some("p1".into()), platform: None },
+                CreateOptions { name: Some("p1".into()), ..CreateOptions::default() },
                 create_body(body).unwrap(),
                 &Caller::default(),
             )

@@ -137,7 +137,7 @@ impl Inner {
         }
         index.insert(&id, &record)?;
         self.make_durable().await?;
-        self.settings.store.commit(transaction).await?;
+        self.commit_lasting(transaction).await?;
         index.images.get(&id).cloned().ok_or_else(|| Error::internal("a lost image"))
     }
 

@@ -249,6 +249,16 @@ impl Inner {
         blocking(move || Ok(files::mount(&roots, &mounts)?)).await
     }
 
+    /// Commits what a user is told that it is done, or what files go after: a power cut does not undo it.
+    pub(crate) async fn commit_lasting(&self, transaction: Transaction) -> Result<()> {
+        let store = &self.settings.store;
+        if self.settings.durable {
+            Ok(store.commit_lasting(transaction).await?)
+        } else {
+            Ok(store.commit(transaction).await?)
+        }
+    }
+
     /// Drops a journal entry whose files are gone.
     async fn forget(&self, id: &str) {
         let mut transaction = Transaction::new();

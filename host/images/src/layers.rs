@@ -9,7 +9,9 @@ use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 use wharf_kernel::files::tree::{self, Meta, Tree, split};
 use wharf_kernel::files::{self, Roots};
+use wharf_plan::files::{Mount, MountAttributes, OptionValue, Place, Root as PlaceRoot, Source};
 use wharf_plan::storage::{Kind, PrepareRequest, Purpose, Snapshot, Stack};
+use wharf_plan::types::IdMap;
 use wharf_store::Transaction;
 
 use crate::archive::decompress::decompress;
@@ -224,7 +226,7 @@ impl Inner {
     }
 
     /// Layers that an image, a container or an operation under way needs.
-    fn needed(&self, index: &Index) -> HashSet<String> {
+    pub(crate) fn needed(&self, index: &Index) -> HashSet<String> {
         let mut tops: Vec<String> =
             index.images.values().filter_map(|image| image.chain_id().map(str::to_owned)).collect();
         let containers = self.containers.read().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -309,13 +311,23 @@ impl Inner {
 
     /// A committed layer's view, for reading.
     pub(crate) async fn view(self: &Arc<Self>, chain: &str) -> Result<(OwnedFd, Pin)> {
+        self.view_mapped(chain, &[]).await
+    }
+
+    /// As [`view`](Self::view), with the ids that a user namespace has for them.
+    pub(crate) async fn view_mapped(
+        self: &Arc<Self>,
+        chain: &str,
+        maps: &[IdMap],
+    ) -> Result<(OwnedFd, Pin)> {
         let pin = self.pin(chain);
         let index = self.index.load_full();
         let lineage = Self::lineage(&index, Some(chain))?;
         let Some((top, below)) = lineage.split_first() else {
             return Err(Error::internal("a layer without a snapshot"));
         };
-        let stack = self.stack(&operation(), top, below, Purpose::ReadOnlyInspect).await?;
+        let mut stack = self.stack(&operation(), top, below, Purpose::ReadOnlyInspect).await?;
+        map_layers(&mut stack.mounts, maps);
         Ok((self.mount(stack.mounts).await?, pin))
     }
 }
@@ -441,5 +453,89 @@ impl Inner {
     pub(crate) fn publish_layers(&self, index: &Index) {
         self.index
             .store(Arc::new(Index { layers: index.layers.clone(), ..self.index.load().as_ref().clone() }));
+    }
+}
+
+/// Translates the ids of a plan that was made without: a mount alone, or an overlay's layers, which an overlay cannot do
+/// for itself.
+fn map_layers(mounts: &mut Vec<Mount>, maps: &[IdMap]) {
+    if maps.is_empty() {
+        return;
+    }
+    let mut all: Vec<Mount> = Vec::with_capacity(mounts.len());
+    // Where each mount of the plan is in the new one.
+    let mut moved: Vec<u32> = Vec::with_capacity(mounts.len());
+    let number = |list: &Vec<Mount>| u32::try_from(list.len()).unwrap_or(u32::MAX);
+    for mut mount in std::mem::take(mounts) {
+        let follow = |place: &mut Place| {
+            if let PlaceRoot::Mount(n) = &mut place.root
+                && let Some(new) = usize::try_from(*n).ok().and_then(|n| moved.get(n))
+            {
+                *n = *new;
+            }
+        };
+        if let Source::Place(place) = &mut mount.source {
+            follow(place);
+        }
+        for (_, value) in &mut mount.options {
+            let places: &mut [Place] = match value {
+                OptionValue::Place(place) => std::slice::from_mut(place),
+                OptionValue::Places(list) => list,
+                _ => continue,
+            };
+            for place in places {
+                follow(place);
+                // A layer that is a directory becomes a mapped mount of it; a mount of the plan is mapped already.
+                if mount.fstype == "overlay" && !matches!(place.root, PlaceRoot::Mount(_)) {
+                    all.push(Mount {
+                        fstype: "bind".into(),
+                        source: Source::Place(place.clone()),
+                        options: Vec::new(),
+                        attributes: MountAttributes::empty(),
+                        id_maps: maps.to_vec(),
+                    });
+                    let layer = PlaceRoot::Mount(number(&all) - 1);
+                    *place = Place { root: layer, path: String::new() };
+                }
+            }
+        }
+        if mount.fstype != "overlay" && mount.id_maps.is_empty() {
+            mount.id_maps = maps.to_vec();
+        }
+        all.push(mount);
+        moved.push(number(&all) - 1);
+    }
+    *mounts = all;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_of_a_plan_are_mapped_one_by_one() {
+        let dir = |path: &str| Place { root: PlaceRoot::Data, path: path.into() };
+        let nth = |n: u32| Place { root: PlaceRoot::Mount(n), path: String::new() };
+        let mount = |fstype: &str, source, options| Mount {
+            fstype: fstype.into(),
+            source,
+            options,
+            attributes: MountAttributes::empty(),
+            id_maps: Vec::new(),
+        };
+        let lower = |places| vec![("lowerdir+".to_owned(), OptionValue::Places(places))];
+        let mut plan = vec![
+            mount("overlay", Source::None, lower(vec![dir("c"), dir("d")])),
+            mount("overlay", Source::None, lower(vec![dir("a"), nth(0)])),
+        ];
+        let maps = [IdMap { inside: 0, outside: 9, size: 5 }];
+        map_layers(&mut plan, &maps);
+        let shape: Vec<_> = plan.iter().map(|m| (m.fstype.as_str(), m.id_maps.len())).collect();
+        assert_eq!(shape, [("bind", 1), ("bind", 1), ("overlay", 0), ("bind", 1), ("overlay", 0)]);
+        assert_eq!(plan[2].options, lower(vec![nth(0), nth(1)]));
+        assert_eq!(plan[4].options, lower(vec![nth(3), nth(2)]));
+        let mut single = vec![mount("bind", Source::Place(dir("a")), Vec::new())];
+        map_layers(&mut single, &maps);
+        assert_eq!((single.len(), &single[0].id_maps[..]), (1, &maps[..]));
     }
 }

@@ -25,6 +25,7 @@ mod digest;
 mod distribution;
 pub mod driver;
 mod error;
+pub mod gc;
 mod import;
 mod inner;
 mod layers;
@@ -281,6 +282,22 @@ impl Images {
     /// Removes images that nothing uses.
     pub async fn prune(&self, options: PruneOptions) -> Result<Pruned> {
         self.inner.prune(&options).await
+    }
+
+    /// What [`collect_garbage`](Self::collect_garbage) would do; nothing is changed.
+    pub fn plan_garbage(&self, policies: &[gc::GcPolicy], uses: &[Use], now: i64) -> Vec<gc::Doomed> {
+        remove::plan_garbage(&self.inner.index.load(), policies, uses, now)
+    }
+
+    /// Removes one after the other the images that the policies say. `uses` is asked before each, so that what was
+    /// put to use meanwhile stays; between two of them others have their turn. `now` is in seconds since 1970.
+    pub async fn collect_garbage(
+        &self,
+        policies: &[gc::GcPolicy],
+        uses: impl Fn() -> Vec<Use>,
+        now: i64,
+    ) -> Result<Pruned> {
+        self.inner.collect_garbage(policies, uses, now).await
     }
 
     /// Disk use, each layer counted once.

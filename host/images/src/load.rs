@@ -440,7 +440,7 @@ impl Loading<'_> {
             loaded.push((id, image.names, moved));
         }
         inner.make_durable().await?;
-        inner.settings.store.commit(transaction).await?;
+        inner.commit_lasting(transaction).await?;
         let mut result = Vec::new();
         for (id, names, moved) in loaded {
             let image = index.images.get(&id).cloned().ok_or_else(|| Error::internal("a lost image"))?;

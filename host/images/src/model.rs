@@ -277,6 +277,8 @@ pub struct PruneOptions {
     pub not_labels: Vec<(String, Option<String>)>,
     /// Containers that exist.
     pub uses: Vec<Use>,
+    /// Only say what would go.
+    pub dry_run: bool,
 }
 
 /// What `prune` did.

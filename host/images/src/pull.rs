@@ -360,7 +360,7 @@ impl Pulling {
         if !known {
             inner.make_durable().await?;
         }
-        inner.settings.store.commit(transaction).await?;
+        inner.commit_lasting(transaction).await?;
         let image = index.images.get(&id).cloned().ok_or_else(|| Error::internal("a lost image"))?;
         inner.index.store(Arc::new(index));
         Ok(Pulled { image, up_to_date })

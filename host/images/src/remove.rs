@@ -1,10 +1,12 @@
 //! Names and the end of images, with Docker's rules and words.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use wharf_store::Transaction;
 
 use crate::error::{Error, Result};
+use crate::gc::{self, Doomed, GcPolicy, has_label};
 use crate::inner::Inner;
 use crate::model::{Deleted, Image, PruneOptions, Pruned, RemoveOptions, Use};
 use crate::record::{IMAGES, ImageRecord, Index, NAMES, NameRecord, encode};
@@ -170,9 +172,24 @@ impl Removal<'_> {
         Ok(())
     }
 
+    /// What [`finish`](Self::finish) would answer.
+    fn foresee(mut self) -> Pruned {
+        let mut reclaimed = 0;
+        if self.deleted.iter().any(|d| matches!(d, Deleted::Image(_))) {
+            let needed = self.inner.needed(&self.index);
+            let free = self.index.layers.values().filter(|layer| !needed.contains(&layer.chain_id));
+            for layer in free {
+                reclaimed += layer.size;
+                self.deleted.push(Deleted::Layer(layer.chain_id.clone()));
+            }
+        }
+        Pruned { deleted: self.deleted, reclaimed }
+    }
+
     /// Writes the decision, then frees the layers.
     async fn finish(mut self) -> Result<Vec<Deleted>> {
-        self.inner.settings.store.commit(std::mem::take(&mut self.transaction)).await?;
+        // An image that comes back with a power cut, when its layers do not, would be one that does not run.
+        self.inner.commit_lasting(std::mem::take(&mut self.transaction)).await?;
         // From here on the images are gone for everyone, whatever becomes of the layers.
         self.inner.index.store(Arc::new(self.index.clone()));
         if self.deleted.iter().any(|d| matches!(d, Deleted::Image(_))) {
@@ -182,6 +199,14 @@ impl Removal<'_> {
         }
         Ok(self.deleted)
     }
+}
+
+/// What the policies say of the images there are.
+pub(crate) fn plan_garbage(index: &Index, policies: &[GcPolicy], uses: &[Use], now: i64) -> Vec<Doomed> {
+    let images: Vec<Arc<Image>> = index.images.values().cloned().collect();
+    let layers: HashMap<String, u64> =
+        index.layers.values().map(|layer| (layer.chain_id.clone(), layer.size)).collect();
+    gc::plan(&images, &layers, uses, policies, now)
 }
 
 impl Inner {
@@ -261,7 +286,7 @@ impl Inner {
         let mut transaction = Transaction::new();
         transaction.put(NAMES, &self.key(&target.full()), encode(&NameRecord { image: image.id.clone() })?);
         transaction.put(IMAGES, &self.key(&image.id), encode(&record)?);
-        self.settings.store.commit(transaction).await?;
+        self.commit_lasting(transaction).await?;
         let old = index.names.insert(target.full(), image.id.clone()).filter(|old| *old != image.id);
         if let Some(old) = &old {
             index.rename(old);
@@ -274,14 +299,38 @@ impl Inner {
         Ok((target.familiar(), old))
     }
 
+    pub(crate) async fn collect_garbage(
+        &self,
+        policies: &[GcPolicy],
+        uses: impl Fn() -> Vec<Use>,
+        now: i64,
+    ) -> Result<Pruned> {
+        let mut all = Pruned::default();
+        loop {
+            let _changing = self.changing.lock().await;
+            let mut removal = self.removal();
+            let uses = uses();
+            // Planned anew each time: it costs little, and what happened meanwhile counts.
+            let Some(first) = plan_garbage(&removal.index, policies, &uses, now).into_iter().next() else {
+                return Ok(all);
+            };
+            let before: u64 = removal.index.layers.values().map(|layer| layer.size).sum();
+            let how = RemoveOptions { force: true, no_prune: true, uses };
+            removal.image(&first.image, &how, true, true)?;
+            if removal.deleted.is_empty() {
+                // Something keeps it that the plan does not know; asking again would not end.
+                return Ok(all);
+            }
+            all.deleted.extend(removal.finish().await?);
+            let after: u64 = self.index.load().layers.values().map(|layer| layer.size).sum();
+            all.reclaimed += before.saturating_sub(after);
+        }
+    }
+
     pub(crate) async fn prune(&self, options: &PruneOptions) -> Result<Pruned> {
         let _changing = self.changing.lock().await;
         let mut removal = self.removal();
         let before: u64 = removal.index.layers.values().map(|layer| layer.size).sum();
-        let has = |image: &Image, name: &str, value: Option<&String>| {
-            let found = image.config.labels.as_ref().and_then(|labels| labels.get(name));
-            found.is_some_and(|found| value.is_none_or(|value| value == found))
-        };
         let used = |id: &str| options.uses.iter().any(|u| u.image == id);
         let doomed: Vec<Arc<Image>> = removal
             .index
@@ -290,8 +339,8 @@ impl Inner {
             .filter(|image| options.all || image.repo_tags.is_empty())
             .filter(|image| !used(&image.id))
             .filter(|image| options.until.is_none_or(|until| image.created_unix < until))
-            .filter(|image| options.labels.iter().all(|(k, v)| has(image, k, v.as_ref())))
-            .filter(|image| !options.not_labels.iter().any(|(k, v)| has(image, k, v.as_ref())))
+            .filter(|image| options.labels.iter().all(|(k, v)| has_label(image, k, v.as_ref())))
+            .filter(|image| !options.not_labels.iter().any(|(k, v)| has_label(image, k, v.as_ref())))
             .cloned()
             .collect();
         let how = RemoveOptions { force: true, no_prune: false, uses: options.uses.clone() };
@@ -302,6 +351,9 @@ impl Inner {
             if removal.index.images.contains_key(id) && !has_child {
                 removal.image(id, &how, true, true)?;
             }
+        }
+        if options.dry_run {
+            return Ok(removal.foresee());
         }
         let deleted = removal.finish().await?;
         let after: u64 = self.index.load().layers.values().map(|layer| layer.size).sum();

@@ -9,6 +9,7 @@ use serde::Serialize;
 use wharf_kernel::files;
 use wharf_plan::files::{Mount, Op, Place};
 use wharf_plan::storage::{Kind, PrepareRequest, Purpose};
+use wharf_plan::types::IdMap;
 use wharf_store::Transaction;
 
 use crate::Images;
@@ -45,6 +46,8 @@ pub struct SnapshotOptions {
     pub size_limit: Option<u64>,
     /// Label of the mount under `SELinux`.
     pub mount_label: Option<String>,
+    /// How its ids show for the host; what is on disk is the same for every container.
+    pub id_maps: Vec<IdMap>,
 }
 
 impl Snapshots {
@@ -102,7 +105,7 @@ impl Snapshots {
             labels: Vec::new(),
             options: inner.settings.options.clone(),
             size_limit: options.size_limit,
-            id_maps: Vec::new(),
+            id_maps: options.id_maps,
             mount_label: options.mount_label,
         })
     }
@@ -293,13 +296,14 @@ impl Snapshots {
         Ok(facts.into_iter().map(|(key, value)| (key, plain(value))).collect())
     }
 
-    /// An image's files, read-only, as a detached mount: for reading `/etc/passwd` before there is a container.
-    pub async fn view(&self, image: &Image) -> Result<OwnedFd> {
+    /// An image's files, read-only, as a detached mount: for reading `/etc/passwd` before there is a container, and for image
+    /// mounts, whose ids show through `maps`.
+    pub async fn view(&self, image: &Image, maps: &[IdMap]) -> Result<OwnedFd> {
         let Some(chain) = image.chain_id() else {
             return Err(Error::not_found(format!("image {} has no files", image.short_id())));
         };
         // The mount itself holds the files from here on.
-        self.inner().view(chain).await.map(|(root, _pin)| root)
+        self.inner().view_mapped(chain, maps).await.map(|(root, _pin)| root)
     }
 
     /// Removes every container file system whose container is not in `live`. Answers their container ids.

@@ -150,7 +150,7 @@ impl Streams {
         // Checked when the container was made; what cannot be read any more gets the defaults.
         let options = LogOptions::parse(&spec.log_driver, &spec.log_options).unwrap_or_default();
         let limits = if spec.log_driver == NONE {
-            Limits { segment: 1 << 20, total: 4 << 20, attached: 1 << 30 }
+            Limits { segment: 1 << 20, total: 4 << 20, follower: 8 << 20, attached: 1 << 30 }
         } else {
             Limits::of(options.max_size, options.max_file)
         };

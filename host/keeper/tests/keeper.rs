@@ -48,7 +48,7 @@ async fn a_hanging_child_hangs_alone() {
     let id = stuck.run.id.clone();
     assert!(rig.keeper.list().await.unwrap().iter().any(|e| e.id == id && e.exit.is_none()));
     let exec =
-        ExecPlan { id: "e".into(), container: id.clone(), process: process(&["true"]), hold: Vec::new() };
+        ExecPlan { id: "e".into(), container: id.clone(), ids: None, process: process(&["true"]), hold: Vec::new() };
     assert_eq!(rig.keeper.exec(exec, Vec::new()).await.unwrap_err().errno, libc::EAGAIN);
     let mut again = rig.plan("true");
     again.run.id.clone_from(&id);
@@ -189,7 +189,7 @@ async fn the_keeper_dies() {
     assert_eq!(list.iter().find(|e| e.id == one).unwrap().pid, pid);
     // Joining, and a limit of the container that it joined, still work.
     let exec =
-        ExecPlan { id: "e".into(), container: one.clone(), process: process(&["true"]), hold: Vec::new() };
+        ExecPlan { id: "e".into(), container: one.clone(), ids: None, process: process(&["true"]), hold: Vec::new() };
     rig.keeper.exec(exec, Vec::new()).await.unwrap();
     assert_eq!(rig.exit("e").await.code, 0);
     rig.keeper.forget("e").await.unwrap();

@@ -24,6 +24,7 @@ fn exec_plan(container: &str, id: &str, script: &str) -> ExecPlan {
     ExecPlan {
         id: id.into(),
         container: container.into(),
+        ids: None,
         process: process(&["/bin/sh", "-c", script]),
         hold: Vec::new(),
     }

@@ -17,5 +17,6 @@ pub mod netns;
 pub mod seccomp;
 #[allow(unsafe_code, reason = "the one module of system calls")]
 pub mod sys;
+pub mod userns;
 
 pub use error::{Error, Result};

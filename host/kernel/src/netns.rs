@@ -41,22 +41,28 @@ fn make(home: Option<&OwnedFd>) -> Result<OwnedFd> {
     made
 }
 
-#[derive(Debug, Default)]
-struct State {
-    ready: VecDeque<OwnedFd>,
+#[derive(Debug)]
+struct State<T> {
+    ready: VecDeque<T>,
     failed: Option<Error>,
     closing: bool,
 }
 
-#[derive(Debug)]
-struct Shared {
-    state: Mutex<State>,
+struct Shared<T> {
+    state: Mutex<State<T>>,
     taken: Condvar,
     size: usize,
+    make: Box<dyn Fn() -> Result<T> + Send + Sync>,
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl<T> std::fmt::Debug for Shared<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("size", &self.size).finish_non_exhaustive()
+    }
+}
+
+impl<T> Shared<T> {
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
         // The state is valid after every statement, so a panic elsewhere does not spoil it.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -64,40 +70,57 @@ impl Shared {
 
 /// Ready namespaces, made by a background thread. Making one costs 0.6 ms and sometimes 5; taking one nothing.
 #[derive(Debug)]
-pub struct Pool {
-    shared: Arc<Shared>,
+pub struct Pool<T = OwnedFd> {
+    shared: Arc<Shared<T>>,
 }
 
 impl Pool {
-    /// Keeps `size` ready. The namespaces belong to the network of the thread that calls this.
+    /// Keeps `size` network namespaces ready. They belong to the network of the thread that calls this.
     pub fn new(size: usize) -> Result<Self> {
         let home = current()?;
+        Self::with(size, create, move || make(Some(&home)))
+    }
+}
+
+impl<T: Send + 'static> Pool<T> {
+    /// Keeps `size` of whatever `make` makes ready.
+    pub fn of(size: usize, make: impl Fn() -> Result<T> + Send + Sync + Clone + 'static) -> Result<Self> {
+        Self::with(size, make.clone(), make)
+    }
+
+    /// `make` is for who finds the pool empty, `ahead` for the pool's own thread, whose namespace it may change.
+    fn with(
+        size: usize,
+        make: impl Fn() -> Result<T> + Send + Sync + 'static,
+        ahead: impl Fn() -> Result<T> + Send + 'static,
+    ) -> Result<Self> {
         let shared = Arc::new(Shared {
-            state: Mutex::new(State::default()),
+            state: Mutex::new(State { ready: VecDeque::new(), failed: None, closing: false }),
             taken: Condvar::new(),
             size: size.max(1),
+            make: Box::new(make),
         });
         let filler = Arc::clone(&shared);
         std::thread::Builder::new()
             .name("netns-pool".into())
-            .stack_size(64 * 1024)
-            .spawn(move || fill(&filler, &home))
+            .stack_size(128 * 1024)
+            .spawn(move || fill(&filler, ahead))
             .map_err(Error::from)?;
         Ok(Self { shared })
     }
 
     /// One that is ready, or a new one where the pool is empty. Blocks for the time of making one at most.
-    pub fn take(&self) -> Result<OwnedFd> {
+    pub fn take(&self) -> Result<T> {
         let ready = self.shared.lock().ready.pop_front();
         self.shared.taken.notify_one();
         match ready {
             Some(namespace) => Ok(namespace),
-            None => create(),
+            None => (self.shared.make)(),
         }
     }
 
     /// Gives back a namespace that was taken and never used.
-    pub fn give_back(&self, namespace: OwnedFd) {
+    pub fn give_back(&self, namespace: T) {
         self.shared.lock().ready.push_back(namespace);
     }
 
@@ -112,14 +135,14 @@ impl Pool {
     }
 }
 
-impl Drop for Pool {
+impl<T> Drop for Pool<T> {
     fn drop(&mut self) {
         self.shared.lock().closing = true;
         self.shared.taken.notify_one();
     }
 }
 
-fn fill(shared: &Shared, home: &OwnedFd) {
+fn fill<T>(shared: &Shared<T>, ahead: impl Fn() -> Result<T>) {
     loop {
         {
             let mut state = shared.lock();
@@ -132,7 +155,7 @@ fn fill(shared: &Shared, home: &OwnedFd) {
                 return;
             }
         }
-        let made = make(Some(home));
+        let made = ahead();
         let mut state = shared.lock();
         match made {
             Ok(namespace) => state.ready.push_back(namespace),

@@ -9,9 +9,10 @@ use oci_spec::runtime::{
 use wharf_kernel::caps;
 use wharf_plan::run::{
     BlockKind, BlockLimit, Capabilities, Cgroup, Device, DeviceRule, Fd, Mount, MountSource, Namespace,
-    Namespaces, Process, Resources, Rlimit, RunPlan, TimeNamespace, User, base_devices, slice_path,
+    Ids, Namespaces, Process, Resources, Rlimit, RunPlan, TimeNamespace, User, base_devices, slice_path,
 };
 
+use crate::user::{self, User as UserNs};
 use crate::{Doing, Error, Result};
 
 /// Something that the plan refers to by a number.
@@ -20,7 +21,13 @@ pub(crate) enum Open {
     /// The bundle's root file system as a detached tree.
     Rootfs(PathBuf),
     /// A path of the host as a detached tree.
-    Bind { source: PathBuf, recursive: bool, restrict: Restrict },
+    Bind {
+        source: PathBuf,
+        recursive: bool,
+        restrict: Restrict,
+        /// Ids to translate, also those of the mounts below.
+        ids: Option<(Ids, bool)>,
+    },
     /// A file system of a type that is not made inside the container.
     Other { fstype: String, source: String, options: Vec<String>, restrict: Restrict },
     /// A namespace.
@@ -43,6 +50,8 @@ pub(crate) struct Restrict {
 pub(crate) struct Converted {
     pub(crate) plan: RunPlan,
     pub(crate) open: Vec<Open>,
+    /// Its user namespace.
+    pub(crate) user: UserNs,
     /// The process is in a pid namespace of its own.
     pub(crate) own_pids: bool,
 }
@@ -120,7 +129,7 @@ pub(crate) fn process(spec: &OciProcess) -> Result<Process> {
     })
 }
 
-fn namespaces(spec: &Spec, open: &mut Vec<Open>) -> Result<(Namespaces, TimeNamespace)> {
+fn namespaces(spec: &Spec, open: &mut Vec<Open>) -> Result<(Namespaces, TimeNamespace, UserNs)> {
     let mut all = Namespaces {
         pid: Namespace::Host,
         ipc: Namespace::Host,
@@ -130,6 +139,8 @@ fn namespaces(spec: &Spec, open: &mut Vec<Open>) -> Result<(Namespaces, TimeName
     };
     let mut time = TimeNamespace::Host;
     let mut mount = false;
+    let mut users = UserNs::Host;
+    user::check_unused(spec)?;
     let linux = spec.linux().as_ref();
     for namespace in linux.and_then(|l| l.namespaces().as_ref()).into_iter().flatten() {
         let path = namespace.path().clone().filter(|p| !p.as_os_str().is_empty());
@@ -148,7 +159,7 @@ fn namespaces(spec: &Spec, open: &mut Vec<Open>) -> Result<(Namespaces, TimeName
             LinuxNamespaceType::Cgroup => all.cgroup = found,
             LinuxNamespaceType::Mount if found == Namespace::New => mount = true,
             LinuxNamespaceType::Mount => return refuse("joining a mount namespace is not supported"),
-            LinuxNamespaceType::User => return refuse("user namespaces are not supported yet"),
+            LinuxNamespaceType::User => users = user::user(spec, found)?,
             LinuxNamespaceType::Time => {
                 time = match found {
                     Namespace::Join(fd) => TimeNamespace::Join(fd),
@@ -160,7 +171,7 @@ fn namespaces(spec: &Spec, open: &mut Vec<Open>) -> Result<(Namespaces, TimeName
     if !mount {
         return refuse("a container without a mount namespace of its own is not supported");
     }
-    Ok((all, time))
+    Ok((all, time, users))
 }
 
 fn clocks(spec: &Spec) -> Vec<(String, i64, u32)> {
@@ -206,7 +217,7 @@ fn options(list: &[String]) -> Options {
             "exec" => restrict.no_exec = false,
             "private" | "rprivate" | "slave" | "rslave" | "shared" | "rshared" | "unbindable"
             | "runbindable" => all.propagation.clone_from(option),
-            "defaults" | "async" | "relatime" | "tmpcopyup" => {}
+            "defaults" | "async" | "relatime" | "tmpcopyup" | "idmap" | "ridmap" => {}
             _ => all.rest.push(option.clone()),
         }
     }
@@ -227,7 +238,8 @@ fn mounts(spec: &Spec, bundle: &Path, open: &mut Vec<Open>) -> Result<Vec<Mount>
         let content = if bind {
             let source = bundle.join(&source);
             let recursive = o.recursive || fstype == "rbind";
-            MountSource::Tree(add(open, Open::Bind { source, recursive, restrict: o.restrict }))
+            let ids = user::of_mount(spec, mount)?;
+            MountSource::Tree(add(open, Open::Bind { source, recursive, restrict: o.restrict, ids }))
         } else if INSIDE.contains(&fstype.as_str()) {
             MountSource::New { fstype: fstype.clone(), options: o.rest.clone() }
         } else if fstype.is_empty() {
@@ -415,7 +427,7 @@ pub(crate) fn convert(spec: &Spec, id: &str, bundle: &Path, systemd: bool) -> Re
         return refuse("mountLabel needs SELinux, which is not supported");
     }
     let mut open = vec![Open::Rootfs(bundle.join(root.path()))];
-    let (spaces, time) = namespaces(spec, &mut open)?;
+    let (spaces, time, users) = namespaces(spec, &mut open)?;
     let own_uts = spaces.uts == Namespace::New;
     for (name, what) in [(spec.hostname(), "hostname"), (spec.domainname(), "domainname")] {
         if name.as_ref().is_some_and(|n| !n.is_empty()) && spaces.uts == Namespace::Host {
@@ -433,6 +445,7 @@ pub(crate) fn convert(spec: &Spec, id: &str, bundle: &Path, systemd: bool) -> Re
         rootfs_read_only: root.readonly().unwrap_or(false),
         rootfs_propagation: if propagation.is_empty() { "rslave".into() } else { propagation },
         namespaces: spaces,
+        user: None,
         time,
         pause: None,
         hostname: spec.hostname().clone().filter(|h| own_uts && !h.is_empty()),
@@ -457,7 +470,7 @@ pub(crate) fn convert(spec: &Spec, id: &str, bundle: &Path, systemd: bool) -> Re
         hold: Vec::new(),
     };
     let own_pids = plan.namespaces.pid == Namespace::New;
-    Ok(Converted { plan, open, own_pids })
+    Ok(Converted { plan, open, user: users, own_pids })
 }
 
 /// A parameter of the whole machine is not a container's to set.
@@ -534,7 +547,7 @@ mod tests {
         })
         .unwrap();
         let restrict = Restrict { read_only: true, no_suid: true, recursive: true, ..Restrict::default() };
-        assert_eq!(c.open[1], Open::Bind { source: "/b/data".into(), recursive: true, restrict });
+        assert_eq!(c.open[1], Open::Bind { source: "/b/data".into(), recursive: true, restrict, ids: None });
         assert_eq!(c.plan.mounts[0].propagation, "rslave");
         assert!(!c.plan.mounts[0].read_only && c.plan.mounts[1].read_only && c.plan.mounts[1].no_exec);
         assert!(matches!(&c.open[2], Open::Other { fstype, .. } if fstype == "overlay"));

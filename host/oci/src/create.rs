@@ -11,7 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use oci_spec::runtime::Spec;
 use wharf_kernel::container::{self, Host, Report, Spawned, read_report};
 use wharf_kernel::mount::{self, Flags, Value};
-use wharf_kernel::seccomp;
+use wharf_kernel::{seccomp, userns};
 use wharf_kernel::sys::process as sys;
 use wharf_plan::run::{Fd, MountSource, Process, StartError};
 
@@ -107,7 +107,7 @@ fn build(
     dir: &Path,
     console: Console<'_>,
 ) -> Result<Made> {
-    let convert::Converted { mut plan, open, own_pids } = converted;
+    let convert::Converted { mut plan, open, user, own_pids } = converted;
     let mut fds = Vec::new();
     for (what, number) in open.iter().zip(0..) {
         let (fd, file) = open_one(what)?;
@@ -119,6 +119,7 @@ fn build(
         }
         fds.push(fd);
     }
+    crate::user::make(&user, &mut plan, &mut fds)?;
     plan.process.seccomp = filters(value, plan.process.capabilities.bounding)?;
     // Open in both directions, so that it neither blocks nor ends before the byte.
     let gate = std::fs::OpenOptions::new().read(true).write(true).open(dir.join("gate"))?;
@@ -223,7 +224,7 @@ pub(crate) fn follow(
     loop {
         wait_readable(&spawned.report);
         match read_report(spawned.report.as_fd())? {
-            Report::Pending => {}
+            Report::Pending | Report::Own => {}
             Report::Terminal(fd) => master = Some(fd),
             Report::Failed(error) => {
                 wait_readable(&spawned.pidfd);
@@ -301,11 +302,15 @@ fn open_one(what: &Open) -> Result<(OwnedFd, bool)> {
             }
             Ok((mount::bind_path(path, true).doing("root file system")?, false))
         }
-        Open::Bind { source, recursive, restrict } => {
+        Open::Bind { source, recursive, restrict, ids } => {
             let file =
                 !std::fs::metadata(source).doing(format_args!("mount source {}", source.display()))?.is_dir();
             let tree = mount::bind_path(source, *recursive)?;
             mount::set_attr(tree.as_fd(), flags(*restrict), restrict.recursive)?;
+            if let Some((ids, below)) = ids {
+                userns::map_mount_by(tree.as_fd(), ids, *below)
+                    .doing(format_args!("mount source {}", source.display()))?;
+            }
             Ok((tree, file))
         }
         Open::Other { fstype, source, options, restrict } => {

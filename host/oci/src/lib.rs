@@ -14,6 +14,7 @@ mod signals;
 mod spec;
 mod state;
 mod terminal;
+mod user;
 
 use std::ffi::OsString;
 use std::io::Write;

@@ -99,7 +99,7 @@ pub(crate) fn features() -> Result<u8> {
             "slave", "strictatime", "suid", "unbindable",
         ],
         "linux": {
-            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "uts"],
+            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
             "capabilities": names,
             "cgroup": {
                 "v1": version == Some(Version::V1), "v2": version == Some(Version::V2), "systemd": true,
@@ -120,7 +120,7 @@ pub(crate) fn features() -> Result<u8> {
             "apparmor": {"enabled": true},
             "selinux": {"enabled": false},
             "intelRdt": {"enabled": false},
-            "mountExtensions": {"idmap": {"enabled": false}},
+            "mountExtensions": {"idmap": {"enabled": true}},
         },
         "annotations": {},
         "potentiallyUnsafeConfigAnnotations": [],

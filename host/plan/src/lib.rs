@@ -11,6 +11,7 @@ mod flags;
 
 pub mod auth;
 pub mod files;
+pub mod idmap;
 pub mod ipam;
 pub mod logs;
 pub mod net;

@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::types::IdMap;
+
 /// Index into the descriptors that travel with the plan.
 pub type Fd = u32;
 
@@ -187,6 +189,10 @@ pub struct Resources {
     pub cpu_period: Option<i64>,
     /// Relative weight, 2 to 262144 (v1 scale).
     pub cpu_shares: Option<i64>,
+    /// Microseconds of each real-time period that may be used (v1 only).
+    pub cpu_rt_runtime: Option<i64>,
+    /// Microseconds (v1 only).
+    pub cpu_rt_period: Option<i64>,
     /// For example `0-3,5`.
     pub cpuset_cpus: Option<String>,
     /// For example `0`.
@@ -307,6 +313,32 @@ pub enum TimeNamespace {
     Join(Fd),
 }
 
+/// The ranges of a user namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Ids {
+    /// Of users.
+    pub uids: Vec<IdMap>,
+    /// Of groups.
+    pub gids: Vec<IdMap>,
+}
+
+impl Ids {
+    /// The same ranges for users and groups.
+    pub fn both(maps: Vec<IdMap>) -> Self {
+        Self { uids: maps.clone(), gids: maps }
+    }
+}
+
+/// The user namespace of a container. All others that it has of its own belong to it, but for the pid namespace: that one is
+/// the keeper's child, so that its parent sees every process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserNamespace {
+    /// The namespace, or a pidfd of a process in it. Its id 0 is mapped.
+    pub namespace: Fd,
+    /// Its ranges.
+    pub ids: Ids,
+}
+
 /// A whole container.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
 pub struct RunPlan {
@@ -322,6 +354,9 @@ pub struct RunPlan {
     pub rootfs_propagation: String,
     /// Namespaces.
     pub namespaces: Namespaces,
+    /// None: the keeper's. With one, `namespaces.net` is not `New`: a network namespace is made together with its user
+    /// namespace.
+    pub user: Option<UserNamespace>,
     /// Time.
     pub time: TimeNamespace,
     /// Once its namespaces are there, it waits for a byte from here before it leaves the host's file system.
@@ -357,6 +392,8 @@ pub struct ExecPlan {
     pub id: String,
     /// Container whose namespaces and cgroup it joins.
     pub container: String,
+    /// The ranges of the container's user namespace, if it has one of its own.
+    pub ids: Option<Ids>,
     /// The process.
     pub process: Process,
     /// Descriptors that the keeper keeps open under a name until the exec is forgotten.

@@ -112,7 +112,7 @@ pub struct Identity {
 }
 
 /// `id-map` of the contract.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "component", derive(ComponentType, Lift, Lower), component(record))]
 pub struct IdMap {
     /// `inside`.

@@ -91,7 +91,7 @@ impl Handle {
             let own = &plugin.identity.grant;
             let with_directory = call.directory.as_ref().map(|directory| {
                 let mut grant = own.clone();
-                grant.files.granted.insert(directory.clone());
+                grant.files.shown.insert(directory.clone());
                 grant
             });
             let grant = with_directory.as_ref().unwrap_or(own);

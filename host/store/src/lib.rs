@@ -4,7 +4,8 @@
 //! transaction can say what it relied on. Writers hand over whole transactions: who finds the database free commits
 //! at once, the others' transactions are committed in groups by one thread, which also tidies the file up.
 //! A commit survives the daemon's sudden death when it returns, and power loss shortly after (`SQLite`, WAL,
-//! `synchronous=NORMAL`: the file is never torn, the last moments may be lost).
+//! `synchronous=NORMAL`: the file is never torn, the last moments may be lost). [`Store::commit_lasting`] survives it at
+//! once.
 #![forbid(unsafe_code)]
 
 use std::path::Path;
@@ -132,6 +133,8 @@ impl Transaction {
 
 struct Request {
     transaction: Transaction,
+    /// On the disk, power cut or not, before it is answered.
+    lasting: bool,
     done: oneshot::Sender<Result<()>>,
 }
 
@@ -281,7 +284,23 @@ impl Store {
             return result;
         }
         let (done, result) = oneshot::channel();
-        self.writer.send(Job::Commit(Request { transaction, done })).map_err(|_| Error::Closed)?;
+        self.writer
+            .send(Job::Commit(Request { transaction, lasting: false, done }))
+            .map_err(|_| Error::Closed)?;
+        result.await.map_err(|_| Error::Closed)?
+    }
+
+    /// As [`Store::commit`], and no power cut undoes it, nor any commit before it, once this returns. Waits for the disk,
+    /// so this is for what users are told that it is done, and for decisions after which files go that cannot come back.
+    pub async fn commit_lasting(&self, transaction: Transaction) -> Result<()> {
+        if transaction.is_empty() {
+            return Ok(());
+        }
+        self.count(&transaction);
+        let (done, result) = oneshot::channel();
+        self.writer
+            .send(Job::Commit(Request { transaction, lasting: true, done }))
+            .map_err(|_| Error::Closed)?;
         result.await.map_err(|_| Error::Closed)?
     }
 
@@ -295,7 +314,9 @@ impl Store {
             return result;
         }
         let (done, result) = oneshot::channel();
-        self.writer.send(Job::Commit(Request { transaction, done })).map_err(|_| Error::Closed)?;
+        self.writer
+            .send(Job::Commit(Request { transaction, lasting: false, done }))
+            .map_err(|_| Error::Closed)?;
         result.blocking_recv().map_err(|_| Error::Closed)?
     }
 }
@@ -320,7 +341,14 @@ fn commit_one(db: &mut Connection, transaction: &Transaction) -> Result<()> {
 }
 
 fn commit_group(db: &mut Connection, group: Vec<Request>) {
-    let results = apply_group(db, &group);
+    // With FULL the log is flushed by the commit; all that was written to it before is flushed with it.
+    let lasting = group.iter().any(|request| request.lasting);
+    let level = |db: &Connection, level: &str| db.pragma_update(None, "synchronous", level);
+    let results = if lasting { level(db, "FULL").map_err(Error::from) } else { Ok(()) }
+        .and_then(|()| apply_group(db, &group));
+    if lasting && let Err(error) = level(db, "NORMAL") {
+        tracing::warn!(%error, "metadata store: every commit waits for the disk from now on");
+    }
     match results {
         Ok(results) => {
             for (request, result) in group.into_iter().zip(results) {

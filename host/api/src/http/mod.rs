@@ -4,5 +4,4 @@ pub(crate) mod conn;
 pub(crate) mod listen;
 pub(crate) mod reply;
 pub(crate) mod server;
-pub(crate) mod tls;
 pub(crate) mod wire;

@@ -9,6 +9,10 @@ use serde_json::Value;
 
 use crate::error::Failure;
 
+/// A body of which nothing more is read.
+#[derive(Debug, serde::Deserialize)]
+pub(crate) struct Nothing {}
+
 /// Reads a body into a model. An empty body is an empty object, as Docker's server has it.
 pub(crate) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
     let value = if body.is_empty() {

@@ -1,14 +1,15 @@
 //! Containers: all that is no stream.
 
 use hyper::StatusCode;
-use serde_json::{Value, json};
+use serde_json::Value;
 use wharf_engine::models::{ContainerCreateBody, ContainerUpdateBody};
 use wharf_engine::{CreateOptions, ListOptions, RemoveOptions};
 
 use crate::error::Failure;
 use crate::gate::Call;
 use crate::http::reply::{self, Outcome};
-use crate::{json, shape};
+use crate::version::Version;
+use crate::{json, old, shape};
 
 const FILTERS: &[&str] = &[
     "ancestor",
@@ -35,43 +36,12 @@ pub(crate) async fn list(call: Call) -> Outcome {
         all: query.flag("all"),
         limit: limit.and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0),
         size: query.flag("size"),
+        without_health: call.version() < Version(52),
         filters: query.filters(FILTERS)?,
     };
     let engine = call.grant().await?;
-    Ok(reply::text(StatusCode::OK, engine.container_list(&options).await?))
-}
-
-/// Fields of create bodies before API 1.44.
-#[derive(Debug, serde::Deserialize)]
-struct OldCreate {
-    #[serde(rename = "MacAddress")]
-    mac_address: Option<String>,
-}
-
-/// The address of the one network that a container could have then becomes that of its endpoint.
-fn merge_old(body: &mut ContainerCreateBody, old: OldCreate) -> Result<(), Failure> {
-    let Some(mac) = old.mac_address.filter(|m| !m.is_empty()) else { return Ok(()) };
-    let mode = body.host_config.as_ref().and_then(|h| h.network_mode.clone()).unwrap_or_default();
-    let network = match mode.as_str() {
-        "" | "default" => "bridge".to_owned(),
-        "host" | "none" => return Ok(()),
-        mode if mode.starts_with("container:") => return Ok(()),
-        mode => mode.to_owned(),
-    };
-    let endpoints = body.networking_config.get_or_insert_default().endpoints_config.get_or_insert_default();
-    let key =
-        if endpoints.contains_key("default") && network == "bridge" { "default".into() } else { network };
-    let endpoint = endpoints.entry(key).or_default();
-    match endpoint.mac_address.as_deref() {
-        Some(own) if !own.is_empty() && own != mac => Err(Failure::invalid(
-            "conflicting MAC address: the container-wide MAC address must match the endpoint-specific MAC address \
-             for the main network, or be omitted",
-        )),
-        _ => {
-            endpoint.mac_address = Some(mac);
-            Ok(())
-        }
-    }
+    let list = engine.container_list(&options).await?;
+    Ok(reply::text(StatusCode::OK, shape::containers(list, call.version())?))
 }
 
 pub(crate) async fn create(mut call: Call) -> Outcome {
@@ -80,11 +50,17 @@ pub(crate) async fn create(mut call: Call) -> Outcome {
     }
     let query = call.query();
     let plan = query.flag("plan");
-    let options = CreateOptions {
+    let mut options = CreateOptions {
         name: query.non_empty("name").map(str::to_owned),
         platform: query.non_empty("platform").map(str::to_owned),
+        ..CreateOptions::default()
     };
-    let (body, engine) = call.grant_json_with(merge_old).await?;
+    let (version, mut warnings) = (call.version(), Vec::new());
+    let merge = |body: &mut ContainerCreateBody, fields| {
+        warnings = old::create(body, fields, &mut options, version)?;
+        Ok(())
+    };
+    let (body, engine) = call.grant_json_with(merge).await?;
     let nothing = ContainerCreateBody {
         host_config: body.host_config.clone(),
         networking_config: body.networking_config.clone(),
@@ -96,7 +72,9 @@ pub(crate) async fn create(mut call: Call) -> Outcome {
     if plan {
         return reply::ok(&engine.container_plan(options, body, &engine.caller).await?);
     }
-    reply::json(StatusCode::CREATED, &engine.container_create(options, body, &engine.caller).await?)
+    let mut created = engine.container_create(options, body, &engine.caller).await?;
+    created.warnings.append(&mut warnings);
+    reply::json(StatusCode::CREATED, &created)
 }
 
 pub(crate) async fn inspect(call: Call) -> Outcome {
@@ -125,18 +103,22 @@ pub(crate) async fn start(call: Call) -> Outcome {
     Ok(reply::done())
 }
 
+/// Since 1.42.
+fn stop_signal(call: &Call) -> Option<&str> {
+    call.query().non_empty("signal").filter(|_| call.version() >= Version(42))
+}
+
 pub(crate) async fn stop(call: Call) -> Outcome {
     let timeout = call.query().number("t")?;
     let engine = call.grant().await?;
-    engine.container_stop(call.name(), timeout, call.query().non_empty("signal")).await?;
+    engine.container_stop(call.name(), timeout, stop_signal(&call)).await?;
     Ok(reply::done())
 }
 
 pub(crate) async fn restart(call: Call) -> Outcome {
     let timeout = call.query().number("t")?;
     let engine = call.grant().await?;
-    let signal = call.query().non_empty("signal");
-    engine.container_restart(call.name(), timeout, signal, &engine.caller).await?;
+    engine.container_restart(call.name(), timeout, stop_signal(&call), &engine.caller).await?;
     Ok(reply::done())
 }
 
@@ -180,7 +162,12 @@ pub(crate) async fn rename(call: Call) -> Outcome {
 }
 
 pub(crate) async fn update(mut call: Call) -> Outcome {
-    let (body, engine) = call.grant_json::<ContainerUpdateBody>().await?;
+    let version = call.version();
+    let merge = |body: &mut ContainerUpdateBody, _: json::Nothing| {
+        old::update(body, version);
+        Ok(())
+    };
+    let (body, engine) = call.grant_json_with(merge).await?;
     let updated = engine.container_update(call.name(), body).await?;
     let mut value = serde_json::to_value(&updated)
         .map_err(|e| Failure::internal(format!("the answer cannot be written: {e}")))?;
@@ -207,7 +194,7 @@ pub(crate) async fn prune(call: Call) -> Outcome {
     let filters = call.query().filters(&["until", "label", "label!"])?;
     let engine = call.grant().await?;
     let pruned = engine.container_prune(&filters).await?;
-    reply::ok(&json!({
+    reply::ok(&serde_json::json!({
         "ContainersDeleted": pruned.containers_deleted.unwrap_or_default(),
         "SpaceReclaimed": pruned.space_reclaimed.unwrap_or_default(),
     }))

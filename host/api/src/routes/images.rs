@@ -71,8 +71,10 @@ pub(crate) async fn remove(call: Call) -> Outcome {
 
 pub(crate) async fn prune(call: Call) -> Outcome {
     let filters = call.query().filters(&["dangling", "label", "label!", "until"])?;
+    let (plan, policy) = (call.query().flag("plan"), call.query().flag("policy"));
     let engine = call.grant().await?;
-    let pruned = engine.image_prune(&filters).await?;
+    let pruned =
+        if policy { engine.image_gc(plan).await? } else { engine.image_prune(&filters, plan).await? };
     reply::ok(&json!({
         "ImagesDeleted": value(&pruned.images_deleted.unwrap_or_default())?,
         "SpaceReclaimed": pruned.space_reclaimed.unwrap_or_default(),

@@ -59,11 +59,16 @@ pub(crate) async fn attach_ws(mut call: Call) -> Outcome {
         .await {}
 }
 
-/// Seconds since 1970 with an optional fraction, as nanoseconds.
+/// Seconds since 1970 with an optional fraction, or a date and time of RFC 3339, as nanoseconds.
 fn timestamp(key: &str, text: &str) -> Result<Option<u64>, Failure> {
     let bad = || Failure::invalid(format!("invalid value for {key:?}: {text:?} is no Unix time"));
     if text.is_empty() {
         return Ok(None);
+    }
+    if text.contains('T') {
+        let time: jiff::Timestamp = text.parse().map_err(|_| bad())?;
+        // Before 1970 is from the beginning.
+        return Ok(u64::try_from(time.as_nanosecond()).ok());
     }
     let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
     if seconds.starts_with('-') {
@@ -161,7 +166,9 @@ pub(crate) async fn events(call: Call) -> Outcome {
 }
 
 pub(crate) async fn wait(call: Call) -> Outcome {
-    let condition = WaitCondition::parse(call.query().text("condition"))?;
+    // Conditions came with 1.30.
+    let condition = if call.version() < Version(30) { "" } else { call.query().text("condition") };
+    let condition = WaitCondition::parse(condition)?;
     let engine = call.grant().await?;
     let waiting = engine.container_wait(call.name(), condition).await?;
     // The head goes out now: clients start the container when they have it.
@@ -191,7 +198,7 @@ struct Samples {
 pub(crate) async fn stats(call: Call) -> Outcome {
     let query = call.query();
     let streaming = query.flag_or("stream", true);
-    let one_shot = query.flag("one-shot");
+    let one_shot = query.flag("one-shot") && call.version() >= Version(41);
     if streaming && one_shot {
         return Err(Failure::invalid("cannot have stream=true and one-shot=true"));
     }
@@ -253,6 +260,9 @@ mod tests {
             ("1.000000001", Some(1_000_000_001)),
             ("1.0000000019", Some(1_000_000_001)),
             ("-5", None),
+            ("1970-01-01T00:00:01.5Z", Some(1_500_000_000)),
+            ("1970-01-01T01:00:01+01:00", Some(1_000_000_000)),
+            ("1969-01-01T00:00:00Z", None),
             ("99999999999999999999", None),
         ] {
             match timestamp("since", text) {
@@ -260,7 +270,7 @@ mod tests {
                 Err(_) => assert_eq!(text.len(), 20, "{text}"),
             }
         }
-        for bad in ["x", "1.x", "1.-1", "1h", "--1"] {
+        for bad in ["x", "1.x", "1.-1", "1h", "--1", "1970-01-01T", "T"] {
             assert!(timestamp("since", bad).is_err(), "{bad}");
         }
     }

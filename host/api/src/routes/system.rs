@@ -11,7 +11,7 @@ use crate::error::Failure;
 use crate::gate::Call;
 use crate::http::reply::{self, Content, Outcome};
 use crate::shape;
-use crate::version::{NEWEST_TEXT, OLDEST_TEXT};
+use crate::version::{NEWEST_TEXT, OLDEST_TEXT, Version};
 
 /// Clients choose API version and builder from these headers. Builder 1 is the one that needs no `BuildKit`.
 pub(crate) async fn ping(call: Call) -> Outcome {
@@ -86,14 +86,24 @@ pub(crate) async fn info(call: Call) -> Outcome {
 }
 
 pub(crate) async fn df(call: Call) -> Outcome {
-    let kinds: Vec<String> = call.query().all("type").map(str::to_owned).collect();
+    let (query, version) = (call.query(), call.version());
+    let mut kinds: Vec<String> = query.all("type").map(str::to_owned).collect();
+    if version < Version(42) {
+        kinds.clear();
+    }
     let known = ["container", "image", "volume", "build-cache"];
     if let Some(kind) = kinds.iter().find(|k| !known.contains(&k.as_str())) {
         return Err(Failure::invalid(format!("unknown object type: {kind}")));
     }
+    let verbose = match query.non_empty("verbose").filter(|_| version >= Version(52)) {
+        None => None,
+        Some("1" | "t" | "T" | "true" | "True" | "TRUE") => Some(true),
+        Some("0" | "f" | "F" | "false" | "False" | "FALSE") => Some(false),
+        Some(other) => return Err(Failure::invalid(format!("invalid value for verbose: {other}"))),
+    };
     let engine = call.grant().await?;
-    let mut usage = engine.system_df(&kinds, call.query().flag("verbose")).await?;
-    shape::disk_usage(&mut usage, call.version());
+    let mut usage = engine.system_df(&kinds, verbose == Some(true)).await?;
+    shape::disk_usage(&mut usage, version, verbose);
     reply::ok(&usage)
 }
 

@@ -2,12 +2,14 @@
 
 mod check;
 mod config;
+mod image_gc;
 mod metrics;
 mod notify;
 mod options;
 mod pidfile;
 mod reload;
 mod settings;
+mod subids;
 mod tls;
 mod values;
 

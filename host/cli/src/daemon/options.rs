@@ -147,7 +147,7 @@ pub(crate) const OPTIONS: &[Opt] = &[
     opt("exec-opt", "exec-opts", List, Works, "native.cgroupdriver=cgroupfs or systemd"),
     opt("cpu-rt-period", "cpu-rt-period", Number, Only("0", "kernels without RT_GROUP_SCHED have no such limit"), "Real-time period"),
     opt("cpu-rt-runtime", "cpu-rt-runtime", Number, Only("0", "kernels without RT_GROUP_SCHED have no such limit"), "Real-time budget"),
-    opt("userns-remap", "userns-remap", Text, Only("", "user namespaces are not supported yet"), "User namespace of containers"),
+    opt("userns-remap", "userns-remap", Text, Works, "User namespace of containers: default, user[:group], or auto for a range each"),
     opt("seccomp-profile", "seccomp-profile", Text, Works, "Seccomp rules: builtin, unconfined or a file"),
     opt("selinux-enabled", "selinux-enabled", Bool, Works, "Label containers for SELinux"),
     opt("add-runtime", "runtimes", Runtimes, Refused("there is one runtime, the engine itself"), "Further runtime, name=path"),
@@ -166,6 +166,7 @@ pub(crate) const OPTIONS: &[Opt] = &[
     opt("no-proxy", "no-proxy", Text, Works, "Hosts that are reached without a proxy"),
     opt("", "proxies", Map, Works, "The three above, in one object"),
     opt("", "builder", Object, NoEffect("there is no builder yet"), "Builder"),
+    opt("", "image-gc", Object, Works, "Policies by which images that nothing uses are removed"),
     // What others have.
     opt("containerd", "containerd", Text, NO_CONTAINERD, "Socket of containerd"),
     opt("containerd-namespace", "containerd-namespace", Text, NO_CONTAINERD, "Namespace there"),

@@ -9,7 +9,7 @@ use wharf_engine::planner::security::Seccomp;
 use wharf_engine::settings::RegistrySettings;
 
 use super::config::Config;
-use super::values;
+use super::{subids, values};
 
 /// A seccomp profile of more bytes than this is none.
 const PROFILE_LIMIT: u64 = 1 << 20;
@@ -84,9 +84,11 @@ pub(crate) fn settings(config: &Config) -> Result<Settings, String> {
         "" => "builtin".to_owned(),
         other => other.to_owned(),
     };
+    (settings.remap, settings.own_ids) = subids::remap(&config.userns_remap, Path::new("/etc"))?;
     settings.cdi = config.features.get("cdi").copied().unwrap_or(true);
     settings.cdi_dirs.clone_from(&config.cdi_spec_dirs);
     settings.registry = registry(config);
+    settings.image_gc = config.image_gc.settings()?;
     if let Some(config) = credentials() {
         settings.plugin_config.entry("registry-environment".into()).or_insert(config);
     }

@@ -27,6 +27,10 @@ pub struct Limits {
     pub cpu_period: i64,
     /// Microseconds.
     pub cpu_quota: i64,
+    /// Microseconds; 0 is unset.
+    pub cpu_rt_period: i64,
+    /// Microseconds; 0 is unset.
+    pub cpu_rt_runtime: i64,
     /// Relative weight.
     pub cpu_shares: i64,
     /// For example `0-3`.
@@ -50,6 +54,8 @@ impl From<&HostConfig> for Limits {
             nano_cpus: h.nano_cpus.unwrap_or(0),
             cpu_period: h.cpu_period.unwrap_or(0),
             cpu_quota: h.cpu_quota.unwrap_or(0),
+            cpu_rt_period: h.cpu_realtime_period.unwrap_or(0),
+            cpu_rt_runtime: h.cpu_realtime_runtime.unwrap_or(0),
             cpu_shares: h.cpu_shares.unwrap_or(0),
             cpuset_cpus: h.cpuset_cpus.clone().unwrap_or_default(),
             cpuset_mems: h.cpuset_mems.clone().unwrap_or_default(),
@@ -79,12 +85,28 @@ pub fn updated(host: &HostConfig, body: &ContainerUpdateBody) -> HostConfig {
     number(&mut new.nano_cpus, body.nano_cpus);
     number(&mut new.cpu_period, body.cpu_period);
     number(&mut new.cpu_quota, body.cpu_quota);
+    number(&mut new.cpu_realtime_period, body.cpu_realtime_period);
+    number(&mut new.cpu_realtime_runtime, body.cpu_realtime_runtime);
     number(&mut new.cpu_shares, body.cpu_shares);
     if body.pids_limit.is_some() {
         new.pids_limit = body.pids_limit;
     }
     if body.blkio_weight.is_some_and(|w| w != 0) {
         new.blkio_weight = body.blkio_weight;
+    }
+    // Since API 1.55; a list that is there takes the place of the old one.
+    if body.blkio_weight_device.is_some() {
+        new.blkio_weight_device.clone_from(&body.blkio_weight_device);
+    }
+    for (to, from) in [
+        (&mut new.blkio_device_read_bps, &body.blkio_device_read_bps),
+        (&mut new.blkio_device_write_bps, &body.blkio_device_write_bps),
+        (&mut new.blkio_device_read_iops, &body.blkio_device_read_iops),
+        (&mut new.blkio_device_write_iops, &body.blkio_device_write_iops),
+    ] {
+        if from.is_some() {
+            to.clone_from(from);
+        }
     }
     for (to, from) in [(&mut new.cpuset_cpus, &body.cpuset_cpus), (&mut new.cpuset_mems, &body.cpuset_mems)] {
         if from.as_deref().is_some_and(|f| !f.is_empty()) {
@@ -174,6 +196,12 @@ pub fn check(l: &Limits, facts: &Facts, updating: bool) -> Result<Vec<String>> {
             "CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)",
         );
     }
+    if (l.cpu_rt_period != 0 || l.cpu_rt_runtime != 0) && !facts.cpu_realtime {
+        return invalid("kernel does not support CPU real-time scheduler");
+    }
+    if l.cpu_rt_period != 0 && l.cpu_rt_runtime > l.cpu_rt_period {
+        return invalid("cpu real-time runtime cannot be higher than cpu real-time period");
+    }
     if l.cpu_quota > 0 && l.cpu_quota < 1000 {
         return invalid("CPU cfs quota can not be less than 1ms (i.e. 1000)");
     }
@@ -243,6 +271,8 @@ pub fn resources(l: &Limits, facts: &Facts, devices: Vec<DeviceRule>) -> Resourc
         cpu_quota: quota,
         cpu_period: period,
         cpu_shares: set(l.cpu_shares).map(|s| s.clamp(2, 262_144)),
+        cpu_rt_period: set(l.cpu_rt_period),
+        cpu_rt_runtime: set(l.cpu_rt_runtime),
         cpuset_cpus: (!l.cpuset_cpus.is_empty()).then(|| l.cpuset_cpus.clone()),
         cpuset_mems: (!l.cpuset_mems.is_empty()).then(|| l.cpuset_mems.clone()),
         pids: l.pids.map(|p| if p <= 0 { -1 } else { p }),
@@ -342,6 +372,8 @@ mod tests {
                 Limits { cpuset_cpus: "0-7".into(), ..d() },
                 "Requested CPUs are not available - requested 0-7, available: 0-3",
             ),
+            (Limits { cpu_rt_period: 1000, ..d() }, "kernel does not support CPU real-time scheduler"),
+            (Limits { cpu_rt_runtime: 1000, ..d() }, "kernel does not support CPU real-time scheduler"),
             (Limits { blkio_weight: 5, ..d() }, "Range of blkio weight is from 10 to 1000"),
         ];
         for (limits, text) in cases {
@@ -349,6 +381,15 @@ mod tests {
             assert_eq!((e.kind, e.message.as_str()), (crate::Kind::Invalid, text));
         }
         assert!(check(&d(), &facts(), false).unwrap().is_empty());
+        let real = Facts { cpu_realtime: true, ..facts() };
+        let share = |period, runtime| Limits { cpu_rt_period: period, cpu_rt_runtime: runtime, ..d() };
+        assert_eq!(
+            check(&share(1000, 2000), &real, false).unwrap_err().message,
+            "cpu real-time runtime cannot be higher than cpu real-time period"
+        );
+        assert!(check(&share(2000, 1000), &real, false).is_ok());
+        let r = resources(&share(2000, 1000), &real, Vec::new());
+        assert_eq!((r.cpu_rt_period, r.cpu_rt_runtime), (Some(2000), Some(1000)));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 pub mod caps;
 pub mod cgroup;
 pub mod config;
+pub mod endpoint;
 pub mod files;
 pub mod health;
 pub mod limits;
@@ -16,6 +17,7 @@ pub mod run;
 pub mod security;
 pub mod signals;
 pub mod user;
+pub mod userns;
 
 /// What the planner must know about the machine and the engine's settings.
 #[derive(Debug, Clone, Default)]
@@ -26,6 +28,8 @@ pub struct Facts {
     pub memory: u64,
     /// 1 or 2.
     pub cgroup_version: u8,
+    /// Cgroups share out real-time processor time.
+    pub cpu_realtime: bool,
     /// The kernel has `AppArmor`.
     pub apparmor: bool,
     /// Log driver of containers that name none.
@@ -56,4 +60,6 @@ pub struct Facts {
     pub most_files: u64,
     /// Devices may be asked for by their CDI names.
     pub cdi: bool,
+    /// User namespace of containers that name none.
+    pub remap: userns::Remap,
 }

@@ -95,14 +95,6 @@ pub fn uts(text: &str) -> Result<Mode> {
     }
 }
 
-/// Reads `HostConfig.UsernsMode`; only the host's user namespace exists so far.
-pub fn userns(text: &str) -> Result<()> {
-    match text {
-        "" | "host" => Ok(()),
-        _ => Err(Error::invalid(format!("invalid USER mode: {text}"))),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -120,6 +112,5 @@ mod tests {
         assert_eq!(pid("host").unwrap(), Mode::Host);
         assert_eq!(pid("private").unwrap_err().message, "invalid PID mode: private");
         assert_eq!(uts("container:x").unwrap_err().message, "invalid UTS mode: container:x");
-        assert!(userns("keep-id").is_err());
     }
 }

@@ -47,6 +47,9 @@ pub struct MountSpec {
     /// Read-only for the mounts below too.
     #[serde(default)]
     pub read_only_recursive: bool,
+    /// A bind whose ids are translated to those of the container's user namespace.
+    #[serde(default)]
+    pub id_mapped: bool,
     /// Make the host directory where it is missing.
     #[serde(default)]
     pub create_source: bool,
@@ -88,6 +91,7 @@ impl MountSpec {
             propagation: if kind == Kind::Bind { "rprivate".into() } else { String::new() },
             recursive: true,
             read_only_recursive: false,
+            id_mapped: false,
             create_source: false,
             no_copy: false,
             anonymous: kind == Kind::Volume && source.is_empty(),
@@ -169,6 +173,8 @@ fn mode(spec: &mut MountSpec, text: &str) -> Result<()> {
                 word.clone_into(&mut spec.propagation);
             }
             "consistent" | "cached" | "delegated" => {}
+            // As podman has it: the files' owners are those that the container knows.
+            "idmap" if spec.kind == Kind::Bind => spec.id_mapped = true,
             _ => return Err(bad()),
         }
     }

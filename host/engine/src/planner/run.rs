@@ -2,7 +2,7 @@
 
 use wharf_plan::run::{
     Capabilities, Cgroup, Device, DeviceRule, ExecPlan, Fd, Mount, MountSource, Namespace, Namespaces,
-    Process, Rlimit, RunPlan, TimeNamespace,
+    Ids, Process, Rlimit, RunPlan, TimeNamespace, UserNamespace,
 };
 
 use crate::error::{Error, Result};
@@ -73,11 +73,14 @@ pub fn blueprint(config: &ContainerConfig, host: &HostConfig, facts: &Facts) -> 
     if security.seccomp == Seccomp::Default {
         security.seccomp = facts.seccomp.clone();
     }
-    let network = modes::network(&text(&host.network_mode))?;
+    let mut network = modes::network(&text(&host.network_mode))?;
+    if config.network_disabled == Some(true) && matches!(network, modes::NetworkMode::Network(_)) {
+        network = modes::NetworkMode::None;
+    }
     let ipc = modes::ipc(&text(&host.ipc_mode))?;
     let pid = modes::pid(&text(&host.pid_mode))?;
     let uts = modes::uts(&text(&host.uts_mode))?;
-    modes::userns(&text(&host.userns_mode))?;
+    super::userns::mode(&text(&host.userns_mode))?;
     check_conflicts(config, host, &network, &uts)?;
     check_rest(host, facts)?;
     let files = host.ulimits.iter().flatten().find(|u| u.name.as_deref() == Some("nofile"));
@@ -257,6 +260,19 @@ fn check_rest(host: &HostConfig, facts: &Facts) -> Result<()> {
     }) {
         return Err(Error::invalid("invalid isolation: only 'default' is supported on linux"));
     }
+    for (value, what) in
+        [(host.io_maximum_bandwidth, "maximum bandwidth"), (host.io_maximum_iops, "maximum IOPs")]
+    {
+        if value.is_some_and(|v| v != 0) {
+            return Err(Error::invalid(format!(
+                "invalid option: QoS {what} configuration is not supported on linux"
+            )));
+        }
+    }
+    if host.annotations.as_ref().is_some_and(|notes| notes.contains_key("")) {
+        return Err(Error::invalid("invalid Annotations: the empty string is not permitted as an annotation key"));
+    }
+    check_block_limits(host)?;
     for request in host.device_requests.iter().flatten() {
         let driver = request.driver.as_deref().unwrap_or("");
         if driver != "cdi" || !facts.cdi {
@@ -284,6 +300,33 @@ fn check_rest(host: &HostConfig, facts: &Facts) -> Result<()> {
         }
     }
     super::cgroup::check(facts, host.cgroup_parent.as_deref().unwrap_or(""))
+}
+
+/// Weights and rates of single block devices; whether the devices are there is the start's question.
+fn check_block_limits(host: &HostConfig) -> Result<()> {
+    for weight in host.blkio_weight_device.iter().flatten() {
+        if !weight.weight.is_some_and(|w| (10..=1000).contains(&w)) {
+            return Err(Error::invalid(format!(
+                "invalid weight for device {}: it goes from 10 to 1000",
+                weight.path.as_deref().unwrap_or("")
+            )));
+        }
+    }
+    let lists = [
+        &host.blkio_device_read_bps,
+        &host.blkio_device_write_bps,
+        &host.blkio_device_read_iops,
+        &host.blkio_device_write_iops,
+    ];
+    for limit in lists.into_iter().flatten().flatten() {
+        if limit.rate.is_none_or(|rate| rate < 0) {
+            return Err(Error::invalid(format!(
+                "invalid rate for device {}: it must be 0 or more",
+                limit.path.as_deref().unwrap_or("")
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Refuses a runtime that is not configured. Asked at create alone: a container outlives its runtime's configuration.
@@ -409,6 +452,8 @@ pub struct Start<'a> {
     pub hold: Vec<(String, Fd)>,
     /// Host name.
     pub hostname: &'a str,
+    /// User namespace.
+    pub user: Option<UserNamespace>,
 }
 
 fn virtual_mount(target: &str, fstype: &str, options: &[&str], read_only: bool, no_exec: bool) -> Mount {
@@ -571,6 +616,7 @@ pub fn plan(
         rootfs_read_only: host.readonly_rootfs == Some(true),
         rootfs_propagation: "rprivate".into(),
         namespaces: start.namespaces,
+        user: start.user.clone(),
         time: TimeNamespace::Host,
         pause: None,
         hostname: own_uts.then(|| start.hostname.to_owned()),
@@ -590,7 +636,7 @@ pub fn plan(
         .collect(),
         masked_paths: b.masked.clone(),
         readonly_paths: b.readonly.clone(),
-        sysctls: b.sysctls.clone(),
+        sysctls: sysctls(b, host, start.user.as_ref()),
         cgroup: Some(Cgroup {
             path: start.cgroup_path.clone(),
             resources: resources(b, facts, &start.devices),
@@ -598,6 +644,20 @@ pub fn plan(
         init: b.init,
         hold: start.hold,
     }
+}
+
+/// The parameters to set. All groups of a user namespace are as many as it has: that is what "everybody may ping" means there.
+fn sysctls(b: &Blueprint, host: &HostConfig, user: Option<&UserNamespace>) -> Vec<(String, String)> {
+    const PING: &str = "net.ipv4.ping_group_range";
+    let mut all = b.sysctls.clone();
+    if let Some(user) = user
+        && !host.sysctls.as_ref().is_some_and(|own| own.contains_key(PING))
+        && let Some((_, value)) = all.iter_mut().find(|(key, _)| key == PING)
+    {
+        let first = user.ids.gids.iter().find(|m| m.inside == 0).map_or(1, |m| m.size);
+        *value = format!("0 {}", first.saturating_sub(1));
+    }
+    all
 }
 
 /// Whether seccomp rules apply, and which.
@@ -625,6 +685,8 @@ pub struct ExecStart {
     pub console_size: Option<(u16, u16)>,
     /// Host name inside.
     pub hostname: String,
+    /// Ranges of the container's user namespace.
+    pub ids: Option<Ids>,
 }
 
 /// A further process in a running container.
@@ -650,6 +712,7 @@ pub fn exec_plan(
     ExecPlan {
         id: start.id,
         container: start.container,
+        ids: start.ids,
         process: Process {
             args: exec.cmd.clone().unwrap_or_default(),
             env: config::process_env(&env, &start.hostname, &start.account.home),

@@ -153,7 +153,7 @@ impl Rig {
             body["Image"] = json!("box");
         }
         let name = (!name.is_empty()).then(|| name.to_owned());
-        let options = CreateOptions { name, platform: None };
+        let options = CreateOptions { name, ..CreateOptions::default() };
         self.engine.container_create(options, create_body(body)?, &Caller::default()).await.map(|c| c.id)
     }
 

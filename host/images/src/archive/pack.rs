@@ -10,6 +10,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use wharf_kernel::files::tree;
+use wharf_plan::idmap;
+use wharf_plan::types::IdMap;
 
 use super::tar::{Header, Kind};
 use super::write::Writer;
@@ -17,6 +19,8 @@ use super::write::Writer;
 /// An archive in the making, of files of one tree.
 pub struct Packer<W> {
     writer: Writer<W>,
+    /// How ids of files become those of the archive; empty leaves them.
+    ids: Vec<IdMap>,
     /// First names of files that have several, by device and inode.
     seen: HashMap<(u64, u64), Vec<u8>>,
 }
@@ -82,13 +86,22 @@ fn entry(path: Vec<u8>, stat: &Stat, reference: &OwnedFd) -> io::Result<Option<H
 impl<W: Write> Packer<W> {
     /// Starts an archive.
     pub fn new(out: W) -> Self {
-        Self { writer: Writer::new(out), seen: HashMap::new() }
+        Self { writer: Writer::new(out), ids: Vec::new(), seen: HashMap::new() }
+    }
+
+    /// From now on files are shown with the owners that a container with these ranges sees.
+    pub fn seen_from_inside(&mut self, ids: Vec<IdMap>) {
+        self.ids = ids;
     }
 
     /// Adds what a reference (`O_PATH`) leads to, under this name; not what is beneath it.
     pub fn add(&mut self, name: &[u8], reference: &OwnedFd) -> io::Result<()> {
         let stat = rustix::fs::fstat(reference)?;
         let Some(mut header) = entry(name.to_vec(), &stat, reference)? else { return Ok(()) };
+        if !self.ids.is_empty() {
+            header.uid = idmap::inside(&self.ids, header.uid).unwrap_or(idmap::NOBODY);
+            header.gid = idmap::inside(&self.ids, header.gid).unwrap_or(idmap::NOBODY);
+        }
         if header.kind != Kind::File {
             return self.writer.header(&header);
         }

@@ -12,6 +12,8 @@ const BLOCK: usize = 512;
 pub const MAX_PATH: usize = 4095;
 /// Bytes of one extended header.
 const MAX_EXTENDED: u64 = 1 << 20;
+/// Bytes of one extended attribute: the kernel takes no more.
+const MAX_XATTR: usize = 65_536;
 /// Pieces of one sparse file.
 const MAX_PIECES: usize = 65_536;
 
@@ -226,6 +228,10 @@ impl<'a, R: Read> Reader<'a, R> {
             }
             check(&block)?;
             let raw = |from: usize, len: usize| block.get(from..from + len).unwrap_or_default();
+            // Others read a negative size as they like; what means two things is refused.
+            if raw(124, 1).first().is_some_and(|first| first & 0xc0 == 0xc0) {
+                return Err(damaged("a negative size"));
+            }
             let size = number(raw(124, 12))?;
             match raw(156, 1) {
                 b"L" => long_name = Some(cut(&self.extended(size)?)),
@@ -586,6 +592,9 @@ fn pax(mut data: &[u8]) -> io::Result<Pax> {
                 if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
                     if name.is_empty() || name.contains(&0) || name.len() > 255 {
                         return Err(bad());
+                    }
+                    if value.len() > MAX_XATTR {
+                        return Err(damaged("an extended attribute is too long"));
                     }
                     pax.xattrs.push((name.to_vec(), value.to_vec()));
                 }

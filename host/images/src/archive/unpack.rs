@@ -10,8 +10,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 use wharf_kernel::files::tree::{self, Meta, Tree, split};
+use wharf_plan::idmap;
+use wharf_plan::types::IdMap;
 
 use super::tar::{Header, Kind, Reader};
+
+/// Bytes that one layer's names and attributes may take up in memory until it is unpacked: some million ordinary files.
+const MEMORY: usize = 256 << 20;
+/// What an entry takes up beside its name and attributes, about.
+const OVERHEAD: usize = 64;
 
 /// How "this file of a lower layer is gone" is written down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,21 +82,23 @@ pub struct Outcome {
 
 /// How entries of an archive become files.
 #[derive(Debug, Clone, Copy)]
-pub struct Rules {
+pub struct Rules<'a> {
     /// What names that start with `.wh.` mean.
     pub whiteouts: Whiteouts,
     /// Who owns everything, whatever the archive says.
     pub owner: Option<(u32, u32)>,
+    /// How ids of the archive (and of `owner`) become those of files; empty leaves them.
+    pub ids: &'a [IdMap],
     /// A directory never takes the place of something else, nor something else that of a directory.
     pub keep_kinds: bool,
     /// An entry for the root of the archive says how the directory looks that it is unpacked into.
     pub root_meta: bool,
 }
 
-impl Rules {
+impl Rules<'_> {
     /// Those of a layer.
     pub fn layer(whiteouts: Whiteouts) -> Self {
-        Self { whiteouts, owner: None, keep_kinds: false, root_meta: true }
+        Self { whiteouts, owner: None, ids: &[], keep_kinds: false, root_meta: true }
     }
 }
 
@@ -97,7 +106,7 @@ struct Unpack<'b> {
     tree: Tree,
     /// Where in the tree everything goes.
     at: &'b [u8],
-    rules: Rules,
+    rules: Rules<'b>,
     whiteouts: Whiteouts,
     budget: &'b Budget,
     outcome: Outcome,
@@ -109,6 +118,8 @@ struct Unpack<'b> {
     gone: HashSet<Vec<u8>>,
     /// With `Delete`: what this layer brought, which its whiteouts do not touch.
     own: HashSet<Vec<u8>>,
+    /// Bytes that all of these may still take.
+    memory: usize,
     buffer: Vec<u8>,
 }
 
@@ -128,7 +139,7 @@ pub fn unpack_at<R: Read>(
     reader: &mut Reader<'_, R>,
     tree: Tree,
     at: &[u8],
-    rules: Rules,
+    rules: Rules<'_>,
     budget: &Budget,
 ) -> io::Result<Outcome> {
     let mut unpack = Unpack {
@@ -142,6 +153,7 @@ pub fn unpack_at<R: Read>(
         recorded: BTreeMap::new(),
         gone: HashSet::new(),
         own: HashSet::new(),
+        memory: MEMORY,
         buffer: vec![0; 256 << 10],
     };
     while let Some(header) = reader.next_entry()? {
@@ -213,16 +225,22 @@ fn kept(name: &[u8]) -> bool {
         || name.starts_with(b"system.posix_acl_")
 }
 
-fn meta(header: &Header, owner: Option<(u32, u32)>) -> Meta {
-    let (uid, gid) = owner.unwrap_or((header.uid, header.gid));
-    Meta {
+fn meta(header: &Header, rules: &Rules<'_>) -> io::Result<Meta> {
+    let (uid, gid) = rules.owner.unwrap_or((header.uid, header.gid));
+    let mapped = |id: u32| match rules.ids {
+        [] => Ok(id),
+        ids => idmap::outside(ids, id)
+            .ok_or_else(|| invalid(format!("Container ID {id} cannot be mapped to a host ID"))),
+    };
+    let (uid, gid) = (mapped(uid)?, mapped(gid)?);
+    Ok(Meta {
         uid,
         gid,
         mode: header.mode,
         mtime: header.mtime,
         mtime_nsec: header.mtime_nsec,
         xattrs: header.xattrs.iter().filter(|(name, _)| kept(name)).cloned().collect(),
-    }
+    })
 }
 
 /// Sets what can be set: a file system without extended attributes still takes the rest, as with Docker.
@@ -249,11 +267,14 @@ impl Unpack<'_> {
                 return Err(invalid("the root of an archive must be a directory"));
             }
             if self.rules.root_meta {
-                self.dirs.insert(path, meta(header, self.rules.owner));
+                self.dirs.insert(path, meta(header, &self.rules)?);
             }
             return Ok(());
         }
         let path = self.placed(path);
+        // Attributes are kept for directories only, which get theirs when they are full.
+        let kept = if header.kind == Kind::Directory { header.xattrs.as_slice() } else { &[] };
+        self.remember(&path, kept)?;
         if self.rules.keep_kinds {
             self.check_kind(&path, header.kind == Kind::Directory)?;
         }
@@ -269,7 +290,7 @@ impl Unpack<'_> {
                 at = split(at).0;
             }
         }
-        let mut meta = meta(header, self.rules.owner);
+        let mut meta = meta(header, &self.rules)?;
         match header.kind {
             Kind::Directory => self.directory(reader, &path, meta)?,
             Kind::File => self.file(reader, &path, header, &mut meta)?,
@@ -289,6 +310,16 @@ impl Unpack<'_> {
                 set(&mut meta, |m| m.set_at(dir, name))?;
             }
         }
+        Ok(())
+    }
+
+    /// Counts what is remembered of an entry: one that compresses to nothing may still have a name of kilobytes, and
+    /// attributes of a megabyte, which the layer's global header can give to each of a million entries.
+    fn remember(&mut self, path: &[u8], xattrs: &[(Vec<u8>, Vec<u8>)]) -> io::Result<()> {
+        let xattrs: usize = xattrs.iter().map(|(name, value)| name.len() + value.len() + OVERHEAD).sum();
+        let more = path.len() + OVERHEAD + xattrs;
+        self.memory =
+            self.memory.checked_sub(more).ok_or_else(|| too_much("has names and attributes without end"))?;
         Ok(())
     }
 

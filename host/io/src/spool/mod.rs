@@ -10,8 +10,8 @@
 //! # Limits, and slow readers
 //! Segments are dropped from the old end when all of them together are larger than [`Limits::total`]. Readers hold a
 //! claim at their position:
-//! - a follower of `logs` or a log driver holds back dropping up to twice the limit. Then it loses what it
-//!   did not read, and is told how much ([`Fill::Gap`]). It never slows the container.
+//! - a follower of `logs` or a log driver holds back dropping up to twice the limit, and while it reads up to
+//!   [`Limits::follower`]. Then it loses what it did not read, and is told how much ([`Fill::Gap`]). It never slows the container.
 //! - an attached client stands for a pipe (`docker run image dump | gzip`), in which a hole would be damage. It holds back dropping up
 //!   to [`Limits::attached`]; then the container is held back as by a pipe, but only while that client
 //!   reads: one that took nothing for [`GRACE`] is stuck, loses its claim and is told of the gap when it reads again.
@@ -50,6 +50,9 @@ pub struct Limits {
     pub segment: u64,
     /// Bytes of all segments after which old ones go.
     pub total: u64,
+    /// Bytes up to which a follower that reads holds back dropping: one that is only a moment behind loses nothing, however small
+    /// the files are.
+    pub follower: u64,
     /// Bytes up to which an attached client that reads holds back dropping.
     pub attached: u64,
 }
@@ -61,6 +64,7 @@ impl Limits {
         Self {
             segment: (total / u64::from(max_file.clamp(2, 5))).max(16 << 10),
             total,
+            follower: (total * 2).max(total + (64 << 20)),
             attached: total + (1 << 30),
         }
     }
@@ -272,6 +276,9 @@ impl Spool {
             }
             let idle = Duration::from_millis(now.saturating_sub(claim.progress.load(Ordering::Relaxed)));
             bytes = bytes.max(self.limits.total.saturating_mul(2));
+            if idle < GRACE {
+                bytes = bytes.max(self.limits.follower);
+            }
             if claim.attached && idle < GRACE {
                 // The pump looks only when a segment is full: what may be there beyond the limit stays too.
                 let beyond = self.limits.segment.saturating_mul(2).saturating_add(1 << 20);
@@ -305,7 +312,7 @@ mod tests {
     const KIB: [u8; 1024] = [b'k'; 1024];
 
     fn spool(dir: &tempfile::TempDir, attached: u64) -> Arc<Spool> {
-        let limits = Limits { segment: 4 << 10, total: 16 << 10, attached };
+        let limits = Limits { segment: 4 << 10, total: 16 << 10, follower: 64 << 10, attached };
         Arc::new(Spool::new(dir.path().join("spool"), limits))
     }
 
@@ -338,9 +345,18 @@ mod tests {
         let mut slow = Cursor::new(spool.clone(), 0, false);
         print(&spool, 28);
         assert_eq!(read(&mut slow), (28 << 10, 0), "within twice the limit nothing is lost");
+        print(&spool, 60);
+        assert_eq!(read(&mut slow), (60 << 10, 0), "one that reads is waited for a little longer");
         print(&spool, 500);
+        assert!(on_disk(&dir) <= 72 << 10, "{}", on_disk(&dir));
+        // It does not read for a while, and twice the limit is all that is kept for it.
+        for (_, claim) in &spool.lock().claims {
+            let before = milliseconds().saturating_sub(u64::try_from(GRACE.as_millis()).unwrap());
+            claim.progress.store(before, Ordering::Relaxed);
+        }
+        print(&spool, 40);
         let (bytes, gap) = read(&mut slow);
-        assert!(gap > 0 && bytes + gap == 500 << 10, "{bytes} and {gap}");
+        assert!(gap > 0 && bytes + gap == 540 << 10, "{bytes} and {gap}");
         assert!(on_disk(&dir) <= 40 << 10, "{}", on_disk(&dir));
         drop(slow);
         assert!(on_disk(&dir) <= 20 << 10, "{}", on_disk(&dir));

@@ -259,7 +259,7 @@ mod tests {
             reopen in any::<bool>(),
         ) {
             let dir = tempfile::tempdir().unwrap();
-            let limits = Limits { segment: 300, total: 1 << 20, attached: 1 << 20 };
+            let limits = Limits { segment: 300, total: 1 << 20, follower: 2 << 20, attached: 1 << 20 };
             let mut spool = Arc::new(Spool::new(dir.path().join("s"), limits));
             for (err, bytes) in &chunks {
                 let stream = if *err { Stream::Stderr } else { Stream::Stdout };

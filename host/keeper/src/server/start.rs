@@ -183,6 +183,7 @@ impl Server {
         setrlimit(Resource::RLIMIT_NOFILE, nofile.1, nofile.1).map_err(errno("setrlimit(RLIMIT_NOFILE)"))?;
         let mut host = Host::new(wharf_programs::INIT)?;
         host.set_open_files(nofile.0, nofile.1);
+        host.lend_descriptors();
         let mut reloaded = None;
         let (listener, lock, daemon, table) = if let Some(handover) = handover {
             reloaded = Some(handover.sequence);

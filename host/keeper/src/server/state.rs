@@ -106,13 +106,14 @@ pub(super) fn adopt(settings: &Settings) -> Result<Table> {
             pid: saved.pid,
             identity: saved.identity,
             started_at: saved.started_at,
-            pidfd,
+            pidfd: pidfd.map(super::table::aside),
             child: false,
             report: None,
             waiting: None,
             failure: None,
             exit,
             held: Vec::new(),
+            lent: Vec::new(),
         });
     }
     Ok(table)
@@ -189,6 +190,8 @@ impl Handed {
                 .into_iter()
                 .map(|(name, fd)| Ok((name, sys::inherited(fd)?)))
                 .collect::<Result<_>>()?,
+            // A child that is still being set up has the table of before the exec.
+            lent: Vec::new(),
         })
     }
 }

@@ -1,7 +1,7 @@
 //! What the keeper has, and what it does about requests and exits.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::sys::epoll::EpollFlags;
 use wharf_kernel::container::{self, Report, Spawned, Target};
@@ -44,6 +44,21 @@ pub(super) struct Process {
     pub(super) failure: Option<StartError>,
     pub(super) exit: Option<ExitStatus>,
     pub(super) held: Vec<(String, OwnedFd)>,
+    /// What the child may still use of our table of descriptors, until it has its own.
+    pub(super) lent: Vec<OwnedFd>,
+}
+
+/// What is held for as long as containers live has numbers from here on. Below is what comes and goes, which is all that a
+/// child being set up has to look at.
+const HELD: i32 = 256;
+
+/// A descriptor to be kept for long, out of the way.
+pub(super) fn aside(fd: OwnedFd) -> OwnedFd {
+    if fd.as_raw_fd() >= HELD {
+        return fd;
+    }
+    // Without a free number above it is as good where it is, only slower.
+    sys::dup_above(fd.as_fd(), HELD).unwrap_or(fd)
 }
 
 /// All of them.
@@ -106,6 +121,7 @@ impl Process {
     }
 
     fn hold(&mut self, name: String, fd: OwnedFd) {
+        let fd = aside(fd);
         match self.held.iter_mut().find(|(n, _)| *n == name) {
             Some((_, old)) => *old = fd,
             None => self.held.push((name, fd)),
@@ -132,7 +148,7 @@ fn held(hold: &[(String, Fd)], fds: &[OwnedFd]) -> Result<Vec<(String, OwnedFd)>
             usize::try_from(*number)
                 .ok()
                 .and_then(|index| fds.get(index))
-                .and_then(|fd| fd.try_clone().ok())
+                .and_then(|fd| sys::dup_above(fd.as_fd(), HELD).or_else(|_| Ok::<_, std::io::Error>(fd.try_clone()?)).ok())
                 .map(|fd| (name.clone(), fd))
                 .ok_or_else(|| refused(libc::EBADF, format!("cannot hold descriptor {number} as {name}")))
         })
@@ -148,14 +164,15 @@ impl Server {
                     .usable(&plan.id)
                     .and_then(|()| held(&plan.hold, &fds))
                     .and_then(|held| Ok((container::run(&self.host, &plan, &fds)?, held)));
-                match spawned.and_then(|(s, held)| self.add(sequence, plan.id, None, cgroup, s, held)) {
+                match spawned.and_then(|(s, held)| self.add(sequence, plan.id, None, cgroup, s, held, fds)) {
                     Ok(()) => return None,
                     Err(error) => Answer::Failed(error),
                 }
             }
             Request::Exec(plan) => {
-                match self.exec(&plan, &fds).and_then(|(s, held, cgroup)| {
-                    self.add(sequence, plan.id, Some(plan.container), cgroup, s, held)
+                let mut fds = fds;
+                match self.exec(&plan, &mut fds).and_then(|(s, held, cgroup)| {
+                    self.add(sequence, plan.id, Some(plan.container), cgroup, s, held, fds)
                 }) {
                     Ok(()) => return None,
                     Err(error) => Answer::Failed(error),
@@ -230,7 +247,7 @@ impl Server {
     fn exec(
         &mut self,
         plan: &wharf_plan::run::ExecPlan,
-        fds: &[OwnedFd],
+        fds: &mut Vec<OwnedFd>,
     ) -> Result<(Spawned, Vec<(String, OwnedFd)>, Option<String>), StartError> {
         self.usable(&plan.id)?;
         let held = held(&plan.hold, fds)?;
@@ -241,12 +258,18 @@ impl Server {
         if container.report.is_some() {
             return Err(refused(libc::EAGAIN, format!("container {} is being set up", plan.container)));
         }
+        // A copy with a low number, which lives as long as what is lent with it.
+        let pidfd = pidfd
+            .try_clone()
+            .map_err(|e| refused(e.raw_os_error().unwrap_or(libc::EMFILE), format!("copying a pidfd: {e}")))?;
         let target = Target { pidfd: pidfd.as_fd(), pid: container.pid, cgroup: container.cgroup.as_deref() };
         let spawned = container::exec(&self.host, plan, fds, target)?;
+        fds.push(pidfd);
         Ok((spawned, held, container.cgroup.clone()))
     }
 
     /// Enters a process that was forked.
+    #[allow(clippy::too_many_arguments, reason = "they are the entry's members")]
     fn add(
         &mut self,
         sequence: u64,
@@ -255,8 +278,11 @@ impl Server {
         cgroup: Option<String>,
         spawned: Spawned,
         held: Vec<(String, OwnedFd)>,
+        mut lent: Vec<OwnedFd>,
     ) -> Result<(), StartError> {
-        let Spawned { pid, pidfd, report } = spawned;
+        let Spawned { pid, pidfd, report, lent: theirs } = spawned;
+        lent.extend(theirs);
+        let pidfd = aside(pidfd);
         let identity = Identity::of(&pidfd, pid);
         let process = Process {
             id,
@@ -272,6 +298,7 @@ impl Server {
             failure: None,
             exit: None,
             held,
+            lent,
         };
         state::write(&self.settings, &process);
         let slot = self.table.insert(process);
@@ -336,6 +363,7 @@ impl Server {
                 Ok(Report::Pending) => return,
                 // The daemon's plans wait for nobody.
                 Ok(Report::Paused | Report::Ready) => {}
+                Ok(Report::Own) => process.lent = Vec::new(),
                 Ok(Report::Terminal(master)) => process.hold("pty".into(), master),
                 Ok(Report::Failed(error)) => process.failure = Some(error),
                 Ok(Report::Closed) => break,
@@ -409,6 +437,7 @@ impl Server {
         process.pidfd = None;
         // A child cannot leave its report open beyond its end, but a copy of it in another child could.
         process.report = None;
+        process.lent = Vec::new();
         process.exit = Some(status);
         // Where the daemon that asked is gone, the next one may have adopted this start already: to it, this is an exit.
         if let Some((error, sequence)) = process.failure.take().zip(process.waiting.take()) {

@@ -178,6 +178,13 @@ fn cpu(dir: Dir<'_>, path: &str, resources: &Resources) -> Result<()> {
     if let Some(burst) = resources.cpu_burst {
         dir.write_if_there(&format!("{path}/cpu.cfs_burst_us"), &burst.to_string())?;
     }
+    // The period first: a share of it is checked against the parent's.
+    if let Some(period) = resources.cpu_rt_period {
+        set("cpu.rt_period_us", period)?;
+    }
+    if let Some(runtime) = resources.cpu_rt_runtime {
+        set("cpu.rt_runtime_us", runtime)?;
+    }
     match (resources.cpu_period, resources.cpu_quota) {
         (Some(period), Some(quota)) => {
             // With the old quota the new period may be impossible, so clear it first.

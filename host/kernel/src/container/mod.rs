@@ -11,6 +11,7 @@ mod process;
 mod report;
 mod setup;
 mod terminal;
+mod userns;
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -30,6 +31,7 @@ pub struct Host {
     pid_namespace: OwnedFd,
     init: OwnedFd,
     open_files: Option<(u64, u64)>,
+    lends: bool,
 }
 
 impl Host {
@@ -42,7 +44,15 @@ impl Host {
             pid_namespace: file::openat(None, c"/proc/self/ns/pid", libc::O_RDONLY, 0)?,
             init: file::memfd(c"wharf-init", init, true)?,
             open_files: None,
+            lends: false,
         })
+    }
+
+    /// Children begin with the caller's own table of descriptors instead of a copy of it, which is a great deal cheaper for a
+    /// caller that has thousands. In return the caller must leave the descriptors that it passes to [`run`] and [`exec`], the
+    /// target's pidfd among them, open until [`Report::Own`] or the child's end; and what it holds for long should have higher numbers than those.
+    pub fn lend_descriptors(&mut self) {
+        self.lends = true;
     }
 
     /// The limit of open files that processes get whose plan says nothing about it, where the caller raised its own.
@@ -76,6 +86,8 @@ pub struct Spawned {
     pub pidfd: OwnedFd,
     /// Becomes readable with reports, see [`read_report`].
     pub report: OwnedFd,
+    /// With [lent](Host::lend_descriptors) descriptors: the child's end of the report, which is to be closed with them.
+    pub lent: Option<OwnedFd>,
 }
 
 /// The process that an exec joins.
@@ -127,19 +139,23 @@ fn fd(fds: &[OwnedFd], index: u32) -> Result<BorrowedFd<'_>, StartError> {
     })
 }
 
-/// Starts a container. `fds` are what the plan's numbers mean; they can be closed when this returns.
+/// Starts a container. `fds` are what the plan's numbers mean; they can be closed when this returns, unless they are
+/// [lent](Host::lend_descriptors).
 pub fn run(host: &Host, plan: &RunPlan, fds: &[OwnedFd]) -> Result<Spawned, StartError> {
     let job = prepare::Run::new(host, plan, fds)?;
     let spaces = plan.namespaces;
-    let mut flags = sys::CLONE_NEWNS;
-    for (namespace, flag) in [
-        (spaces.pid, sys::CLONE_NEWPID),
-        (spaces.ipc, sys::CLONE_NEWIPC),
-        (spaces.uts, sys::CLONE_NEWUTS),
-        (spaces.net, sys::CLONE_NEWNET),
-    ] {
-        if namespace == Namespace::New {
-            flags |= flag;
+    let mut flags = if spaces.pid == Namespace::New { sys::CLONE_NEWPID } else { 0 };
+    // Those of a container with a user namespace are made in there, so that they belong to it.
+    if plan.user.is_none() {
+        flags |= sys::CLONE_NEWNS;
+        for (namespace, flag) in [
+            (spaces.ipc, sys::CLONE_NEWIPC),
+            (spaces.uts, sys::CLONE_NEWUTS),
+            (spaces.net, sys::CLONE_NEWNET),
+        ] {
+            if namespace == Namespace::New {
+                flags |= flag;
+            }
         }
     }
     let pid_namespace = match spaces.pid {
@@ -206,9 +222,15 @@ fn spawn(
     if let Some(namespace) = pid_namespace {
         sys::setns(namespace, sys::CLONE_NEWPID).at(Stage::Namespace, || "joining the pid namespace")?;
     }
-    let side = sys::clone_process(flags, cgroup);
+    let lent = if host.lends { sys::CLONE_FILES } else { 0 };
+    let side = sys::clone_process(flags | lent, cgroup);
     if let Ok(Side::Child) = side {
-        let error = match sys::close_all_but(&keep).at(Stage::Stdio, || "closing descriptors") {
+        let own = if host.lends {
+            sys::unshare_all_but(&keep).and_then(|()| report::send_own(theirs.as_fd()))
+        } else {
+            sys::close_all_but(&keep)
+        };
+        let error = match own.at(Stage::Stdio, || "closing descriptors") {
             Ok(()) => child(theirs.as_fd()),
             Err(error) => error,
         };
@@ -223,7 +245,9 @@ fn spawn(
     match side
         .at(if cgroup.is_some() { Stage::Cgroup } else { Stage::Namespace }, || "starting the process")?
     {
-        Side::Parent(pid, pidfd) => Ok(Spawned { pid, pidfd, report: ours }),
+        Side::Parent(pid, pidfd) => {
+            Ok(Spawned { pid, pidfd, report: ours, lent: host.lends.then_some(theirs) })
+        }
         Side::Child => sys::exit(255),
     }
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use wharf_plan::run::{
-    ExecPlan, MountSource, Namespace, Process as ProcessPlan, RunPlan, Stage, StartError, TimeNamespace,
+    ExecPlan, Ids, MountSource, Namespace, Process as ProcessPlan, RunPlan, Stage, StartError, TimeNamespace,
 };
 
 use super::{At, Host, Target, fd};
@@ -176,6 +176,8 @@ pub(super) struct Run<'a> {
     pub(super) process: Process<'a>,
     pub(super) rootfs: BorrowedFd<'a>,
     pub(super) root_propagation: (u64, bool),
+    /// The user namespace to enter, with its ranges.
+    pub(super) user: Option<(BorrowedFd<'a>, &'a Ids)>,
     /// Namespaces to join in the child, with their kind.
     pub(super) joins: Vec<(BorrowedFd<'a>, u64)>,
     pub(super) pause: Option<BorrowedFd<'a>>,
@@ -206,6 +208,13 @@ impl<'a> Run<'a> {
             if let Namespace::Join(number) = namespace {
                 joins.push((fd(fds, number)?, kind));
             }
+        }
+        let user = match &plan.user {
+            Some(user) => Some((fd(fds, user.namespace)?, &user.ids)),
+            None => None,
+        };
+        if user.is_some() && plan.namespaces.net == Namespace::New {
+            return Err(request("a new network namespace without its user namespace", libc::EINVAL));
         }
         if let TimeNamespace::Join(number) = plan.time {
             joins.push((fd(fds, number)?, CLONE_NEWTIME));
@@ -244,6 +253,7 @@ impl<'a> Run<'a> {
             process: Process::new(host, &plan.process, fds)?,
             rootfs: fd(fds, plan.rootfs)?,
             root_propagation: propagation(&plan.rootfs_propagation).at(Stage::Request, || "root")?,
+            user,
             joins,
             pause: plan.pause.map(|number| fd(fds, number)).transpose()?,
             clocks,
@@ -434,6 +444,7 @@ impl<'a> Device<'a> {
 }
 
 pub(super) struct Exec<'a> {
+    pub(super) ids: Option<&'a Ids>,
     pub(super) process: Process<'a>,
     pub(super) target: Target<'a>,
     pub(super) cgroups: Vec<Joined<'a>>,
@@ -447,6 +458,7 @@ impl<'a> Exec<'a> {
         target: Target<'a>,
     ) -> Result<Self, StartError> {
         Ok(Self {
+            ids: plan.ids.as_ref(),
             process: Process::new(host, &plan.process, fds)?,
             target,
             cgroups: joined(host, target.cgroup)?,

@@ -21,9 +21,10 @@ pub(super) fn finish(
     root: BorrowedFd<'_>,
     terminal: Option<Terminal>,
     init: Option<BorrowedFd<'_>>,
+    proc: Option<OwnedFd>,
     report: BorrowedFd<'_>,
 ) -> StartError {
-    match steps(job, root, terminal, init, report) {
+    match steps(job, root, terminal, init, proc, report) {
         Ok(never) => match never {},
         Err(error) => error,
     }
@@ -36,6 +37,7 @@ fn steps(
     root: BorrowedFd<'_>,
     terminal: Option<Terminal>,
     init: Option<BorrowedFd<'_>>,
+    proc: Option<OwnedFd>,
     report: BorrowedFd<'_>,
 ) -> Result<Never, StartError> {
     let plan = job.plan;
@@ -51,7 +53,7 @@ fn steps(
         limit(*resource, *soft, *hard).at(Stage::Credentials, || "setting a resource limit")?;
     }
     if let Some(label) = &job.apparmor {
-        apparmor(label).at(Stage::Security, || "setting the AppArmor profile")?;
+        apparmor(label, proc).at(Stage::Security, || "setting the AppArmor profile")?;
     }
     // As root first: a working directory may be closed to the user but open to the container's root.
     let entered = match chdir(root, job) {
@@ -97,6 +99,18 @@ fn limit(resource: u32, soft: u64, hard: u64) -> Result<()> {
             let most = sys::getrlimit(resource)?.1;
             sys::setrlimit(resource, soft.min(most), hard.min(most))
         }
+        result => result,
+    }
+}
+
+/// Raises what a limit may be set to, leaving the limit as it is: in a user namespace nobody may any more.
+pub(super) fn raise(resource: u32, hard: u64) -> Result<()> {
+    let (soft, most) = sys::getrlimit(resource)?;
+    if hard <= most {
+        return Ok(());
+    }
+    match sys::setrlimit(resource, soft, hard) {
+        Err(e) if e.is(libc::EPERM) => Ok(()),
         result => result,
     }
 }
@@ -175,7 +189,7 @@ fn streams(
 }
 
 /// Gives a stream to the user, so that a program may open /dev/stdout again.
-fn own(stream: BorrowedFd<'_>, uid: u32) -> Result<()> {
+pub(super) fn own(stream: BorrowedFd<'_>, uid: u32) -> Result<()> {
     let stat = file::fstatat(stream, c"")?;
     if stat.st_uid == uid
         || (stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == libc::makedev(1, 3))
@@ -279,8 +293,11 @@ fn exec_failed(job: &Process<'_>, errno: i32) -> StartError {
 
 /// Writes `exec PROFILE` where the security module reads it, on a proc file system of our own making: one in the
 /// container could be anything (CVE-2019-16884, CVE-2019-19921).
-fn apparmor(label: &[u8]) -> Result<()> {
-    let proc = own_proc()?;
+fn apparmor(label: &[u8], proc: Option<OwnedFd>) -> Result<()> {
+    let proc = match proc {
+        Some(proc) => proc,
+        None => own_proc()?,
+    };
     let resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV;
     let open = |path| file::openat2(proc.as_fd(), path, libc::O_WRONLY, 0, resolve);
     let attribute = match open(c"thread-self/attr/apparmor/exec") {

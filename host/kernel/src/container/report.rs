@@ -14,6 +14,7 @@ const TERMINAL: u8 = 1;
 const FAILURE: u8 = 2;
 const PAUSED: u8 = 3;
 const READY: u8 = 4;
+const OWN: u8 = 5;
 
 const STAGES: [Stage; 10] = [
     Stage::Request,
@@ -39,6 +40,8 @@ pub enum Report {
     Paused,
     /// It waits at its gate, and only the program is missing.
     Ready,
+    /// It has a table of descriptors of its own: what was [lent](super::Host::lend_descriptors) to it can be closed.
+    Own,
     /// It gave up and ends.
     Failed(StartError),
     /// The socket was closed: the program runs, or the child was killed before.
@@ -60,6 +63,7 @@ pub fn read_report(report: BorrowedFd<'_>) -> Result<Report> {
         ([TERMINAL], Some(master)) => Ok(Report::Terminal(master)),
         ([PAUSED], _) => Ok(Report::Paused),
         ([READY], _) => Ok(Report::Ready),
+        ([OWN], _) => Ok(Report::Own),
         ([FAILURE, stage, a, b, c, d, what @ ..], _) => Ok(Report::Failed(StartError {
             stage: STAGES.get(usize::from(*stage)).copied().unwrap_or(Stage::Request),
             errno: i32::from_le_bytes([*a, *b, *c, *d]),
@@ -79,6 +83,10 @@ pub(super) fn send_paused(report: BorrowedFd<'_>) -> Result<()> {
 
 pub(super) fn send_ready(report: BorrowedFd<'_>) -> Result<()> {
     socket::send(report, &[READY], &[])
+}
+
+pub(super) fn send_own(report: BorrowedFd<'_>) -> Result<()> {
+    socket::send(report, &[OWN], &[])
 }
 
 pub(super) fn send_failure(report: BorrowedFd<'_>, error: &StartError) {

@@ -7,7 +7,7 @@ use wharf_plan::run::{Namespace, Stage, StartError};
 
 use super::prepare::{Device, Exec, Joined, Mount, Run, Source};
 use super::terminal;
-use super::{At, Host, pivot, process};
+use super::{At, Host, pivot, process, userns};
 use crate::error::{Error, Result};
 use crate::mount::Flags;
 use crate::sys::file::{
@@ -43,9 +43,9 @@ const COVERABLE: [&str; 13] = [
 /// The child of a new container; returns only on failure.
 pub(super) fn run(host: &Host, job: &Run<'_>, report: BorrowedFd<'_>) -> StartError {
     match build(job, report) {
-        Ok((root, terminal)) => {
+        Ok(Built { root, terminal, proc }) => {
             let init = job.plan.init.then(|| host.init.as_fd());
-            process::finish(&job.process, root.as_fd(), terminal, init, report)
+            process::finish(&job.process, root.as_fd(), terminal, init, proc, report)
         }
         Err(error) => error,
     }
@@ -53,12 +53,25 @@ pub(super) fn run(host: &Host, job: &Run<'_>, report: BorrowedFd<'_>) -> StartEr
 
 /// The child of an exec; returns only on failure.
 pub(super) fn exec(_host: &Host, job: &Exec<'_>, report: BorrowedFd<'_>) -> StartError {
-    use proc_sys::{CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWUTS};
-    let join = || -> Result<(OwnedFd, Option<terminal::Terminal>), StartError> {
+    use proc_sys::{
+        CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWUTS,
+    };
+    let join = || -> Result<Built, StartError> {
         oom_score(job.process.oom_score_adj.as_deref())?;
         join_cgroups(&job.cgroups)?;
-        let spaces = CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET | CLONE_NEWCGROUP;
+        let mut spaces = CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET | CLONE_NEWCGROUP;
+        let mut proc = None;
+        if let Some(ids) = job.ids {
+            userns::privileged(&job.process, ids)?;
+            if job.process.apparmor.is_some() {
+                proc = Some(process::own_proc().at(Stage::Security, || "a proc file system")?);
+            }
+            spaces |= CLONE_NEWUSER;
+        }
         proc_sys::setns(job.target.pidfd, spaces).at(Stage::Namespace, || "joining the container")?;
+        if job.ids.is_some() {
+            userns::become_root()?;
+        }
         // Joining a mount namespace puts root and working directory onto the container's root.
         let root = open_root()?;
         let terminal = if job.process.plan.tty {
@@ -66,10 +79,12 @@ pub(super) fn exec(_host: &Host, job: &Exec<'_>, report: BorrowedFd<'_>) -> Star
         } else {
             None
         };
-        Ok((root, terminal))
+        Ok(Built { root, terminal, proc })
     };
     match join() {
-        Ok((root, terminal)) => process::finish(&job.process, root.as_fd(), terminal, None, report),
+        Ok(Built { root, terminal, proc }) => {
+            process::finish(&job.process, root.as_fd(), terminal, None, proc, report)
+        }
         Err(error) => error,
     }
 }
@@ -113,15 +128,31 @@ fn join_cgroups(cgroups: &[Joined<'_>]) -> Result<(), StartError> {
     Ok(())
 }
 
+/// Where the process begins.
+struct Built {
+    root: OwnedFd,
+    terminal: Option<terminal::Terminal>,
+    /// For writes to its own attributes, where it could not make one any more.
+    proc: Option<OwnedFd>,
+}
+
 /// Everything up to the process itself.
-fn build(job: &Run<'_>, report: BorrowedFd<'_>) -> Result<(OwnedFd, Option<terminal::Terminal>), StartError> {
+fn build(job: &Run<'_>, report: BorrowedFd<'_>) -> Result<Built, StartError> {
     let plan = job.plan;
     oom_score(job.process.oom_score_adj.as_deref())?;
     join_cgroups(&job.cgroups)?;
     for (namespace, kind) in &job.joins {
         proc_sys::setns(*namespace, *kind).at(Stage::Namespace, || "joining a namespace")?;
     }
-    if plan.namespaces.net == Namespace::New {
+    let mut early = userns::Early::default();
+    let mut hierarchies = Vec::new();
+    if let Some((namespace, ids)) = job.user {
+        early = userns::prepare(job, ids)?;
+        if job.binds_hierarchies() {
+            hierarchies = bind_hierarchies(&job.cgroups)?;
+        }
+        userns::enter(job, namespace)?;
+    } else if plan.namespaces.net == Namespace::New {
         net_device::loopback_up().at(Stage::Namespace, || "bringing the loopback device up")?;
     }
     // After joining the cgroup: it becomes the root of the namespace.
@@ -143,7 +174,9 @@ fn build(job: &Run<'_>, report: BorrowedFd<'_>) -> Result<(OwnedFd, Option<termi
     }
     // Nothing that happens here may reach the host's mounts.
     sys::set_root_propagation(libc::MS_PRIVATE).at(Stage::Mount, || "making the mounts private")?;
-    let hierarchies = if job.binds_hierarchies() { bind_hierarchies(&job.cgroups)? } else { Vec::new() };
+    if job.user.is_none() && job.binds_hierarchies() {
+        hierarchies = bind_hierarchies(&job.cgroups)?;
+    }
     let null = if job.masked.is_empty() { None } else { Some(pivot::null_tree()?) };
     pivot::enter(job.rootfs)?;
     let root = open_root()?;
@@ -155,10 +188,11 @@ fn build(job: &Run<'_>, report: BorrowedFd<'_>) -> Result<(OwnedFd, Option<termi
     sys::mount_setattr(root.as_fd(), true, &change).at(Stage::Mount, || "the root's propagation")?;
 
     let mut made = Made::default();
-    for mount in &job.mounts {
-        add_mount(root.as_fd(), mount, job, &hierarchies, &mut made)?;
+    for (number, mount) in job.mounts.iter().enumerate() {
+        add_mount(root.as_fd(), mount, early.take(number), job, &hierarchies, &mut made)?;
     }
-    for device in &job.devices {
+    let left = |device: &&Device<'_>| !(early.devices && below_dev(device));
+    for device in job.devices.iter().filter(left) {
         make_device(root.as_fd(), device)
             .at(Stage::Mount, || format!("making the device {}", device.name))?;
     }
@@ -190,7 +224,7 @@ fn build(job: &Run<'_>, report: BorrowedFd<'_>) -> Result<(OwnedFd, Option<termi
         let change = MountAttr { propagation, ..MountAttr::default() };
         sys::mount_setattr(root.as_fd(), recursive, &change).at(Stage::Mount, || "the root's propagation")?;
     }
-    Ok((root, terminal))
+    Ok(Built { root, terminal, proc: early.proc })
 }
 
 /// Mounts that later steps go back to.
@@ -203,6 +237,7 @@ struct Made {
 fn add_mount(
     root: BorrowedFd<'_>,
     mount: &Mount<'_>,
+    ready: Option<OwnedFd>,
     job: &Run<'_>,
     hierarchies: &[(&CStr, OwnedFd)],
     made: &mut Made,
@@ -216,7 +251,10 @@ fn add_mount(
     let (tree, owned) = match &mount.source {
         Source::Tree(tree) => (*tree, None),
         Source::New(fs) | Source::Hierarchies(fs) => {
-            let made = fs.make().at(Stage::Mount, at)?;
+            let made = match ready {
+                Some(made) => made,
+                None => fs.make().at(Stage::Mount, at)?,
+            };
             (job.rootfs, Some(made))
         }
     };
@@ -225,6 +263,11 @@ fn add_mount(
     check_proc(mount, tree, target.as_fd()).at(Stage::Mount, at)?;
     if matches!(mount.source, Source::Tree(_)) && mount.flags != Flags::default() {
         crate::mount::set_attr(tree, mount.flags, false).at(Stage::Mount, at)?;
+    }
+    if job.user.is_some() && matches!(mount.source, Source::Tree(_)) {
+        // What is mounted in a user namespace never reaches the host, whatever is asked for: it may only come from there.
+        let change = MountAttr { propagation: libc::MS_SLAVE, ..MountAttr::default() };
+        sys::mount_setattr(tree, true, &change).at(Stage::Mount, at)?;
     }
     sys::move_mount(tree, target.as_fd()).at(Stage::Mount, at)?;
     if let Some((propagation, recursive)) = mount.propagation {
@@ -337,6 +380,11 @@ fn fill_hierarchies(
         sys::mount_setattr(tmpfs, false, &MountAttr { set: attr::RDONLY, ..MountAttr::default() })?;
     }
     Ok(())
+}
+
+fn below_dev(device: &Device<'_>) -> bool {
+    let dir = device.dir.to_bytes();
+    dir == b"dev" || dir.starts_with(b"dev/")
 }
 
 fn make_device(root: BorrowedFd<'_>, device: &Device<'_>) -> Result<()> {

@@ -12,7 +12,6 @@ use wharf_plan::files::{Place, Root};
 
 mod apply;
 mod copy;
-mod idmap;
 mod image;
 mod mount;
 mod quota;

@@ -1,15 +1,17 @@
 //! Mount plans as detached trees.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 
 use rustix::fs::OFlags;
 use wharf_plan::files::{Mount, MountAttributes, OptionValue, Place, Source};
+use wharf_plan::types::IdMap;
 
 use super::tree::by_fd;
-use super::{Context, DIR, Error, Roots, idmap};
+use super::{Context, DIR, Error, Roots};
 use crate::sys::file::cstring;
+use crate::userns;
 use crate::sys::mount::{
     self as sys, AT_RECURSIVE, MountAttr, OPEN_TREE_CLONE, attr, fsconfig_create, fsconfig_fd, fsconfig_flag,
     fsconfig_string, fsmount, fsopen, open_tree,
@@ -53,23 +55,20 @@ fn all(roots: &Roots, mounts: &[Mount], mode: OverlayMode) -> Result<Vec<OwnedFd
     for mount in mounts {
         let one = match mount.fstype.as_str() {
             "bind" | "none" => bind(roots, &made, mount)?,
-            "overlay" => overlay(roots, &made, mount, mode)?,
             "erofs" => super::image::mount(roots, &made, mount)?,
+            // Overlay makes whiteouts as whoever mounted it, which a mapped layer must have a place for.
+            "overlay" => userns::as_root(layer_maps(mounts), || overlay(roots, &made, mount, mode))??,
             _ => filesystem(roots, &made, mount)?,
         };
-        if !mount.id_maps.is_empty() {
-            let userns = idmap::user_namespace(&mount.id_maps)?;
-            #[allow(clippy::cast_sign_loss, reason = "descriptors are not negative")]
-            let userns_fd = userns.as_raw_fd() as u64;
-            sys::mount_setattr(
-                one.as_fd(),
-                false,
-                &MountAttr { set: attr::IDMAP, userns_fd, ..MountAttr::default() },
-            )?;
-        }
+        userns::map_mount(one.as_fd(), &mount.id_maps, false)?;
         made.push(one);
     }
     Ok(made)
+}
+
+/// How the layers of a plan are mapped: all alike, as they belong to one container.
+fn layer_maps(mounts: &[Mount]) -> &[IdMap] {
+    mounts.iter().map(|m| m.id_maps.as_slice()).find(|maps| !maps.is_empty()).unwrap_or_default()
 }
 
 pub(super) fn attributes(flags: MountAttributes) -> u64 {

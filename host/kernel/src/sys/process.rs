@@ -23,6 +23,8 @@ pub const CLONE_NEWTIME: u64 = 0x0000_0080;
 pub const CLONE_NEWPID: u64 = 0x2000_0000;
 /// New network namespace.
 pub const CLONE_NEWNET: u64 = 0x4000_0000;
+/// The child has the caller's table of descriptors, not a copy of it, until it calls [`unshare_all_but`].
+pub const CLONE_FILES: u64 = 0x400;
 const CLONE_PIDFD: u64 = 0x1000;
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -340,6 +342,36 @@ pub fn setresuid(uid: u32) -> Result<()> {
     check(result, || format!("setresuid({uid}, {uid}, {uid})")).map(drop)
 }
 
+/// This thread's ids for files alone; its other ids stay.
+pub fn set_file_ids(uid: u32, gid: u32) -> Result<()> {
+    for (call, name, id) in [(libc::SYS_setfsgid, "setfsgid", gid), (libc::SYS_setfsuid, "setfsuid", uid)] {
+        // SAFETY: plain numbers. The raw call changes this thread only.
+        unsafe { libc::syscall(call, id) };
+        // It answers the id from before, whether it did anything or not; -1 changes nothing and tells.
+        // SAFETY: as above.
+        let now = unsafe { libc::syscall(call, u32::MAX) };
+        if now != i64::from(id) {
+            return Err(Error::new(format!("{name}({id})"), libc::EPERM));
+        }
+    }
+    Ok(())
+}
+
+/// From now on this thread keeps its capabilities over changes of ids (`SECBIT_NO_SETUID_FIXUP`).
+pub fn keep_capabilities_of_files() -> Result<()> {
+    const SECBIT_NO_SETUID_FIXUP: u64 = 1 << 2;
+    prctl(libc::PR_SET_SECUREBITS, "PR_SET_SECUREBITS", SECBIT_NO_SETUID_FIXUP, 0)
+}
+
+/// The user namespace that a namespace belongs to (`NS_GET_USERNS`).
+pub fn owner_of(namespace: BorrowedFd<'_>) -> Result<OwnedFd> {
+    const NS_GET_USERNS: libc::Ioctl = 0xb701;
+    let fd = namespace.as_raw_fd();
+    // SAFETY: the ioctl takes no argument and answers a new descriptor.
+    let result = unsafe { libc::ioctl(fd, NS_GET_USERNS) };
+    check_fd(result.into(), || format!("ioctl({fd}, NS_GET_USERNS)"))
+}
+
 /// Sets both values of one resource limit.
 pub fn setrlimit(resource: u32, soft: u64, hard: u64) -> Result<()> {
     let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
@@ -434,6 +466,18 @@ pub fn close_all_but(keep: &[i32]) -> Result<()> {
         first = first.max(next.saturating_add(1));
     }
     Ok(())
+}
+
+/// [`close_all_but`] for a child that was made with [`CLONE_FILES`]: it gets a table of its own, into which nothing above the last
+/// of `keep` is even copied. With thousands of descriptors there, that is what costs.
+pub fn unshare_all_but(keep: &[i32]) -> Result<()> {
+    const CLOSE_RANGE_UNSHARE: u32 = 2;
+    let last = keep.iter().filter_map(|fd| u32::try_from(*fd).ok()).max().unwrap_or(2).max(2);
+    let first = last.saturating_add(1);
+    // SAFETY: plain numbers. The table becomes this process's own before anything in it is closed.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, CLOSE_RANGE_UNSHARE) };
+    check(result, || format!("close_range({first}, ~0, CLOSE_RANGE_UNSHARE)"))?;
+    close_all_but(keep)
 }
 
 /// Whether the descriptor is closed at exec.

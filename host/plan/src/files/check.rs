@@ -16,6 +16,9 @@ pub struct FileGrants {
     pub filesystems: BTreeSet<String>,
     /// Names of directories from outside the plugin's own trees.
     pub granted: BTreeSet<String>,
+    /// Directories that a user gave to the object of this one call: a bind mount may show them, nothing else may touch them.
+    #[serde(skip)]
+    pub shown: BTreeSet<String>,
     /// Names of block devices; `loop`, `verity` and `by-id` grant these ways to get one.
     pub devices: BTreeSet<String>,
     /// Secrets that a mount option may name.
@@ -238,7 +241,12 @@ fn mount(mount: &Mount, position: usize, devices: usize, grants: &FileGrants) ->
     }
     match &mount.source {
         Source::None => {}
-        Source::Place(p) => place(p, position, grants)?,
+        Source::Place(p) => match &p.root {
+            Root::Granted(name) if mount.fstype == "bind" && grants.shown.contains(name) => {
+                place(&Place { root: Root::Data, path: p.path.clone() }, position, grants)?;
+            }
+            _ => place(p, position, grants)?,
+        },
         Source::Device(d) => index(*d, devices, "device")?,
         Source::Remote(name) => text(name)?,
     }

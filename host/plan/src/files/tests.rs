@@ -27,6 +27,7 @@ fn grants() -> FileGrants {
         ]),
         filesystems: set(&["overlay", "bind", "ext4"]),
         granted: set(&["backing"]),
+        shown: set(&["/srv/given"]),
         devices: set(&["loop", "verity", "disk"]),
         secrets: set(&["token"]),
     }
@@ -115,6 +116,31 @@ fn sizes_are_bounded() {
     refused(&[], std::slice::from_ref(&mapped));
     mapped.id_maps = vec![IdMap { inside: 0, outside: 0, size: 0 }];
     refused(&[], &[mapped]);
+}
+
+#[test]
+fn what_a_user_gave_is_shown_and_not_touched() {
+    let given = |path: &str| Place { root: Root::Granted("/srv/given".into()), path: path.into() };
+    let shown = |fstype: &str, source| Mount { fstype: fstype.into(), source, ..mount(vec![]) };
+    validate(&[], &[shown("bind", Source::Place(given(""))), shown("bind", Source::Place(given("a/b")))], &grants())
+        .unwrap();
+    refused(&[], &[shown("bind", Source::Place(given("../b")))]);
+    refused(&[], &[shown("ext4", Source::Place(given("image")))]);
+    refused(&[], &[shown("bind", Source::Place(Place { root: Root::Granted("/srv".into()), path: String::new() }))]);
+    refused(&[], &[mount(vec![("upperdir".into(), OptionValue::Place(given("a")))])]);
+    refused(&[], &[mount(vec![("lowerdir+".into(), OptionValue::Places(vec![at("x"), given("a")]))])]);
+    let owner = Owner { at: given("a"), uid: 0, gid: 0, mode: 0o777 };
+    for op in [
+        Op::RemoveTree(given("a")),
+        Op::MakeDir(owner.clone()),
+        Op::SetOwner(owner),
+        Op::WriteFile(File { at: given("a"), content: vec![], mode: 0o644 }),
+        Op::CopyTree(TreeCopy { source: given("a"), target: at("mine"), reflink: true }),
+        Op::CopyTree(TreeCopy { source: at("mine"), target: given("a"), reflink: true }),
+        Op::OpenDevice(Device::Loop(given("a"))),
+    ] {
+        assert!(refused(&[op], &[]).contains("not granted directory"));
+    }
 }
 
 #[test]

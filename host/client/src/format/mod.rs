@@ -1,14 +1,17 @@
 //! Tables, and the part of Go's templates that scripts use with `--format`.
 //!
-//! Known: `{{.A.B}}`, `{{json .A}}`, `{{len .A}}`, `{{index .A "key"}}`, `{{upper .A}}`, `{{lower .A}}`, `{{join .A ","}}`,
-//! `{{println .A}}`, pipes, `{{range .A}}…{{end}}` (also `{{range $k, $v := .A}}`), `{{if .A}}…{{else}}…{{end}}`, `{{with .A}}`, string
-//! literals, `eq`, `ne`, `not`, and trimming dashes. Anything else is an error that names it.
+//! Known: `{{.A.B}}`, pipes, parentheses, literals, `{{$x := .A}}`, `{{range .A}}…{{end}}` (also `{{range $k, $v := .A}}`),
+//! `{{if .A}}…{{else if .B}}…{{else}}…{{end}}`, `{{with .A}}`, comments, trimming dashes, and the functions of
+//! [`functions`]. Anything else is an error that names it.
+
+mod functions;
 
 use std::collections::HashMap;
 
 use serde_json::Value;
 
 use crate::Error;
+use functions::{call, display, truth};
 
 /// A parsed template.
 #[derive(Debug, PartialEq)]
@@ -20,6 +23,7 @@ pub(crate) struct Template {
 enum Node {
     Text(String),
     Print(Pipe),
+    Set(String, Pipe),
     If(Pipe, Vec<Node>, Vec<Node>),
     With(Pipe, Vec<Node>, Vec<Node>),
     Range { names: Vec<String>, over: Pipe, body: Vec<Node>, otherwise: Vec<Node> },
@@ -129,8 +133,9 @@ fn pipe(words: &mut std::iter::Peekable<std::vec::IntoIter<String>>, nested: boo
                 Term::Variable(name.to_owned(), path(&rest))
             }
             "true" | "false" => Term::Literal((word == "true").into()),
+            "nil" => Term::Literal(Value::Null),
             w if w.parse::<i64>().is_ok() => Term::Literal(w.parse::<i64>().unwrap_or_default().into()),
-            w if w.chars().all(char::is_alphanumeric) => Term::Word(word),
+            w if w.chars().all(|c| c.is_alphanumeric() || c == '_') => Term::Word(word),
             w => return Err(wrong(&format!("unexpected {w:?}"))),
         };
         if let Some(last) = commands.last_mut() {
@@ -188,37 +193,45 @@ fn block<'a>(tokens: &mut impl Iterator<Item = Token<'a>>) -> Result<(Vec<Node>,
         let (word, rest) = action.split_once(' ').unwrap_or((action, ""));
         match word {
             "end" | "else" => return Ok((nodes, Some(action.to_owned()))),
-            "if" | "with" | "range" => {
-                let (body, end) = block(tokens)?;
-                let otherwise = match end.as_deref() {
-                    Some("end") => Vec::new(),
-                    Some("else") => match block(tokens)? {
-                        (nodes, Some(end)) if end == "end" => nodes,
-                        _ => return Err(wrong("else without end")),
-                    },
-                    _ => return Err(wrong(&format!("{word} without end"))),
-                };
-                nodes.push(match word {
-                    "if" => Node::If(parse_pipe(rest)?, body, otherwise),
-                    "with" => Node::With(parse_pipe(rest)?, body, otherwise),
-                    _ => {
-                        let (names, over) = rest.split_once(":=").unwrap_or(("", rest));
-                        let names = names
-                            .split(',')
-                            .map(str::trim)
-                            .filter(|n| !n.is_empty())
-                            .map(str::to_owned)
-                            .collect();
-                        Node::Range { names, over: parse_pipe(over)?, body, otherwise }
-                    }
-                });
-            }
+            "if" | "with" | "range" => nodes.push(control(word, rest, tokens)?),
             "" => return Err(wrong("missing value for command")),
             _ if word.starts_with("/*") => {}
-            _ => nodes.push(Node::Print(parse_pipe(action)?)),
+            _ => match action.split_once(":=") {
+                Some((name, pipe)) if name.trim().starts_with('$') => {
+                    nodes.push(Node::Set(name.trim().to_owned(), parse_pipe(pipe)?));
+                }
+                _ => nodes.push(Node::Print(parse_pipe(action)?)),
+            },
         }
     }
     Ok((nodes, None))
+}
+
+/// `if`, `with` or `range` up to its `end`.
+fn control<'a>(word: &str, rest: &str, tokens: &mut impl Iterator<Item = Token<'a>>) -> Result<Node, Error> {
+    let (body, end) = block(tokens)?;
+    let end = end.ok_or_else(|| wrong(&format!("{word} without end")))?;
+    let otherwise = match end.strip_prefix("else").map(str::trim) {
+        None => Vec::new(),
+        Some("") => match block(tokens)? {
+            (nodes, Some(end)) if end == "end" => nodes,
+            _ => return Err(wrong("else without end")),
+        },
+        // The end of this one is the end of all before it.
+        Some(more) => match more.split_once(' ') {
+            Some((next @ ("if" | "with"), rest)) => vec![control(next, rest, tokens)?],
+            _ => return Err(wrong(&format!("unexpected {more:?} after else"))),
+        },
+    };
+    Ok(match word {
+        "if" => Node::If(parse_pipe(rest)?, body, otherwise),
+        "with" => Node::With(parse_pipe(rest)?, body, otherwise),
+        _ => {
+            let (names, over) = rest.split_once(":=").unwrap_or(("", rest));
+            let names = names.split(',').map(str::trim).filter(|n| !n.is_empty()).map(str::to_owned).collect();
+            Node::Range { names, over: parse_pipe(over)?, body, otherwise }
+        }
+    })
 }
 
 type Variables = HashMap<String, Value>;
@@ -228,6 +241,10 @@ fn render(nodes: &[Node], dot: &Value, variables: &mut Variables, out: &mut Stri
         match node {
             Node::Text(text) => out.push_str(text),
             Node::Print(pipe) => out.push_str(&display(&evaluate(pipe, dot, variables)?)),
+            Node::Set(name, pipe) => {
+                let value = evaluate(pipe, dot, variables)?;
+                variables.insert(name.clone(), value);
+            }
             Node::If(condition, yes, no) => {
                 let branch = if truth(&evaluate(condition, dot, variables)?) { yes } else { no };
                 render(branch, dot, variables, out)?;
@@ -278,6 +295,7 @@ fn evaluate(pipe: &Pipe, dot: &Value, variables: &Variables) -> Result<Value, Er
         };
         for term in command.iter().skip(usize::from(function.is_some())) {
             arguments.push(match term {
+                Term::Path(path) if path.as_slice() == ["Label"] && command.len() > 1 => Value::Null,
                 Term::Path(path) => lookup(dot, path)?,
                 Term::Variable(name, path) => {
                     let value =
@@ -291,6 +309,10 @@ fn evaluate(pipe: &Pipe, dot: &Value, variables: &Variables) -> Result<Value, Er
         }
         arguments.extend(piped.take());
         piped = Some(match function {
+            // The one method that scripts call: `{{.Label "key"}}` of lists.
+            None if matches!(command.first(), Some(Term::Path(path)) if path.as_slice() == ["Label"]) => {
+                functions::label(dot, arguments.get(1))
+            }
             None => arguments.into_iter().next().unwrap_or(Value::Null),
             Some(name) => call(name, &arguments)?,
         });
@@ -308,85 +330,22 @@ fn lookup(value: &Value, path: &[String]) -> Result<Value, Error> {
                 .or_else(|| map.iter().find(|(k, _)| k.eq_ignore_ascii_case(name)).map(|(_, v)| v))
             {
                 Some(found) => found,
-                None => return Ok(Value::Null),
+                None => {
+                    return Err(wrong_value(&format!("map has no entry for key {name:?}"), path));
+                }
             },
-            Value::Null => return Ok(Value::Null),
-            _ => return Err(Error::Usage(format!("template: can't evaluate field {name}"))),
+            Value::Null => {
+                return Err(wrong_value(&format!("nil pointer evaluating interface {{}}.{name}"), path));
+            }
+            _ => return Err(wrong_value(&format!("can't evaluate field {name}"), path)),
         };
     }
-    Ok(at.clone())
+    Ok(functions::empty_as_go(at, path.last().map_or("", String::as_str)))
 }
 
-fn call(name: &str, arguments: &[Value]) -> Result<Value, Error> {
-    let first = arguments.first().unwrap_or(&Value::Null);
-    let text = || display(first);
-    Ok(match name {
-        "json" => serde_json::to_string(first)?.into(),
-        "len" => match first {
-            Value::Array(a) => a.len(),
-            Value::Object(o) => o.len(),
-            Value::String(s) => s.len(),
-            _ => 0,
-        }
-        .into(),
-        "upper" => text().to_uppercase().into(),
-        "lower" => text().to_lowercase().into(),
-        "title" => text().into(),
-        "print" | "printf" => arguments.iter().map(display).collect::<String>().into(),
-        "println" => format!("{}\n", arguments.iter().map(display).collect::<Vec<_>>().join(" ")).into(),
-        "join" => {
-            let separator = arguments.get(1).map(display).unwrap_or_default();
-            let parts: Vec<String> = first.as_array().into_iter().flatten().map(display).collect();
-            parts.join(&separator).into()
-        }
-        "split" => {
-            let separator = arguments.get(1).map(display).unwrap_or_default();
-            text().split(&separator).map(Value::from).collect::<Vec<_>>().into()
-        }
-        "index" => {
-            let mut at = first;
-            for key in arguments.iter().skip(1) {
-                at = match (at, key) {
-                    (Value::Array(a), key) => key.as_u64().and_then(|i| a.get(usize::try_from(i).ok()?)),
-                    (Value::Object(o), key) => o.get(&display(key)),
-                    _ => None,
-                }
-                .unwrap_or(&Value::Null);
-            }
-            at.clone()
-        }
-        "eq" => arguments.iter().skip(1).any(|a| a == first).into(),
-        "ne" => arguments.iter().skip(1).all(|a| a != first).into(),
-        "not" => (!truth(first)).into(),
-        "and" => arguments.iter().find(|a| !truth(a)).or(arguments.last()).cloned().unwrap_or(Value::Null),
-        "or" => arguments.iter().find(|a| truth(a)).or(arguments.last()).cloned().unwrap_or(Value::Null),
-        other => return Err(wrong(&format!("function {other:?} not defined"))),
-    })
-}
-
-fn truth(value: &Value) -> bool {
-    match value {
-        Value::Null => false,
-        Value::Bool(b) => *b,
-        Value::Number(n) => n.as_f64() != Some(0.0),
-        Value::String(s) => !s.is_empty(),
-        Value::Array(a) => !a.is_empty(),
-        Value::Object(o) => !o.is_empty(),
-    }
-}
-
-/// As Go prints values: lists in brackets, maps as `map[key:value]`.
-fn display(value: &Value) -> String {
-    match value {
-        Value::Null => "<no value>".into(),
-        Value::String(s) => s.clone(),
-        Value::Array(a) => format!("[{}]", a.iter().map(display).collect::<Vec<_>>().join(" ")),
-        Value::Object(o) => {
-            let items: Vec<String> = o.iter().map(|(k, v)| format!("{k}:{}", display(v))).collect();
-            format!("map[{}]", items.join(" "))
-        }
-        other => other.to_string(),
-    }
+/// What Go says where a template asks for something that is not there.
+fn wrong_value(what: &str, path: &[String]) -> Error {
+    Error::Usage(format!("template: :1:2: executing \"\" at <.{}>: {what}", path.join(".")))
 }
 
 /// Prints rows as a table with these columns (heading, member), or as `format` says.
@@ -434,22 +393,25 @@ pub(crate) fn list_text(
     Ok(table(head, body))
 }
 
+/// Narrowest column, and the blanks behind the widest cell of one, as docker's tables have them.
+const NARROWEST: usize = 10;
+const GAP: usize = 3;
+
 fn table(head: Vec<String>, body: Vec<Vec<String>>) -> String {
     let all: Vec<Vec<String>> = std::iter::once(head).chain(body).collect();
     let columns = all.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |cell: &String| cell.chars().count();
     let widths: Vec<usize> = (0..columns)
-        .map(|i| all.iter().filter_map(|row| row.get(i)).map(|c| c.chars().count()).max().unwrap_or(0))
+        .map(|i| (all.iter().filter_map(|row| row.get(i)).map(width).max().unwrap_or(0) + GAP).max(NARROWEST))
         .collect();
     let mut out = String::new();
     for row in &all {
-        let mut line = String::new();
-        for (i, (cell, width)) in row.iter().zip(&widths).enumerate() {
-            line.push_str(cell);
+        for (i, (cell, wide)) in row.iter().zip(&widths).enumerate() {
+            out.push_str(cell);
             if i + 1 < row.len() {
-                line.extend(std::iter::repeat_n(' ', width + 3 - cell.chars().count()));
+                out.extend(std::iter::repeat_n(' ', wide - width(cell)));
             }
         }
-        out.push_str(line.trim_end());
         out.push('\n');
     }
     out
@@ -463,7 +425,8 @@ mod tests {
 
     #[test]
     fn templates_as_scripts_use_them() {
-        let value = json!({"Id": "abc", "State": {"Running": true, "Code": 3}, "Names": ["x", "y"], "Labels": {"a.b": "c"}, "None": null});
+        let value = json!({"Id": "abc", "State": {"Running": true, "Code": 3}, "Names": ["x", "y"], "Labels": {"a.b": "c"}, "None": null, "Nobody": [],
+            "HostConfig": {"Binds": null, "PidsLimit": null, "Labels": null}});
         for (template, text) in [
             ("{{.Id}}", "abc"),
             ("{{ .State.Code }}!", "3!"),
@@ -480,14 +443,44 @@ mod tests {
             ("{{.Id | upper}}", "ABC"),
             (r#"{{if eq .Id "abc"}}yes{{end}}"#, "yes"),
             ("{{with .State}}{{.Code}}{{end}}", "3"),
-            ("{{.none}}", "<no value>"),
+            ("{{.None}}", "<no value>"),
+            ("{{with .None}}x{{else}}none{{end}}", "none"),
+            ("{{if eq .Id \"x\"}}x{{else if .State.Running}}second{{else}}third{{end}}", "second"),
+            ("{{$x := .State}}{{$x.Code}}", "3"),
+            ("{{range $i, $n := .Names}}{{if $i}},{{end}}{{$n}}{{end}}", "x,y"),
+            ("{{range .Nobody}}x{{else}}empty{{end}}", "empty"),
+            ("{{/* said to nobody */}}a", "a"),
+            (r#"{{printf "%-5s|%5d|%q|%v|%t" .Id .State.Code .Id .Names .State.Running}}"#, "abc  |    3|\"abc\"|[x y]|true"),
+            (r#"{{printf "%05d %x %.2f %%" 7 255 1.5}}"#, "00007 ff 1.50 %"),
+            (r#"{{title "some words"}}"#, "Some Words"),
+            (r#"{{index (split "a:b:c" ":") 1}}"#, "b"),
+            (r#"{{if and .Id (gt .State.Code 2)}}yes{{end}}"#, "yes"),
+            (r#"{{if or false (le .State.Code 2)}}yes{{else}}no{{end}}"#, "no"),
+            (r#"{{truncate .Id 2}}|{{pad .Id 1 2}}|{{slice .Id 1 3}}"#, "ab| abc  |bc"),
+            (r#"{{println .Id}}"#, "abc\n"),
+            (r#"{{range .Names}}{{println .}}{{end}}"#, "x\ny\n"),
+            (r#"{{.Label "a.b"}}"#, "c"),
+            ("{{.HostConfig.Binds}} {{.HostConfig.PidsLimit}} {{.HostConfig.Labels}}", "[] <nil> map[]"),
             ("a {{- .Id -}} b", "aabcb"),
             ("{{.Id}}\\t{{.Id}}", "abc\tabc"),
             ("{{(index .Names 0) | upper}}", "X"),
         ] {
             assert_eq!(Template::parse(template).unwrap().render(&value).unwrap(), text, "{template}");
         }
-        for bad in ["{{.Id", "{{if .A}}", "{{nonsense .Id}}", "{{}}", "{{end}}", "{{\"x}}"] {
+        for bad in [
+            "{{.Id",
+            "{{if .A}}",
+            "{{nonsense .Id}}",
+            "{{}}",
+            "{{end}}",
+            "{{\"x}}",
+            "{{.none}}",
+            "{{.None.deeper}}",
+            "{{.Id.deeper}}",
+            "{{if .Id}}{{else nonsense}}{{end}}",
+            "{{$unknown}}",
+            "{{index .Names 7}}",
+        ] {
             let result = Template::parse(bad).and_then(|t| t.render(&value));
             assert!(result.is_err(), "{bad}");
         }
@@ -497,5 +490,6 @@ mod tests {
     fn tables_are_aligned() {
         let text = table(vec!["A".into(), "LONG".into()], vec![vec!["wide cell".into(), "x".into()]]);
         assert_eq!(text, "A           LONG\nwide cell   x\n");
+        assert_eq!(table(vec!["A".into(), "B".into()], vec![vec!["x".into(), String::new()]]), "A         B\nx         \n");
     }
 }

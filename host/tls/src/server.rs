@@ -1,4 +1,4 @@
-//! TLS of the API's TCP sockets: what the server shows, and whom it lets in.
+//! The server's side: what it shows, and whom it lets in.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ pub struct TlsFiles {
     pub clients: Option<PathBuf>,
 }
 
-/// The TLS side of all TCP listeners of a server.
+/// The TLS side of all TCP listeners of a server. Clones share what [`Tls::reload`] changes.
 #[derive(Clone)]
 pub struct Tls {
     files: TlsFiles,
@@ -52,7 +52,8 @@ impl Tls {
         self.files.clients.is_some()
     }
 
-    pub(crate) fn config(&self) -> Arc<ServerConfig> {
+    /// What a new connection is accepted with.
+    pub fn config(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -69,7 +70,7 @@ fn config(files: &TlsFiles) -> Result<ServerConfig, String> {
     let chain = certificates(&files.certificate)?;
     let key = PrivateKeyDer::from_pem_file(&files.key)
         .map_err(|e| format!("cannot use the key file {}: {e}", files.key.display()))?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let provider = crate::provider();
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(|e| format!("TLS: {e}"))?;

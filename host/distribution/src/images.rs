@@ -1,0 +1,181 @@
+//! The images of an engine, as the registry beside it sees them.
+//!
+//! With an engine the registry keeps documents, links and what is no image in its directory, and nothing else: a tag is
+//! a name of the engine's image, a layer is made again from the files that the engine has unpacked, and what is pushed
+//! is taken in by the engine. Layers are offered as they are made again, uncompressed; an image whose own manifest names
+//! blobs that are there is offered under that manifest.
+
+use std::io::Read;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use hyper::StatusCode;
+use serde_json::json;
+use wharf_registry::digest;
+use wharf_registry::manifest::{OCI_CONFIG, OCI_MANIFEST};
+
+use crate::answer::Refusal;
+
+/// Media type of a layer that is a plain tar stream.
+const PLAIN: &str = "application/vnd.oci.image.layer.v1.tar";
+
+/// What an asynchronous question is answered with.
+pub type Answered<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Why the engine does not do something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// There is no such thing.
+    Absent,
+    /// What was sent is wrong.
+    Invalid,
+    /// A policy or a rule forbids it.
+    Denied,
+    /// Something uses it.
+    Conflict,
+    /// Anything else.
+    Failed,
+}
+
+/// A failure of the engine, in words for the client.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{text}")]
+pub struct Trouble {
+    /// Which sort.
+    pub why: Why,
+    /// For the user.
+    pub text: String,
+}
+
+impl From<Trouble> for Refusal {
+    fn from(trouble: Trouble) -> Self {
+        let (status, code) = match trouble.why {
+            Why::Absent => (StatusCode::NOT_FOUND, "MANIFEST_UNKNOWN"),
+            Why::Invalid => (StatusCode::BAD_REQUEST, "MANIFEST_INVALID"),
+            Why::Denied => (StatusCode::FORBIDDEN, "DENIED"),
+            Why::Conflict => (StatusCode::CONFLICT, "DENIED"),
+            Why::Failed => (StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN"),
+        };
+        Self::new(status, code, trouble.text)
+    }
+}
+
+/// A layer of an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layer {
+    /// `sha256:` of its tar stream.
+    pub diff_id: String,
+    /// Bytes of that stream.
+    pub size: u64,
+}
+
+/// An image that the engine has.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// `sha256:` of its configuration.
+    pub id: String,
+    /// The configuration.
+    pub config: Arc<str>,
+    /// Layers, lowest first.
+    pub layers: Vec<Layer>,
+}
+
+impl Image {
+    /// The manifest that it is offered under: its digest and its text. The same image always has the same.
+    pub(crate) fn manifest(&self) -> (String, Vec<u8>) {
+        let layers: Vec<_> = self
+            .layers
+            .iter()
+            .map(|l| json!({"mediaType": PLAIN, "digest": l.diff_id, "size": l.size}))
+            .collect();
+        let text = json!({
+            "schemaVersion": 2, "mediaType": OCI_MANIFEST,
+            "config": {"mediaType": OCI_CONFIG, "digest": self.id, "size": self.config.len()},
+            "layers": layers,
+        })
+        .to_string()
+        .into_bytes();
+        (digest::of(&text), text)
+    }
+}
+
+/// A blob of a pushed image's layer.
+#[derive(Debug, Clone)]
+pub struct Sent {
+    /// `sha256:` of its bytes.
+    pub digest: String,
+    /// Their number.
+    pub size: u64,
+    /// How they are packed.
+    pub media_type: String,
+    /// Where they are; none if the engine has the layer.
+    pub file: Option<PathBuf>,
+}
+
+/// A pushed image.
+#[derive(Debug, Clone)]
+pub struct Pushed {
+    /// Repository that it was pushed to.
+    pub repository: String,
+    /// Tag, if it was pushed under one.
+    pub tag: Option<String>,
+    /// Digest of its manifest.
+    pub digest: String,
+    /// Media type of its manifest.
+    pub media_type: String,
+    /// Text of its manifest.
+    pub manifest: String,
+    /// Its configuration.
+    pub config: String,
+    /// Blobs of its layers, lowest first.
+    pub layers: Vec<Sent>,
+    /// Who pushed it, where that is known.
+    pub user: Option<String>,
+}
+
+/// What an engine does for a registry. `repository` is a name as clients of the registry write it.
+pub trait Images: Send + Sync {
+    /// All repositories with their tags.
+    fn names(&self) -> Vec<(String, String)>;
+
+    /// The image that a tag is of.
+    fn tagged(&self, repository: &str, tag: &str) -> Option<Image>;
+
+    /// All images with a name, by tag or by digest, in a repository.
+    fn of_repository(&self, repository: &str) -> Vec<Image>;
+
+    /// An image by its id.
+    fn image(&self, id: &str) -> Option<Image>;
+
+    /// Bytes of a layer's tar stream; none if no image has the layer.
+    fn layer_size(&self, diff_id: &str) -> Option<u64>;
+
+    /// A layer's tar stream.
+    fn layer<'a>(&'a self, diff_id: &'a str) -> Answered<'a, Result<Box<dyn Read + Send>, Trouble>>;
+
+    /// Takes in a pushed image; answers its id.
+    fn take(&self, pushed: Pushed) -> Answered<'_, Result<String, Trouble>>;
+
+    /// Gives an image that is there a tag.
+    fn name<'a>(
+        &'a self,
+        repository: &'a str,
+        tag: &'a str,
+        image: &'a str,
+    ) -> Answered<'a, Result<(), Trouble>>;
+
+    /// Takes a name away: a tag or a digest. With its last name the image goes.
+    fn remove<'a>(
+        &'a self,
+        repository: &'a str,
+        reference: &'a str,
+        user: Option<&'a str>,
+    ) -> Answered<'a, Result<(), Trouble>>;
+
+    /// Fetches from the registry that a name means elsewhere. Only if the engine shall do so for others.
+    fn fetch<'a>(&'a self, repository: &'a str, tag: &'a str) -> Answered<'a, Result<(), Trouble>>;
+
+    /// Waits until an image is gone.
+    fn gone(&self) -> Answered<'_, ()>;
+}

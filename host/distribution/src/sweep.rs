@@ -1,0 +1,98 @@
+//! Giving back what belonged to images that the engine has no more.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use wharf_registry::Document;
+
+use crate::store::{Kept, Link, Store, absent_is_none, hex, names};
+use crate::{Images, Shared};
+
+/// Blobs of a push that has not come to its manifest are left alone for so long.
+const PATIENCE: Duration = Duration::from_hours(1);
+/// After an image went, as others often follow.
+const SETTLE: Duration = Duration::from_millis(500);
+/// Without any sign.
+const USUAL: Duration = Duration::from_mins(10);
+
+/// Sweeps whenever an image went, for as long as the registry serves.
+pub(crate) async fn run(shared: Arc<Shared>) {
+    let Some(images) = shared.images.clone() else { return };
+    loop {
+        if tokio::time::timeout(USUAL, images.gone()).await.is_ok() {
+            tokio::time::sleep(SETTLE).await;
+        }
+        let (own, engine) = (Arc::clone(&shared), Arc::clone(&images));
+        let swept = tokio::task::spawn_blocking(move || sweep(&own.store, engine.as_ref(), PATIENCE)).await;
+        match swept {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "what belonged to images that are gone could not be removed")
+            }
+            Err(error) => tracing::error!(%error, "a sweep ended"),
+        }
+    }
+}
+
+/// Blobs that a document names.
+fn parts(kept: &Kept) -> Vec<String> {
+    match Document::parse(&kept.bytes, &kept.media) {
+        Ok((Document::Image(image), _)) => {
+            std::iter::once(&image.config).chain(&image.layers).map(|b| b.digest.clone()).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn is_old(path: &std::path::Path, patience: Duration) -> bool {
+    let age = fs::metadata(path)
+        .and_then(|m| m.modified())
+        .ok()
+        .and_then(|t| SystemTime::now().duration_since(t).ok());
+    age.is_some_and(|age| age >= patience)
+}
+
+/// Removes manifests of images that are gone, what only they needed, and blobs that no manifest came for in time.
+pub(crate) fn sweep(store: &Store, images: &dyn Images, patience: Duration) -> io::Result<()> {
+    let _changing = store.changing();
+    let mut pinned: HashSet<String> = HashSet::new();
+    for name in store.repositories()? {
+        let (mut live, mut dead): (HashSet<String>, HashSet<String>) = (HashSet::new(), HashSet::new());
+        for manifest in names(&store.repository(&name).join("_manifests"))? {
+            let digest = format!("sha256:{manifest}");
+            let Some(kept) = store.document(&name, &digest)? else { continue };
+            if kept.image.as_ref().is_none_or(|id| images.image(id).is_some()) {
+                if kept.image.is_none() {
+                    pinned.extend(parts(&kept).iter().map(|d| hex(d).to_owned()));
+                }
+                live.extend(parts(&kept));
+                continue;
+            }
+            for tag in store.tags(&name)?.unwrap_or_default() {
+                if store.tag(&name, &tag)?.as_deref() == Some(digest.as_str()) {
+                    store.remove_tag(&name, &tag)?;
+                }
+            }
+            dead.extend(parts(&kept));
+            store.unlink(&name, Link::Manifest, &digest)?;
+        }
+        for layer in names(&store.repository(&name).join("_layers"))? {
+            let digest = format!("sha256:{layer}");
+            let path = store.link(&name, Link::Layer, &digest);
+            if !live.contains(&digest) && (dead.contains(&digest) || is_old(&path, patience)) {
+                store.unlink(&name, Link::Layer, &digest)?;
+            }
+        }
+    }
+    for pin in names(&store.pins())? {
+        // A pin is older than the manifest that it is for.
+        let path = store.pins().join(&pin);
+        if !pinned.contains(&pin) && is_old(&path, patience) {
+            absent_is_none(fs::remove_file(path))?;
+        }
+    }
+    store.collect()
+}

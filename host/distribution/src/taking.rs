@@ -1,0 +1,151 @@
+//! What becomes of a manifest beside an engine: images are the engine's, everything else stays here.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde_json::Value;
+use wharf_registry::manifest::{self, MAX_CONFIG};
+use wharf_registry::{Document, Platform};
+
+use crate::answer::Refusal;
+use crate::content;
+use crate::images::{Pushed, Sent};
+use crate::route::blocking;
+use crate::{Images, Shared};
+
+/// A manifest that is being put.
+pub(crate) struct Put<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) tag: Option<&'a str>,
+    pub(crate) digest: &'a str,
+    pub(crate) media: &'a str,
+    pub(crate) bytes: &'a [u8],
+    pub(crate) user: Option<&'a str>,
+}
+
+fn is_layer(media: &str) -> bool {
+    let own = [
+        "application/vnd.docker.image.rootfs.diff.tar",
+        "application/vnd.oci.image.layer.v1.tar",
+        "application/vnd.oci.image.layer.nondistributable.v1.tar",
+    ];
+    own.iter().any(|known| {
+        media
+            .strip_prefix(known)
+            .is_some_and(|packed| matches!(packed, "" | ".gzip" | "+gzip" | ".zstd" | "+zstd"))
+    })
+}
+
+/// Hands an image to the engine; answers its id, or nothing for what is no image that could run here.
+pub(crate) async fn take(
+    shared: &Arc<Shared>,
+    images: &Arc<dyn Images>,
+    put: &Put<'_>,
+    document: &Document,
+) -> Result<Option<String>, Refusal> {
+    let taken = match document {
+        Document::Image(image) => self::image(shared, images, put, image).await?,
+        Document::Index(entries) => index(shared, images, put, entries).await?,
+    };
+    if let (None, Some(tag)) = (&taken, put.tag)
+        && images.tagged(put.name, tag).is_some()
+    {
+        // A tag has one meaning.
+        images.remove(put.name, tag, put.user).await?;
+    }
+    if let (None, Document::Image(artifact)) = (&taken, document) {
+        for blob in std::iter::once(&artifact.config).chain(&artifact.layers).filter(|b| b.urls.is_empty()) {
+            content::settle(shared, put.name, &blob.digest).await?;
+        }
+    }
+    Ok(taken)
+}
+
+async fn image(
+    shared: &Arc<Shared>,
+    images: &Arc<dyn Images>,
+    put: &Put<'_>,
+    image: &manifest::Image,
+) -> Result<Option<String>, Refusal> {
+    let plain = image.artifact_type.is_empty() && image.subject.is_none();
+    let config_type = image.config.media_type.as_str();
+    if !plain
+        || !matches!(config_type, manifest::DOCKER_CONFIG | manifest::OCI_CONFIG)
+        || !image.layers.iter().all(|l| l.urls.is_empty() && is_layer(&l.media_type))
+    {
+        return Ok(None);
+    }
+    let (own, name, config) = (Arc::clone(shared), put.name.to_owned(), image.config.digest.clone());
+    let config = blocking(move || {
+        let (found, _) = content::find(&own, &name, &config)?.ok_or_else(Refusal::blob_unknown)?;
+        let bytes = content::bytes(found, MAX_CONFIG)?;
+        String::from_utf8(bytes).map_err(|_| Refusal::manifest_invalid("the configuration is not text"))
+    })
+    .await?;
+    let parsed: Value = serde_json::from_str(&config)
+        .map_err(|e| Refusal::manifest_invalid(format!("the configuration cannot be read: {e}")))?;
+    // Images of other systems are kept for those who have them.
+    if !matches!(parsed.get("os").and_then(Value::as_str), None | Some("" | "linux")) {
+        return Ok(None);
+    }
+    let file =
+        |digest: &str| -> Option<PathBuf> { Some(shared.store.blob(digest)).filter(|path| path.exists()) };
+    let layers: Vec<Sent> = image
+        .layers
+        .iter()
+        .map(|l| Sent {
+            digest: l.digest.clone(),
+            size: l.size,
+            media_type: l.media_type.clone(),
+            file: file(&l.digest),
+        })
+        .collect();
+    let pushed = Pushed {
+        repository: put.name.to_owned(),
+        tag: put.tag.map(str::to_owned),
+        digest: put.digest.to_owned(),
+        media_type: put.media.to_owned(),
+        manifest: String::from_utf8_lossy(put.bytes).into_owned(),
+        config,
+        layers,
+        user: put.user.map(str::to_owned),
+    };
+    let id = images.take(pushed).await?;
+    let (own, engine, layers) = (Arc::clone(shared), Arc::clone(images), image.layers.clone());
+    blocking(move || {
+        // What the engine makes again byte for byte needs no file.
+        for layer in layers.iter().filter(|l| engine.layer_size(&l.digest).is_some()) {
+            own.store.release(&layer.digest)?;
+        }
+        Ok(())
+    })
+    .await?;
+    Ok(Some(id))
+}
+
+/// The image of an index that this host would run, or its first: what the tag is here.
+async fn index(
+    shared: &Arc<Shared>,
+    images: &Arc<dyn Images>,
+    put: &Put<'_>,
+    entries: &[manifest::Descriptor],
+) -> Result<Option<String>, Refusal> {
+    let mut order = manifest::choose(entries, &Platform::host());
+    order.extend(entries.iter().filter(|e| !e.is_statement()));
+    let wanted: Vec<String> = order.into_iter().map(|e| e.digest.clone()).collect();
+    let (own, name) = (Arc::clone(shared), put.name.to_owned());
+    let found = blocking(move || {
+        for digest in wanted {
+            let image = content::manifest(&own, &name, &digest, false)?.and_then(|(_, kept)| kept.image);
+            if image.is_some() {
+                return Ok(image);
+            }
+        }
+        Ok(None)
+    })
+    .await?;
+    if let (Some(image), Some(tag)) = (&found, put.tag) {
+        images.name(put.name, tag, image).await?;
+    }
+    Ok(found)
+}

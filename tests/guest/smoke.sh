@@ -1,0 +1,75 @@
+# The engine on a kernel that has nothing but cgroup v2.
+
+ok() {
+    say "ok $1"
+}
+
+bad() {
+    say "bad $1: $(echo "$2" | tr '\n' ' ' | cut -c1-400)"
+}
+
+# What, expected, found.
+same() {
+    if [ "$2" = "$3" ]; then ok "$1"; else bad "$1" "expected $2, found $3"; fi
+}
+
+has() {
+    case "$3" in *"$2"*) ok "$1" ;; *) bad "$1" "no $2 in $3" ;; esac
+}
+
+start_daemon
+docker load -q -i /images/one.tar >/dev/null || bad load "$(tail -5 /run/daemon.log)"
+image=one:1
+same version "2 cgroupfs" "$(docker info -f '{{.CgroupVersion}} {{.CgroupDriver}}' 2>&1)"
+limits='cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max /sys/fs/cgroup/cpu.max /sys/fs/cgroup/memory.swap.max /sys/fs/cgroup/cpu.weight'
+same limits "67108864 50 50000 100000 67108864 100" \
+    "$(docker run --rm -m 64m --memory-swap 128m --pids-limit 50 --cpus 0.5 $image sh -c "$limits" 2>&1 | tr '\n' ' ' | sed 's/ $//')"
+same namespace "0::/" "$(docker run --rm $image cat /proc/self/cgroup 2>&1)"
+same read-only "1" "$(docker run --rm $image sh -c 'echo 1 >/sys/fs/cgroup/pids.max; echo $?' 2>/dev/null)"
+docker run --name oom -m 16m --memory-swap 16m $image sh -c 'head -c 64m /dev/zero | tail' >/dev/null 2>&1
+same oom "137 true" "$(docker inspect -f '{{.State.ExitCode}} {{.State.OOMKilled}}' oom 2>&1)"
+has pids "fork" "$(docker run --rm --pids-limit 5 $image sh -c 'for i in 1 2 3 4 5 6 7 8 9; do sleep 5 & done; wait' 2>&1)"
+docker run -d --name c -m 64m --memory-swap 64m --cpuset-cpus 0 $image sleep 1000 >/dev/null || bad run "$(docker logs c 2>&1)"
+inside() {
+    docker exec c cat "/sys/fs/cgroup/$1" 2>&1
+}
+same cpuset "0" "$(inside cpuset.cpus)"
+docker update -m 96m --memory-swap 96m --cpus 1.5 --pids-limit 77 --cpu-shares 512 c >/dev/null 2>/run/out || bad update "$(cat /run/out)"
+same updated "100663296 77 150000 100000" "$(inside memory.max) $(inside pids.max) $(inside cpu.max)"
+has stats "96MiB" "$(docker stats --no-stream --format '{{.MemUsage}} {{.CPUPerc}} {{.PIDs}}' c 2>&1)"
+docker pause c >/dev/null 2>&1
+same paused "paused" "$(docker inspect -f '{{.State.Status}}' c)"
+docker unpause c >/dev/null 2>&1
+same unpaused "running" "$(docker inspect -f '{{.State.Status}}' c)"
+same exec "7" "$(docker exec c sh -c 'exit 7'; echo $?)"
+has top "sleep 1000" "$(docker top c 2>&1)"
+same devices "1" "$(docker run --rm $image sh -c 'mknod /tmp/d b 254 16 && head -c 1 /tmp/d >/dev/null 2>&1; echo $?' 2>&1)"
+same null "0" "$(docker run --rm $image sh -c 'echo x >/dev/null; echo $?' 2>&1)"
+same device "0" "$(docker run --rm --device /dev/vdb:/dev/x:r $image sh -c 'head -c 512 /dev/x >/dev/null; echo $?' 2>&1)"
+has io "wbps=1048576" "$(docker run --rm --device-write-bps /dev/vdb:1mb $image cat /sys/fs/cgroup/io.max 2>&1)"
+docker network create n >/dev/null 2>/run/out || bad network "$(cat /run/out)"
+docker run -d --name web --network n -p 127.0.0.1:8080:80 $image \
+    sh -c 'while :; do printf "HTTP/1.0 200 OK\r\n\r\nhello" | nc -l -p 80; done' >/dev/null 2>/run/out || bad web "$(cat /run/out)"
+same name "hello" "$(docker run --rm --network n $image wget -q -T 10 -O - http://web/ 2>&1)"
+sleep 1
+same published "hello" "$(wget -q -T 10 -O - http://127.0.0.1:8080/ 2>&1)"
+kill -9 $daemon
+wait $daemon 2>/dev/null
+start_daemon
+same "after a crash" "running running" "$(docker inspect -f '{{.State.Status}}' c web 2>&1 | tr '\n' ' ' | sed 's/ $//')"
+same "exec after a crash" "77" "$(inside pids.max)"
+case "$(cat /sys/module/apparmor/parameters/enabled 2>/dev/null)" in
+Y)
+    same "apparmor unconfined" "unconfined" "$(docker run --rm --security-opt apparmor=unconfined $image cat /proc/self/attr/current 2>&1)"
+    has "apparmor unknown" "nosuch" "$(docker run --rm --security-opt apparmor=nosuch $image true 2>&1)"
+    ;;
+*) say "skipped apparmor" ;;
+esac
+docker run -d --name r --restart always $image sh -c 'sleep 0.2; exit 3' >/dev/null 2>&1
+sleep 3
+n=$(docker inspect -f '{{.RestartCount}}' r 2>&1)
+if [ "$n" -ge 1 ] 2>/dev/null; then ok restarts; else bad restarts "$n"; fi
+for one in oom c web r; do docker rm -f $one >/dev/null 2>/run/out || bad "rm $one" "$(cat /run/out)"; done
+sleep 1
+same cgroups "" "$(find /sys/fs/cgroup -type d -name '*[0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f]*' | head -3)"
+grep -E 'ERROR|panicked' /run/daemon.log | head -10 | while read -r line; do say "log $line"; done

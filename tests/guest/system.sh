@@ -1,0 +1,69 @@
+#!/bin/sh
+# First process of the guest's system. What it shall do is a word of the kernel's command line; what it found goes to the
+# serial console in lines that start with @@.
+export PATH=/bin:/sbin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+mkdir -p /dev/pts /dev/shm
+mount -t devpts devpts /dev/pts
+mount -t tmpfs tmpfs /dev/shm
+mount -t tmpfs tmpfs /tmp
+mount -t tmpfs tmpfs /run
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+mount -t securityfs securityfs /sys/kernel/security 2>/dev/null
+exec </dev/null >/dev/console 2>&1
+export WHARF_HOST=unix:///run/wharf.sock DOCKER_HOST=unix:///run/wharf.sock DOCKER_CONFIG=/tmp/docker HOME=/tmp
+
+say() {
+    echo "@@ $*"
+}
+
+word() {
+    for one in $(cat /proc/cmdline); do
+        case "$one" in "$1="*) echo "${one#*=}" ;; esac
+    done
+}
+
+# Ends the guest: the host waits for this line, and then for the end of the machine.
+finish() {
+    say "end"
+    sync
+    poweroff -f
+    sleep 1000
+}
+
+start_daemon() {
+    if [ ! -d /data/wharf/compiled ]; then
+        mkdir -p /data/wharf
+        chmod 710 /data/wharf
+        if [ -d /compiled ]; then
+            cp -a /compiled /data/wharf/compiled
+            chmod 700 /data/wharf/compiled
+        fi
+        sync
+    fi
+    wharf daemon --host unix:///run/wharf.sock --data-root /data/wharf --exec-root /run/wharf --pidfile /run/wharf.pid \
+        --config-file /run/daemon.json >>/run/daemon.log 2>&1 &
+    daemon=$!
+    n=0
+    until wharf version >/dev/null 2>&1; do
+        n=$((n + 1))
+        if [ "$n" -gt 600 ] || [ ! -d "/proc/$daemon" ]; then
+            say "bad daemon"
+            cat /run/daemon.log
+            finish
+        fi
+        sleep 0.1
+    done
+    say "daemon answers"
+}
+
+ip link set lo up
+if ! mount -t ext4 /dev/vdb /data; then
+    say "bad data disk"
+    finish
+fi
+echo '{}' >/run/daemon.json
+. "/$(word task).sh"
+finish

@@ -1,0 +1,245 @@
+//! File systems that never answer, set-ups that stand still, cgroups that somebody else froze: who has to do with them gets an answer
+//! in bounded time, nobody else notices, and nothing is left when they come back.
+
+#![cfg(test)]
+
+use std::fs;
+use std::path::PathBuf;
+
+use wharf_tests::fuse::{Hangs, Hung};
+use wharf_tests::pace::{check, within};
+use wharf_tests::{Daemon, eventually};
+
+fn daemon() -> (Daemon, String) {
+    let daemon = Daemon::start();
+    daemon.import_busybox();
+    let other = daemon.docker(&["run", "-dt", "--network", "none", "busybox", "sleep", "1000"]).ok();
+    (daemon, other)
+}
+
+fn hung(daemon: &Daemon, hangs: Hangs) -> (Hung, String) {
+    let dir = daemon.path("hung");
+    fs::create_dir(&dir).unwrap();
+    (Hung::mount(&dir, hangs), dir.display().to_string())
+}
+
+fn state(daemon: &Daemon, id: &str) -> String {
+    daemon.docker(&["inspect", "-f", "{{.State.Status}}", id]).ok()
+}
+
+/// A request that is not waited for.
+fn begin(daemon: &Daemon, method: &str, path: &str) -> std::thread::JoinHandle<(u16, String)> {
+    let (socket, method, path) = (daemon.socket(), method.to_owned(), path.to_owned());
+    std::thread::spawn(move || match wharf_tests::http::request(&socket, &method, &path, "") {
+        Ok(answer) => (answer.status, answer.text()),
+        Err(error) => (0, error.to_string()),
+    })
+}
+
+#[test]
+fn a_bind_source_that_never_answers_is_told_and_hurts_nobody() {
+    let (daemon, other) = daemon();
+    let (mut fs, dir) = hung(&daemon, Hangs::Everywhere);
+    // At create, where Docker looks whether the source is there; as often as one likes.
+    let mount = format!("type=bind,source={dir},target=/m");
+    let first = daemon.docker_command(&["create", "--mount", &mount, "busybox", "true"]).spawn().unwrap();
+    eventually("the file system to be asked", || (fs.waiting() > 0).then_some(()));
+    check(&daemon, &other, "a create that looks at a hung mount");
+    assert!(!{ first }.wait().unwrap().success());
+    let again = within(5, "a create on a place that is known to hang", || {
+        daemon.docker(&["create", "--mount", &mount, "busybox", "true"])
+    });
+    again.fails(1, &format!("{dir} does not answer"));
+    // At start, where the tree is taken.
+    let id = daemon.docker(&["create", "--network", "none", "-v", &format!("{dir}:/m"), "busybox", "true"]).ok();
+    for _ in 0..40 {
+        let start = daemon.api("POST", &format!("/containers/{id}/start"), "");
+        assert_eq!(start.status, 503, "{}", start.text());
+        assert!(start.message().contains("does not answer"), "{}", start.text());
+    }
+    let copy = within(5, "a copy", || daemon.docker(&["cp", &format!("{id}:/etc/passwd"), "-"]));
+    copy.fails(1, "does not answer");
+    check(&daemon, &other, "starts on a hung mount");
+    within(15, "removal", || daemon.docker(&["rm", "-f", &id]).ok());
+    // It comes back as an error, and the place can be used again.
+    fs.release();
+    let ran = eventually("the place to be free", || {
+        let ran = daemon.docker(&["run", "--rm", "--network", "none", "-v", &format!("{dir}:/m"), "busybox", "ls", "/m"]);
+        (ran.code == 0).then_some(ran)
+    });
+    assert_eq!(ran.ok(), "");
+    assert_eq!(daemon.docker(&["ps", "-aq"]).ok().lines().count(), 1, "nothing but the other one is there");
+}
+
+#[test]
+fn a_container_that_hangs_in_its_file_system() {
+    let (daemon, other) = daemon();
+    let (mut fs, dir) = hung(&daemon, Hangs::Inside);
+    let bind = format!("{dir}:/m");
+    // The program itself hangs, and with it whoever looks into the container.
+    let id = daemon
+        .docker(&["run", "-d", "--network", "none", "-v", &bind, "busybox", "sh", "-c", "cat /m/x; sleep 1000"])
+        .ok();
+    eventually("the program to hang", || (fs.waiting() > 0).then_some(()));
+    let execs: Vec<_> = (0..40)
+        .map(|_| {
+            let made = daemon.api("POST", &format!("/containers/{id}/exec"), r#"{"Cmd": ["ls", "/m/y"], "AttachStdout": true}"#);
+            begin(&daemon, "POST", &format!("/exec/{}/start", made.json()["Id"].as_str().unwrap()))
+        })
+        .collect();
+    let copies: Vec<_> =
+        (0..40).map(|_| begin(&daemon, "GET", &format!("/containers/{id}/archive?path=/m/z"))).collect();
+    check(&daemon, &other, "a program, execs and copies in a hung mount");
+    assert_eq!(state(&daemon, &id), "running");
+    // It does not even react to SIGKILL: a clear answer instead of none.
+    let removal = within(30, "removal of what cannot be killed", || daemon.api("DELETE", &format!("/containers/{id}?force=1"), ""));
+    assert_eq!(removal.status, 500);
+    assert!(removal.message().contains("tried to kill container, but did not receive an exit event"), "{}", removal.text());
+    check(&daemon, &other, "a container that cannot be killed");
+    fs.release();
+    eventually("the end", || (state(&daemon, &id) == "exited").then_some(()));
+    assert_eq!(daemon.docker(&["inspect", "-f", "{{.State.ExitCode}}", &id]).ok(), "137");
+    daemon.docker(&["rm", &id]).ok();
+    for one in execs.into_iter().chain(copies) {
+        let (status, text) = one.join().unwrap();
+        assert!(status != 0, "everybody gets an answer: {text}");
+    }
+}
+
+#[test]
+fn a_set_up_that_hangs_in_the_kernel() {
+    let (daemon, other) = daemon();
+    let (mut fs, dir) = hung(&daemon, Hangs::Inside);
+    let bind = format!("{dir}:/m");
+    // The keeper's child looks for the place of the second mount inside the first.
+    let second = daemon.path("second");
+    fs::create_dir(&second).unwrap();
+    let inner = format!("{}:/m/inner", second.display());
+    let id = daemon.docker(&["create", "--network", "none", "-v", &bind, "-v", &inner, "busybox", "true"]).ok();
+    let start = begin(&daemon, "POST", &format!("/containers/{id}/start"));
+    eventually("the set-up to hang", || (fs.waiting() > 0).then_some(()));
+    check(&daemon, &other, "a set-up that hangs");
+    let removal = within(30, "removal", || daemon.api("DELETE", &format!("/containers/{id}?force=1"), ""));
+    assert_eq!(removal.status, 500);
+    assert!(removal.message().contains("is being set up and does not even react to SIGKILL"), "{}", removal.text());
+    check(&daemon, &other, "a set-up that cannot be killed");
+    fs.release();
+    let (status, text) = within(30, "the start's answer", || start.join().unwrap());
+    assert!(status >= 400 || status == 204, "{status} {text}");
+    within(15, "removal", || daemon.docker(&["rm", "-f", &id]).ok());
+}
+
+/// A cgroup above containers that is frozen: whoever is put into it stands still.
+struct Frozen(Vec<PathBuf>);
+
+impl Frozen {
+    fn below(name: &str) -> Self {
+        let v1 = PathBuf::from("/sys/fs/cgroup/freezer");
+        let dir = if v1.is_dir() { v1.join(name) } else { PathBuf::from("/sys/fs/cgroup").join(name) };
+        fs::create_dir_all(&dir).unwrap();
+        let this = Self(vec![dir]);
+        this.set(true);
+        this
+    }
+
+    fn set(&self, frozen: bool) {
+        for dir in &self.0 {
+            if dir.join("freezer.state").exists() {
+                fs::write(dir.join("freezer.state"), if frozen { "FROZEN" } else { "THAWED" }).unwrap();
+            } else {
+                fs::write(dir.join("cgroup.freeze"), if frozen { "1" } else { "0" }).unwrap();
+            }
+        }
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        self.set(false);
+        for dir in &self.0 {
+            let _ = fs::remove_dir(dir);
+        }
+    }
+}
+
+/// Takes the cgroups of a test's parent away in all hierarchies; the daemon leaves what is not its own.
+fn remove_parent(name: &str) {
+    let top = PathBuf::from("/sys/fs/cgroup");
+    for dir in fs::read_dir(&top).unwrap().flatten().map(|e| e.path().join(name)).chain([top.join(name)]) {
+        let _ = fs::remove_dir(dir);
+    }
+}
+
+#[test]
+fn a_child_that_stands_still_before_its_program_runs() {
+    let (daemon, other) = daemon();
+    let parent = format!("wharf-test-{}", std::process::id());
+    let frozen = Frozen::below(&parent);
+    let create = |n: u32| {
+        let name = format!("still{n}");
+        daemon
+            .docker(&["create", "--name", &name, "--network", "none", "--cgroup-parent", &format!("/{parent}"), "busybox", "sleep", "1000"])
+            .ok()
+    };
+    let ids: Vec<String> = (0..3).map(create).collect();
+    let starts: Vec<_> = ids.iter().map(|id| begin(&daemon, "POST", &format!("/containers/{id}/start"))).collect();
+    // The keeper has made the process, and it is in its cgroup.
+    eventually("the children to stand still", || {
+        let dir = &frozen.0[0];
+        let count = fs::read_dir(dir).unwrap().flatten().filter(|e| {
+            fs::read_to_string(e.path().join("cgroup.procs")).is_ok_and(|text| !text.is_empty())
+        });
+        (count.count() == 3).then_some(())
+    });
+    check(&daemon, &other, "set-ups that stand still");
+    let removal = within(30, "removal of what stands still", || {
+        daemon.api("DELETE", &format!("/containers/{}?force=1", ids[0]), "")
+    });
+    // With cgroup v2 a frozen process can be killed.
+    assert!(matches!(removal.status, 204 | 500), "{} {}", removal.status, removal.text());
+    check(&daemon, &other, "a set-up that stands still and was to be removed");
+    frozen.set(false);
+    // The others go on as if nothing had been.
+    let answers: Vec<u16> = starts.into_iter().map(|start| start.join().unwrap().0).collect();
+    assert_eq!(answers[1..], [204, 204]);
+    for id in &ids[1..] {
+        assert_eq!(state(&daemon, id), "running");
+    }
+    for id in &ids {
+        within(15, "removal", || daemon.docker(&["rm", "-f", id]).code);
+    }
+    drop(frozen);
+    eventually("the cgroups to be gone", || {
+        remove_parent(&parent);
+        let top = PathBuf::from("/sys/fs/cgroup");
+        let left = fs::read_dir(&top).unwrap().flatten().filter(|e| e.path().join(&parent).exists()).count();
+        (left == 0 && !top.join(&parent).exists()).then_some(())
+    });
+}
+
+#[test]
+fn a_cgroup_that_somebody_else_froze_is_thawed_to_die() {
+    let (daemon, other) = daemon();
+    let ids: Vec<String> = (0..2)
+        .map(|_| daemon.docker(&["run", "-d", "--network", "none", "busybox", "sleep", "1000"]).ok())
+        .collect();
+    for id in &ids {
+        let pid = daemon.docker(&["inspect", "-f", "{{.State.Pid}}", id]).ok();
+        let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+        let v1 = groups.lines().find_map(|l| l.split_once(":freezer:").map(|(_, path)| path.to_owned()));
+        match v1 {
+            Some(path) => {
+                fs::write(format!("/sys/fs/cgroup/freezer{path}/freezer.state"), "FROZEN").unwrap();
+            }
+            None => {
+                let path = groups.lines().find_map(|l| l.strip_prefix("0::")).unwrap();
+                fs::write(format!("/sys/fs/cgroup{path}/cgroup.freeze"), "1").unwrap();
+            }
+        }
+    }
+    let waiting = begin(&daemon, "POST", &format!("/containers/{}/stop?t=1", ids[0]));
+    check(&daemon, &other, "a container frozen by somebody else");
+    assert_eq!(waiting.join().unwrap().0, 204);
+    within(10, "removal", || daemon.docker(&["rm", "-f", &ids[1]]).ok());
+    daemon.docker(&["rm", &ids[0]]).ok();
+}

@@ -1,0 +1,93 @@
+//! The daemon dies with -9 while images come and go; afterwards every image that is listed is whole, and the disk holds what
+//! the images need, no more and no less.
+
+use std::process::{Child, Stdio};
+
+use wharf_tests::serve::Serve;
+use wharf_tests::{Daemon, eventually, fsck, image};
+
+/// A cheap, seeded generator: a failure can be repeated with the printed seed.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, below: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % below
+    }
+}
+
+/// Every image that is listed runs, and its files are those that were put into it.
+#[track_caller]
+fn all_run(d: &Daemon, when: &str) -> usize {
+    let ids = d.docker(&["images", "-aq", "--no-trunc"]).ok();
+    let mut ids: Vec<&str> = ids.lines().collect();
+    ids.sort_unstable();
+    ids.dedup();
+    for id in &ids {
+        let check = "cd / && { [ ! -e sums ] || sha256sum -s -c sums; }";
+        let ran = d.docker(&["run", "--rm", "--network", "none", id, "/bin/sh", "-c", check]);
+        assert_eq!(ran.code, 0, "{when}: {id} is listed and does not run: {}{}", ran.out, ran.err);
+    }
+    ids.len()
+}
+
+#[test]
+fn killed_at_random_points_images_are_whole_or_gone() {
+    let mut d = Daemon::start();
+    let seed: u64 = std::env::var("WHARF_TEST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| std::process::id().into());
+    eprintln!("seed {seed} (WHARF_TEST_SEED repeats it)");
+    let mut random = Random(seed);
+    let _registry = Serve::start(&d, 5000, &["a", "b"]);
+    let save = |d: &Daemon, name: &str| {
+        let archive = image::docker_archive(&format!("{name}:1"), &[image::busybox_tar(), image::own_layer(name)]);
+        image::save(&d.path(&format!("{name}.tar")), &archive)
+    };
+    let (c, e) = (save(&d, "c"), save(&d, "e"));
+    let root = image::save(&d.path("root.tar"), &image::busybox_tar());
+    d.import_busybox();
+    d.docker(&["run", "-d", "--name", "source", "--network", "none", "busybox", "sleep", "3600"]).ok();
+    d.docker(&["exec", "source", "sh", "-c", "seq 1 200000 >/written"]).ok();
+    let lines: [&[&str]; 9] = [
+        &["pull", "-q", "127.0.0.1:5000/a:1"],
+        &["pull", "-q", "127.0.0.1:5000/b:1"],
+        &["load", "-q", "-i", &c],
+        &["load", "-q", "-i", &e],
+        &["import", &root, "imported:1"],
+        &["commit", "-p=false", "source", "committed:1"],
+        &["rmi", "-f", "127.0.0.1:5000/a:1", "c:1", "imported:1"],
+        &["rmi", "-f", "127.0.0.1:5000/b:1", "e:1", "committed:1"],
+        &["image", "prune", "-f"],
+    ];
+    let mut listed = 0;
+    for round in 0..12 {
+        let mut clients: Vec<Child> = Vec::new();
+        // In another order every time; some lines are left out.
+        let from = usize::try_from(random.below(9)).unwrap();
+        for n in 0..9 {
+            if random.below(4) == 0 {
+                continue;
+            }
+            let mut command = d.docker_command(lines[(from + n) % 9]);
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            clients.push(command.spawn().unwrap());
+            std::thread::sleep(std::time::Duration::from_millis(random.below(40)));
+        }
+        std::thread::sleep(std::time::Duration::from_millis(random.below(700)));
+        d.crash();
+        for mut client in clients {
+            eventually("the client to notice", || client.try_wait().unwrap());
+        }
+        d.restart();
+        let when = format!("seed {seed}, round {round}");
+        fsck::whole(&d, &when);
+        listed += all_run(&d, &when);
+    }
+    // The container's own image is there in each round.
+    assert!(listed > 16, "the kills came too early: {listed} images in 12 rounds");
+    d.docker(&["rm", "-f", "source"]).ok();
+    d.docker(&["image", "prune", "-af"]).ok();
+    assert_eq!(d.docker(&["images", "-aq"]).ok(), "");
+    fsck::whole(&d, "at the end");
+}
