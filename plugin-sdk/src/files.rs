@@ -22,6 +22,12 @@ pub fn mounted(index: u32, path: impl Into<String>) -> Place {
     Place { root: Root::Mount(index), path: path.into() }
 }
 
+/// Something in a directory that a place names.
+pub fn join(place: &Place, name: &str) -> Place {
+    let path = if place.path.is_empty() { name.to_owned() } else { format!("{}/{name}", place.path) };
+    Place { root: place.root.clone(), path }
+}
+
 /// A sub-path as a user writes it, made a plan's path: no leading slash, no empty or `.` component.
 /// `..` is refused rather than resolved.
 pub fn clean(path: &str) -> Option<String> {
@@ -49,6 +55,11 @@ impl Mount {
     /// A place again, somewhere else.
     pub fn bind(place: Place) -> Self {
         Self::new("bind", Source::Place(place))
+    }
+
+    /// An EROFS image that the host wrote, read-only.
+    pub fn image(place: Place) -> Self {
+        Self::new("erofs", Source::Place(place)).with(MountAttributes::READ_ONLY)
     }
 
     /// A file system in memory.

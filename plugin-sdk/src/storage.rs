@@ -6,10 +6,27 @@ use crate::files::Op;
 use crate::host::{Host, enter};
 use crate::types::{Json, Labels};
 
+mod layered;
+mod remembered;
+
+pub use layered::Layered;
+pub use remembered::Remembered;
+
 pub use crate::bindings::storage::exports::wharf::storage::driver::{
     ApplyMode, Capabilities, Claim, DiffMode, Features, HostFacts, Kind, Layer, PrepareRequest, Prepared,
     Purpose, Snapshot, Stack,
 };
+
+/// What removes, of the names found in the plugin's directory, those that belong to no live snapshot: the whole answer
+/// to [`Driver::collect`] where snapshots are called by [`dir_name`](crate::files::dir_name).
+pub fn strays(live: &[String], found: &[String], remove: impl Fn(crate::files::Place) -> Op) -> Vec<Op> {
+    let live: std::collections::BTreeSet<String> = live.iter().map(|id| crate::files::dir_name(id)).collect();
+    found
+        .iter()
+        .filter(|name| !live.contains(*name))
+        .map(|name| remove(crate::files::data(name.clone())))
+        .collect()
+}
 
 /// A storage driver: says what there shall be on disk for a snapshot, and how it is mounted.
 pub trait Driver {

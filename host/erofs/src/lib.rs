@@ -2,7 +2,7 @@
 //!
 //! The content of files goes straight through to the image as it arrives; the tree of names is kept in memory and
 //! written by [`Writer::finish`], so until then names can be added, replaced and removed. Nothing is read back but
-//! content that is asked for with [`Writer::read`].
+//! content that is asked for with [`Writer::content`].
 //!
 //! Format: `Documentation/filesystems/erofs.rst` and `fs/erofs/erofs_fs.h` of Linux. Of it: 4 KiB blocks, extended
 //! inodes, inline extended attributes, the flat layouts (the last part of a file next to its inode where it fits), and

@@ -1,7 +1,7 @@
 //! Adding files to an image.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 
 use crate::layout::{self, Data, INODE, Inode, MAX_BLOCKS, SLOT};
 use crate::out::Out;
@@ -47,6 +47,32 @@ pub struct Written {
     pub size: u64,
     /// Files and directories in it.
     pub inodes: u64,
+}
+
+/// A file's content, read from the image.
+#[derive(Debug)]
+pub struct Content<'a> {
+    out: &'a mut Out,
+    start: u64,
+    size: u64,
+    tail: u64,
+    done: u64,
+}
+
+impl Read for Content<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let whole = self.size - self.size % BLOCK as u64;
+        let (at, left) = if self.done < whole {
+            (self.start + self.done, whole - self.done)
+        } else {
+            (self.tail + self.done - whole, self.size - self.done)
+        };
+        let want = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        let Some(part) = buffer.get_mut(..want).filter(|part| !part.is_empty()) else { return Ok(0) };
+        self.out.read(at, part)?;
+        self.done += want as u64;
+        Ok(want)
+    }
 }
 
 /// A block with inodes that has room left.
@@ -283,31 +309,14 @@ impl Writer {
         self.nodes.remove(dir, name)
     }
 
-    /// Writes a file's content somewhere else.
-    pub fn read(&mut self, id: NodeId, to: &mut impl Write) -> io::Result<()> {
+    /// A file's content, to read it again; also of one that has lost all its names. Not of a file with holes.
+    pub fn content(&mut self, id: NodeId) -> io::Result<Content<'_>> {
         let More::File { start, size, tail } = self.nodes.get(id)?.more else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
         // The last part may be in a block that is still open.
         self.put_away(0)?;
-        let mut piece = std::mem::take(&mut self.piece);
-        piece.resize(PIECE, 0);
-        let whole = size - size % BLOCK as u64;
-        let mut done = 0;
-        while done < size {
-            let (at, left) = if done < whole {
-                (u64::from(start) * BLOCK as u64 + done, whole - done)
-            } else {
-                (tail, size - whole)
-            };
-            let want = PIECE.min(usize::try_from(left).unwrap_or(PIECE));
-            let part = piece.get_mut(..want).unwrap_or_default();
-            self.out.read(at, part)?;
-            to.write_all(part)?;
-            done += want as u64;
-        }
-        self.piece = piece;
-        Ok(())
+        Ok(Content { out: &mut self.out, start: u64::from(start) * BLOCK as u64, size, tail, done: 0 })
     }
 
     fn inode<'m>(&self, meta: &'m Meta, kind: u32, size: u64, data: Data) -> io::Result<Inode<'m>> {

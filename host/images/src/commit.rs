@@ -157,6 +157,32 @@ fn upper_changes(upper: &OwnedFd, below: &mut Tree) -> io::Result<std::result::R
     Ok(if redirected { Err(Redirected) } else { Ok(found) })
 }
 
+/// Whether an entry of a tree is as in the tree that it was made of.
+fn same(entry: &tree::Entry<'_>, before: &Stat, old: &Tree) -> io::Result<bool> {
+    let now = &entry.stat;
+    // A snapshot of the file system itself keeps numbers and times: it is the very same file, or has been touched.
+    if now.st_ino == before.st_ino {
+        let touched = (now.st_ctime, now.st_ctime_nsec) != (before.st_ctime, before.st_ctime_nsec);
+        if !touched || !kind(now).is_dir() {
+            return Ok(!touched);
+        }
+    }
+    let alike = same_looks(now, before)
+        && (kind(now).is_dir() || (same_time(now, before) && now.st_size == before.st_size));
+    if !alike {
+        return Ok(false);
+    }
+    let flags = OFlags::PATH;
+    let now = tree::open_child(entry.dir, entry.name, flags)?;
+    let before = old.open(entry.path, flags | OFlags::NOFOLLOW)?;
+    let sorted = |file: &OwnedFd| -> io::Result<tree::Xattrs> {
+        let mut found = tree::xattrs(&tree::by_fd(file))?;
+        found.sort();
+        Ok(found)
+    };
+    Ok(sorted(&now)? == sorted(&before)?)
+}
+
 /// Compares two trees.
 fn tree_changes(now: &OwnedFd, below: OwnedFd) -> io::Result<Changes> {
     let mut found = Changes::new();
@@ -166,12 +192,7 @@ fn tree_changes(now: &OwnedFd, below: OwnedFd) -> io::Result<Changes> {
         let change = match old.stat(entry.path) {
             Err(e) if absent(e) => Some(Change::Added),
             Err(e) => return Err(e.into()),
-            Ok(old) => {
-                let same = same_looks(&entry.stat, &old)
-                    && (kind(&old).is_dir()
-                        || (same_time(&entry.stat, &old) && entry.stat.st_size == old.st_size));
-                (!same).then_some(Change::Modified)
-            }
+            Ok(before) => (!same(&entry, &before, &old)?).then_some(Change::Modified),
         };
         found.extend(change.map(|change| (entry.path.to_vec(), change)));
         Ok(())

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use arc_swap::ArcSwap;
+use rustix::fs::{Mode, OFlags};
 use wharf_kernel::files::{self, Roots};
 use wharf_plan::files::{Mount, Op};
 use wharf_plan::storage::{
@@ -110,7 +111,7 @@ impl Inner {
         let answer = settings.storage.probe(&operation(), &facts, &settings.options).await?;
         settings.store.commit(answer.kv).await?;
         let capabilities = answer.value;
-        if capabilities.apply != ApplyMode::Unpack {
+        if capabilities.apply == ApplyMode::KeepBlob {
             return Err(Error::unsupported(format!(
                 "storage driver {} wants layers in a form that this host cannot make yet",
                 settings.driver
@@ -148,6 +149,11 @@ impl Inner {
     /// A layer's files can be written straight into its own directory.
     pub(crate) fn has_uppers(&self) -> bool {
         self.capabilities.diff == DiffMode::OverlayUpper
+    }
+
+    /// A layer becomes an image instead of files.
+    pub(crate) fn makes_images(&self) -> bool {
+        self.capabilities.apply == ApplyMode::ErofsImage
     }
 
     /// Snapshots from a layer down to the lowest.
@@ -401,20 +407,43 @@ impl Drop for Pin {
 
 /// What the driver may want to know of this host.
 fn facts(data: &OwnedFd) -> HostFacts {
-    let filesystems = std::fs::read_to_string("/proc/filesystems")
+    let mut filesystems: Vec<String> = std::fs::read_to_string("/proc/filesystems")
         .unwrap_or_default()
         .lines()
         .filter_map(|line| line.split_whitespace().last().map(str::to_owned))
         .collect();
+    // Of a module that is not loaded yet nothing is listed.
+    for (name, c_name) in [("overlay", c"overlay"), ("erofs", c"erofs")] {
+        if !filesystems.iter().any(|known| known == name) && files::has_filesystem(c_name) {
+            filesystems.push(name.to_owned());
+        }
+    }
     #[allow(clippy::cast_sign_loss, reason = "a magic number")]
     let backing = rustix::fs::fstatfs(data)
         .map(|fs| files::tree::filesystem_name(fs.f_type as u64))
         .unwrap_or_default();
+    let mut features = Vec::new();
+    if files::has_projects(data) {
+        features.push("project-quota".to_owned());
+    }
+    if filesystems.iter().any(|name| name == "erofs") && images_work(data).unwrap_or(false) {
+        features.push("erofs-images".to_owned());
+    }
     HostFacts {
         kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
         backing_filesystem: backing,
         filesystems,
         user_namespace: false,
-        features: Vec::new(),
+        features,
     }
+}
+
+/// Whether images in this directory can be mounted and stacked: tried with two that are empty and have no name.
+fn images_work(data: &OwnedFd) -> io::Result<bool> {
+    let empty = || -> io::Result<std::fs::File> {
+        let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(data, ".", flags, Mode::RUSR | Mode::WUSR)?;
+        Ok(wharf_erofs::Writer::new(file.into())?.finish(0)?.file)
+    };
+    Ok(files::images_work(&empty()?, &empty()?))
 }

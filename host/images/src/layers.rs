@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
+use wharf_erofs::Writer;
 use wharf_kernel::files::tree::{self, Meta, Tree, split};
 use wharf_kernel::files::{self, Roots};
 use wharf_plan::files::{Mount, MountAttributes, OptionValue, Place, Root as PlaceRoot, Source};
@@ -15,6 +16,7 @@ use wharf_plan::types::IdMap;
 use wharf_store::Transaction;
 
 use crate::archive::decompress::decompress;
+use crate::archive::image;
 use crate::archive::recipe::{Recipe, Replay};
 use crate::archive::tar::Reader;
 use crate::archive::unpack::{Budget, Outcome, Whiteouts, unpack};
@@ -43,6 +45,8 @@ pub(crate) struct Unpacked {
     stack: Stack,
     recipe: Ingest,
     outcome: Outcome,
+    /// The layer as an image, but for its directories, where the driver wants one.
+    image: Option<Writer>,
     pub diff_id: String,
     /// Bytes of the uncompressed stream.
     tar_size: u64,
@@ -89,9 +93,9 @@ impl Inner {
     ) -> Result<Unpacked> {
         let Target { record, kv, stack, ingest: (recipe, file) } = target;
         match self.unpack_into(&stack, file, input, budget) {
-            Ok((outcome, (diff_id, tar_size))) => {
+            Ok((outcome, image, (diff_id, tar_size))) => {
                 let on = record.chain.clone();
-                Ok(Unpacked { record, kv, stack, recipe, outcome, diff_id, tar_size, on })
+                Ok(Unpacked { record, kv, stack, recipe, outcome, image, diff_id, tar_size, on })
             }
             Err(error) => {
                 if let Err(error) = runtime.block_on(self.discard(&record, Transaction::new())) {
@@ -108,7 +112,24 @@ impl Inner {
         recipe: std::fs::File,
         input: impl Read + Send,
         budget: &Budget,
-    ) -> Result<(Outcome, (String, u64))> {
+    ) -> Result<(Outcome, Option<Writer>, (String, u64))> {
+        if self.makes_images() {
+            let place = stack
+                .upper
+                .as_ref()
+                .ok_or_else(|| Error::internal("the driver has no place for an image"))?;
+            let image = files::create_image(&self.roots, place)?;
+            let mut hashed = HashReader::new(decompress(input)?);
+            let mut recipe = Recipe::new(recipe)?;
+            let (image, outcome) = {
+                let mut reader = Reader::with_recipe(&mut hashed, Some(&mut recipe));
+                let made = image::convert(&mut reader, image, budget)?;
+                reader.drain(AFTER_END)?;
+                made
+            };
+            recipe.finish()?;
+            return Ok((outcome, Some(image), hashed.finish()));
+        }
         let (root, whiteouts) = match &stack.upper {
             Some(upper) if self.has_uppers() => (self.roots.open_dir(upper)?, Whiteouts::Overlay),
             _ => {
@@ -127,7 +148,7 @@ impl Inner {
             outcome
         };
         recipe.finish()?;
-        Ok((outcome, hashed.finish()))
+        Ok((outcome, None, hashed.finish()))
     }
 
     /// Throws an unpacked layer away.
@@ -167,26 +188,37 @@ impl Inner {
         let driver = &self.settings.storage;
         let operation = operation();
         let lineage = Self::lineage(index, parent)?;
-        let Unpacked { record: _, kv, stack, recipe, outcome, diff_id, tar_size, on } = unpacked;
+        let Unpacked { record: _, kv, stack, recipe, outcome, image, diff_id, tar_size, on } = unpacked;
+        let size = outcome.size;
         let loose = !outcome.implied.is_empty() || !outcome.dangling.is_empty();
-        if let (Some(below), Some(upper), true, true) =
-            (lineage.first(), &stack.upper, loose, self.has_uppers())
-        {
-            let view = self
-                .stack(&operation, below, lineage.get(1..).unwrap_or_default(), Purpose::ReadOnlyInspect)
-                .await?;
-            let (roots, upper) = (Arc::clone(&self.roots), upper.clone());
-            blocking(move || {
-                let lower = files::mount(&roots, &view.mounts)?;
-                fill_in(&roots, lower, roots.open_dir(&upper)?, &outcome.implied, &outcome.dangling)
-            })
-            .await?;
-        } else if let Some((name, target)) = outcome.dangling.first() {
+        let view = match lineage.split_first() {
+            Some((below, rest)) if loose && self.has_uppers() => {
+                Some(self.stack(&operation, below, rest, Purpose::ReadOnlyInspect).await?)
+            }
+            _ => None,
+        };
+        if let (None, Some((name, target))) = (&view, outcome.dangling.first()) {
             return Err(Error::invalid(format!(
                 "{}: hard link to {}, which does not exist",
                 crate::archive::unpack::show(name),
                 crate::archive::unpack::show(target)
             )));
+        }
+        let roots = Arc::clone(&self.roots);
+        if let Some(mut image) = image {
+            blocking(move || {
+                if let Some(view) = view {
+                    image::fill_in(&mut image, files::mount(&roots, &view.mounts)?, &outcome)?;
+                }
+                Ok(files::seal_image(&image.finish(0)?.file)?)
+            })
+            .await?;
+        } else if let (Some(view), Some(upper)) = (view, stack.upper.clone()) {
+            blocking(move || {
+                let lower = files::mount(&roots, &view.mounts)?;
+                fill_in(&roots, lower, roots.open_dir(&upper)?, &outcome.implied, &outcome.dangling)
+            })
+            .await?;
         }
         debug_assert!(on.is_none() || on.as_deref() == parent);
         let name = digest::hex(&chain_id).to_owned();
@@ -205,7 +237,7 @@ impl Inner {
             chain_id: chain_id.clone(),
             diff_id,
             parent: parent.map(str::to_owned),
-            size: outcome.size,
+            size,
             tar_size,
             snapshot: Snapshot {
                 id: name,
@@ -315,11 +347,7 @@ impl Inner {
     }
 
     /// As [`view`](Self::view), with the ids that a user namespace has for them.
-    pub(crate) async fn view_mapped(
-        self: &Arc<Self>,
-        chain: &str,
-        maps: &[IdMap],
-    ) -> Result<(OwnedFd, Pin)> {
+    pub(crate) async fn view_mapped(self: &Arc<Self>, chain: &str, maps: &[IdMap]) -> Result<(OwnedFd, Pin)> {
         let pin = self.pin(chain);
         let index = self.index.load_full();
         let lineage = Self::lineage(&index, Some(chain))?;

@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError};
 use serde::Serialize;
 use wharf_kernel::files;
 use wharf_plan::files::{Mount, Op, Place};
-use wharf_plan::storage::{Kind, PrepareRequest, Purpose};
+use wharf_plan::storage::{Features, Kind, PrepareRequest, Purpose};
 use wharf_plan::types::IdMap;
 use wharf_store::Transaction;
 
@@ -96,6 +96,17 @@ impl Snapshots {
 
     fn request(&self, container: &str, image: &Image, options: SnapshotOptions) -> Result<PrepareRequest> {
         let inner = self.inner();
+        if options.size_limit.is_some() && !inner.capabilities.features.has(Features::SIZE_LIMIT) {
+            // As Docker's drivers of these two kinds say it.
+            return Err(Error::unsupported(if inner.has_uppers() {
+                format!(
+                    "--storage-opt is supported only for {} over xfs with 'pquota' mount option",
+                    inner.settings.driver.trim_end_matches('2')
+                )
+            } else {
+                "Filesystem does not support, or has not enabled quotas".to_owned()
+            }));
+        }
         let lineage = Inner::lineage(&inner.index.load(), image.chain_id())
             .map_err(|_| Error::not_found(format!("No such image: {}", image.id)))?;
         Ok(PrepareRequest {

@@ -10,65 +10,19 @@
 mod common;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
+use common::component::files;
 use common::*;
+use wharf_images::RemoveOptions;
 use wharf_images::snapshots::SnapshotOptions;
-use wharf_images::{Images, RemoveOptions, Settings};
-use wharf_plugins::Plugins;
-use wharf_store::Store;
 
-/// Where `wharf-compile` and the components are; `cargo xtask test` builds both.
-fn bin_dir() -> PathBuf {
-    if let Some(dir) = std::env::var_os("WHARF_BIN_DIR") {
-        return dir.into();
-    }
-    let exe = std::env::current_exe().unwrap();
-    exe.parent().and_then(Path::parent).unwrap().to_owned()
-}
-
-fn plugin_dir() -> PathBuf {
-    let beside = bin_dir().join("plugins");
-    if beside.join("storage-overlay.wasm").exists() {
-        return beside;
-    }
-    let other = bin_dir().with_file_name("release").join("plugins");
-    assert!(other.exists(), "no components in {}: `cargo xtask test` builds them", beside.display());
-    other
-}
-
-async fn open(home: &Home, driver: &str) -> Images {
-    let path = home.dir.path();
-    let store = Store::open(&path.join("db")).unwrap();
-    let mut settings = wharf_plugins::Settings::new(store.clone(), path.join("cache"));
-    settings.dirs = vec![plugin_dir()];
-    settings.compiler = bin_dir().join("wharf-compile");
-    settings.grants = wharf_plugins::bundled_grants();
-    let plugins = Plugins::load(settings).await.unwrap();
-    let storage = plugins.storage(driver).unwrap();
-    let settings =
-        Settings { store, storage: Arc::new(storage), driver: driver.into(), ..home.settings(path) };
-    Images::open(settings).await.unwrap()
-}
-
-/// Everything beneath the drivers' directories, the trash aside.
-fn files(home: &Home) -> Vec<PathBuf> {
-    wharf_kernel::files::drain();
-    let mut found = Vec::new();
-    for plugin in ["storage-overlay", "storage-vfs"] {
-        let dir = home.dir.path().join("data/storage/wharf").join(plugin);
-        let Ok(list) = std::fs::read_dir(dir) else { continue };
-        found.extend(list.map(|e| e.unwrap().path()).filter(|p| !p.ends_with(".trash")));
-    }
-    found.extend(
-        std::fs::read_dir(home.dir.path().join("data/content/recipes")).unwrap().map(|e| e.unwrap().path()),
-    );
-    found
+async fn open(home: &Home, driver: &str) -> wharf_images::Images {
+    component::open(home, driver).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn overlay2_and_vfs_from_an_archive_to_nothing() {
-    for driver in ["overlay2", "vfs"] {
+async fn from_an_archive_to_nothing() {
+    for driver in ["overlay2", "vfs", "erofs"] {
         let home = Home::new(false);
         let images = open(&home, driver).await;
         assert_eq!(images.driver(), driver);

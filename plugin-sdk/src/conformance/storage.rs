@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 
 use super::Subject;
+use crate::files::{OptionValue, Root};
 use crate::simulate::files::{FileModel, View};
 use crate::storage::{
-    Capabilities, Driver, Features, HostFacts, Kind, PrepareRequest, Purpose, Snapshot, Stack,
+    ApplyMode, Capabilities, Driver, Features, HostFacts, Kind, PrepareRequest, Purpose, Snapshot, Stack,
 };
+use crate::types::IdMap;
 
 /// Runs the suite. It panics at the first thing that is not as it must be.
 pub fn storage(subject: &Subject<dyn Driver>) {
@@ -26,18 +28,22 @@ pub fn storage(subject: &Subject<dyn Driver>) {
     if capabilities.features.contains(Features::SIZE_LIMIT) {
         sizes_are_limited(subject);
     }
+    if capabilities.features.contains(Features::ID_MAPPED) {
+        users_are_mapped(subject);
+    }
 }
 
 /// A driver with its model directory, and the host's record of its snapshots.
 struct World<'a> {
     subject: &'a Subject<dyn Driver>,
+    apply: ApplyMode,
     files: FileModel,
     records: BTreeMap<String, (Snapshot, Vec<String>)>,
 }
 
 impl<'a> World<'a> {
     fn new(subject: &'a Subject<dyn Driver>) -> Self {
-        Self { subject, files: FileModel::new(), records: BTreeMap::new() }
+        Self { subject, apply: capable(subject).apply, files: FileModel::new(), records: BTreeMap::new() }
     }
 
     /// A snapshot and its ancestors, nearest first.
@@ -108,12 +114,35 @@ impl<'a> World<'a> {
         self.records.insert(name.to_owned(), (snapshot, parents));
     }
 
-    /// A committed layer with these files.
-    fn layer(&mut self, name: &str, parents: &[&str], files: &[(&str, &str)]) {
+    /// Does what the host does with a layer's archive: brings these files in, and takes those away.
+    fn unpack(&mut self, active: &str, files: &[(&str, &str)], gone: &[&str]) {
+        if self.apply == ApplyMode::ErofsImage {
+            let stack = self.stack(active, Purpose::UnpackLayer);
+            assert!(stack.mounts.is_empty(), "an image that is not made yet cannot be mounted");
+            let place = stack.upper.expect("where the image goes");
+            self.files
+                .write_image(&place, files, gone)
+                .unwrap_or_else(|reason| panic!("image of {active}: {reason}"));
+            return;
+        }
+        self.write(active, Purpose::UnpackLayer, files);
+        let view = self.mount(active, Purpose::UnpackLayer);
+        for path in gone {
+            self.files.remove(&view, path).unwrap_or_else(|reason| panic!("{active}: {reason}"));
+        }
+    }
+
+    /// A committed layer with these files, and without those of the layers below.
+    fn layer_without(&mut self, name: &str, parents: &[&str], files: &[(&str, &str)], gone: &[&str]) {
         let active = format!("unpack-{name}");
         self.prepare(&active, Kind::Active, parents);
-        self.write(&active, Purpose::UnpackLayer, files);
+        self.unpack(&active, files, gone);
         self.commit(&active, name, parents);
+    }
+
+    /// A committed layer with these files.
+    fn layer(&mut self, name: &str, parents: &[&str], files: &[(&str, &str)]) {
+        self.layer_without(name, parents, files, &[]);
     }
 
     fn remove(&mut self, id: &str) {
@@ -140,8 +169,17 @@ pub(super) fn good_host() -> HostFacts {
         backing_filesystem: "xfs".to_owned(),
         filesystems: ["ext4", "xfs", "overlay", "tmpfs", "erofs", "btrfs"].map(str::to_owned).to_vec(),
         user_namespace: false,
-        features: vec!["project-quota".to_owned(), "idmapped-mounts".to_owned()],
+        features: ["project-quota", "erofs-images"].map(str::to_owned).to_vec(),
     }
+}
+
+/// What the driver can do on the host that suits it best.
+fn capable(subject: &Subject<dyn Driver>) -> Capabilities {
+    let on = |backing: &str| HostFacts { backing_filesystem: backing.to_owned(), ..good_host() };
+    subject
+        .plan(|driver, host| driver.probe(host, &on("xfs"), &Vec::new()))
+        .or_else(|_| subject.plan(|driver, host| driver.probe(host, &on("btrfs"), &Vec::new())))
+        .expect("probe on a good host")
 }
 
 fn probe(subject: &Subject<dyn Driver>) -> Capabilities {
@@ -154,7 +192,7 @@ fn probe(subject: &Subject<dyn Driver>) -> Capabilities {
         subject.plan(|driver, host| driver.probe(host, &good_host(), &strange)).is_err(),
         "an option that the driver does not know must be refused"
     );
-    subject.plan(|driver, host| driver.probe(host, &good_host(), &Vec::new())).expect("probe on a good host")
+    capable(subject)
 }
 
 fn layers_and_containers(subject: &Subject<dyn Driver>) {
@@ -176,8 +214,9 @@ fn layers_and_containers(subject: &Subject<dyn Driver>) {
     };
     let description: serde_json::Value = serde_json::from_str(&description).expect("describe answers JSON");
     assert!(description.is_object(), "describe answers an object");
-    // A container becomes a layer.
-    world.commit("container", "committed", &["top", "base"]);
+    // A container becomes a layer: of what it wrote the host makes an archive like any other.
+    world.layer("committed", &["top", "base"], &[("etc/os", "own"), ("new", "file")]);
+    world.remove("container");
     world.prepare("second", Kind::Active, &["committed", "top", "base"]);
     assert_eq!(world.read("second", "etc/os").as_deref(), Some("own"));
     world.end();
@@ -204,10 +243,7 @@ fn containers_are_apart(subject: &Subject<dyn Driver>) {
 fn a_file_deleted_above_is_gone(subject: &Subject<dyn Driver>) {
     let mut world = World::new(subject);
     world.layer("with", &[], &[("etc/secret", "x"), ("etc/other", "y")]);
-    world.prepare("unpack", Kind::Active, &["with"]);
-    let view = world.mount("unpack", Purpose::UnpackLayer);
-    world.files.remove(&view, "etc/secret").expect("remove");
-    world.commit("unpack", "without", &["with"]);
+    world.layer_without("without", &["with"], &[], &["etc/secret"]);
     world.prepare("container", Kind::Active, &["without", "with"]);
     assert_eq!(world.read("container", "etc/secret"), None, "a deleted file must not come back");
     assert_eq!(world.read("container", "etc/other").as_deref(), Some("y"));
@@ -269,7 +305,7 @@ fn strange_ids(subject: &Subject<dyn Driver>) {
     ];
     for id in ids {
         world.prepare(id, Kind::Active, &[]);
-        world.write(id, Purpose::UnpackLayer, &[("who", id)]);
+        world.write(id, Purpose::RunContainer, &[("who", id)]);
     }
     for id in ids {
         assert_eq!(world.read(id, "who").as_deref(), Some(id), "two ids share a place");
@@ -312,7 +348,7 @@ fn tall_stacks(subject: &Subject<dyn Driver>) {
 fn an_abandoned_unpack_leaves_nothing(subject: &Subject<dyn Driver>) {
     let mut world = World::new(subject);
     world.prepare("unpack", Kind::Active, &[]);
-    world.write("unpack", Purpose::UnpackLayer, &[("half/a/layer", "…")]);
+    world.unpack("unpack", &[("half/a/layer", "…")], &[]);
     world.remove("unpack");
     world.end();
 }
@@ -323,8 +359,8 @@ fn layers_unpacked_out_of_order(subject: &Subject<dyn Driver>) {
     for id in ["unpack-a", "unpack-b"] {
         world.prepare(id, Kind::Active, &[]);
     }
-    world.write("unpack-b", Purpose::UnpackLayer, &[("f", "b")]);
-    world.write("unpack-a", Purpose::UnpackLayer, &[("f", "a"), ("g", "a")]);
+    world.unpack("unpack-b", &[("f", "b")], &[]);
+    world.unpack("unpack-a", &[("f", "a"), ("g", "a")], &[]);
     world.commit("unpack-a", "a", &[]);
     world.commit("unpack-b", "b", &["a"]);
     world.prepare("container", Kind::Active, &["b", "a"]);
@@ -339,5 +375,55 @@ fn sizes_are_limited(subject: &Subject<dyn Driver>) {
     world.prepare_limited("container", Kind::Active, &["image"], Some(10 << 20));
     let limited = world.files.top().iter().any(|path| world.files.quota(path) == Some(10 << 20));
     assert!(limited, "the size limit is nowhere");
+    world.end();
+}
+
+/// In a user namespace everything that is mounted is mapped; an overlay is not, but what it is made of.
+fn users_are_mapped(subject: &Subject<dyn Driver>) {
+    let mut world = World::new(subject);
+    world.layer("low", &[], &[("a", "1")]);
+    world.layer("high", &["low"], &[("b", "2")]);
+    let maps = vec![
+        IdMap { inside: 0, outside: 100_000, size: 1000 },
+        IdMap { inside: 1000, outside: 500_000, size: 64_536 },
+    ];
+    for (id, parents) in [("on-two", ["high", "low"].as_slice()), ("on-one", &["low"]), ("on-none", &[])] {
+        let request = PrepareRequest {
+            id: id.to_owned(),
+            kind: Kind::Active,
+            lineage: parents.iter().map(|id| world.records[*id].0.clone()).collect(),
+            labels: Vec::new(),
+            options: Vec::new(),
+            size_limit: None,
+            id_maps: maps.clone(),
+            mount_label: None,
+        };
+        let prepared = subject.plan(|driver, host| driver.prepare(host, &request)).expect("prepare");
+        world.files.apply(&prepared.ops).expect("prepare");
+        let snapshot =
+            Snapshot { id: id.to_owned(), kind: Kind::Active, labels: Vec::new(), cookie: prepared.cookie };
+        let parents = parents.iter().map(|id| (*id).to_owned()).collect();
+        world.records.insert(id.to_owned(), (snapshot, parents));
+        world.write(id, Purpose::RunContainer, &[("c", "3")]);
+        for mount in world.stack(id, Purpose::RunContainer).mounts {
+            if mount.fstype != "overlay" {
+                assert_eq!(mount.id_maps, maps, "{id}: {} is not mapped", mount.fstype);
+                continue;
+            }
+            assert!(mount.id_maps.is_empty(), "{id}: overlay itself cannot be mapped");
+            let places = mount.options.iter().flat_map(|(_, value)| match value {
+                OptionValue::Place(place) => std::slice::from_ref(place),
+                OptionValue::Places(places) => places,
+                _ => &[],
+            });
+            for place in places {
+                assert!(matches!(place.root, Root::Mount(_)), "{id}: {} is not mapped", place.path);
+            }
+        }
+    }
+    assert_eq!(world.read("on-two", "a").as_deref(), Some("1"));
+    let damaged = Snapshot { cookie: vec![1], ..world.records["on-two"].0.clone() };
+    let answer = subject.plan(|driver, host| driver.mounts(host, &damaged, &[], Purpose::RunContainer));
+    assert!(answer.is_err(), "a damaged cookie is an error");
     world.end();
 }

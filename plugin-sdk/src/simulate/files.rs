@@ -1,6 +1,6 @@
 //! A model of the plugin's directories: applies operations, resolves mounts, reads and writes through them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::files::{Mount, MountAttributes, Op, OptionValue, Place, Root, Source};
 
@@ -13,6 +13,8 @@ pub enum Node {
     File(Vec<u8>),
     /// Overlay's mark that a name of the layers below is gone.
     Whiteout,
+    /// An EROFS image that the host wrote; what is in it has paths beneath its own, for mounts of it only.
+    Image,
 }
 
 /// The plugin's `data` directory.
@@ -20,6 +22,7 @@ pub enum Node {
 pub struct FileModel {
     nodes: BTreeMap<String, Node>,
     quotas: BTreeMap<String, u64>,
+    subvolumes: BTreeSet<String>,
 }
 
 /// A mounted tree: the layers it is looked up in, and where writes go.
@@ -64,6 +67,22 @@ impl FileModel {
         self.nodes.insert(path.to_owned(), Node::Dir(0o755));
     }
 
+    /// What the host does for a driver whose layers are images: makes one in a new file, of these files and of marks for
+    /// names of the layers below that are gone.
+    pub fn write_image(&mut self, place: &Place, files: &[(&str, &str)], gone: &[&str]) -> Outcome<()> {
+        let image = self.fresh(place)?;
+        self.nodes.insert(image.clone(), Node::Image);
+        let inside = View { layers: vec![image.clone()], writable: Some(image.clone()) };
+        for (path, content) in files {
+            self.write(&inside, path, content.as_bytes())?;
+        }
+        for path in gone {
+            self.write(&inside, path, b"")?;
+            self.nodes.insert(join(&image, path), Node::Whiteout);
+        }
+        Ok(())
+    }
+
     /// Applies all operations or none.
     pub fn apply(&mut self, ops: &[Op]) -> Outcome<()> {
         let mut after = self.clone();
@@ -105,6 +124,9 @@ impl FileModel {
                     if let Some(quota) = self.quotas.remove(&path) {
                         self.quotas.insert(moved(&path, &from, &to), quota);
                     }
+                    if self.subvolumes.remove(&path) {
+                        self.subvolumes.insert(moved(&path, &from, &to));
+                    }
                     self.nodes.insert(moved(&path, &from, &to), node);
                 }
             }
@@ -123,16 +145,40 @@ impl FileModel {
                     self.quotas.insert(path, bytes);
                 }
             }
-            Op::RemoveTree(place) => {
-                let path = below(place)?;
-                for (path, _) in self.subtree(&path) {
-                    self.nodes.remove(&path);
-                    self.quotas.remove(&path);
+            Op::RemoveTree(place) => self.remove_all(&below(place)?),
+            Op::SubvolumeCreate(place) => {
+                let path = self.fresh(place)?;
+                self.nodes.insert(path.clone(), Node::Dir(0o755));
+                self.subvolumes.insert(path);
+            }
+            Op::SubvolumeClone(copy) => {
+                let (from, to) = (below(&copy.source)?, self.fresh(&copy.target)?);
+                if !self.subvolumes.contains(&from) {
+                    return Err(format!("{from}: no subvolume"));
                 }
+                for (path, node) in self.subtree(&from) {
+                    self.nodes.insert(moved(&path, &from, &to), node);
+                }
+                self.subvolumes.insert(to);
+            }
+            Op::SubvolumeRemove(place) => {
+                let path = below(place)?;
+                if self.nodes.contains_key(&path) && !self.subvolumes.contains(&path) {
+                    return Err(format!("{path}: no subvolume"));
+                }
+                self.remove_all(&path);
             }
             other => return Err(format!("the model does not know {other:?}")),
         }
         Ok(())
+    }
+
+    fn remove_all(&mut self, path: &str) {
+        for (path, _) in self.subtree(path) {
+            self.nodes.remove(&path);
+            self.quotas.remove(&path);
+            self.subvolumes.remove(&path);
+        }
     }
 
     /// Resolves the mounts of a plan; the last one is the answer.
@@ -158,6 +204,19 @@ impl FileModel {
                 self.resolve(place, made)?
             }
             "overlay" => self.overlay(mount, made)?,
+            "erofs" => {
+                let Source::Place(place) = &mount.source else {
+                    return Err("an image needs a place".to_owned());
+                };
+                let path = below(place)?;
+                if self.nodes.get(&path) != Some(&Node::Image) {
+                    return Err(format!("{path}: no image that the host wrote"));
+                }
+                if let Some((name, _)) = mount.options.first() {
+                    return Err(format!("an image has no option {name}"));
+                }
+                View { layers: vec![path], writable: None }
+            }
             // A file system of its own: this model only knows that it is there.
             _ => View { layers: Vec::new(), writable: Some(String::new()) },
         };
@@ -233,7 +292,7 @@ impl FileModel {
             }
             match self.nodes.get(&join(layer, path)) {
                 Some(Node::File(content)) => return Some(content),
-                Some(Node::Whiteout | Node::Dir(_)) => return None,
+                Some(Node::Whiteout | Node::Dir(_) | Node::Image) => return None,
                 None => {}
             }
         }
@@ -281,6 +340,10 @@ impl FileModel {
     }
 
     fn dir(&self, path: &str) -> Outcome<()> {
+        let mut above = path.match_indices('/').filter_map(|(at, _)| path.get(..at));
+        if above.any(|part| self.nodes.get(part) == Some(&Node::Image)) {
+            return Err(format!("{path}: not a directory"));
+        }
         match self.nodes.get(path) {
             Some(Node::Dir(_)) => Ok(()),
             Some(_) => Err(format!("{path}: not a directory")),

@@ -1,5 +1,5 @@
 use wharf_plugin_sdk::conformance::{self, Subject};
-use wharf_plugin_sdk::files::{Root, Source};
+use wharf_plugin_sdk::files::{Mount, OptionValue, Root, Source};
 use wharf_plugin_sdk::mock::MockHost;
 use wharf_plugin_sdk::types::IdMap;
 

@@ -1,10 +1,10 @@
 //! The storage driver `vfs`: every snapshot is a full copy of its parent, shared blocks where the file system can.
 #![cfg_attr(not(target_arch = "wasm32"), forbid(unsafe_code))]
 
-use wharf_plugin_sdk::files::{Mount, MountAttributes, Op, Quota, TreeCopy, data, dir_name, make_dir};
+use wharf_plugin_sdk::files::{MountAttributes, Op, Quota, TreeCopy, data, dir_name, make_dir};
 use wharf_plugin_sdk::storage::{
-    ApplyMode, Capabilities, DiffMode, Driver, Features, HostFacts, Kind, PrepareRequest, Prepared, Purpose,
-    Snapshot, Stack,
+    ApplyMode, Capabilities, DiffMode, Driver, Features, HostFacts, Kind, Layered, PrepareRequest, Prepared,
+    Purpose, Remembered, Snapshot, Stack, strays,
 };
 use wharf_plugin_sdk::types::{Cookie, Labels};
 use wharf_plugin_sdk::{Error, Host, Result};
@@ -18,7 +18,7 @@ impl Driver for Vfs {
         if let Some((name, _)) = options.iter().find(|(name, _)| name != "size" && name != "vfs.size") {
             return Err(Error::invalid(format!("vfs: unknown option {name}")));
         }
-        let mut features = Features::empty();
+        let mut features = Features::ID_MAPPED;
         if facts.features.iter().any(|feature| feature == "project-quota") {
             features |= Features::SIZE_LIMIT;
         }
@@ -31,9 +31,6 @@ impl Driver for Vfs {
     }
 
     fn prepare(&self, _host: &dyn Host, request: &PrepareRequest) -> Result<Prepared> {
-        if !request.id_maps.is_empty() {
-            return Err(Error::unsupported("vfs: snapshots cannot be mapped to other users; use overlay2"));
-        }
         let target = data(dir_name(&request.id));
         let mut ops = Vec::new();
         match request.lineage.first() {
@@ -49,7 +46,8 @@ impl Driver for Vfs {
         if request.size_limit.is_some() {
             ops.push(Op::SetQuota(Quota { at: target, bytes: request.size_limit, inodes: None }));
         }
-        Ok(Prepared { ops, cookie: Cookie::new() })
+        let cookie = Remembered::cookie(&request.id_maps, None);
+        Ok(Prepared { ops, cookie })
     }
 
     fn mounts(
@@ -65,9 +63,10 @@ impl Driver for Vfs {
         };
         let place = data(dir_name(&shown.id));
         let writable = snapshot.kind == Kind::Active && purpose != Purpose::ReadOnlyInspect;
-        let mount = Mount::bind(place.clone());
-        let mount = if writable { mount } else { mount.with(MountAttributes::READ_ONLY) };
-        Ok(Stack { mounts: vec![mount], upper: writable.then_some(place) })
+        let mut stack = Layered::new("vfs", Remembered::read("vfs", &snapshot.cookie)?);
+        let attributes = if writable { MountAttributes::empty() } else { MountAttributes::READ_ONLY };
+        stack.only_directory(place.clone(), attributes);
+        Ok(Stack { mounts: stack.finish(), upper: writable.then_some(place) })
     }
 
     fn commit(
@@ -87,12 +86,7 @@ impl Driver for Vfs {
     }
 
     fn collect(&self, _host: &dyn Host, live: &[String], found: &[String]) -> Result<Vec<Op>> {
-        let live: std::collections::BTreeSet<String> = live.iter().map(|id| dir_name(id)).collect();
-        Ok(found
-            .iter()
-            .filter(|name| !live.contains(*name))
-            .map(|name| Op::RemoveTree(data(name.clone())))
-            .collect())
+        Ok(strays(live, found, Op::RemoveTree))
     }
 }
 

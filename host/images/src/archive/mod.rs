@@ -1,6 +1,7 @@
 //! Streams that others made: compression, tar, and what takes a tar apart and puts it together again.
 
 pub mod decompress;
+pub(crate) mod image;
 pub mod pack;
 pub(crate) mod recipe;
 pub mod tar;

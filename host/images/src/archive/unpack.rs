@@ -16,9 +16,9 @@ use wharf_plan::types::IdMap;
 use super::tar::{Header, Kind, Reader};
 
 /// Bytes that one layer's names and attributes may take up in memory until it is unpacked: some million ordinary files.
-const MEMORY: usize = 256 << 20;
+pub(super) const MEMORY: usize = 256 << 20;
 /// What an entry takes up beside its name and attributes, about.
-const OVERHEAD: usize = 64;
+pub(super) const OVERHEAD: usize = 64;
 
 /// How "this file of a lower layer is gone" is written down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +54,14 @@ impl Budget {
         if self.cancelled.load(Ordering::Relaxed) { Err(io::Error::other("cancelled")) } else { Ok(()) }
     }
 
+    /// Whether a layer may have so many entries.
+    pub(crate) fn count(&self, entries: u64) -> io::Result<()> {
+        if entries > self.entries {
+            return Err(too_much(&format!("has a layer with more than {} entries", self.entries)));
+        }
+        self.check()
+    }
+
     pub(crate) fn spend(&self, bytes: u64) -> io::Result<()> {
         self.check()?;
         self.bytes
@@ -63,7 +71,7 @@ impl Budget {
     }
 }
 
-fn too_much(what: &str) -> io::Error {
+pub(super) fn too_much(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::FileTooLarge, format!("the archive {what}"))
 }
 
@@ -158,10 +166,7 @@ pub fn unpack_at<R: Read>(
     };
     while let Some(header) = reader.next_entry()? {
         unpack.outcome.entries += 1;
-        if unpack.outcome.entries > budget.entries {
-            return Err(too_much(&format!("has a layer with more than {} entries", budget.entries)));
-        }
-        budget.spend(0)?;
+        budget.count(unpack.outcome.entries)?;
         let shown = show(&header.path);
         unpack.entry(reader, &header).map_err(|e| match e.kind() {
             // Says of what it is.
@@ -209,14 +214,15 @@ pub(crate) fn normal(path: &[u8]) -> Option<Vec<u8>> {
     Some(parts.join(&b'/'))
 }
 
-fn invalid(text: impl Into<String>) -> io::Error {
+pub(super) fn invalid(text: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, text.into())
 }
 
-/// Extended attributes of archives that are kept. Those with which overlay steers itself are not theirs to set, nor
-/// are labels of this host's security modules.
+/// Extended attributes of archives that are kept. Those with which overlay steers itself and with which this
+/// host marks its own files are not theirs to set, nor are labels of this host's security modules.
 fn kept(name: &[u8]) -> bool {
-    if name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.") {
+    let own = wharf_kernel::files::OWN_XATTRS.as_bytes();
+    if name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.") || name.starts_with(own) {
         return false;
     }
     name == b"security.capability"
@@ -225,7 +231,7 @@ fn kept(name: &[u8]) -> bool {
         || name.starts_with(b"system.posix_acl_")
 }
 
-fn meta(header: &Header, rules: &Rules<'_>) -> io::Result<Meta> {
+pub(super) fn meta(header: &Header, rules: &Rules<'_>) -> io::Result<Meta> {
     let (uid, gid) = rules.owner.unwrap_or((header.uid, header.gid));
     let mapped = |id: u32| match rules.ids {
         [] => Ok(id),
@@ -254,7 +260,8 @@ fn set(meta: &mut Meta, apply: impl Fn(&Meta) -> Result<(), Errno>) -> Result<()
     }
 }
 
-const OPAQUE: &str = "trusted.overlay.opaque";
+/// Overlay's mark of a directory that hides what layers below have in it.
+pub(super) const OPAQUE: &str = "trusted.overlay.opaque";
 
 impl Unpack<'_> {
     fn entry<R: Read>(&mut self, reader: &mut Reader<'_, R>, header: &Header) -> io::Result<()> {

@@ -9,6 +9,8 @@
 )]
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub mod component;
+
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -180,6 +182,11 @@ impl Home {
     pub fn new(copies: bool) -> Self {
         assert!(rustix::process::geteuid().is_root(), "these tests mount and make devices: run them as root");
         Self { dir: tempfile::tempdir().unwrap(), copies, limits: Limits::default() }
+    }
+
+    /// As [`new`](Self::new), on another file system.
+    pub fn within(dir: &Path) -> Self {
+        Self { dir: tempfile::tempdir_in(dir).unwrap(), ..Self::new(false) }
     }
 
     pub fn settings(&self, path: &Path) -> Settings {

@@ -4,10 +4,10 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, RenameFlags, Uid, XattrFlags};
 use rustix::io::Errno;
-use wharf_plan::files::{Op, Owner, Place, Root};
+use wharf_plan::files::{Op, Owner, Place, Quota, Root};
 
 use super::tree::{self, by_fd};
-use super::{Context, Error, Roots, copy, show, trash};
+use super::{Context, Error, Roots, copy, quota, show, subvolume, trash};
 
 /// What takes one finished step back.
 enum Undo<'a> {
@@ -16,6 +16,7 @@ enum Undo<'a> {
     Owner(&'a Place, u32, u32, u32),
     Xattr(&'a Place, &'a str, Option<Vec<u8>>),
     Untrash(trash::Trashed, &'a Place),
+    Quota(&'a Quota, quota::Before),
 }
 
 /// Carries out the operations in order, all or none: when one fails, those before it are undone and the error of the
@@ -131,16 +132,35 @@ fn one<'a>(roots: &Roots, op: &'a Op, done: &mut Vec<Undo<'a>>) -> Result<(), Er
             Ok(())
         }
         Op::SetQuota(q) => {
-            let file = roots.open(&q.at, OFlags::PATH | OFlags::NOFOLLOW)?;
-            let fs = rustix::fs::fstatfs(&file).context(|| what(&q.at))?;
-            #[allow(clippy::cast_sign_loss, reason = "a magic number")]
-            let magic = fs.f_type as u64;
-            Err(Error::Unsupported(op.kind().into(), format!("on {}", tree::filesystem_name(magic))))
+            if let Some(before) = quota::set(roots, q)? {
+                done.push(Undo::Quota(q, before));
+            }
+            Ok(())
         }
-        Op::SubvolumeCreate(_)
-        | Op::SubvolumeClone(_)
-        | Op::SubvolumeRemove(_)
-        | Op::DatasetCreate(_)
+        Op::SubvolumeCreate(at) => {
+            // As with `make-dir`, so that a plan can be repeated after a crash.
+            if exists(roots, at) {
+                return subvolume::check_removable(roots, at).map(drop);
+            }
+            done.push(Undo::Remove(at));
+            subvolume::create(roots, at).map(drop)
+        }
+        Op::SubvolumeClone(c) => {
+            if exists(roots, &c.target) {
+                return Err(Errno::EXIST).context(|| what(&c.target));
+            }
+            done.push(Undo::Remove(&c.target));
+            subvolume::snapshot(roots, &c.source, &c.target, c.read_only)
+        }
+        Op::SubvolumeRemove(at) => {
+            if subvolume::check_removable(roots, at)?
+                && let Some(trashed) = trash::throw_away(roots, at)?
+            {
+                done.push(Undo::Untrash(trashed, at));
+            }
+            Ok(())
+        }
+        Op::DatasetCreate(_)
         | Op::DatasetSnapshot(_)
         | Op::DatasetRemove(_)
         | Op::OpenDevice(_)
@@ -213,6 +233,7 @@ fn back(roots: &Roots, step: Undo<'_>) -> Result<(), Error> {
             }
             .context(|| show(at))
         }
+        Undo::Quota(wanted, before) => quota::restore(roots, wanted, before),
         Undo::Untrash(trashed, at) => {
             let (dir, name) = roots.parent(at, false)?;
             trashed.restore(dir.as_fd(), name).context(|| show(at))

@@ -31,7 +31,7 @@ pub(super) fn copy(
             FileType::Symlink => Some(rustix::fs::readlinkat(source, "", Vec::new())?.into_bytes()),
             _ => None,
         };
-        let meta = Meta { xattrs: tree::xattrs(&from)?, ..Meta::of_stat(&stat) };
+        let meta = Meta { xattrs: attributes(&from)?, ..Meta::of_stat(&stat) };
         return leaf(file.as_ref(), link.as_deref(), &stat, &meta, dir, name, &mut { reflink });
     }
     let from = tree::open_child(source, b".", OFlags::RDONLY | OFlags::DIRECTORY)?;
@@ -61,7 +61,7 @@ pub(super) fn copy(
             links.insert(key, entry.path.to_vec());
         }
         let handle = tree::open_child(entry.dir, entry.name, OFlags::PATH)?;
-        let meta = Meta { xattrs: tree::xattrs(&tree::by_fd(&handle))?, ..Meta::of_stat(&entry.stat) };
+        let meta = Meta { xattrs: attributes(&tree::by_fd(&handle))?, ..Meta::of_stat(&entry.stat) };
         let file = if kind.is_file() {
             Some(tree::open_child(entry.dir, entry.name, OFlags::RDONLY)?)
         } else {
@@ -74,6 +74,13 @@ pub(super) fn copy(
         meta.set_open(target.open(path, OFlags::RDONLY | OFlags::DIRECTORY)?)?;
     }
     Meta::of(&from)?.set_open(&made)
+}
+
+/// What a copy gets: the marks that this host gives its own files stay where they are.
+fn attributes(path: &str) -> Result<tree::Xattrs, Errno> {
+    let mut found = tree::xattrs(path)?;
+    found.retain(|(name, _)| !name.starts_with(super::OWN_XATTRS.as_bytes()));
+    Ok(found)
 }
 
 fn leaf(

@@ -55,6 +55,7 @@ fn all(roots: &Roots, mounts: &[Mount], mode: OverlayMode) -> Result<Vec<OwnedFd
     for mount in mounts {
         let one = match mount.fstype.as_str() {
             "bind" | "none" => bind(roots, &made, mount)?,
+            "erofs" => super::image::mount(roots, &made, mount)?,
             // Overlay makes whiteouts as whoever mounted it, which a mapped layer must have a place for.
             "overlay" => userns::as_root(layer_maps(mounts), || overlay(roots, &made, mount, mode))??,
             _ => filesystem(roots, &made, mount)?,
@@ -70,7 +71,7 @@ fn layer_maps(mounts: &[Mount]) -> &[IdMap] {
     mounts.iter().map(|m| m.id_maps.as_slice()).find(|maps| !maps.is_empty()).unwrap_or_default()
 }
 
-fn attributes(flags: MountAttributes) -> u64 {
+pub(super) fn attributes(flags: MountAttributes) -> u64 {
     let mut bits = 0;
     for (flag, bit) in [
         (MountAttributes::READ_ONLY, attr::RDONLY),

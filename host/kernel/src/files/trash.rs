@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use wharf_plan::files::{Place, TRASH};
 
 use super::apply::has_trash;
-use super::{Context, DIR, Error, Roots, show};
+use super::{Context, DIR, Error, Roots, image, quota, show, subvolume};
 
 /// Something that was moved out of sight but still exists.
 pub(super) struct Trashed {
@@ -59,6 +59,15 @@ pub(super) fn throw_away(roots: &Roots, place: &Place) -> Result<Option<Trashed>
             Err(Errno::NOENT) => return Ok(None),
             // Another file system beneath the root.
             Err(Errno::XDEV) => {}
+            // A read-only subvolume: moving it changes what is its `..`.
+            Err(Errno::ROFS) => {
+                let opened = roots.open_dir(place)?;
+                subvolume::make_writable(&opened);
+                return match rustix::fs::renameat(&dir, name, &trash, unique.as_str()) {
+                    Ok(()) => Ok(Some(Trashed { trash, name: unique })),
+                    Err(e) => Err(e).context(|| format!("remove {}", show(place))),
+                };
+            }
             Err(e) => return Err(e).context(|| format!("remove {}", show(place))),
         }
     }
@@ -107,12 +116,22 @@ impl Work {
     fn carry_out(self) {
         match self {
             Self::Close(mount) => drop(mount),
-            Self::Delete(trashed) => match remove_tree(trashed.trash.as_fd(), &trashed.name) {
-                Ok(()) | Err(Errno::NOENT) => {}
-                Err(error) => {
-                    tracing::warn!(name = trashed.name, %error, "could not delete a removed tree");
+            Self::Delete(trashed) => {
+                let dir = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let project = rustix::fs::openat(&trashed.trash, trashed.name.as_str(), dir, Mode::empty())
+                    .ok()
+                    .and_then(quota::project_of);
+                match remove_tree(trashed.trash.as_fd(), &trashed.name) {
+                    Ok(()) | Err(Errno::NOENT) => {}
+                    Err(error) => {
+                        tracing::warn!(name = trashed.name, %error, "could not delete a removed tree");
+                    }
                 }
-            },
+                if let Some(project) = project {
+                    quota::forget(&trashed.trash, project);
+                }
+                image::let_deleted_go();
+            }
         }
     }
 }
@@ -234,6 +253,9 @@ fn remove(
     }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let opened = rustix::fs::openat(dir, name, flags, Mode::empty())?;
+    if subvolume::destroy(dir, name, &opened) {
+        return Ok(());
+    }
     // File systems may skip entries when others go meanwhile, so look again until it is empty or nothing goes.
     let mut passes = 0;
     loop {

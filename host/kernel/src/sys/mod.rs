@@ -6,11 +6,13 @@
 //! on the way that succeeds and can be used between fork and exec.
 
 pub mod bpf;
+pub mod btrfs;
 pub mod file;
 pub mod mount;
 pub mod net_device;
 pub mod netlink;
 pub mod process;
+pub mod quota;
 pub mod socket;
 pub mod tty;
 

@@ -56,6 +56,9 @@ pub const MAX_TEXT: usize = 4096;
 /// Ranges of an id map (the kernel's own limit).
 pub const MAX_ID_MAPS: usize = 340;
 
+/// Start of the names of extended attributes with which the host marks its own files; no plan may set one.
+pub const OWN_XATTRS: &str = "trusted.wharf.";
+
 /// Host directory that holds removed trees until they are deleted; no plan may name it.
 pub const TRASH: &str = ".trash";
 
@@ -160,6 +163,9 @@ fn operation(op: &Op, devices: usize, grants: &FileGrants) -> Check {
             place(&x.at)?;
             if x.name.is_empty() || x.name.len() > MAX_NAME || x.name.contains('\0') {
                 return Err("bad name of an extended attribute".into());
+            }
+            if x.name.starts_with(OWN_XATTRS) {
+                return Err(format!("attributes {OWN_XATTRS}* are the host's own"));
             }
             if x.value.len() > MAX_XATTR {
                 return Err(format!("value of more than {MAX_XATTR} bytes"));

@@ -30,6 +30,9 @@ pub fn undo(ops: &[Op], exists: impl Fn(&Place) -> bool) -> Vec<Op> {
             Op::CopyTree(c) if there(&steps, &c.target, &exists) => continue,
             Op::CopyTree(c) => (Step::Copied(&c.source, &c.target), Op::RemoveTree(c.target.clone())),
             Op::Rename((from, to)) => (Step::Moved(from, to), Op::Rename((to.clone(), from.clone()))),
+            // As with `make-dir` and `copy-tree`.
+            Op::SubvolumeCreate(p) if there(&steps, p, &exists) => continue,
+            Op::SubvolumeClone(c) if there(&steps, &c.target, &exists) => continue,
             Op::SubvolumeCreate(p) => (Step::Made(p), Op::SubvolumeRemove(p.clone())),
             Op::SubvolumeClone(c) => {
                 (Step::Copied(&c.source, &c.target), Op::SubvolumeRemove(c.target.clone()))
