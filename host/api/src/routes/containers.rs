@@ -2,12 +2,13 @@
 
 use hyper::StatusCode;
 use serde_json::{Value, json};
-use wharf_engine::models::{ContainerCreateBody, ContainerUpdateBody};
+use wharf_engine::models::{ContainerCreateBody, ContainerUpdateBody, MountType};
 use wharf_engine::{CreateOptions, ListOptions, RemoveOptions};
 
 use crate::error::Failure;
 use crate::gate::Call;
 use crate::http::reply::{self, Outcome};
+use crate::version::Version;
 use crate::{json, shape};
 
 const FILTERS: &[&str] = &[
@@ -74,6 +75,17 @@ fn merge_old(body: &mut ContainerCreateBody, old: OldCreate) -> Result<(), Failu
     }
 }
 
+/// Before API 1.44 a read-only bind left the mounts below it as they were.
+fn read_only_top(body: &mut ContainerCreateBody) {
+    let mounts = body.host_config.as_mut().and_then(|h| h.mounts.as_mut());
+    for mount in mounts.into_iter().flatten() {
+        if mount.typ == Some(MountType::BIND) && mount.read_only == Some(true) {
+            let options = mount.bind_options.get_or_insert_default();
+            (options.read_only_non_recursive, options.read_only_force_recursive) = (Some(true), None);
+        }
+    }
+}
+
 pub(crate) async fn create(mut call: Call) -> Outcome {
     if call.content_length() == Some(0) {
         return Err(Failure::invalid("invalid JSON: got EOF while reading request body"));
@@ -84,7 +96,10 @@ pub(crate) async fn create(mut call: Call) -> Outcome {
         name: query.non_empty("name").map(str::to_owned),
         platform: query.non_empty("platform").map(str::to_owned),
     };
-    let (body, engine) = call.grant_json_with(merge_old).await?;
+    let (mut body, engine) = call.grant_json_with(merge_old).await?;
+    if call.version() < Version(44) {
+        read_only_top(&mut body);
+    }
     let nothing = ContainerCreateBody {
         host_config: body.host_config.clone(),
         networking_config: body.networking_config.clone(),
