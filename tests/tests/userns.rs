@@ -125,7 +125,7 @@ fn the_host_is_out_of_reach() {
     let refused = ran.err.lines().filter(|l| {
         ["denied", "not permitted", "Read-only"].iter().any(|w| l.contains(w))
     });
-    assert!(refused.count() >= 12, "{}", ran.err);
+    assert!(refused.count() >= 11, "{}", ran.err);
     assert_eq!(fs::read_to_string(dir.join("public")).unwrap(), "public");
     assert_eq!(fs::metadata(dir.join("public")).unwrap().uid(), 0);
     assert_eq!(fs::metadata(&dir).unwrap().mode() & 0o777, 0o755);
@@ -184,12 +184,12 @@ fn files_of_all_kinds_have_their_owners() {
         &["--tmpfs", "/t:uid=5", "--mount", "type=tmpfs,target=/u", "-v", "named:/v", "-v", "/anon", "--ipc", "shareable"],
         "stat -c '%u %n' /dev /dev/null /dev/pts /dev/shm /dev/mqueue /t /u /v /anon /etc/hosts /etc/resolv.conf; \
          echo x > /dev/null && head -c 1 /dev/zero | wc -c; for f in /dev/shm /dev/mqueue /t /u /v /anon /tmp /; do touch $f/x || echo $f; done; \
-         echo more >> /etc/hosts; echo x > /proc/self/oom_score_adj && ls -ln /v | tail -1 | tr -s ' ' | cut -d' ' -f3",
+         echo more >> /etc/hosts; stat -c %u /v/x",
     );
     let expected = "0 /dev\n0 /dev/null\n0 /dev/pts\n0 /dev/shm\n0 /dev/mqueue\n5 /t\n0 /u\n0 /v\n0 /anon\n0 /etc/hosts\n0 /etc/resolv.conf\n1\n0";
-    assert_eq!(out.replace("sh: write error: Invalid argument\n", ""), expected, "{out}");
+    assert_eq!(out, expected, "{out}");
     // A volume has the ids of inside on disk: containers of any map share it.
-    assert_eq!(sh(&d, &["-v", "named:/v", "--userns", "host"], "stat -c %u /v/x; chown 9 /v/x; ls /v"), "0\nx");
+    assert_eq!(sh(&d, &["-v", "named:/v", "--userns", "host"], "stat -c %u /v/x; chown 9 /v/x"), "0");
     assert_eq!(sh(&d, &["-v", "named:/v"], "stat -c %u /v/x"), "9");
     // The image's content comes into a new volume with its owners.
     d.docker(&["run", "--name", "base", "--network", "none", "busybox", "sh", "-c", "mkdir /data && echo 1 > /data/f && chown 5:6 /data/f && chown 7 /data"]).ok();
@@ -233,7 +233,7 @@ fn what_is_copied_in_and_out_keeps_its_owner() {
         }
         d.docker(&["start", &id]).ok();
         let seen = d.docker(&["exec", &id, "stat", "-c", "%u:%g", "/d/up", "/vol/up", "/d/up2", "/vol/up2"]).ok();
-        assert_eq!(words(&seen), ["7:8", "7:8", "0:0", "0:0"], "running: {running}");
+        assert_eq!(words(&seen), ["7:8"; 4], "running: {running}");
     }
     // An id that has no place there is the archive's fault, and leaves nothing.
     let mut tar = Vec::new();
@@ -326,7 +326,7 @@ fn containers_that_join_others_share_their_user_namespace() {
     let pid = d.docker(&["inspect", "-f", "{{.State.Pid}}", &donor]).ok();
     let of = |kind: &str| fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap().display().to_string();
     for (flag, kind) in [("--network", "net"), ("--pid", "pid"), ("--ipc", "ipc")] {
-        let script = format!("readlink /proc/self/ns/user /proc/self/ns/{kind}");
+        let script = format!("readlink /proc/self/ns/user; readlink /proc/self/ns/{kind}");
         let args = ["run", "--rm", flag, "container:donor", "busybox", "sh", "-c", &script];
         assert_eq!(words(&d.docker(&args).ok()), [of("user"), of(kind)], "{kind}");
     }
@@ -357,11 +357,40 @@ fn limits_and_devices_hold() {
             assert!(line.contains(&id), "{line}");
         }
     }
-    let bomb = d.docker(&["exec", &id, "sh", "-c", "i=0; while [ $i -lt 60 ]; do sleep 5 & i=$((i+1)); done; echo $i"]);
+    // Of a machine whose root may not raise limits, the host's own is what there is.
+    let soft = d.docker(&["exec", &id, "sh", "-c", "ulimit -n"]).ok();
+    assert_eq!(soft, "2048");
+    let bomb = d.docker(&["exec", &id, "sh", "-c", "i=0; while [ $i -lt 60 ]; do sleep 1 & i=$((i+1)); done; echo $i"]);
     assert!(bomb.err.contains("can't fork"), "{bomb:?}");
-    assert!(d.docker(&["exec", &id, "sh", "-c", "ulimit -n; ulimit -Hn"]).ok().starts_with("2048\n1048576"));
+    wharf_tests::eventually("room for processes", || (d.docker(&["exec", &id, "true"]).code == 0).then_some(()));
     let device = d.docker(&["exec", &id, "sh", "-c", "head -c 2 /dev/deep/er/x | wc -c; stat -c %u /dev/deep /dev/deep/er/x; echo x > /dev/deep/er/x"]);
     assert!(device.out.starts_with("2\n0\n0") && device.err.contains("not permitted"), "{device:?}");
     let out = d.docker(&["run", "--rm", "--network", "none", "--memory", "32m", "--memory-swap", "32m", "busybox", "sh", "-c", "head -c 200m /dev/zero | tail"]);
     assert_eq!(out.code, 137, "{out:?}");
+}
+
+#[test]
+fn mounts_come_in_and_do_not_go_out() {
+    let d = remapped();
+    let dir = d.path("shared");
+    fs::create_dir(&dir).unwrap();
+    let text = dir.display().to_string();
+    // Where the daemon lives.
+    let host = |line: &str| {
+        let mut command = std::process::Command::new("nsenter");
+        command.args(["-t", &d.pid().to_string(), "-m", "sh", "-c", line]);
+        d.run_with_input(command, b"")
+    };
+    host(&format!("mount -t tmpfs t {text} && mount --make-shared {text} && mkdir {text}/in {text}/out && chmod 777 {text}/out")).ok();
+    let mount = format!("type=bind,source={text},target=/b,bind-propagation=rshared");
+    let id = d.docker(&["run", "-d", "--network", "none", "--cap-add", "SYS_ADMIN", "--mount", &mount, "busybox", "sleep", "1000"]).ok();
+    host(&format!("mount -t tmpfs later {text}/in && touch {text}/in/f")).ok();
+    assert_eq!(d.docker(&["exec", &id, "ls", "/b/in"]).ok(), "f");
+    d.docker(&["exec", &id, "sh", "-c", "mount -t tmpfs inner /b/out && touch /b/out/g && ls /b/out/g"]).ok();
+    assert_eq!(host(&format!("ls {text}/out")).ok(), "");
+    // Nor can what came be taken off for the host.
+    d.docker(&["exec", &id, "umount", "/b/in"]);
+    assert_eq!(host(&format!("ls {text}/in")).ok(), "f");
+    d.docker(&["rm", "-f", &id]).ok();
+    host(&format!("umount -R -l {text}")).ok();
 }

@@ -121,11 +121,40 @@ pub(crate) fn tree(path: &Path, spec: &crate::planner::mounts::MountSpec) -> Res
             Error::internal(format!("cannot use {} as a mount: {e}", path.display()))
         }
     })?;
+    check_propagation(path, &spec.propagation)?;
     let fd = mount::bind_path(path, spec.recursive)?;
     // A shared or slave mount keeps its tie to the host's tree, as asked for; others are cut off from it.
     if spec.read_only {
         let flags = mount::Flags { read_only: true, ..mount::Flags::default() };
-        mount::set_attr(fd.as_fd(), flags, spec.read_only_recursive)?;
+        match mount::set_attr(fd.as_fd(), flags, spec.read_only_recursive) {
+            // Some mount below cannot: what was not insisted on is done as far as it goes.
+            Err(_) if spec.read_only_recursive && !spec.read_only_forced => {
+                mount::set_attr(fd.as_fd(), flags, false)?;
+            }
+            result => result.doing(format_args!(
+                "cannot make {} read-only together with the mounts below it",
+                path.display()
+            ))?,
+        }
     }
     Ok((fd, !meta.is_dir()))
+}
+
+/// What a container shares with the host must be shared on the host, in Docker's words.
+fn check_propagation(path: &Path, word: &str) -> Result<()> {
+    let wanted = word.strip_prefix('r').unwrap_or(word);
+    if !matches!(wanted, "shared" | "slave") {
+        return Ok(());
+    }
+    let (place, shared, slave) = mount::propagation_of(path)?;
+    let (path, place) = (path.display(), place.display());
+    match wanted {
+        "shared" if !shared => {
+            Err(Error::internal(format!("path {path} is mounted on {place} but it is not a shared mount")))
+        }
+        "slave" if !shared && !slave => Err(Error::internal(format!(
+            "path {path} is mounted on {place} but it is not a shared or slave mount"
+        ))),
+        _ => Ok(()),
+    }
 }

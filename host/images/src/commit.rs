@@ -9,6 +9,7 @@ use rustix::fs::{FileType, OFlags, Stat};
 use rustix::io::Errno;
 use serde_json::{Value, json};
 use wharf_kernel::files::tree::{self, Tree, split};
+use wharf_plan::types::IdMap;
 
 use crate::Images;
 use crate::archive::pack::Packer;
@@ -268,14 +269,16 @@ impl Images {
         let snapshots = self.snapshots();
         let now = snapshots.mount(container).await?;
         let (chain, upper) = snapshots.place(container).await?;
+        // Against the files as they are on disk, and against the mounted ones with the owners that those show.
+        let maps = snapshots.id_maps(container).await?;
         let below = match &chain {
-            Some(chain) => Some(inner.view(chain).await?),
+            Some(chain) => Some((inner.view(chain).await?, inner.view_mapped(chain, &maps).await?)),
             None => None,
         };
         let upper = upper.filter(|_| inner.has_uppers());
         let roots = Arc::clone(&inner.roots);
         blocking(move || {
-            let Some((below, _pin)) = below else {
+            let Some(((below, _pin), (shown, _pin_too))) = below else {
                 return Err(Error::internal("a container without layers"));
             };
             let dir = |fd: &OwnedFd| {
@@ -288,9 +291,9 @@ impl Images {
             };
             let changes = match by_upper {
                 Some(changes) => changes,
-                None => tree_changes(&dir(&now)?, dir(&below)?)?,
+                None => tree_changes(&dir(&now)?, dir(&shown)?)?,
             };
-            let changes = tidy(changes, &mut Tree::new(dir(&now)?), &mut Tree::new(dir(&below)?));
+            let changes = tidy(changes, &mut Tree::new(dir(&now)?), &mut Tree::new(dir(&shown)?));
             Ok((now, changes))
         })
         .await
@@ -315,13 +318,14 @@ impl Images {
         let (chain, _) = self.snapshots().place(container).await?;
         let _pin = chain.as_deref().map(|chain| inner.pin(chain));
         let (now, changes) = self.compared(container).await?;
+        let maps = self.snapshots().id_maps(container).await?;
         let unpacked = if changes.is_empty() {
             None
         } else {
             let target = inner.layer_target(if inner.can_rebase() { None } else { chain.as_deref() }).await?;
             let runtime = tokio::runtime::Handle::current();
             let (worker, budget) = (Arc::clone(inner), inner.budget());
-            Some(blocking(move || worker.pack_and_unpack(&runtime, target, now, changes, &budget)).await?)
+            Some(blocking(move || worker.pack_and_unpack(&runtime, target, (now, maps), changes, &budget)).await?)
         };
         let _changing = inner.changing.lock().await;
         let mut index = inner.index.load().as_ref().clone();
@@ -353,13 +357,14 @@ impl Inner {
         &self,
         runtime: &tokio::runtime::Handle,
         target: crate::layers::Target,
-        now: OwnedFd,
+        (now, maps): (OwnedFd, Vec<IdMap>),
         changes: Changes,
         budget: &crate::archive::unpack::Budget,
     ) -> Result<crate::layers::Unpacked> {
         let (input, output) = io::pipe()?;
         let packer = std::thread::Builder::new().name("commit".into()).spawn(move || {
             let mut packer = Packer::new(io::BufWriter::with_capacity(256 << 10, output));
+            packer.seen_from_inside(maps);
             let mut tree = Tree::new(now);
             for (path, change) in &changes {
                 if *change == Change::Deleted {

@@ -293,6 +293,13 @@ impl Snapshots {
         Ok((record.chain.clone(), record.stack.as_ref().and_then(|s| s.upper.clone())))
     }
 
+    /// How the ids of its mounted root file system are mapped.
+    pub(crate) async fn id_maps(&self, container: &str) -> Result<Vec<IdMap>> {
+        let record = self.stack(container).await?;
+        let mounts = record.stack.as_ref().map(|s| s.mounts.as_slice()).unwrap_or_default();
+        Ok(mounts.iter().map(|m| &m.id_maps).find(|maps| !maps.is_empty()).cloned().unwrap_or_default())
+    }
+
     /// The driver's facts for `GraphDriver.Data` of `inspect`.
     pub async fn describe(&self, container: &str) -> Result<Vec<(String, String)>> {
         let record = self.known(container)?;

@@ -1,8 +1,8 @@
 //! Detached mount trees: mounts that no name reaches until a container puts them into its own namespace.
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
 use crate::error::{Error, Result};
@@ -71,6 +71,43 @@ pub fn set_attr(tree: BorrowedFd<'_>, flags: Flags, recursive: bool) -> Result<(
 pub fn set_propagation(tree: BorrowedFd<'_>, word: &str) -> Result<()> {
     let (propagation, recursive) = propagation(word)?;
     sys::mount_setattr(tree, recursive, &MountAttr { propagation, ..MountAttr::default() })
+}
+
+/// Where the mount lies that a path is on, and whether it is shared and whether it is somebody's slave.
+pub fn propagation_of(path: &Path) -> Result<(std::path::PathBuf, bool, bool)> {
+    let text = file::cstring(path.as_os_str().as_bytes())?;
+    let reference = file::openat(None, &text, libc::O_PATH, 0)?;
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", reference.as_raw_fd()))?;
+    let unknown = || Error::refused(path.display().to_string(), libc::EINVAL, "its mount is in no table");
+    let id = info.lines().find_map(|l| l.strip_prefix("mnt_id:")).map(str::trim).ok_or_else(unknown)?;
+    let table = std::fs::read_to_string("/proc/self/mountinfo")?;
+    let line = table.lines().find(|l| l.split(' ').next() == Some(id)).ok_or_else(unknown)?;
+    let mut fields = line.split(' ');
+    let place = unescaped(fields.nth(4).ok_or_else(unknown)?);
+    // Behind the options of the mount, up to a dash, are what it is tied to.
+    let ties: Vec<&str> = fields.skip(1).take_while(|f| *f != "-").collect();
+    let tied = |word: &str| ties.iter().any(|t| t.starts_with(word));
+    Ok((place, tied("shared:"), tied("master:")))
+}
+
+/// A path of mountinfo, where blanks and backslashes are octal.
+fn unescaped(field: &str) -> std::path::PathBuf {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field.as_bytes();
+    while let Some((first, tail)) = rest.split_first() {
+        let octal = tail.get(..3).and_then(|d| std::str::from_utf8(d).ok()).and_then(|d| u8::from_str_radix(d, 8).ok());
+        match (first, octal) {
+            (b'\\', Some(byte)) => {
+                bytes.push(byte);
+                rest = tail.get(3..).unwrap_or_default();
+            }
+            _ => {
+                bytes.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    std::ffi::OsString::from_vec(bytes).into()
 }
 
 /// `rslave` and so on as the kernel's bit and whether it goes down the tree.

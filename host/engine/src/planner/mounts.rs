@@ -44,9 +44,12 @@ pub struct MountSpec {
     /// With the mounts below.
     #[serde(default = "yes")]
     pub recursive: bool,
-    /// Read-only for the mounts below too.
+    /// Read-only for the mounts below too, where the kernel can.
     #[serde(default)]
     pub read_only_recursive: bool,
+    /// A kernel that cannot is an error.
+    #[serde(default)]
+    pub read_only_forced: bool,
     /// A bind whose ids are translated to those of the container's user namespace.
     #[serde(default)]
     pub id_mapped: bool,
@@ -90,7 +93,8 @@ impl MountSpec {
             mode: String::new(),
             propagation: if kind == Kind::Bind { "rprivate".into() } else { String::new() },
             recursive: true,
-            read_only_recursive: false,
+            read_only_recursive: true,
+            read_only_forced: false,
             id_mapped: false,
             create_source: false,
             no_copy: false,
@@ -251,15 +255,18 @@ pub fn mount(m: &Mount) -> Result<MountSpec> {
                 }
                 spec.recursive = o.non_recursive != Some(true);
                 spec.create_source = o.create_mountpoint == Some(true);
-                spec.read_only_recursive = o.read_only_force_recursive == Some(true);
-                if o.read_only_force_recursive == Some(true) && o.read_only_non_recursive == Some(true) {
-                    return Err(bad(
-                        "ReadOnlyForceRecursive and ReadOnlyNonRecursive are mutually exclusive",
-                    ));
+                let (only_top, forced) =
+                    (o.read_only_non_recursive == Some(true), o.read_only_force_recursive == Some(true));
+                let conflict = match (m.read_only == Some(true), only_top, forced) {
+                    (false, true, _) => Some("!ReadOnly && BindOptions.ReadOnlyNonRecursive"),
+                    (false, _, true) => Some("!ReadOnly && BindOptions.ReadOnlyForceRecursive"),
+                    (_, true, true) => Some("ReadOnlyNonRecursive && BindOptions.ReadOnlyForceRecursive"),
+                    _ => None,
+                };
+                if let Some(conflict) = conflict {
+                    return Err(Error::invalid(format!("mount options conflict: {conflict}")));
                 }
-                if o.read_only_force_recursive == Some(true) && m.read_only != Some(true) {
-                    return Err(bad("option 'bind-recursive=readonly' requires 'readonly'"));
-                }
+                (spec.read_only_recursive, spec.read_only_forced) = (!only_top, forced);
             }
             spec
         }
@@ -290,6 +297,9 @@ pub fn mount(m: &Mount) -> Result<MountSpec> {
             }
             if spec.anonymous && spec.sub_path.is_some() {
                 return Err(bad("must not set Subpath when using anonymous volumes"));
+            }
+            if spec.anonymous && m.read_only == Some(true) {
+                return Err(bad("must not set ReadOnly mode when using anonymous volumes"));
             }
             spec
         }
@@ -556,6 +566,41 @@ mod tests {
         for (mount_config, message) in cases {
             assert_eq!(mount(&mount_config).unwrap_err().message, message);
         }
+    }
+
+    #[test]
+    fn read_only_goes_down_unless_told_otherwise() {
+        let with = |read_only, only_top, forced| {
+            mount(&Mount {
+                read_only: Some(read_only),
+                bind_options: Some(MountBindOptions {
+                    read_only_non_recursive: Some(only_top),
+                    read_only_force_recursive: Some(forced),
+                    ..MountBindOptions::default()
+                }),
+                ..m(MountType::BIND, "/a", "/b")
+            })
+        };
+        let shape = |s: MountSpec| (s.read_only, s.read_only_recursive, s.read_only_forced);
+        assert_eq!(shape(with(true, false, false).unwrap()), (true, true, false));
+        assert_eq!(shape(with(true, true, false).unwrap()), (true, false, false));
+        assert_eq!(shape(with(true, false, true).unwrap()), (true, true, true));
+        assert!(bind("/a:/b:ro", "").unwrap().read_only_recursive);
+        for (read_only, only_top, forced, text) in [
+            (false, true, false, "!ReadOnly && BindOptions.ReadOnlyNonRecursive"),
+            (false, false, true, "!ReadOnly && BindOptions.ReadOnlyForceRecursive"),
+            (true, true, true, "ReadOnlyNonRecursive && BindOptions.ReadOnlyForceRecursive"),
+        ] {
+            let e = with(read_only, only_top, forced).unwrap_err();
+            assert_eq!(e.message, format!("mount options conflict: {text}"));
+        }
+        let anonymous = Mount { read_only: Some(true), ..m(MountType::VOLUME, "", "/b") };
+        assert_eq!(
+            mount(&anonymous).unwrap_err().message,
+            "invalid mount config for type \"volume\": must not set ReadOnly mode when using anonymous volumes"
+        );
+        assert!(bind("/a:/b:idmap", "").unwrap().id_mapped);
+        assert_eq!(bind("vol:/b:idmap", "").unwrap_err().message, "invalid mode: idmap");
     }
 
     #[test]

@@ -57,7 +57,7 @@ fn all(roots: &Roots, mounts: &[Mount], mode: OverlayMode) -> Result<Vec<OwnedFd
             "bind" | "none" => bind(roots, &made, mount)?,
             "erofs" => super::image::mount(roots, &made, mount)?,
             // Overlay makes whiteouts as whoever mounted it, which a mapped layer must have a place for.
-            "overlay" => userns::as_root(layer_maps(mounts), || overlay(roots, &made, mount, mode))??,
+            "overlay" => userns::as_root(layer_maps(mounts), || overlay_of(roots, &made, mount, mode))??,
             _ => filesystem(roots, &made, mount)?,
         };
         userns::map_mount(one.as_fd(), &mount.id_maps, false)?;
@@ -168,7 +168,14 @@ struct Layers<'a> {
     rest: Vec<(&'a str, Option<&'a str>)>,
 }
 
-fn overlay(roots: &Roots, made: &[OwnedFd], mount: &Mount, mode: OverlayMode) -> Result<OwnedFd, Error> {
+/// `attached` says that layers which are mounts of the plan are attached in this thread's namespace.
+fn overlay(
+    roots: &Roots,
+    made: &[OwnedFd],
+    mount: &Mount,
+    mode: OverlayMode,
+    attached: bool,
+) -> Result<OwnedFd, Error> {
     let mut layers = Layers { lower: Vec::new(), named: Vec::new(), rest: Vec::new() };
     let open = |place: &Place| roots.open_in(place, made, DIR);
     for (name, value) in &mount.options {
@@ -197,9 +204,44 @@ fn overlay(roots: &Roots, made: &[OwnedFd], mount: &Mount, mode: OverlayMode) ->
     }
     let attributes = attributes(mount.attributes);
     match mode {
+        OverlayMode::Page if attached => page_here(&layers, attributes),
         OverlayMode::Page => page(&layers, attributes),
         _ => stepwise(&layers, attributes, mode == OverlayMode::Descriptors),
     }
+}
+
+/// An overlay that may have other mounts of the plan as its layers. Before Linux 6.15 it takes only those that are attached
+/// in the mounting thread's namespace, so there a thread gets a namespace of its own to attach them in.
+fn overlay_of(
+    roots: &Roots,
+    made: &[OwnedFd],
+    mount: &Mount,
+    mode: OverlayMode,
+) -> Result<OwnedFd, Error> {
+    let mounted = |place: &Place| matches!(place.root, wharf_plan::files::Root::Mount(_));
+    let of_mounts = mount.options.iter().any(|(_, value)| match value {
+        OptionValue::Place(place) => mounted(place),
+        OptionValue::Places(list) => list.iter().any(mounted),
+        _ => false,
+    });
+    if !of_mounts || takes_detached() {
+        return overlay(roots, made, mount, mode, false);
+    }
+    private(move || {
+        for tree in made {
+            // Any directory that is certainly there; each covers the one before, and all stay reachable by descriptor.
+            let point = open_tree(None, c"/sys", 0)?;
+            sys::move_mount(tree.as_fd(), point.as_fd())?;
+        }
+        overlay(roots, made, mount, mode, true)
+    })
+}
+
+/// Whether this kernel's overlay takes layers out of detached mounts.
+fn takes_detached() -> bool {
+    static TAKES: OnceLock<bool> = OnceLock::new();
+    // The same version brought both.
+    *TAKES.get_or_init(crate::sys::process::pidfd_tells_exit)
 }
 
 fn stepwise(layers: &Layers<'_>, attributes: u64, descriptors: bool) -> Result<OwnedFd, Error> {
@@ -237,39 +279,46 @@ const PAGE: usize = 4095;
 fn page(layers: &Layers<'_>, attributes: u64) -> Result<OwnedFd, Error> {
     private(move || {
         // Overlay takes directories of the mounting thread's own namespace only, which is a copy: open them again there.
+        let rest = layers.rest.clone();
         let lower = layers.lower.iter().map(same).collect::<Result<Vec<_>, _>>()?;
         let mut named = Vec::new();
         for (name, dir) in &layers.named {
             named.push((*name, same(dir)?));
         }
-        let mut options = Vec::new();
-        if !lower.is_empty() {
-            options.push(format!("lowerdir={}", lower.iter().map(by_fd).collect::<Vec<_>>().join(":")));
-        }
-        options.extend(named.iter().map(|(name, dir)| format!("{name}={}", by_fd(dir))));
-        options.extend(layers.rest.iter().map(|(name, value)| match value {
-            Some(value) => format!("{name}={value}"),
-            None => (*name).to_owned(),
-        }));
-        let text = options.join(",");
-        if text.len() > PAGE {
-            return Err(Error::Unsupported(
-                format!("an overlay of {} layers", lower.len()),
-                "by this kernel (6.5 and later can)".into(),
-            ));
-        }
-        let data = cstring(text)?;
-        // Any directory that is certainly there; `/proc` was needed for the names of the layers already.
-        let point = c"/proc";
-        let flags = rustix::mount::MountFlags::empty();
-        rustix::mount::mount(c"overlay", point, c"overlay", flags, data.as_c_str())
-            .map_err(|e| Error::system("mount overlay", e))?;
-        let tree = open_tree(None, point, OPEN_TREE_CLONE)?;
-        if attributes != 0 {
-            sys::mount_setattr(tree.as_fd(), false, &MountAttr { set: attributes, ..MountAttr::default() })?;
-        }
-        Ok(tree)
+        page_here(&Layers { lower, named, rest }, attributes)
     })
+}
+
+/// [`page`] in a namespace where the layers and nothing else are.
+fn page_here(layers: &Layers<'_>, attributes: u64) -> Result<OwnedFd, Error> {
+    let Layers { lower, named, rest } = layers;
+    let mut options = Vec::new();
+    if !lower.is_empty() {
+        options.push(format!("lowerdir={}", lower.iter().map(by_fd).collect::<Vec<_>>().join(":")));
+    }
+    options.extend(named.iter().map(|(name, dir)| format!("{name}={}", by_fd(dir))));
+    options.extend(rest.iter().map(|(name, value)| match value {
+        Some(value) => format!("{name}={value}"),
+        None => (*name).to_owned(),
+    }));
+    let text = options.join(",");
+    if text.len() > PAGE {
+        return Err(Error::Unsupported(
+            format!("an overlay of {} layers", lower.len()),
+            "by this kernel (6.5 and later can)".into(),
+        ));
+    }
+    let data = cstring(text)?;
+    // Any directory that is certainly there; `/proc` was needed for the names of the layers already.
+    let point = c"/proc";
+    let flags = rustix::mount::MountFlags::empty();
+    rustix::mount::mount(c"overlay", point, c"overlay", flags, data.as_c_str())
+        .map_err(|e| Error::system("mount overlay", e))?;
+    let tree = open_tree(None, point, OPEN_TREE_CLONE)?;
+    if attributes != 0 {
+        sys::mount_setattr(tree.as_fd(), false, &MountAttr { set: attributes, ..MountAttr::default() })?;
+    }
+    Ok(tree)
 }
 
 /// The same directory as this namespace has it.
