@@ -2,6 +2,7 @@
 //! that older ones have; here the newest lose what is not theirs.
 
 use serde_json::{Map, Value, json};
+use wharf_engine::models::ContainerStatsResponse;
 
 use crate::version::Version;
 
@@ -191,9 +192,9 @@ pub(crate) fn disk_usage(value: &mut Value, version: Version) {
 }
 
 /// `GET /containers/{}/stats`.
-pub(crate) fn stats(value: &mut Value, version: Version) {
+pub(crate) fn stats(stats: &mut ContainerStatsResponse, version: Version) {
     if version < Version(52) {
-        remove(value, &["os_type"]);
+        stats.os_type = None;
     }
 }
 

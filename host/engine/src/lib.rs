@@ -26,6 +26,7 @@ pub mod images;
 mod inspect;
 mod list;
 pub mod networks;
+mod oom;
 mod open;
 pub mod options;
 pub mod planner;
