@@ -6,12 +6,11 @@ use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 /// Operations of the protocol (`linux/fuse.h`).
-const LOOKUP: u32 = 1;
 const GETATTR: u32 = 3;
 const STATFS: u32 = 17;
 const INIT: u32 = 26;
@@ -34,7 +33,7 @@ pub enum Hangs {
 #[derive(Debug)]
 pub struct Hung {
     path: PathBuf,
-    device: Arc<Mutex<Option<File>>>,
+    device: Option<File>,
     waiting: Arc<AtomicUsize>,
     ended: Arc<AtomicBool>,
     server: Option<std::thread::JoinHandle<()>>,
@@ -71,8 +70,8 @@ fn answer(hangs: Hangs, operation: u32) -> Option<Result<Vec<u8>, i32>> {
             Some(Ok(out))
         }
         STATFS if hangs == Hangs::Inside => Some(Ok(vec![0u8; 80])),
-        OPENDIR if hangs == Hangs::Inside => Some(Err(38)),
-        LOOKUP => None,
+        OPENDIR if hangs == Hangs::Inside => Some(Err(nix::libc::ENOSYS)),
+        // Looking for a name in it, and all else.
         _ => None,
     }
 }
@@ -85,8 +84,7 @@ impl Hung {
         mount(Some("wharf-test"), path, Some("fuse"), MsFlags::empty(), Some(options.as_str()))
             .expect("mount of a FUSE file system");
         let mut requests = device.try_clone().expect("descriptor");
-        let (device, waiting) = (Arc::new(Mutex::new(Some(device))), Arc::new(AtomicUsize::new(0)));
-        let ended = Arc::new(AtomicBool::new(false));
+        let (waiting, ended) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
         let (count, end) = (waiting.clone(), ended.clone());
         let server = std::thread::spawn(move || {
             let mut buffer = vec![0u8; 1 << 20];
@@ -118,7 +116,7 @@ impl Hung {
                 }
             }
         });
-        Self { path: path.to_owned(), device, waiting, ended, server: Some(server) }
+        Self { path: path.to_owned(), device: Some(device), waiting, ended, server: Some(server) }
     }
 
     /// How many requests were taken and not answered.
@@ -131,7 +129,7 @@ impl Hung {
         self.ended.store(true, Ordering::SeqCst);
         // The number of the connection is the minor number of its device, which asking for would hang: aborted by force instead.
         let _ = umount2(&self.path, MntFlags::MNT_FORCE);
-        self.device.lock().expect("lock").take();
+        self.device = None;
         let _ = umount2(&self.path, MntFlags::MNT_DETACH);
         if let Some(server) = self.server.take() {
             let _ = server.join();

@@ -11,7 +11,6 @@ pub const LIMIT: Duration = Duration::from_millis(if cfg!(debug_assertions) { 40
 fn others(daemon: &Daemon, other: &str) -> Vec<Duration> {
     let mut all = Vec::new();
     let mut own = String::new();
-    let since = format!("/events?since=1&until={}", 2);
     for n in 0..204 {
         let (method, path, body) = match n % 12 {
             0 => ("GET", "/containers/json?all=1".to_owned(), ""),
@@ -21,7 +20,7 @@ fn others(daemon: &Daemon, other: &str) -> Vec<Duration> {
             4 => ("GET", format!("/containers/{other}/top"), ""),
             5 => ("POST", format!("/containers/{other}/resize?h=10&w={}", 10 + n), ""),
             6 => ("GET", format!("/containers/{other}/stats?stream=0&one-shot=1"), ""),
-            7 => ("GET", since.clone(), ""),
+            7 => ("GET", "/events?since=1&until=2".to_owned(), ""),
             8 => (
                 "POST",
                 "/containers/create".to_owned(),

@@ -283,9 +283,10 @@ fn a_client_that_goes_while_nobody_takes_its_input_leaves_nothing() {
         let (_, _, reader) = raw(&d, request.as_bytes());
         reader.get_ref().set_nonblocking(true).unwrap();
         // As much as goes into the pipe and both sockets.
-        while reader.get_ref().write(&[0; 65536]).is_ok() {}
-        std::thread::sleep(Duration::from_millis(5));
-        while reader.get_ref().write(&[0; 65536]).is_ok() {}
+        for _ in 0..2 {
+            while matches!(reader.get_ref().write(&[0; 65536]), Ok(n) if n > 0) {}
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
     // What is left of each is the pipe that the running process has.
     eventually("the connections to be closed", || (fds() <= before + 20 * 2 + 4).then_some(()));
@@ -483,7 +484,8 @@ fn every_action_has_its_event() {
     d.docker(&["exec", "b", "true"]).ok();
     d.docker(&["cp", "b:/etc/passwd", "-"]).ok();
     d.docker_with_input(&["cp", "-", "b:/tmp"], &wharf_tests::image::busybox_tar()).ok();
-    d.docker(&["export", "-o", "/dev/null", "b"]).ok();
+    let exported = d.path("exported.tar").display().to_string();
+    d.docker(&["export", "-o", &exported, "b"]).ok();
     d.docker(&["commit", "b", "committed"]).ok();
     d.docker(&["tag", "committed", "other:tag"]).ok();
     let saved = d.path("saved.tar").display().to_string();
@@ -556,6 +558,32 @@ fn old_events_are_remembered() {
     let since = Instant::now();
     let quiet = d.api("GET", &format!("/events?until={}", stamp(to)), "");
     assert!(quiet.text().is_empty() && since.elapsed() < Duration::from_secs(10), "a time that is over ends at once");
+}
+
+#[test]
+fn an_operation_goes_to_its_end_without_its_client() {
+    let d = daemon();
+    let leave = |method: &str, path: &str, after: u64| {
+        let mut stream = connect(&d.socket());
+        write!(stream, "{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").unwrap();
+        std::thread::sleep(Duration::from_millis(after));
+    };
+    for after in [0, 1, 2, 4, 8, 16, 32, 64] {
+        let name = format!("left{after}");
+        create(&d, &name, json!({"HostConfig": {"NetworkMode": "bridge"}}));
+        leave("POST", &format!("/containers/{name}/start"), after);
+        eventually("the start to come to its end", || {
+            (d.docker(&["inspect", "-f", "{{.State.Status}}", &name]).ok() == "running").then_some(())
+        });
+        leave("POST", &format!("/containers/{name}/stop?t=0"), after);
+        eventually("the stop to come to its end", || {
+            (d.docker(&["inspect", "-f", "{{.State.Status}}", &name]).ok() == "exited").then_some(())
+        });
+        // And it can be started as any other.
+        post(&d, &format!("/containers/{name}/start"));
+        leave("DELETE", &format!("/containers/{name}?force=1"), after);
+        eventually("the removal", || (d.api("GET", &format!("/containers/{name}/json"), "").status == 404).then_some(()));
+    }
 }
 
 #[test]

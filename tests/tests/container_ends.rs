@@ -3,7 +3,7 @@
 #![cfg(test)]
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -59,7 +59,8 @@ fn out_of_memory_is_told() {
     };
     // The program itself, and a child of one that goes on.
     assert_eq!(run("self", eat).code, 137);
-    assert_eq!(run("child", &format!("({eat}); echo on; exit 5")).code, 5);
+    let once = format!("[ -e /ran ] && exit 6; touch /ran; ({eat}); echo on; exit 5");
+    assert_eq!(run("child", &once).code, 5);
     assert_eq!(run("fine", "true").code, 0);
     for (name, killed) in [("self", "true"), ("child", "true"), ("fine", "false")] {
         assert_eq!(inspect(&d, name, "{{.State.OOMKilled}}"), killed, "{name}");
@@ -69,8 +70,7 @@ fn out_of_memory_is_told() {
         assert!(place("oom") <= place("die"), "{story:?}");
     }
     // The next run is a new one.
-    d.docker(&["update", "--memory", "256m", "--memory-swap", "256m", "child"]).ok();
-    d.docker(&["start", "-a", "child"]).fails(5, "on");
+    d.docker(&["start", "-a", "child"]).fails(6, "");
     assert_eq!(inspect(&d, "child", "{{.State.OOMKilled}}"), "false");
 }
 
@@ -83,9 +83,10 @@ fn pauses_before_restarts_double_and_a_steady_run_makes_them_short_again() {
     eventually("eight runs", || (pauses(&story(&d, "box")).len() == 7).then_some(()));
     let seen = pauses(&story(&d, "box"));
     for (pause, least) in seen.iter().zip([100, 200, 400, 800, 1600, 100, 200]) {
-        // A start takes its time as well, but the next pause would be twice as long.
-        assert!(*pause >= least && *pause < least * 2 + 700, "{seen:?}");
+        assert!(*pause >= least, "{seen:?}");
     }
+    // What a start itself takes comes on top, on a busy machine more than the pauses differ.
+    assert!(seen[5] < seen[4] && seen[6] < seen[4], "{seen:?}");
     assert_eq!(inspect(&d, "box", "{{.RestartCount}}"), "7");
     assert_eq!(inspect(&d, "box", "{{.State.Status}}"), "running");
     d.docker(&["rm", "-f", "box"]).ok();
@@ -98,22 +99,28 @@ fn a_pending_restart_can_be_stopped_removed_and_made_now() {
         d.docker(&["run", "-d", "--name", name, "--network", "none", "--restart", "always", "busybox", "false"]).ok();
         // After some runs the pause is long.
         eventually("some restarts", || {
-            (inspect(&d, name, "{{.RestartCount}} {{.State.Status}}") == "4 restarting").then_some(())
+            let seen = inspect(&d, name, "{{.RestartCount}} {{.State.Status}}");
+            let (count, status) = seen.split_once(' ').unwrap();
+            (count.parse::<u32>().unwrap() >= 4 && status == "restarting").then_some(())
         });
     };
     start("stopped");
     d.docker(&["stop", "stopped"]).ok();
+    let runs = inspect(&d, "stopped", "{{.RestartCount}}");
     assert_eq!(inspect(&d, "stopped", "{{.State.Status}}"), "exited");
     start("removed");
     d.docker(&["rm", "-f", "removed"]).ok();
     start("again");
+    let before = pauses(&story(&d, "again")).len();
     d.docker(&["restart", "-t", "0", "again"]).ok();
-    std::thread::sleep(Duration::from_secs(2));
-    assert_eq!(inspect(&d, "stopped", "{{.State.Status}} {{.RestartCount}}"), "exited 4");
+    let all = eventually("two more pauses", || {
+        let all = pauses(&story(&d, "again"));
+        (all.len() >= before + 3).then_some(all)
+    });
+    // By hand it begins anew, with a short pause.
+    assert!(all[before + 1] < all[before - 1], "{before}: {all:?}");
+    assert_eq!(inspect(&d, "stopped", "{{.State.Status}} {{.RestartCount}}"), format!("exited {runs}"));
     assert_eq!(d.api("GET", "/containers/removed/json", "").status, 404);
-    // By hand it begins anew: short pauses, counted from the first.
-    let all = pauses(&story(&d, "again"));
-    assert!(all.iter().skip(5).take(2).all(|pause| *pause < 1000), "{all:?}");
     d.docker(&["rm", "-f", "again"]).ok();
 }
 

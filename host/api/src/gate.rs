@@ -364,12 +364,15 @@ fn answer(
     match prepare(service, visitor, request, hijacker) {
         Ok(mut call) => {
             let (passed, op) = (Arc::clone(&call.passed), call.op);
+            // What changes something goes to its end, also when its client goes away meanwhile: half a start is none.
+            // A connection that is taken over ends with its client by itself.
+            let to_its_end = op.mutates && !op.upgrades;
             let handling = AssertUnwindSafe(async move {
                 call.identity = Some(call.visitor.identify(&*call.service, &call.headers).await?);
                 (op.handler)(call).await
             })
             .catch_unwind();
-            Box::pin(async move {
+            let work = async move {
                 let outcome = match handling.await {
                     Ok(outcome) => outcome,
                     Err(_) => Err(Failure::internal(format!(
@@ -392,6 +395,14 @@ fn answer(
                     }
                 };
                 reply.map(Body::new)
+            };
+            if !to_its_end {
+                return Box::pin(work);
+            }
+            Box::pin(async move {
+                tokio::spawn(work).await.unwrap_or_else(|e| {
+                    reply::failure(&Failure::internal(format!("the request was ended: {e}"))).map(Body::new)
+                })
             })
         }
         Err(failure) => Box::pin(std::future::ready(reply::failure(&failure).map(Body::new))),

@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
+use wharf_engine::models::ContainerStatsResponse;
 
 use crate::error::Failure;
 use crate::version::Version;
@@ -234,9 +235,9 @@ pub(crate) fn disk_usage(value: &mut Value, version: Version, verbose: Option<bo
 }
 
 /// `GET /containers/{}/stats`.
-pub(crate) fn stats(value: &mut Value, version: Version) {
+pub(crate) fn stats(stats: &mut ContainerStatsResponse, version: Version) {
     if version < Version(52) {
-        remove(value, &["os_type"]);
+        stats.os_type = None;
     }
 }
 

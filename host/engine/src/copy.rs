@@ -184,9 +184,9 @@ async fn stream(
     Ok(stream)
 }
 
-/// The place of a container's files as such.
-fn inside(now: &Now) -> String {
-    format!("the file system of container {}", now.def.id)
+/// A place in a container, as `Foreign` knows it.
+fn inside(now: &Now, path: &str) -> String {
+    format!("{path} in container {}", now.def.id)
 }
 
 /// Runs something short that waits for files.
@@ -260,7 +260,7 @@ impl Engine {
         let asked = Asked::new(path)?;
         let tree = self.whole_tree(&now).await?;
         let container = reference.to_owned();
-        let place = inside(&now);
+        let place = inside(&now, path);
         self.inner
             .foreign
             .run(&[&place], move |_| Ok(stat(&Root::new(tree), &asked, &container)?.0))
@@ -273,7 +273,7 @@ impl Engine {
         let asked = Asked::new(path)?;
         let tree = self.whole_tree(&now).await?;
         let container = reference.to_owned();
-        let place = inside(&now);
+        let place = inside(&now, path);
         let look = move |_: &crate::foreign::At| -> Result<_> {
             let root = Root::new(tree);
             let (found, reference) = stat(&root, &asked, &container)?;

@@ -352,7 +352,7 @@ impl Engine {
         let wanted = own.or_else(|| now.def.config.user.clone()).unwrap_or_default();
         let pid = now.state.pid;
         let def = Arc::clone(&now.def);
-        let place = format!("the file system of container {}", def.id);
+        let place = format!("/etc/passwd in container {}", def.id);
         self.inner
             .foreign
             .run(&[&place], move |_| -> Result<user::Account> {

@@ -132,7 +132,7 @@ impl Engine {
         }
         let after = Now { state: Arc::new(state), ..(*before).clone() };
         self.inner.registry.update(container, after.clone());
-        if after.state.oom_killed {
+        if Self::oom_is_untold(container) && after.state.oom_killed {
             self.container_event(&after, "oom", &[]);
         }
         let seconds = run.as_secs().to_string();

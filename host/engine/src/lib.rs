@@ -27,6 +27,7 @@ pub mod images;
 mod inspect;
 mod list;
 pub mod networks;
+mod oom;
 mod open;
 pub mod options;
 pub mod planner;

@@ -143,6 +143,7 @@ impl Engine {
                 if let Some(status) = entry.exit {
                     self.record_exit(container, &mut held, status).await;
                 } else {
+                    self.watch_oom(container);
                     self.watch_health(container, true);
                 }
                 Ok(None)

@@ -1,7 +1,7 @@
 //! The containers in memory: found by id, name or the start of an id; read without any container's lock.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use arc_swap::ArcSwap;
@@ -63,6 +63,8 @@ pub(crate) struct Container {
     life: watch::Sender<Life>,
     pub(crate) fragment: ArcSwap<Option<Fragment>>,
     pub(crate) execs: Mutex<BTreeSet<String>>,
+    /// What was told of this run's lack of memory; see `oom`.
+    pub(crate) oom: AtomicU8,
     /// The keeper is making its process; the lock is held for as long as that takes.
     pub(crate) setting_up: AtomicBool,
 }
@@ -79,6 +81,7 @@ impl Container {
             life: watch::Sender::new(life),
             fragment: ArcSwap::from_pointee(None),
             execs: Mutex::default(),
+            oom: AtomicU8::new(crate::oom::UNTOLD),
             setting_up: AtomicBool::new(false),
         })
     }

@@ -630,6 +630,7 @@ impl Engine {
             }
         }
         self.container_event(now, "start", &[]);
+        self.watch_oom(container);
         self.watch_health(container, false);
         if now.def.config.stdin_once == Some(true) {
             let (keeper, io, id) = (self.inner.keeper.clone(), Arc::clone(&container.io), now.def.id.clone());

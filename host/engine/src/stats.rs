@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 use std::io::Read as _;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use wharf_kernel::cgroup::Stats;
 
@@ -17,8 +19,25 @@ use crate::record::{now as clock, rfc3339};
 /// At most so many processes are listed.
 const PROCESSES: usize = 32_768;
 
+/// So long one look at the host's processor time serves all containers that are looked at together.
+const TOGETHER: Duration = Duration::from_millis(20);
+
 /// The host's processor time so far, in nanoseconds.
 fn system_time() -> u64 {
+    static LAST: Mutex<Option<(Instant, u64)>> = Mutex::new(None);
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    match *last {
+        Some((at, time)) if at.elapsed() < TOGETHER => time,
+        _ => {
+            let time = read_system_time();
+            *last = Some((Instant::now(), time));
+            time
+        }
+    }
+}
+
+/// What `/proc/stat` says; the kernel writes all of its many lines for the first one.
+fn read_system_time() -> u64 {
     let text = std::fs::read_to_string("/proc/stat").unwrap_or_default();
     let first = text.lines().next().unwrap_or_default();
     let ticks: u64 =
@@ -132,7 +151,9 @@ impl Engine {
             return Ok(answer);
         }
         let (cgroups, path, pid) = (self.inner.cgroups.clone(), now.state.cgroup.clone(), now.state.pid);
-        let (stats, networks) = self.inner.pool.run(move || (cgroups.stats(&path), interfaces(pid))).await?;
+        let networked = !now.state.endpoints.is_empty();
+        let look = move || (cgroups.stats(&path), networked.then(|| interfaces(pid)));
+        let (stats, networks) = self.inner.pool.run(look).await?;
         let stats = stats.doing("cannot read the counters")?;
         let v2 = self.inner.facts().cgroup_version == 2;
         answer.read = Some(rfc3339(clock()));
@@ -141,9 +162,7 @@ impl Engine {
         answer.blkio_stats = Some(blkio(&stats));
         answer.pids_stats =
             Some(ContainerPidsStats { current: Some(stats.pids_current), limit: stats.pids_limit });
-        if !now.state.endpoints.is_empty() {
-            answer.networks = Some(networks);
-        }
+        answer.networks = networks;
         if let Some(previous) = previous {
             answer.preread.clone_from(&previous.read);
             answer.precpu_stats.clone_from(&previous.cpu_stats);

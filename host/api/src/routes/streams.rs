@@ -1,6 +1,7 @@
 //! What goes on and on: attach, logs, events, stats, wait.
 
 use std::io;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,7 +9,7 @@ use futures_util::{Stream, StreamExt, stream};
 use hyper::StatusCode;
 use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use serde_json::json;
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use wharf_engine::WaitCondition;
 use wharf_engine::models::{ContainerStatsResponse, ContainerWaitResponse};
 use wharf_io::{AttachQuery, LogQuery, Tail};
@@ -23,6 +24,9 @@ use crate::shape;
 use crate::version::Version;
 
 const JSON: &str = "application/json";
+
+/// Between two samples of statistics.
+const SECOND: Duration = Duration::from_secs(1);
 
 fn attach_query(call: &Call) -> AttachQuery {
     let query = call.query();
@@ -187,6 +191,9 @@ async fn wait_line(waiting: Pending<'static, ContainerWaitResponse>) -> Bytes {
     bytes.into()
 }
 
+/// All streams of statistics look in the same moment of each second, so that what is the same for all is looked at once.
+static PHASE: LazyLock<Instant> = LazyLock::new(Instant::now);
+
 struct Samples {
     engine: Granted,
     name: String,
@@ -203,19 +210,22 @@ pub(crate) async fn stats(call: Call) -> Outcome {
         return Err(Failure::invalid("cannot have stream=true and one-shot=true"));
     }
     let engine = call.grant().await?;
-    let first = engine.container_stats(call.name(), None).await?;
+    let mut first = engine.container_stats(call.name(), None).await?;
+    shape::stats(&mut first, call.version());
     if one_shot {
-        return sample(&first, call.version()).map(|bytes| reply::text(StatusCode::OK, bytes));
+        return sample(&first).map(|bytes| reply::text(StatusCode::OK, bytes));
     }
-    let mut ticks = interval(Duration::from_secs(1));
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    ticks.tick().await;
     if !streaming {
-        ticks.tick().await;
-        let second = engine.container_stats(call.name(), Some(&first)).await?;
-        return sample(&second, call.version()).map(|bytes| reply::text(StatusCode::OK, bytes));
+        tokio::time::sleep(SECOND).await;
+        let mut second = engine.container_stats(call.name(), Some(&first)).await?;
+        shape::stats(&mut second, call.version());
+        return sample(&second).map(|bytes| reply::text(StatusCode::OK, bytes));
     }
-    let line = sample(&first, call.version())?;
+    let line = sample(&first)?;
+    // The next moment that is not so near that it would tell nothing.
+    let passed = (PHASE.elapsed() + SECOND / 2).as_secs() + 1;
+    let mut ticks = interval_at(*PHASE + Duration::from_secs(passed), SECOND);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let samples = Samples {
         engine,
         name: call.name().to_owned(),
@@ -226,11 +236,9 @@ pub(crate) async fn stats(call: Call) -> Outcome {
     Ok(reply::stream(JSON, stream::once(async move { Ok(line) }).chain(more(samples))))
 }
 
-fn sample(stats: &ContainerStatsResponse, version: Version) -> Result<Bytes, Failure> {
+fn sample(stats: &ContainerStatsResponse) -> Result<Bytes, Failure> {
     let failed = |e: serde_json::Error| Failure::internal(format!("the statistics cannot be written: {e}"));
-    let mut value = serde_json::to_value(stats).map_err(failed)?;
-    shape::stats(&mut value, version);
-    let mut bytes = serde_json::to_vec(&value).map_err(failed)?;
+    let mut bytes = serde_json::to_vec(stats).map_err(failed)?;
     bytes.push(b'\n');
     Ok(bytes.into())
 }
@@ -239,8 +247,9 @@ fn sample(stats: &ContainerStatsResponse, version: Version) -> Result<Bytes, Fai
 fn more(samples: Samples) -> impl Stream<Item = io::Result<Bytes>> + Send {
     stream::unfold(samples, |mut state| async move {
         state.ticks.tick().await;
-        let next = state.engine.container_stats(&state.name, state.previous.as_ref()).await.ok()?;
-        let line = sample(&next, state.version).ok()?;
+        let mut next = state.engine.container_stats(&state.name, state.previous.as_ref()).await.ok()?;
+        shape::stats(&mut next, state.version);
+        let line = sample(&next).ok()?;
         state.previous = Some(next);
         Some((Ok(line), state))
     })

@@ -34,6 +34,10 @@ impl<'a> Dir<'a> {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
+    pub(super) fn open_read(self, path: &str) -> Result<OwnedFd> {
+        sys::openat2(self.root, &cstring(path)?, libc::O_RDONLY, 0, RESOLVE)
+    }
+
     pub(super) fn open_write(self, path: &str) -> Result<OwnedFd> {
         sys::openat2(self.root, &cstring(path)?, libc::O_WRONLY, 0, RESOLVE)
     }

@@ -6,6 +6,7 @@
 
 mod devices;
 mod files;
+mod oom;
 mod stats;
 mod v1;
 mod v2;
@@ -24,6 +25,7 @@ use crate::sys::file::cstring;
 use crate::sys::process as sys;
 use files::Dir;
 
+pub use oom::OomWatch;
 pub use stats::{BlkioEntry, BlkioStats, CpuStats, MemoryStats, Stats};
 
 /// Which of the two interfaces the host has.

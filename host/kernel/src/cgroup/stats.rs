@@ -1,8 +1,13 @@
 //! Counters.
 
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+
 use super::Hierarchy;
 use super::files::{Dir, limit, value_of};
 use crate::error::{Error, Result};
+use crate::sys::file as sys;
 
 /// Counters of one cgroup; what the kernel does not tell is zero.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -78,18 +83,43 @@ pub struct BlkioStats {
 /// Nanoseconds per tick of `cpuacct.stat`: `USER_HZ` is 100 on every architecture that is supported.
 const TICK: u64 = 10_000_000;
 
-/// A file that this kernel does not have reads as empty; a cgroup that is gone is an error.
-struct Reader<'a> {
-    dir: Dir<'a>,
-    path: &'a str,
+/// The files of one cgroup, whose directory is looked up once. A file that this kernel does not have reads as empty.
+struct Reader {
+    dir: OwnedFd,
 }
 
-impl Reader<'_> {
+/// More than any of the files has, but `memory.stat` of some kernels.
+const USUAL: usize = 4096;
+
+impl Reader {
+    /// None where there is no such cgroup.
+    fn open(dir: Dir<'_>, path: &str) -> Result<Option<Self>> {
+        match dir.open(path) {
+            Ok(dir) => Ok(Some(Self { dir })),
+            Err(e) if e.is_not_found() => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
     fn text(&self, name: &str) -> Result<String> {
-        match self.dir.read(&format!("{}/{name}", self.path)) {
-            Err(e) if e.is_not_found() || e.is_unsupported() => Ok(String::new()),
+        match self.read(name) {
+            // ENODEV: the cgroup is going away.
+            Err(e) if e.is_not_found() || e.is_unsupported() || e.is(libc::ENODEV) => Ok(String::new()),
             result => result,
         }
+    }
+
+    fn read(&self, name: &str) -> Result<String> {
+        let flags = libc::O_RDONLY | libc::O_NOFOLLOW;
+        let mut file = File::from(sys::openat(Some(self.dir.as_fd()), &sys::cstring(name)?, flags, 0)?);
+        let mut bytes = vec![0; USUAL];
+        let n = file.read(&mut bytes)?;
+        bytes.truncate(n);
+        // These files give all that they have, or all that fits, in one read.
+        if n == USUAL {
+            bytes.extend(crate::fs::read_limited(&file, 1 << 20)?);
+        }
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
     fn number(&self, name: &str) -> Result<u64> {
@@ -114,10 +144,7 @@ pub(super) fn v1(hierarchies: &[Hierarchy], path: &str) -> Result<Stats> {
     let mut stats = Stats::default();
     let mut found = false;
     for hierarchy in hierarchies.iter().filter(|h| h.required()) {
-        let read = Reader { dir: hierarchy.dir(), path };
-        if read.text("cgroup.procs")?.is_empty() && read.dir.open(path).is_err() {
-            continue;
-        }
+        let Some(read) = Reader::open(hierarchy.dir(), path)? else { continue };
         found = true;
         if hierarchy.has("memory") {
             stats.memory = MemoryStats {
@@ -167,7 +194,7 @@ const OPERATIONS: [&str; 3] = [
     "blkio.throttle.io_serviced_recursive",
 ];
 
-fn first_blkio(read: &Reader<'_>, names: &[&str]) -> Result<Vec<BlkioEntry>> {
+fn first_blkio(read: &Reader, names: &[&str]) -> Result<Vec<BlkioEntry>> {
     for name in names {
         let entries: Vec<_> = read.text(name)?.lines().filter_map(blkio_line).collect();
         if !entries.is_empty() {
@@ -191,8 +218,7 @@ fn blkio_line(line: &str) -> Option<BlkioEntry> {
 }
 
 pub(super) fn v2(dir: Dir<'_>, path: &str) -> Result<Stats> {
-    dir.open(path).map_err(|e| if e.is_not_found() { gone(path) } else { e })?;
-    let read = Reader { dir, path };
+    let read = Reader::open(dir, path)?.ok_or_else(|| gone(path))?;
     let cpu = read.text("cpu.stat")?;
     let micros = |key| value_of(&cpu, key).unwrap_or(0).saturating_mul(1000);
     let (bytes, operations) = io_stat(&read.text("io.stat")?);
