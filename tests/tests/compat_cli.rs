@@ -235,11 +235,11 @@ fn colours_completions_and_pages() {
     }
     // Not on a terminal: no escapes at all.
     d.import_busybox();
-    d.wharf(&["run", "-d", "--name", "c", "--network", "none", "busybox", "sleep", "600"]).ok();
+    d.wharf(&["run", "-d", "--name", "cc", "--network", "none", "busybox", "sleep", "600"]).ok();
     for args in [&["ps"][..], &["events", "--since", "0", "--until", "1s"], &["stats", "--no-stream"], &["info"], &["version"]] {
         let ran = d.wharf(args);
         assert!(!ran.out.contains('\u{1b}'), "{args:?}: {}", ran.out);
     }
     let top = d.wharf(&["stats", "--no-stream", "--format", "{{.Name}} {{.PIDs}}"]).ok();
-    assert_eq!(top, "c 1");
+    assert_eq!(top, "cc 1");
 }
