@@ -256,14 +256,14 @@ fn check(d: &Daemon, part: &str, row: &Row) {
     if let Inside(script, _) = fate {
         request["Cmd"] = json!(["sh", "-c", script]);
     }
-    let made = d.api("POST", "/v1.55/containers/create?name=c", &request.to_string());
+    let made = d.api("POST", "/v1.55/containers/create?name=probe", &request.to_string());
     if let Refused(text) = fate {
         assert_eq!(made.status, 400, "{name}: {}", made.text());
         assert!(made.message().contains(text), "{name}: {}", made.message());
         return;
     }
     assert_eq!(made.status, 201, "{name}: {}", made.text());
-    let inspected = d.api("GET", "/v1.55/containers/c/json", "").json();
+    let inspected = d.api("GET", "/v1.55/containers/probe/json", "").json();
     let (given, found) = (at(&request, part, field), shown(&inspected, part, field));
     match fate {
         ShownAs(wanted) => assert_eq!(found, wanted, "{name}"),
@@ -272,13 +272,13 @@ fn check(d: &Daemon, part: &str, row: &Row) {
         Refused(_) => {}
     }
     if let Inside(_, wanted) = fate {
-        let started = d.api("POST", "/containers/c/start", "");
+        let started = d.api("POST", "/containers/probe/start", "");
         assert_eq!(started.status, 204, "{name}: {}", started.text());
-        d.api("POST", "/containers/c/wait", "");
-        let said = d.docker(&["logs", "c"]);
+        d.api("POST", "/containers/probe/wait", "");
+        let said = d.docker(&["logs", "probe"]);
         assert_eq!(said.out.replace('\r', "").trim_end(), wanted, "{name}: {}", said.err);
     }
-    assert_eq!(d.api("DELETE", "/containers/c?v=1&force=1", "").status, 204, "{name}");
+    assert_eq!(d.api("DELETE", "/containers/probe?v=1&force=1", "").status, 204, "{name}");
 }
 
 #[test]

@@ -41,7 +41,7 @@ fn every_field_that_depends_on_the_version() {
     let body = json!({
         "Image": "busybox", "Cmd": ["sleep", "600"], "Labels": {"a": "b"},
         "Healthcheck": {"Test": ["CMD", "true"]},
-        "HostConfig": {"Annotations": {"note": "x"}, "Binds": ["v:/v"]},
+        "HostConfig": {"Annotations": {"note": "x"}, "Binds": ["vol:/v"]},
         "NetworkingConfig": {"EndpointsConfig": {"bridge": {"MacAddress": "02:42:ac:11:00:77"}}},
     });
     let made = d.api("POST", "/v1.55/containers/create?name=box", &body.to_string());
@@ -135,7 +135,7 @@ fn every_field_that_depends_on_the_version() {
                 ("/Containers/0/Health", Rule::Since(99)),
             ],
         ),
-        ("/networks/own", &[("/Status", Since(52)), ("/Containers", Always), ("/IPAM/Config", Always)]),
+        ("/networks/own", &[("/Status/IPAM/Subnets", Since(52)), ("/Containers", Always), ("/IPAM/Config", Always)]),
         ("/version", &[("/ApiVersion", Always), ("/MinAPIVersion", Always), ("/Components/0/Details", Always)]),
     ];
     for version in 24..=55 {
@@ -215,7 +215,7 @@ fn requests_mean_what_they_meant_in_their_version() {
     for (version, body, text) in [
         (43, json!({"NetworkingConfig": {"EndpointsConfig": {"a": {}, "b": {}}}}), "multiple network endpoints: a, b"),
         (43, host(json!({"Mounts": [{"Type": "bind", "Source": "/tmp", "Target": "/x", "BindOptions": {"ReadOnlyForceRecursive": true}}]})), "needs API v1.44"),
-        (44, host(json!({"Mounts": [{"Type": "volume", "Source": "v", "Target": "/x", "VolumeOptions": {"Subpath": "a"}}]})), "needs API v1.45"),
+        (44, host(json!({"Mounts": [{"Type": "volume", "Source": "vol", "Target": "/x", "VolumeOptions": {"Subpath": "a"}}]})), "needs API v1.45"),
         (47, host(json!({"Mounts": [{"Type": "image", "Source": "busybox", "Target": "/x"}]})), "needs API v1.48"),
         (42, host(json!({"Mounts": [{"Type": "bind", "Source": "/tmp", "Target": "/x", "VolumeOptions": {}}]})), "VolumeOptions must not be specified on mount type"),
         (43, json!({"MacAddress": "02:42:ac:11:00:31", "HostConfig": {"NetworkMode": "host"}}), "mac-address and the network mode"),

@@ -50,9 +50,7 @@ pub(crate) fn create(
             names.join(", ")
         )));
     }
-    if let Some(host) = &mut body.host_config {
-        host_config(host, version, &mut warnings)?;
-    }
+    host_config(body.host_config.get_or_insert_default(), version, &mut warnings)?;
     if version < Version(48) {
         for endpoint in body.networking_config.iter_mut().flat_map(|n| &mut n.endpoints_config).flatten() {
             endpoint.1.gw_priority = None;
@@ -99,7 +97,8 @@ fn host_config(host: &mut HostConfig, version: Version, warnings: &mut Vec<Strin
             if bindings.as_ref().is_none_or(Vec::is_empty) {
                 empty.push(port.clone());
                 if version <= Version(52) {
-                    *bindings = Some(vec![PortBinding::default()]);
+                    let any = PortBinding { host_ip: Some(String::new()), host_port: Some(String::new()) };
+                    *bindings = Some(vec![any]);
                 }
             }
         }

@@ -138,27 +138,63 @@ pub(crate) async fn rename(client: &Client, args: RenameArgs) -> Result<u8, Erro
     Ok(0)
 }
 
-/// The published ports in the short form of lists.
+/// One port of a summary, in the order in which lists show them.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Port<'a> {
+    private: u64,
+    ip: &'a str,
+    public: u64,
+    protocol: &'a str,
+}
+
+/// The ports in the short form of lists: runs of equal kind together, then those that go to another port of the host.
 fn ports(summary: &Value) -> String {
-    let mut all: Vec<String> = summary
+    let number = |p: &Value, key: &str| p.get(key).and_then(Value::as_u64).unwrap_or(0);
+    let mut all: Vec<Port<'_>> = summary
         .get("Ports")
         .and_then(Value::as_array)
         .into_iter()
         .flatten()
-        .map(|p| {
-            let inside =
-                format!("{}/{}", p.get("PrivatePort").and_then(Value::as_u64).unwrap_or(0), text(p, "/Type"));
-            match p.get("PublicPort").and_then(Value::as_u64) {
-                Some(public) if text(p, "/IP").contains(':') => {
-                    format!("[{}]:{public}->{inside}", text(p, "/IP"))
-                }
-                Some(public) => format!("{}:{public}->{inside}", text(p, "/IP")),
-                None => inside,
-            }
+        .map(|p| Port {
+            private: number(p, "PrivatePort"),
+            ip: text(p, "/IP"),
+            public: number(p, "PublicPort"),
+            protocol: text(p, "/Type"),
         })
         .collect();
     all.sort();
-    all.join(", ")
+    let at = |ip: &str, port: &str| {
+        if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") }
+    };
+    let run = |ip: &str, protocol: &str, first: u64, last: u64| {
+        let range = if first == last { first.to_string() } else { format!("{first}-{last}") };
+        if ip.is_empty() {
+            format!("{range}/{protocol}")
+        } else {
+            format!("{}->{range}/{protocol}", at(ip, &range))
+        }
+    };
+    let (mut shown, mut moved) = (Vec::new(), Vec::new());
+    // Kinds in the order in which they came, with the run that is open.
+    let mut open: Vec<(&str, &str, u64, u64)> = Vec::new();
+    for port in &all {
+        if !port.ip.is_empty() && port.public != port.private {
+            let outside = at(port.ip, &port.public.to_string());
+            moved.push(format!("{outside}->{}/{}", port.private, port.protocol));
+            continue;
+        }
+        match open.iter_mut().find(|(ip, protocol, ..)| (*ip, *protocol) == (port.ip, port.protocol)) {
+            None => open.push((port.ip, port.protocol, port.private, port.private)),
+            Some((.., last)) if *last + 1 == port.private => *last = port.private,
+            Some((ip, protocol, first, last)) => {
+                shown.push(run(ip, protocol, *first, *last));
+                (*first, *last) = (port.private, port.private);
+            }
+        }
+    }
+    shown.extend(open.into_iter().map(|(ip, protocol, first, last)| run(ip, protocol, first, last)));
+    shown.extend(moved);
+    shown.join(", ")
 }
 
 fn shorten(text: &str, limit: usize) -> String {
@@ -206,6 +242,13 @@ fn row(summary: &Value, full: bool) -> Value {
     let mounts: Vec<&str> = mounts
         .map(|m| if text(m, "/Name").is_empty() { text(m, "/Source") } else { text(m, "/Name") })
         .collect();
+    let volumes = summary
+        .get("Mounts")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter(|m| text(m, "/Driver") == "local")
+        .count();
     let command = text(summary, "/Command");
     let size = |key: &str| summary.get(key).and_then(Value::as_i64).unwrap_or(0);
     json!({
@@ -217,7 +260,7 @@ fn row(summary: &Value, full: bool) -> Value {
         "Ports": ports(summary), "State": text(summary, "/State"), "Status": text(summary, "/Status"),
         "Size": format!("{} (virtual {})", units::human(size("SizeRw")), units::human(size("SizeRootFs"))),
         "Names": names.join(","), "Labels": list("/Labels"), "Mounts": mounts.join(","), "Networks": networks.join(","),
-        "LocalVolumes": "0",
+        "LocalVolumes": volumes.to_string(),
     })
 }
 
@@ -406,6 +449,29 @@ mod tests {
                     .unwrap();
             }
             assert_eq!((out.as_slice(), err.as_slice()), (&b"outmore"[..], &b"err"[..]));
+        }
+    }
+
+    #[test]
+    fn ports_are_shown_in_runs() {
+        let port = |private: u16, ip: &str, public: u16, protocol: &str| {
+            json!({"PrivatePort": private, "IP": ip, "PublicPort": public, "Type": protocol})
+        };
+        let bare = |private: u16| json!({"PrivatePort": private, "Type": "tcp"});
+        for (list, wanted) in [
+            (vec![bare(80)], "80/tcp"),
+            (vec![bare(82), bare(80), bare(81), bare(90)], "80-82/tcp, 90/tcp"),
+            (
+                vec![port(80, "0.0.0.0", 8080, "tcp"), port(80, "::", 8080, "tcp"), bare(99)],
+                "99/tcp, 0.0.0.0:8080->80/tcp, [::]:8080->80/tcp",
+            ),
+            (
+                vec![port(70, "0.0.0.0", 70, "tcp"), port(71, "0.0.0.0", 71, "tcp"), port(53, "::1", 53, "udp")],
+                "[::1]:53->53/udp, 0.0.0.0:70-71->70-71/tcp",
+            ),
+            (vec![], ""),
+        ] {
+            assert_eq!(ports(&json!({"Ports": list})), wanted);
         }
     }
 

@@ -170,7 +170,9 @@ impl Engine {
             container: who,
             addresses: addresses.clone(),
             mac,
-            interface_name: Some(format!("eth{at}")),
+            interface_name: Some(
+                crate::planner::endpoint::interface(settings)?.map_or_else(|| format!("eth{at}"), str::to_owned),
+            ),
             aliases: settings.aliases.clone().unwrap_or_default(),
             options: labels(settings.driver_opts.iter().flatten()),
             publishes,

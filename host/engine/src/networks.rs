@@ -522,8 +522,28 @@ impl Engine {
 
     /// `GET /networks/{id}`.
     pub async fn network_inspect(&self, reference: &str) -> Result<Value> {
-        let value = self.network_value(&self.inner.networks.find(reference)?.record(), true);
+        let record = self.inner.networks.find(reference)?.record();
+        let mut value = self.network_value(&record, true);
+        if let Some(map) = value.as_object_mut() {
+            map.insert("Status".into(), self.network_status(&record));
+        }
         std::future::ready(Ok(value)).await
+    }
+
+    /// How full a network's subnets are.
+    fn network_status(&self, record: &Network) -> Value {
+        let members = self.members(record);
+        let given = || members.iter().flat_map(|(_, _, endpoint)| endpoint.addresses.iter().map(String::as_str));
+        let mut subnets = serde_json::Map::new();
+        for pool in &record.pools {
+            let own = pool.gateway.iter().chain(pool.reserved.iter().map(|(_, lease)| lease));
+            let own = own.map(|lease| lease.address.as_str());
+            let range = pool.range.as_deref();
+            if let Some((used, free)) = crate::planner::usage::subnet(&pool.pool.cidr, range, own.chain(given())) {
+                subnets.insert(pool.pool.cidr.clone(), json!({"IPsInUse": used, "DynamicIPsAvailable": free}));
+            }
+        }
+        json!({"IPAM": {"Subnets": subnets}})
     }
 
     /// `POST /networks/create`.

@@ -219,6 +219,9 @@ enum Column {
     Rss,
     Vsz,
     Stat,
+    Pcpu,
+    Pmem,
+    Start,
 }
 
 impl Column {
@@ -237,6 +240,9 @@ impl Column {
             Self::Rss => "RSS",
             Self::Vsz => "VSZ",
             Self::Stat => "STAT",
+            Self::Pcpu => "%CPU",
+            Self::Pmem => "%MEM",
+            Self::Start => "START",
         }
     }
 }
@@ -254,8 +260,9 @@ fn columns(arguments: &str) -> Result<Vec<Column>> {
         [] | ["-ef" | "-fe" | "ef" | "-f"] => {
             Ok(vec![C::Uid, C::Pid, C::Ppid, C::C, C::Stime, C::Tty, C::Time, C::Cmd])
         }
-        ["aux" | "-aux" | "axu"] => {
-            Ok(vec![C::User, C::Pid, C::Vsz, C::Rss, C::Tty, C::Stat, C::Stime, C::Time, C::Command])
+        ["aux" | "-aux" | "axu" | "u" | "-u"] => {
+            let first = [C::User, C::Pid, C::Pcpu, C::Pmem, C::Vsz, C::Rss];
+            Ok([&first[..], &[C::Tty, C::Stat, C::Start, C::Time, C::Command]].concat())
         }
         [flags @ .., list] if flags.last().is_some_and(|f| f.ends_with('o')) => list
             .split(',')
@@ -266,7 +273,10 @@ fn columns(arguments: &str) -> Result<Vec<Column>> {
                     "pid" => C::Pid,
                     "ppid" => C::Ppid,
                     "c" => C::C,
-                    "stime" | "start" => C::Stime,
+                    "stime" => C::Stime,
+                    "start" | "start_time" => C::Start,
+                    "pcpu" | "%cpu" => C::Pcpu,
+                    "pmem" | "%mem" => C::Pmem,
                     "tty" | "tt" => C::Tty,
                     "time" => C::Time,
                     "cmd" => C::Cmd,
@@ -290,6 +300,19 @@ fn boot_time() -> i64 {
         .find_map(|l| l.strip_prefix("btime "))
         .and_then(|t| t.trim().parse().ok())
         .unwrap_or(0)
+}
+
+/// KiB of this machine's memory.
+fn memory() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = text.lines().find_map(|l| l.strip_prefix("MemTotal:"));
+    total.and_then(|l| l.split_ascii_whitespace().next()?.parse().ok()).unwrap_or(0)
+}
+
+/// A share in percent with one digit behind the point.
+fn percent(part: u128, whole: u128) -> String {
+    let tenths = part.saturating_mul(1000).checked_div(whole).unwrap_or(0);
+    format!("{}.{}", tenths / 10, tenths % 10)
 }
 
 struct Process {
@@ -345,6 +368,12 @@ impl Process {
         })
     }
 
+    /// Seconds since it began.
+    fn age(&self) -> u128 {
+        let now = i64::try_from(crate::record::now() / 1_000_000_000).unwrap_or(0);
+        u128::try_from(now - self.started).unwrap_or(0)
+    }
+
     fn column(&self, column: Column) -> String {
         match column {
             // Names are the host's matter; numbers are always right.
@@ -358,7 +387,9 @@ impl Process {
             Column::Pid => self.pid.to_string(),
             Column::Ppid => self.ppid.clone(),
             Column::C => "0".into(),
-            Column::Stime => jiff::Timestamp::from_second(self.started)
+            Column::Pcpu => percent(u128::from(self.time), self.age()),
+            Column::Pmem => percent(u128::from(self.rss), u128::from(memory())),
+            Column::Stime | Column::Start => jiff::Timestamp::from_second(self.started)
                 .map(|t| t.to_zoned(jiff::tz::TimeZone::system()).strftime("%H:%M").to_string())
                 .unwrap_or_default(),
             Column::Tty => self.tty.clone(),
@@ -381,7 +412,9 @@ mod tests {
     #[test]
     fn ps_arguments() {
         assert_eq!(columns("").unwrap().len(), 8);
-        assert_eq!(columns("aux").unwrap().len(), 9);
+        let aux: Vec<&str> = columns("aux").unwrap().iter().map(|c| c.title()).collect();
+        assert_eq!(aux.join(" "), "USER PID %CPU %MEM VSZ RSS TTY STAT START TIME COMMAND");
+        assert_eq!([percent(1, 8), percent(0, 0), percent(3, 2)], ["12.5", "0.0", "150.0"]);
         assert_eq!(columns("-eo pid,comm").unwrap(), [Column::Pid, Column::Comm]);
         for bad in ["-o foo", "--version", "-ef; rm"] {
             assert_eq!(columns(bad).unwrap_err().kind, crate::Kind::Invalid, "{bad}");

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use futures_util::stream;
 use hyper::StatusCode;
 use hyper::header::HeaderValue;
-use serde_json::json;
+use serde_json::{Value, json};
 use wharf_engine::commit::CommitOptions;
 use wharf_engine::copy::{ArchiveStream, ExtractOptions, PathStat};
 use wharf_engine::models::ContainerConfig;
@@ -61,7 +61,10 @@ pub(crate) async fn export(call: Call) -> Outcome {
 
 pub(crate) async fn changes(call: Call) -> Outcome {
     let engine = call.grant().await?;
-    reply::ok(&engine.container_changes(call.name()).await?)
+    let changes = engine.container_changes(call.name()).await?;
+    // Docker has null for none.
+    let none = changes.as_array().is_some_and(Vec::is_empty);
+    reply::ok(if none { &Value::Null } else { &changes })
 }
 
 pub(crate) async fn commit(mut call: Call) -> Outcome {

@@ -10,6 +10,23 @@ use crate::models::EndpointSettings;
 /// Docker's option with kernel parameters of an endpoint's interface, whose name nobody knows before: `IFNAME` stands for it.
 const SYSCTLS: &str = "com.docker.network.endpoint.sysctls";
 
+/// Docker's option with the name of an endpoint's interface.
+const NAME: &str = "com.docker.network.endpoint.ifname";
+
+/// The name that the endpoint's interface is to have inside the container, where one is asked for.
+pub fn interface(settings: &EndpointSettings) -> Result<Option<&str>> {
+    let Some(name) = settings.driver_opts.as_ref().and_then(|o| o.get(NAME)).filter(|n| !n.is_empty()) else {
+        return Ok(None);
+    };
+    let plain = |b: u8| b.is_ascii_graphic() && !matches!(b, b'/' | b':' | b'%');
+    if name.len() > 15 || matches!(name.as_str(), "." | ".." | "lo") || !name.bytes().all(plain) {
+        return Err(Error::invalid(format!(
+            "invalid config for network: invalid endpoint settings:\ninvalid interface name: {name:?}"
+        )));
+    }
+    Ok(Some(name))
+}
+
 /// Kernel parameters of the endpoint's interface in the form that plans have: `ipv4.NAME` and `ipv6.NAME`.
 pub fn sysctls(settings: &EndpointSettings) -> Result<Labels> {
     let Some(text) = settings.driver_opts.as_ref().and_then(|o| o.get(SYSCTLS)) else { return Ok(Vec::new()) };
@@ -42,6 +59,7 @@ pub fn sysctls(settings: &EndpointSettings) -> Result<Labels> {
 /// Checks what does not depend on the network.
 pub fn check(settings: &EndpointSettings) -> Result<()> {
     sysctls(settings)?;
+    interface(settings)?;
     let addresses = settings.ipam_config.iter().flat_map(|c| &c.link_local_ips).flatten();
     for address in addresses {
         let link_local = match address.parse::<IpAddr>() {
@@ -86,6 +104,19 @@ mod tests {
             "net.ipv4.conf.IFNAME.x=1\n2",
         ] {
             assert_eq!(sysctls(&with(bad)).unwrap_err().kind, crate::Kind::Invalid, "{bad}");
+        }
+    }
+
+    #[test]
+    fn interface_names() {
+        let with = |name: &str| EndpointSettings {
+            driver_opts: Some([(NAME.to_owned(), name.to_owned())].into()),
+            ..EndpointSettings::default()
+        };
+        assert_eq!(interface(&with("lan0")).unwrap(), Some("lan0"));
+        assert_eq!(interface(&with("")).unwrap(), None);
+        for bad in ["lo", "..", "a/b", "a b", "a-name-that-is-too-long", "a:0", "n%d"] {
+            assert!(check(&with(bad)).is_err(), "{bad}");
         }
     }
 

@@ -16,6 +16,7 @@ pub(crate) mod report;
 pub mod run;
 pub mod security;
 pub mod signals;
+pub mod usage;
 pub mod user;
 pub mod userns;
 
