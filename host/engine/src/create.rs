@@ -75,9 +75,12 @@ impl Engine {
         let mut host = request.host;
         let mut config = config::merge(request.config, &image.config)?;
         run::defaults(&mut host, &self.inner.facts())?;
-        run::check_runtime(&host)?;
+        run::check_runtime(&host, &self.inner.facts())?;
         let blueprint = run::blueprint(&config, &host, &self.inner.facts())?;
         self.check_references(&blueprint)?;
+        let links = self.wanted_links(&host)?;
+        // From here on they follow the containers that they lead to; `inspect` shows them as they are then.
+        host.links = None;
         let networks = self.requested_networks(
             &blueprint.network,
             request.networking.endpoints_config.unwrap_or_default(),
@@ -131,6 +134,7 @@ impl Engine {
             mounts,
             networks,
             driver: self.inner.images.driver().to_owned(),
+            links,
         };
         let now =
             Now { def: Arc::new(def), state: Arc::new(State::default()), blueprint: Arc::new(blueprint) };
@@ -170,7 +174,9 @@ impl Engine {
         draft.now.def = Arc::new(def);
         match self.make_container(&draft).await {
             Ok(container) => {
-                self.container_event(&container.now(), "create", &[]);
+                let now = container.now();
+                now.def.links.iter().for_each(|link| self.refresh_names(link));
+                self.container_event(&now, "create", &[]);
                 Ok(ContainerCreateResponse { id, warnings: draft.warnings })
             }
             Err(e) => {
@@ -363,6 +369,8 @@ impl Engine {
             }
             return text;
         }
+        let mut extra = extra;
+        extra.extend(self.link_hosts(now));
         files::hosts(&own, &extra)
     }
 

@@ -91,6 +91,8 @@ impl Host {
             seccomp: settings.seccomp.clone(),
             most_files: self.most_files,
             cdi: settings.cdi,
+            runtimes: settings.runtimes.keys().cloned().collect(),
+            default_runtime: settings.default_runtime.clone(),
         }
     }
 }

@@ -23,6 +23,7 @@ mod health;
 mod host;
 pub mod images;
 mod inspect;
+mod links;
 mod list;
 pub mod networks;
 mod open;
@@ -35,6 +36,7 @@ mod recover;
 mod registry;
 pub mod remote;
 mod remove;
+mod runtimes;
 pub mod settings;
 mod start;
 mod stats;
@@ -97,6 +99,8 @@ pub(crate) struct Inner {
     /// What follows an answer: taking down what has no part in it. The orderly end waits for it.
     pub(crate) tidying: tokio_util::task::TaskTracker,
     pub(crate) decisions: auth::Decisions,
+    /// What other runtimes said they can do.
+    pub(crate) runtime_features: ArcSwap<runtimes::Features>,
     /// What the host's own resolver says, read at start.
     pub(crate) resolver: ArcSwap<planner::files::Resolver>,
 }
@@ -138,7 +142,20 @@ impl Engine {
             self.inner.registries.store(Arc::new(remote::client(&settings.registry)));
         }
         let facts = self.inner.host.facts(&settings, self.inner.facts().cgroup_version);
+        let runtimes = settings.runtimes != old.runtimes;
         self.inner.live.store(Arc::new(Live { settings: Arc::new(settings), facts: Arc::new(facts) }));
+        if runtimes {
+            self.ask_runtimes();
+        }
+    }
+
+    /// Names of the runtimes that containers may name, and of the one for those that name none.
+    pub fn runtime_names(&self) -> (Vec<String>, String) {
+        let settings = self.inner.settings();
+        let mut names: Vec<String> = settings.runtimes.keys().cloned().collect();
+        names.push(planner::run::NATIVE.to_owned());
+        names.sort();
+        (names, settings.default_runtime.clone())
     }
 
     /// Its own id, the same over restarts.

@@ -111,10 +111,12 @@ impl Engine {
                 closing: AtomicBool::new(false),
                 tidying: tokio_util::task::TaskTracker::new(),
                 decisions: crate::auth::Decisions::default(),
+                runtime_features: ArcSwap::default(),
                 resolver: ArcSwap::from_pointee(resolver),
             }),
         };
         engine.recover().await?;
+        engine.ask_runtimes();
         let net = engine.inner.net.clone();
         match engine.inner.pool.run(move || net.watch()).await? {
             Ok(watch) => drop(engine.inner.net_watch.set(watch)),

@@ -43,6 +43,9 @@ pub(crate) struct Definition {
     pub(crate) networks: BTreeMap<String, EndpointSettings>,
     /// Storage driver.
     pub(crate) driver: String,
+    /// Old links.
+    #[serde(default)]
+    pub(crate) links: Vec<crate::links::Link>,
 }
 
 /// Where a container is in its life.
@@ -128,6 +131,8 @@ pub(crate) struct State {
     pub(crate) cgroup: String,
     /// Boot during which it was started.
     pub(crate) boot: String,
+    /// The runtime of this run, where it is another one: it outlives its configuration.
+    pub(crate) runtime: Option<wharf_plan::run::Runtime>,
     /// Of this run, if it is checked.
     pub(crate) health: Option<crate::planner::health::Health>,
 }

@@ -175,6 +175,12 @@ impl Registry {
         self.touch();
     }
 
+    /// Something that a container's list entry shows besides its own view has changed.
+    pub(crate) fn refresh(&self, container: &Container) {
+        container.fragment.store(Arc::new(None));
+        self.touch();
+    }
+
     fn touch(&self) {
         self.generation.fetch_add(1, Ordering::AcqRel);
     }

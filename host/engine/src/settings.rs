@@ -48,6 +48,15 @@ impl Default for RegistrySettings {
     }
 }
 
+/// Another runtime that containers may name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RuntimeSettings {
+    /// Absolute path of a program with runc's command line.
+    pub path: String,
+    /// Arguments before all others.
+    pub arguments: Vec<String>,
+}
+
 /// Everything the daemon's command line and `daemon.json` decide for the engine.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -139,6 +148,10 @@ pub struct Settings {
     pub cdi_dirs: Vec<PathBuf>,
     /// For the registry client.
     pub registry: RegistrySettings,
+    /// Other runtimes, by name.
+    pub runtimes: BTreeMap<String, RuntimeSettings>,
+    /// Runtime of containers that name none; `runc` is the engine itself.
+    pub default_runtime: String,
 }
 
 impl Settings {
@@ -189,6 +202,8 @@ impl Settings {
             cdi: true,
             cdi_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
             registry: RegistrySettings::default(),
+            runtimes: BTreeMap::new(),
+            default_runtime: crate::planner::run::NATIVE.into(),
         }
     }
 }

@@ -53,6 +53,8 @@ struct Files {
     more: Vec<(OwnedFd, String, bool, bool)>,
     env: Vec<String>,
     groups: Vec<u32>,
+    /// Path of the program, where an init that another runtime starts has to be told it.
+    program: Option<String>,
 }
 
 impl Engine {
@@ -105,6 +107,8 @@ impl Engine {
             let _ = tidying.await;
         }
         let cgroup = self.cgroup_path(&now);
+        let runtime = self.runtime_of(&now.def)?;
+        self.check_links(&now)?;
         let mut state = State {
             status: Status::Starting,
             pid: 0,
@@ -119,6 +123,7 @@ impl Engine {
             endpoints: BTreeMap::new(),
             cgroup: cgroup.clone(),
             boot: self.inner.host.boot.clone(),
+            runtime,
             health: health::Plan::of(&now.def.config).map(|_| health::Health::default()),
         };
         match self.try_start(container, &now, &mut state).await {
@@ -140,13 +145,17 @@ impl Engine {
     async fn start_failed(&self, container: &Container, now: &Now, mut state: State, error: &Error) {
         container.io.abandoned();
         let code = match error.kind {
-            Kind::Invalid if error.message.contains("executable file not found") => 127,
-            Kind::Invalid if error.message.contains("no such file or directory") => 127,
-            Kind::Invalid if error.message.contains("permission denied") => 126,
+            Kind::Invalid => command_failure(&error.message).unwrap_or(128),
             _ => 128,
         };
         let (cgroups, path) = (self.inner.cgroups.clone(), state.cgroup.clone());
-        let removed = self.inner.pool.start(move || cgroups.clear(&path, std::time::Duration::from_secs(2)));
+        let (runtime, id) = (state.runtime.take(), now.def.id.clone());
+        let removed = self.inner.pool.start(move || {
+            if let Some(runtime) = runtime {
+                crate::runtimes::dispose(&runtime, &id);
+            }
+            cgroups.clear(&path, std::time::Duration::from_secs(2))
+        });
         let endpoints = std::mem::take(&mut state.endpoints);
         let (mut tx, turns) = self.release_addresses(endpoints.values()).await;
         state.status = if now.state.status == Status::Created { Status::Created } else { Status::Exited };
@@ -182,12 +191,17 @@ impl Engine {
             resources
         };
         let (cgroups, path) = (self.inner.cgroups.clone(), state.cgroup.clone());
+        // Another runtime makes the cgroup itself.
+        let foreign = state.runtime.is_some();
         // A container without networks needs nothing but an empty namespace: no visit of its own to a kernel thread.
         let namespaces = (b.network == NetworkMode::None).then(|| Arc::clone(&self.inner.namespaces));
         let cgroup = self
             .inner
             .pool
-            .start(move || (cgroups.create(&path, &resources), namespaces.map(|ready| ready.take())));
+            .start(move || {
+                let made = if foreign { Ok(()) } else { cgroups.create(&path, &resources) };
+                (made, namespaces.map(|ready| ready.take()))
+            });
         let prepared = self.prepare(now, state).await;
         tracing::trace!(target: STAGES, id = def.id, "prepared");
         // Whatever became of the rest: the cgroup is there or not when this goes on.
@@ -340,6 +354,7 @@ impl Engine {
             self.hosts_file(&view)
         });
         let privileged = now.blueprint.privileged;
+        let searched = (state.runtime.is_some() && now.blueprint.init).then(|| now.blueprint.args.clone());
         let edits = self.cdi_edits(&def.host)?;
         let shared_shm = match &now.blueprint.ipc {
             Ipc::Host => true,
@@ -353,6 +368,10 @@ impl Engine {
                 }
                 let root = Root::new(rootfs);
                 let account = account(&root, def.config.user.as_deref().unwrap_or(""), &def.host)?;
+                let program = match searched.as_ref().and_then(|args| args.first()) {
+                    Some(name) => Some(find_program(&root, name, &def.config)?),
+                    None => None,
+                };
                 let mut own = Vec::new();
                 for (target, name) in OWN_FILES {
                     own.push((target, mount::bind_path(&dir.join(name), false)?));
@@ -388,6 +407,7 @@ impl Engine {
                     trees,
                     devices,
                     shm,
+                    program,
                 })
             })
             .await?
@@ -481,6 +501,12 @@ impl Engine {
         for (tree, target, read_only, file) in files.more {
             plan.mounts.push(run::tree_mount(&target, fds.add(tree), file, read_only, "rprivate"));
         }
+        if let Some(runtime) = &state.runtime {
+            if let Some(program) = files.program {
+                plan.process.args.splice(..1, [program]);
+            }
+            self.plan_for(runtime, &mut plan, b)?;
+        }
         tracing::trace!(target: STAGES, id = def.id, "handed over");
         let started = self
             .inner
@@ -523,6 +549,7 @@ impl Engine {
                 );
             }
         }
+        self.tell_linked(now).await;
         self.container_event(now, "start", &[]);
         self.watch_health(container, false);
         if now.def.config.stdin_once == Some(true) {
@@ -664,6 +691,39 @@ pub(crate) fn account(root: &Root, wanted: &str, host: &crate::models::HostConfi
         &read("/etc/passwd"),
         &read("/etc/group"),
     )
+}
+
+/// Where a program is in a root file system: as named, or in the path that its environment will have.
+fn find_program(root: &Root, name: &str, config: &crate::models::ContainerConfig) -> Result<String> {
+    if name.contains('/') {
+        return Ok(name.to_owned());
+    }
+    let path = config.env.iter().flatten().rev().find_map(|e| e.strip_prefix("PATH="));
+    let path = path.unwrap_or("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    for dir in path.split(':').filter(|dir| dir.starts_with('/')) {
+        let candidate = format!("{}/{name}", dir.trim_end_matches('/'));
+        let meta = root.resolve(&candidate).map(std::fs::File::from).and_then(|file| Ok(file.metadata()?));
+        if meta.is_ok_and(|m| m.is_file() && std::os::unix::fs::MetadataExt::mode(&m) & 0o111 != 0) {
+            return Ok(candidate);
+        }
+    }
+    let missing = StartError { stage: Stage::Exec, errno: libc::ENOENT, what: String::new() };
+    Err(start_error(&[name.to_owned()], "", &missing))
+}
+
+/// The exit code that Docker gives a command which could not be started, by the words of the error.
+fn command_failure(message: &str) -> Option<i32> {
+    let text = message.to_ascii_lowercase();
+    let says = |words: &str| text.contains(words);
+    if says("executable file not found") || says("no such file or directory") {
+        Some(127)
+    } else if says("permission denied") {
+        Some(126)
+    } else if says("not a directory") {
+        Some(127)
+    } else {
+        None
+    }
 }
 
 /// A bind's tree; `-v` makes the directory where it is missing.
@@ -828,6 +888,14 @@ pub(crate) fn start_error(args: &[String], cwd: &str, e: &StartError) -> Error {
             "{HEAD}: error during container init: chdir to cwd ({cwd:?}) set in config.json failed: {}",
             errno_text(errno)
         )),
+        // In the words of a runtime that is not this engine's; Docker tells the user's faults from its own by them.
+        (Stage::Runtime, _) => {
+            let text = format!(
+                "failed to create task for container: failed to create shim task: OCI runtime create failed: {}",
+                e.what
+            );
+            if command_failure(&text).is_some() { Error::invalid(text) } else { Error::internal(text) }
+        }
         _ => Error::internal(format!("{HEAD}: error during container init: {e}")),
     }
 }

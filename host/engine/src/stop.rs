@@ -49,9 +49,9 @@ impl Engine {
     }
 
     async fn signal(&self, now: &Now, signal: i32) -> Result<()> {
-        self.inner.keeper.signal(&now.def.id, signal).await?;
+        self.send_signal(now, signal).await?;
         if now.state.status == Status::Paused && signal == signals::KILL {
-            // A frozen process dies only once it is thawed.
+            // A frozen process dies only once it is thawed, which a killed one's runtime may refuse to do.
             let (cgroups, path) = (self.inner.cgroups.clone(), now.state.cgroup.clone());
             self.inner.pool.run(move || cgroups.thaw(&path)).await?.doing("cannot thaw")?;
         }
@@ -111,11 +111,10 @@ impl Engine {
         let signal = signal.or(own).unwrap_or(signals::TERM);
         let seconds = timeout.or(config.stop_timeout).unwrap_or(STOP_SECONDS);
         if now.state.status == Status::Paused {
-            let (cgroups, path) = (self.inner.cgroups.clone(), now.state.cgroup.clone());
-            self.inner.pool.run(move || cgroups.thaw(&path)).await?.doing("cannot thaw")?;
+            self.freeze(&now, false).await.doing("cannot thaw")?;
         }
         // It may have ended by itself just now.
-        let _ = self.inner.keeper.signal(&now.def.id, signal).await;
+        let _ = self.send_signal(&now, signal).await;
         self.container_event(&now, "kill", &[("signal", &signal.to_string())]);
         let gone = if let Ok(seconds) = u64::try_from(seconds) {
             tokio::time::timeout(Duration::from_secs(seconds), ended(&mut life, exits)).await.is_ok()
@@ -269,8 +268,7 @@ impl Engine {
             }
             _ => return Err(not_running(&now.def.id)),
         }
-        let (cgroups, path) = (self.inner.cgroups.clone(), now.state.cgroup.clone());
-        self.inner.pool.run(move || cgroups.freeze(&path)).await?.doing("cannot pause container")?;
+        self.freeze(&now, true).await.doing("cannot pause container")?;
         let new = self.set_state(&container, |s| s.status = Status::Paused).await?;
         self.container_event(&new, "pause", &[]);
         Ok(())
@@ -284,8 +282,7 @@ impl Engine {
         if now.state.status != Status::Paused {
             return Err(Error::conflict(format!("container {} is not paused", now.def.id)));
         }
-        let (cgroups, path) = (self.inner.cgroups.clone(), now.state.cgroup.clone());
-        self.inner.pool.run(move || cgroups.thaw(&path)).await?.doing("cannot unpause container")?;
+        self.freeze(&now, false).await.doing("cannot unpause container")?;
         let new = self.set_state(&container, |s| s.status = Status::Running).await?;
         self.container_event(&new, "unpause", &[]);
         Ok(())
@@ -347,12 +344,9 @@ impl Engine {
         let blueprint = run::blueprint(&def.config, &def.host, &self.inner.facts())?;
         let warnings = limits::check(&blueprint.limits, &self.inner.facts(), true)?;
         if now.state.status.is_alive() && blueprint.limits != now.blueprint.limits {
-            let (cgroups, path) = (self.inner.cgroups.clone(), now.state.cgroup.clone());
             let resources = limits::resources(&blueprint.limits, &self.inner.facts(), Vec::new());
-            self.inner
-                .pool
-                .run(move || cgroups.update(&path, &resources))
-                .await?
+            self.update_limits(&now, resources)
+                .await
                 .doing(format_args!("Cannot update container {}", now.def.id))?;
         }
         let mut tx = Transaction::new();

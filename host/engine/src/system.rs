@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::Engine;
 use crate::error::Result;
 use crate::models::{
-    LocalNodeState, PluginsInfo, RegistryServiceConfig, Runtime, SwarmInfo, SystemInfo,
+    LocalNodeState, PluginsInfo, RegistryServiceConfig, SwarmInfo, SystemInfo,
     SystemInfoCgroupDriverEnum, SystemInfoCgroupVersionEnum, SystemInfoDefaultAddressPools, SystemVersion,
     SystemVersionPlatform,
 };
@@ -143,11 +143,8 @@ impl Engine {
             labels: Some(inner.settings().labels.clone()),
             experimental_build: Some(false),
             server_version: Some(crate::VERSION.into()),
-            runtimes: Some(HashMap::from([(
-                "runc".to_owned(),
-                Runtime { path: Some("wharf".into()), ..Runtime::default() },
-            )])),
-            default_runtime: Some("runc".into()),
+            runtimes: Some(self.runtimes_info()),
+            default_runtime: Some(settings.default_runtime.clone()),
             swarm: Some(SwarmInfo {
                 node_id: Some(String::new()),
                 node_addr: Some(String::new()),

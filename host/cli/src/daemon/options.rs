@@ -150,8 +150,8 @@ pub(crate) const OPTIONS: &[Opt] = &[
     opt("userns-remap", "userns-remap", Text, Only("", "user namespaces are not supported yet"), "User namespace of containers"),
     opt("seccomp-profile", "seccomp-profile", Text, Works, "Seccomp rules: builtin, unconfined or a file"),
     opt("selinux-enabled", "selinux-enabled", Bool, Works, "Label containers for SELinux"),
-    opt("add-runtime", "runtimes", Runtimes, Refused("there is one runtime, the engine itself"), "Further runtime, name=path"),
-    opt("default-runtime", "default-runtime", Text, Only("runc", "there is one runtime, the engine itself"), "Runtime of containers that name none"),
+    opt("add-runtime", "runtimes", Runtimes, Works, "Further runtime, name=path"),
+    opt("default-runtime", "default-runtime", Text, Works, "Runtime of containers that name none"),
     opt("cdi-spec-dir", "cdi-spec-dirs", List, Works, "Directory with descriptions of CDI devices"),
     // Registries.
     opt("insecure-registry", "insecure-registries", List, Works, "Registry to reach without verified TLS"),

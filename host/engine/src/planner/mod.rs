@@ -56,4 +56,8 @@ pub struct Facts {
     pub most_files: u64,
     /// Devices may be asked for by their CDI names.
     pub cdi: bool,
+    /// Names of other runtimes.
+    pub runtimes: std::collections::BTreeSet<String>,
+    /// Runtime of containers that name none; empty is the engine itself.
+    pub default_runtime: String,
 }

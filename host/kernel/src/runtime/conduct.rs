@@ -30,7 +30,7 @@ pub fn run(host: &Host, plan: &RunPlan, fds: &[OwnedFd]) -> Result<Spawned, Star
     conduct(host, fds, |conductor| {
         prepare(host)?;
         let dir = Path::new(&foreign.runtime.bundle);
-        bundle::make(plan, &foreign.document, dir, fds).map_err(failed)?;
+        bundle::make(plan, foreign, fds).map_err(failed)?;
         if plan.init {
             bundle::init(host.init(), dir).map_err(failed)?;
         }
