@@ -9,6 +9,7 @@
 
 pub mod auth;
 mod cdi;
+pub mod checkpoint;
 pub mod commit;
 pub mod containers;
 pub mod copy;
@@ -99,6 +100,8 @@ pub(crate) struct Inner {
     /// What follows an answer: taking down what has no part in it. The orderly end waits for it.
     pub(crate) tidying: tokio_util::task::TaskTracker,
     pub(crate) decisions: auth::Decisions,
+    /// Experimental mode.
+    pub(crate) experimental: std::sync::atomic::AtomicBool,
     /// What other runtimes said they can do.
     pub(crate) runtime_features: ArcSwap<runtimes::Features>,
     /// What the host's own resolver says, read at start.
@@ -143,6 +146,7 @@ impl Engine {
         }
         let facts = self.inner.host.facts(&settings, self.inner.facts().cgroup_version);
         let runtimes = settings.runtimes != old.runtimes;
+        self.inner.experimental.store(settings.experimental, std::sync::atomic::Ordering::Relaxed);
         self.inner.live.store(Arc::new(Live { settings: Arc::new(settings), facts: Arc::new(facts) }));
         if runtimes {
             self.ask_runtimes();

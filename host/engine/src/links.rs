@@ -195,6 +195,17 @@ impl Engine {
         names
     }
 
+    /// The container that a name is about; a link's name is about the container that has the link.
+    pub(crate) fn linked(&self, name: &str) -> Result<Arc<Container>> {
+        self.inner.registry.find(name).or_else(|error| {
+            let bare = name.strip_prefix('/').unwrap_or(name);
+            match bare.rsplit_once('/') {
+                Some((parent, _)) if !parent.is_empty() => self.inner.registry.find(parent),
+                _ => Err(error),
+            }
+        })
+    }
+
     /// The container behind a link's name, so that what it is called in lists can be used.
     fn link(&self, name: &str) -> Result<(Arc<Container>, Link)> {
         let bare = name.strip_prefix('/').unwrap_or(name);

@@ -85,6 +85,7 @@ impl Engine {
         let namespaces =
             Arc::new(netns::Pool::new(READY_NAMESPACES).doing("cannot make network namespaces")?);
         let resolver = files::parse_resolv(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default());
+        let experimental = AtomicBool::new(settings.experimental);
         let engine = Self {
             inner: Arc::new(Inner {
                 live: ArcSwap::from_pointee(Live { settings: Arc::new(settings), facts: Arc::new(facts) }),
@@ -111,6 +112,7 @@ impl Engine {
                 closing: AtomicBool::new(false),
                 tidying: tokio_util::task::TaskTracker::new(),
                 decisions: crate::auth::Decisions::default(),
+                experimental,
                 runtime_features: ArcSwap::default(),
                 resolver: ArcSwap::from_pointee(resolver),
             }),

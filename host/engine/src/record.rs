@@ -133,6 +133,9 @@ pub(crate) struct State {
     pub(crate) boot: String,
     /// The runtime of this run, where it is another one: it outlives its configuration.
     pub(crate) runtime: Option<wharf_plan::run::Runtime>,
+    /// Checkpoint that this run was restored from.
+    #[serde(skip)]
+    pub(crate) restore: Option<String>,
     /// Of this run, if it is checked.
     pub(crate) health: Option<crate::planner::health::Health>,
 }

@@ -38,6 +38,8 @@ pub(crate) struct Held {
     pub(crate) backoff: u64,
     /// Somebody is removing it.
     pub(crate) removing: bool,
+    /// Directory of the checkpoint that the start under way restores.
+    pub(crate) restore: Option<std::path::PathBuf>,
     /// The last run's cgroup and its entry at the keeper are being taken down.
     pub(crate) tidying: Option<tokio::task::JoinHandle<()>>,
 }

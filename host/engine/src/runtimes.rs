@@ -74,7 +74,7 @@ impl Engine {
             document::Given { bundle: runtime.bundle.clone(), seccomp, available: caps::available_once() };
         let document = document::container(plan, &given).to_string();
         plan.process.seccomp = Vec::new();
-        plan.foreign = Some(Box::new(Foreign { runtime: runtime.clone(), document }));
+        plan.foreign = Some(Box::new(Foreign { runtime: runtime.clone(), document, restore: None }));
         Ok(())
     }
 
@@ -82,7 +82,7 @@ impl Engine {
     pub(crate) fn exec_plan_for(runtime: &Runtime, plan: &mut ExecPlan) {
         let document = document::process(&plan.process, caps::available_once()).to_string();
         plan.process.seccomp = Vec::new();
-        plan.foreign = Some(Box::new(Foreign { runtime: runtime.clone(), document }));
+        plan.foreign = Some(Box::new(Foreign { runtime: runtime.clone(), document, restore: None }));
     }
 
     /// Has a container's runtime do something.

@@ -152,6 +152,8 @@ pub struct Settings {
     pub runtimes: BTreeMap<String, RuntimeSettings>,
     /// Runtime of containers that name none; `runc` is the engine itself.
     pub default_runtime: String,
+    /// Experimental features (checkpoints) are there.
+    pub experimental: bool,
 }
 
 impl Settings {
@@ -204,6 +206,7 @@ impl Settings {
             registry: RegistrySettings::default(),
             runtimes: BTreeMap::new(),
             default_runtime: crate::planner::run::NATIVE.into(),
+            experimental: false,
         }
     }
 }

@@ -62,21 +62,24 @@ impl Engine {
     pub async fn container_start(&self, reference: &str, caller: &Caller) -> Result<()> {
         let container = self.inner.registry.find(reference)?;
         let mut held = container.lock.lock().await;
+        self.check_startable(&container, &held)?;
+        held.backoff = 0;
+        self.start_locked(&container, &mut held, caller, 0).await
+    }
+
+    /// Refuses where there is nothing to start.
+    pub(crate) fn check_startable(&self, container: &Container, held: &Held) -> Result<()> {
         if held.removing {
             return Err(Error::conflict("container is marked for removal and cannot be started"));
         }
         match container.now().state.status {
-            Status::Running | Status::Starting => return Err(Error::not_modified()),
-            Status::Paused => {
-                return Err(Error::conflict("cannot start a paused container, try unpause instead"));
-            }
+            Status::Running | Status::Starting => Err(Error::not_modified()),
+            Status::Paused => Err(Error::conflict("cannot start a paused container, try unpause instead")),
             Status::Removing | Status::Dead => {
-                return Err(Error::conflict("container is marked for removal and cannot be started"));
+                Err(Error::conflict("container is marked for removal and cannot be started"))
             }
-            Status::Created | Status::Exited | Status::Restarting => {}
+            Status::Created | Status::Exited | Status::Restarting => Ok(()),
         }
-        held.backoff = 0;
-        self.start_locked(&container, &mut held, caller, 0).await
     }
 
     /// Starts it; the lock is held. `restarts` counts the restart policy's doings.
@@ -124,6 +127,7 @@ impl Engine {
             cgroup: cgroup.clone(),
             boot: self.inner.host.boot.clone(),
             runtime,
+            restore: held.restore.take().map(|path| path.display().to_string()),
             health: health::Plan::of(&now.def.config).map(|_| health::Health::default()),
         };
         match self.try_start(container, &now, &mut state).await {
@@ -506,6 +510,9 @@ impl Engine {
                 plan.process.args.splice(..1, [program]);
             }
             self.plan_for(runtime, &mut plan, b)?;
+            if let Some(foreign) = &mut plan.foreign {
+                foreign.restore.clone_from(&state.restore);
+            }
         }
         tracing::trace!(target: STAGES, id = def.id, "handed over");
         let started = self
@@ -892,7 +899,10 @@ pub(crate) fn start_error(args: &[String], cwd: &str, e: &StartError) -> Error {
         (Stage::Runtime, _) => {
             let text = format!(
                 "failed to create task for container: failed to create shim task: OCI runtime create failed: {}",
+                // C's words for an error begin with a capital, which clients do not look for.
                 e.what
+                    .replace(": No such file or directory", ": no such file or directory")
+                    .replace(": Permission denied", ": permission denied")
             );
             if command_failure(&text).is_some() { Error::invalid(text) } else { Error::internal(text) }
         }
@@ -929,6 +939,13 @@ mod tests {
         assert!(start_error(&args("/x"), "", &e(Stage::Exec, 8)).message.contains("exec format error"));
         assert!(start_error(&args("/x"), "/w", &e(Stage::Cwd, 20)).message.contains("not a directory"));
         assert_eq!(start_error(&args("/x"), "", &e(Stage::Mount, 1)).kind, Kind::Internal);
+        let quoted = |what: &str| {
+            let error = start_error(&[], "", &StartError { stage: Stage::Runtime, errno: 0, what: what.into() });
+            (error.kind, command_failure(&error.message))
+        };
+        assert_eq!(quoted("exec: \"x\": executable file not found in $PATH"), (Kind::Invalid, Some(127)));
+        assert_eq!(quoted("open executable: Permission denied"), (Kind::Invalid, Some(126)));
+        assert_eq!(quoted("the moon is wrong"), (Kind::Internal, None));
     }
 
     #[test]

@@ -141,7 +141,7 @@ impl Engine {
             no_proxy: Some(settings.registry.no_proxy.clone()),
             name: Some(inner.host.name.clone()),
             labels: Some(inner.settings().labels.clone()),
-            experimental_build: Some(false),
+            experimental_build: Some(self.experimental()),
             server_version: Some(crate::VERSION.into()),
             runtimes: Some(self.runtimes_info()),
             default_runtime: Some(settings.default_runtime.clone()),
@@ -178,6 +178,7 @@ impl Engine {
         SystemVersion {
             platform: Some(SystemVersionPlatform { name: "Wharf".into() }),
             version: Some(crate::VERSION.into()),
+            experimental: self.experimental().then_some(true),
             os: Some("linux".into()),
             arch: Some(go_arch(&self.inner.host.architecture).into()),
             kernel_version: Some(self.inner.host.kernel.clone()),

@@ -200,7 +200,9 @@ fn namespaces(plan: &RunPlan, place: &impl Fn(&str) -> String) -> Vec<Value> {
 }
 
 fn with_devices(given: &Resources) -> Value {
-    let mut all = resources(given);
+    // A new cgroup has no limit of processes, and older runtimes cannot write down that it shall have none.
+    let pids = given.pids.filter(|limit| *limit > 0);
+    let mut all = resources(&Resources { pids, ..given.clone() });
     let rules: Vec<Value> = if given.devices.is_empty() {
         vec![json!({"allow": true, "type": "a", "access": "rwm"})]
     } else {
@@ -385,5 +387,8 @@ mod tests {
         // A privileged container has no device rules of its own: everything is allowed.
         let everything = with_devices(&Resources::default());
         assert_eq!(everything["devices"], json!([{"allow": true, "type": "a", "access": "rwm"}]));
+        let unlimited = Resources { pids: Some(-1), ..Resources::default() };
+        assert!(with_devices(&unlimited).get("pids").is_none());
+        assert_eq!(resources(&unlimited)["pids"]["limit"], -1);
     }
 }

@@ -104,6 +104,7 @@ pub(crate) struct Config {
     pub(crate) proxies: Proxies,
     pub(crate) runtimes: BTreeMap<String, Runtime>,
     pub(crate) default_runtime: String,
+    pub(crate) experimental: bool,
     /// Options that were given and change nothing, with the reason.
     #[serde(skip)]
     pub(crate) without_effect: Vec<(String, &'static str)>,
@@ -217,6 +218,7 @@ impl Default for Config {
             proxies: Proxies::default(),
             runtimes: BTreeMap::new(),
             default_runtime: "runc".into(),
+            experimental: false,
             without_effect: Vec::new(),
         }
     }

@@ -89,7 +89,7 @@ pub(crate) const OPTIONS: &[Opt] = &[
     opt("shutdown-timeout", "shutdown-timeout", Number, Works, "Seconds that containers get to end when the daemon ends"),
     opt("metrics-addr", "metrics-addr", Text, Works, "Address to serve metrics on, address:port"),
     opt("feature", "features", Switches, Works, "Switch a feature: cdi=false"),
-    opt("experimental", "experimental", Bool, NoEffect("nothing is hidden behind it"), "Experimental features"),
+    opt("experimental", "experimental", Bool, Works, "Experimental features: checkpoints"),
     opt("oom-score-adjust", "oom-score-adjust", Number, Works, "OOM score of the daemon"),
     opt("rootless", "rootless", Bool, Only("false", "rootless mode is not supported yet"), "Rootless mode"),
     // Who may come in.

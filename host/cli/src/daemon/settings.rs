@@ -87,6 +87,7 @@ pub(crate) fn settings(config: &Config) -> Result<Settings, String> {
     settings.cdi = config.features.get("cdi").copied().unwrap_or(true);
     settings.cdi_dirs.clone_from(&config.cdi_spec_dirs);
     settings.registry = registry(config);
+    settings.experimental = config.experimental;
     settings.runtimes = super::check::runtimes(config)?;
     settings.default_runtime = match config.default_runtime.as_str() {
         name if wharf_engine::planner::run::is_native(name) => wharf_engine::planner::run::NATIVE.into(),
