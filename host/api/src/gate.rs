@@ -286,7 +286,7 @@ impl Call {
         };
         let targets = match self.name.as_str() {
             "" => Vec::new(),
-            name => self.service.targets(self.op.noun, name),
+            name => self.service.targets(self.op.noun, self.op.names(name).0),
         };
         let query = self.query.pairs().to_vec();
         self.service.authorize(&identity, &operation, &targets, &query, body, streaming).await?;
@@ -523,7 +523,8 @@ static COMMON: LazyLock<[(HeaderName, HeaderValue); 4]> = LazyLock::new(|| {
 /// The headers that every answer has.
 async fn common(mut reply: Response) -> Response {
     for (name, value) in COMMON.iter() {
-        reply.headers_mut().insert(name, value.clone());
+        // The answer to a ping knows better whether there is an experimental mode.
+        reply.headers_mut().entry(name).or_insert_with(|| value.clone());
     }
     std::future::ready(reply).await
 }

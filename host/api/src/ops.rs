@@ -11,7 +11,7 @@ use hyper::Method;
 
 use crate::gate::Call;
 use crate::http::reply::Outcome;
-use crate::routes::{archive, auth, containers, exec, images, networks, streams, swarm, system, volumes};
+use crate::routes::{archive, auth, checkpoints, containers, exec, images, networks, streams, swarm, system, volumes};
 
 pub(crate) type Handling = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
@@ -22,6 +22,8 @@ pub(crate) struct Op {
     pub(crate) prefix: &'static str,
     /// The path after the name; None if the path has no name.
     pub(crate) suffix: Option<&'static str>,
+    /// What lies between a name and a second one behind it.
+    pub(crate) middle: Option<&'static str>,
     pub(crate) noun: &'static str,
     pub(crate) verb: &'static str,
     /// Changes something.
@@ -41,9 +43,19 @@ impl Op {
             None => (path == self.prefix).then_some(""),
             Some(suffix) => {
                 let name = path.strip_prefix(self.prefix)?.strip_suffix(suffix)?;
-                (!name.is_empty()).then_some(name)
+                let whole = self.middle.is_none_or(|middle| {
+                    name.rsplit_once(middle).is_some_and(|(first, second)| {
+                        !first.is_empty() && !second.is_empty() && !second.contains('/')
+                    })
+                });
+                (!name.is_empty() && whole).then_some(name)
             }
         }
+    }
+
+    /// Of the names in a path, the one of the object, and the second one if there is one.
+    pub(crate) fn names<'n>(&self, name: &'n str) -> (&'n str, &'n str) {
+        self.middle.and_then(|middle| name.rsplit_once(middle)).unwrap_or((name, ""))
     }
 }
 
@@ -70,6 +82,7 @@ macro_rules! op {
             method: Method::$method,
             prefix: $path,
             suffix: None,
+            middle: None,
             noun: stringify!($noun),
             verb: $verb,
             mutates: flag($flags, b'm'),
@@ -77,11 +90,15 @@ macro_rules! op {
             handler: |call| Box::pin($handler(call)),
         }
     };
+    ($method:ident $prefix:literal {} $middle:literal {}, $noun:ident $verb:literal $flags:literal, $handler:path) => {
+        Op { middle: Some($middle), ..op!($method $prefix {} "", $noun $verb $flags, $handler) }
+    };
     ($method:ident $prefix:literal {} $suffix:literal, $noun:ident $verb:literal $flags:literal, $handler:path) => {
         Op {
             method: Method::$method,
             prefix: $prefix,
             suffix: Some($suffix),
+            middle: None,
             noun: stringify!($noun),
             verb: $verb,
             mutates: flag($flags, b'm'),
@@ -125,8 +142,9 @@ pub(crate) static OPS: &[Op] = &[
     op!(GET "/containers/" {} "/archive", container "archive" b"r", archive::get),
     op!(HEAD "/containers/" {} "/archive", container "archive" b"r", archive::stat),
     op!(PUT "/containers/" {} "/archive", container "archive" b"m", archive::put),
-    op!(GET "/containers/" {} "/checkpoints", container "checkpoint" b"r", containers::experimental),
-    op!(POST "/containers/" {} "/checkpoints", container "checkpoint" b"m", containers::experimental),
+    op!(GET "/containers/" {} "/checkpoints", container "checkpoint" b"r", checkpoints::list),
+    op!(POST "/containers/" {} "/checkpoints", container "checkpoint" b"m", checkpoints::create),
+    op!(DELETE "/containers/" {} "/checkpoints/" {}, container "checkpoint" b"m", checkpoints::remove),
     op!(DELETE "/containers/" {} "", container "remove" b"m", containers::remove),
     op!(POST "/commit", container "commit" b"m", archive::commit),
     op!(POST "/exec/" {} "/start", exec "start" b"mu", exec::start),
@@ -218,6 +236,13 @@ mod tests {
             (Method::POST, "/images/a/b/tag", Some(("image", "tag", "a/b"))),
             (Method::GET, "/networks/x", Some(("network", "inspect", "x"))),
             (Method::POST, "/secrets/create", Some(("secret", "update", "create"))),
+            (
+                Method::DELETE,
+                "/containers/a/checkpoints/b",
+                Some(("container", "checkpoint", "a/checkpoints/b")),
+            ),
+            (Method::DELETE, "/containers/a/b", Some(("container", "remove", "a/b"))),
+            (Method::DELETE, "/containers/a/checkpoints/", Some(("container", "remove", "a/checkpoints/"))),
             (Method::GET, "/containers//json", None),
             (Method::GET, "/containers/create", None),
             (Method::PATCH, "/info", None),
@@ -227,6 +252,14 @@ mod tests {
             let found = find(&method, path).map(|(op, name)| (op.noun, op.verb, name));
             assert_eq!(found, wanted, "{method} {path}");
         }
+    }
+
+    #[test]
+    fn a_second_name_is_not_the_objects() {
+        let (op, name) = find(&Method::DELETE, "/containers/a/checkpoints/b").unwrap();
+        assert_eq!(op.names(name), ("a", "b"));
+        let (op, name) = find(&Method::DELETE, "/containers/a").unwrap();
+        assert_eq!(op.names(name), ("a", ""));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use futures_util::stream::{self, BoxStream};
 use futures_util::{Stream, StreamExt as _, TryStreamExt};
 use serde_json::Value;
 use wharf_engine::auth::Allowed;
+use wharf_engine::checkpoint::CheckpointCreate;
 use wharf_engine::commit::CommitOptions;
 use wharf_engine::copy::{ArchiveStream, ExtractOptions, PathStat};
 use wharf_engine::images::{Body, ImportOptions, Progress};
@@ -136,6 +137,11 @@ macro_rules! service {
             /// The engine's part of `GET /version`.
             fn version(&self) -> SystemVersion;
 
+            /// Experimental features are there.
+            fn experimental(&self) -> bool {
+                false
+            }
+
             /// The objects that a request names, as authorizers see them.
             fn targets(&self, noun: &str, name: &str) -> Vec<Target>;
 
@@ -237,6 +243,14 @@ service! {
     fn container_inspect<'a>(&'a self, reference: &'a str, size: bool) -> Value;
     /// `POST /containers/{}/start`.
     fn container_start<'a>(&'a self, reference: &'a str, caller: &'a Caller) -> ();
+    /// `POST /containers/{}/start?checkpoint=`.
+    fn container_restore<'a>(&'a self, reference: &'a str, name: &'a str, dir: &'a str, caller: &'a Caller) -> ();
+    /// `GET /containers/{}/checkpoints`.
+    fn checkpoint_list<'a>(&'a self, reference: &'a str, dir: &'a str) -> Value;
+    /// `POST /containers/{}/checkpoints`.
+    fn checkpoint_create<'a>(&'a self, reference: &'a str, asked: CheckpointCreate) -> ();
+    /// `DELETE /containers/{}/checkpoints/{}`.
+    fn checkpoint_delete<'a>(&'a self, reference: &'a str, name: &'a str, dir: &'a str) -> ();
     /// `POST /containers/{}/stop`.
     fn container_stop<'a>(&'a self, reference: &'a str, timeout: Option<i64>, signal: Option<&'a str>) -> ();
     /// `POST /containers/{}/restart`.
@@ -356,6 +370,10 @@ service! {
 impl Service for Engine {
     fn version(&self) -> SystemVersion {
         Engine::version(self)
+    }
+
+    fn experimental(&self) -> bool {
+        Engine::experimental(self)
     }
 
     fn targets(&self, noun: &str, name: &str) -> Vec<Target> {

@@ -159,7 +159,7 @@ impl Engine {
             .map(|reference| {
                 let plain = |id: String, name: String, labels| Target { id, name, labels, owner: None };
                 match noun {
-                    "container" | "exec" => match self.inner.registry.find(reference) {
+                    "container" | "exec" => match self.linked(reference) {
                         Ok(found) => {
                             let now = found.now();
                             plain(now.def.id.clone(), now.def.name.clone(), crate::start::plugin_labels(&now))

@@ -81,10 +81,13 @@ impl Engine {
         }
         let mut config = config::merge(request.config, &image.config)?;
         run::defaults(&mut host, &self.inner.facts())?;
-        run::check_runtime(&host)?;
+        run::check_runtime(&host, &self.inner.facts())?;
         let blueprint = run::blueprint(&config, &host, &self.inner.facts())?;
         self.check_references(&blueprint)?;
         let ids = self.choose_ids(&host, &blueprint)?;
+        let links = self.wanted_links(&host)?;
+        // From here on they follow the containers that they lead to; `inspect` shows them as they are then.
+        host.links = None;
         let networks = self.requested_networks(
             &blueprint.network,
             request.networking.endpoints_config.unwrap_or_default(),
@@ -143,6 +146,7 @@ impl Engine {
             networks,
             driver: self.inner.images.driver().to_owned(),
             id_maps: Vec::new(),
+            links,
         };
         let now =
             Now { def: Arc::new(def), state: Arc::new(State::default()), blueprint: Arc::new(blueprint) };
@@ -190,7 +194,9 @@ impl Engine {
         self.range_settled(&id);
         match made {
             Ok(container) => {
-                self.container_event(&container.now(), "create", &[]);
+                let now = container.now();
+                now.def.links.iter().for_each(|link| self.refresh_names(link));
+                self.container_event(&now, "create", &[]);
                 Ok(ContainerCreateResponse { id, warnings: draft.warnings })
             }
             Err(e) => {
@@ -391,6 +397,8 @@ impl Engine {
             }
             return text;
         }
+        let mut extra = extra;
+        extra.extend(self.link_hosts(now));
         files::hosts(&own, &extra)
     }
 

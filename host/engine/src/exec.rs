@@ -309,7 +309,7 @@ impl Engine {
             }
             _ => None,
         });
-        let plan = exec_plan(
+        let mut plan = exec_plan(
             &exec.config,
             &def.config,
             &def.host,
@@ -326,6 +326,9 @@ impl Engine {
                 ids: (!def.id_maps.is_empty()).then(|| wharf_plan::run::Ids::both(def.id_maps.clone())),
             },
         );
+        if let Some(runtime) = &now.state.runtime {
+            Self::exec_plan_for(runtime, &mut plan);
+        }
         // Before the process exists, so that its end cannot be told too early.
         exec.progress().running = true;
         let args = plan.process.args.clone();
@@ -336,6 +339,10 @@ impl Engine {
                 "failed to create task for container: failed to create shim task: OCI runtime create failed: wharf \
                  create failed",
                 "OCI runtime exec failed: exec failed",
+            );
+            error.message = error.message.replace(
+                "failed to create task for container: failed to create shim task: OCI runtime create failed: ",
+                "OCI runtime exec failed: ",
             );
             error
         })?;

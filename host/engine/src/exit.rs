@@ -94,7 +94,13 @@ impl Engine {
         tracing::trace!(id = before.def.id, "ended");
         // What is undone needs no record: it dies with its namespace or is found by the sweep.
         let (cgroups, path) = (self.inner.cgroups.clone(), before.state.cgroup.clone());
-        let cgroup = self.inner.pool.start(move || cgroups.clear(&path, Duration::from_secs(5)));
+        let (runtime, id) = (before.state.runtime.clone(), before.def.id.clone());
+        let cgroup = self.inner.pool.start(move || {
+            if let Some(runtime) = runtime {
+                crate::runtimes::dispose(&runtime, &id);
+            }
+            cgroups.clear(&path, Duration::from_secs(5))
+        });
         let (net, gone) = (self.inner.net.clone(), before.state.endpoints.clone());
         let network = (!gone.is_empty()).then(|| {
             self.inner.pool.start(move || gone.values().for_each(|endpoint| endpoints::undo(&net, endpoint)))

@@ -96,6 +96,8 @@ impl Host {
             most_files: self.most_files,
             cdi: settings.cdi,
             remap: settings.remap.clone(),
+            runtimes: settings.runtimes.keys().cloned().collect(),
+            default_runtime: settings.default_runtime.clone(),
         }
     }
 }

@@ -159,6 +159,7 @@ impl Engine {
             map.insert("Image".into(), json!(def.image_name));
         }
         if let Some(map) = host.as_object_mut() {
+            map.insert("Links".into(), json!(self.links_shown(def)));
             // A list of names in the model, an object in Docker's answer.
             for key in ["Dns", "DnsOptions", "DnsSearch"] {
                 map.entry(key).or_insert(json!([]));

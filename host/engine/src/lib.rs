@@ -9,6 +9,7 @@
 
 pub mod auth;
 mod cdi;
+pub mod checkpoint;
 pub mod commit;
 pub mod containers;
 pub mod copy;
@@ -25,6 +26,7 @@ mod host;
 pub mod image_gc;
 pub mod images;
 mod inspect;
+mod links;
 mod list;
 pub mod networks;
 mod oom;
@@ -38,6 +40,7 @@ mod recover;
 mod registry;
 pub mod remote;
 mod remove;
+mod runtimes;
 pub mod settings;
 mod start;
 mod stats;
@@ -105,6 +108,10 @@ pub(crate) struct Inner {
     /// What follows an answer: taking down what has no part in it. The orderly end waits for it.
     pub(crate) tidying: tokio_util::task::TaskTracker,
     pub(crate) decisions: auth::Decisions,
+    /// Experimental mode.
+    pub(crate) experimental: std::sync::atomic::AtomicBool,
+    /// What other runtimes said they can do.
+    pub(crate) runtime_features: ArcSwap<runtimes::Features>,
     /// What the host's own resolver says, read at start.
     pub(crate) resolver: ArcSwap<planner::files::Resolver>,
 }
@@ -146,7 +153,21 @@ impl Engine {
             self.inner.registries.store(Arc::new(remote::client(&settings.registry)));
         }
         let facts = self.inner.host.facts(&settings, self.inner.facts().cgroup_version);
+        let runtimes = settings.runtimes != old.runtimes;
+        self.inner.experimental.store(settings.experimental, std::sync::atomic::Ordering::Relaxed);
         self.inner.live.store(Arc::new(Live { settings: Arc::new(settings), facts: Arc::new(facts) }));
+        if runtimes {
+            self.ask_runtimes();
+        }
+    }
+
+    /// Names of the runtimes that containers may name, and of the one for those that name none.
+    pub fn runtime_names(&self) -> (Vec<String>, String) {
+        let settings = self.inner.settings();
+        let mut names: Vec<String> = settings.runtimes.keys().cloned().collect();
+        names.push(planner::run::NATIVE.to_owned());
+        names.sort();
+        (names, settings.default_runtime.clone())
     }
 
     /// Its own id, the same over restarts.

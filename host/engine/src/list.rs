@@ -107,7 +107,7 @@ impl Engine {
         }
         let mut value = json!({
             "Id": def.id,
-            "Names": [format!("/{}", def.name)],
+            "Names": self.all_names(def),
             "Image": def.image_name,
             "ImageID": def.image,
             "Command": command_text(&now.blueprint.args),

@@ -844,7 +844,8 @@ impl Engine {
             blueprint: Arc::clone(&now.blueprint),
         };
         self.write_hosts(&new).await?;
-        self.inner.registry.update(container, new);
+        self.inner.registry.update(container, new.clone());
+        self.tell_linked(&new).await;
         Ok(())
     }
 

@@ -84,6 +84,7 @@ impl Engine {
         let net = pool.run(move || net::Net::open(&instance)).await?.doing("cannot use the network")?;
         let namespaces = crate::userns::Source::new(READY_NAMESPACES, &settings.remap)?;
         let resolver = files::parse_resolv(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default());
+        let experimental = AtomicBool::new(settings.experimental);
         let engine = Self {
             inner: Arc::new(Inner {
                 live: ArcSwap::from_pointee(Live { settings: Arc::new(settings), facts: Arc::new(facts) }),
@@ -112,11 +113,14 @@ impl Engine {
                 closing: AtomicBool::new(false),
                 tidying: tokio_util::task::TaskTracker::new(),
                 decisions: crate::auth::Decisions::default(),
+                experimental,
+                runtime_features: ArcSwap::default(),
                 resolver: ArcSwap::from_pointee(resolver),
             }),
         };
         engine.recover().await?;
         engine.watch_images();
+        engine.ask_runtimes();
         let net = engine.inner.net.clone();
         match engine.inner.pool.run(move || net.watch()).await? {
             Ok(watch) => drop(engine.inner.net_watch.set(watch)),

@@ -46,6 +46,9 @@ pub(crate) struct Definition {
     /// Ranges of its user namespace; none is the host's.
     #[serde(default)]
     pub(crate) id_maps: Vec<IdMap>,
+    /// Old links.
+    #[serde(default)]
+    pub(crate) links: Vec<crate::links::Link>,
 }
 
 /// Where a container is in its life.
@@ -131,6 +134,11 @@ pub(crate) struct State {
     pub(crate) cgroup: String,
     /// Boot during which it was started.
     pub(crate) boot: String,
+    /// The runtime of this run, where it is another one: it outlives its configuration.
+    pub(crate) runtime: Option<wharf_plan::run::Runtime>,
+    /// Checkpoint that this run was restored from.
+    #[serde(skip)]
+    pub(crate) restore: Option<String>,
     /// Of this run, if it is checked.
     pub(crate) health: Option<crate::planner::health::Health>,
 }

@@ -24,6 +24,8 @@ use crate::record::{
 use crate::registry::{Container, Now};
 use crate::{Caller, Engine};
 
+/// How long starts by other runtimes may hold up the first answer.
+const RUNTIMES: Duration = Duration::from_secs(10);
 /// Exit code of a container whose end nobody saw.
 const UNKNOWN_END: i32 = 255;
 
@@ -35,7 +37,7 @@ impl Engine {
         // known, as the exit of an unknown one is dropped.
         let exits = self.inner.keeper.exits();
         let entries: BTreeMap<String, Entry> =
-            self.inner.keeper.list().await?.into_iter().map(|e| (e.id.clone(), e)).collect();
+            self.settled_entries().await?.into_iter().map(|e| (e.id.clone(), e)).collect();
         let mut restart = Vec::new();
         let containers = self.load_containers()?;
         for container in &containers {
@@ -60,6 +62,20 @@ impl Engine {
         }
         self.follow_keeper();
         Ok(())
+    }
+
+    /// What the keeper has, once other runtimes are done with the starts that an earlier daemon asked for: only then there
+    /// is a process to know.
+    async fn settled_entries(&self) -> Result<Vec<Entry>> {
+        let end = tokio::time::Instant::now() + RUNTIMES;
+        loop {
+            let entries = self.inner.keeper.list().await?;
+            let making = entries.iter().any(|e| e.pid == 0 && e.exit.is_none());
+            if !making || tokio::time::Instant::now() > end {
+                return Ok(entries);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     fn load_networks(&self) -> Result<()> {
@@ -315,6 +331,10 @@ impl Engine {
         if let Err(error) = swept {
             tracing::warn!(%error, "sweep");
         }
+        let engine = self.clone();
+        if let Err(error) = self.inner.pool.run(move || engine.sweep_bundles()).await {
+            tracing::warn!(%error, "bundles are not swept");
+        }
         self.sweep_names().await;
         self.reconcile_addresses().await;
     }
@@ -481,6 +501,7 @@ mod tests {
             networks: BTreeMap::new(),
             id_maps: Vec::new(),
             driver: String::new(),
+            links: Vec::new(),
         };
         let now = Now { def: Arc::new(def), state: Arc::new(state), blueprint: Arc::new(blueprint.unwrap()) };
         Engine::settled(&now)

@@ -38,6 +38,8 @@ pub(crate) struct Held {
     pub(crate) backoff: u64,
     /// Somebody is removing it.
     pub(crate) removing: bool,
+    /// Directory of the checkpoint that the start under way restores.
+    pub(crate) restore: Option<std::path::PathBuf>,
     /// The last run's cgroup and its entry at the keeper are being taken down.
     pub(crate) tidying: Option<tokio::task::JoinHandle<()>>,
 }
@@ -180,6 +182,12 @@ impl Registry {
     /// Replaces a container's view.
     pub(crate) fn update(&self, container: &Container, now: Now) {
         container.now.store(Arc::new(now));
+        container.fragment.store(Arc::new(None));
+        self.touch();
+    }
+
+    /// Something that a container's list entry shows besides its own view has changed.
+    pub(crate) fn refresh(&self, container: &Container) {
         container.fragment.store(Arc::new(None));
         self.touch();
     }

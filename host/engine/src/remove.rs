@@ -15,7 +15,7 @@ impl Engine {
     /// `DELETE /containers/{id}`.
     pub async fn container_remove(&self, reference: &str, options: RemoveOptions) -> Result<()> {
         if options.link {
-            return Err(Error::unsupported("removing a link"));
+            return self.remove_link(reference).await;
         }
         let container = self.inner.registry.find(reference)?;
         loop {
@@ -99,6 +99,7 @@ impl Engine {
         if options.volumes {
             self.remove_anonymous(&now).await;
         }
+        now.def.links.iter().for_each(|link| self.refresh_names(link));
         self.container_event(&now, "destroy", &[]);
         container.change_life(|life| life.removed = true);
         Ok(())

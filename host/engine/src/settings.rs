@@ -49,6 +49,15 @@ impl Default for RegistrySettings {
     }
 }
 
+/// Another runtime that containers may name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RuntimeSettings {
+    /// Absolute path of a program with runc's command line.
+    pub path: String,
+    /// Arguments before all others.
+    pub arguments: Vec<String>,
+}
+
 /// Everything the daemon's command line and `daemon.json` decide for the engine.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -146,6 +155,12 @@ pub struct Settings {
     pub registry: RegistrySettings,
     /// Garbage collection of images.
     pub image_gc: crate::image_gc::ImageGc,
+    /// Other runtimes, by name.
+    pub runtimes: BTreeMap<String, RuntimeSettings>,
+    /// Runtime of containers that name none; `runc` is the engine itself.
+    pub default_runtime: String,
+    /// Experimental features (checkpoints) are there.
+    pub experimental: bool,
 }
 
 impl Settings {
@@ -199,6 +214,9 @@ impl Settings {
             own_ids: Vec::new(),
             registry: RegistrySettings::default(),
             image_gc: crate::image_gc::ImageGc::default(),
+            runtimes: BTreeMap::new(),
+            default_runtime: crate::planner::run::NATIVE.into(),
+            experimental: false,
         }
     }
 }

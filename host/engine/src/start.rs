@@ -57,6 +57,8 @@ struct Files {
     more: Vec<(OwnedFd, String, bool, bool)>,
     env: Vec<String>,
     groups: Vec<u32>,
+    /// Path of the program, where an init that another runtime starts has to be told it.
+    program: Option<String>,
 }
 
 impl Engine {
@@ -64,21 +66,24 @@ impl Engine {
     pub async fn container_start(&self, reference: &str, caller: &Caller) -> Result<()> {
         let container = self.inner.registry.find(reference)?;
         let mut held = container.lock.lock().await;
+        self.check_startable(&container, &held)?;
+        held.backoff = 0;
+        self.start_locked(&container, &mut held, caller, 0).await
+    }
+
+    /// Refuses where there is nothing to start.
+    pub(crate) fn check_startable(&self, container: &Container, held: &Held) -> Result<()> {
         if held.removing {
             return Err(Error::conflict("container is marked for removal and cannot be started"));
         }
         match container.now().state.status {
-            Status::Running | Status::Starting => return Err(Error::not_modified()),
-            Status::Paused => {
-                return Err(Error::conflict("cannot start a paused container, try unpause instead"));
-            }
+            Status::Running | Status::Starting => Err(Error::not_modified()),
+            Status::Paused => Err(Error::conflict("cannot start a paused container, try unpause instead")),
             Status::Removing | Status::Dead => {
-                return Err(Error::conflict("container is marked for removal and cannot be started"));
+                Err(Error::conflict("container is marked for removal and cannot be started"))
             }
-            Status::Created | Status::Exited | Status::Restarting => {}
+            Status::Created | Status::Exited | Status::Restarting => Ok(()),
         }
-        held.backoff = 0;
-        self.start_locked(&container, &mut held, caller, 0).await
     }
 
     /// Starts it; the lock is held. `restarts` counts the restart policy's doings.
@@ -109,6 +114,8 @@ impl Engine {
             let _ = tidying.await;
         }
         let cgroup = self.cgroup_path(&now);
+        let runtime = self.runtime_of(&now.def)?;
+        self.check_links(&now)?;
         let mut state = State {
             status: Status::Starting,
             pid: 0,
@@ -123,6 +130,8 @@ impl Engine {
             endpoints: BTreeMap::new(),
             cgroup: cgroup.clone(),
             boot: self.inner.host.boot.clone(),
+            runtime,
+            restore: held.restore.take().map(|path| path.display().to_string()),
             health: health::Plan::of(&now.def.config).map(|_| health::Health::default()),
         };
         match self.try_start(container, &now, &mut state).await {
@@ -144,13 +153,17 @@ impl Engine {
     async fn start_failed(&self, container: &Container, now: &Now, mut state: State, error: &Error) {
         container.io.abandoned();
         let code = match error.kind {
-            Kind::Invalid if error.message.contains("executable file not found") => 127,
-            Kind::Invalid if error.message.contains("no such file or directory") => 127,
-            Kind::Invalid if error.message.contains("permission denied") => 126,
+            Kind::Invalid => command_failure(&error.message).unwrap_or(128),
             _ => 128,
         };
         let (cgroups, path) = (self.inner.cgroups.clone(), state.cgroup.clone());
-        let removed = self.inner.pool.start(move || cgroups.clear(&path, std::time::Duration::from_secs(2)));
+        let (runtime, id) = (state.runtime.take(), now.def.id.clone());
+        let removed = self.inner.pool.start(move || {
+            if let Some(runtime) = runtime {
+                crate::runtimes::dispose(&runtime, &id);
+            }
+            cgroups.clear(&path, std::time::Duration::from_secs(2))
+        });
         let endpoints = std::mem::take(&mut state.endpoints);
         let (mut tx, turns) = self.release_addresses(endpoints.values()).await;
         state.status = if now.state.status == Status::Created { Status::Created } else { Status::Exited };
@@ -186,12 +199,14 @@ impl Engine {
             resources
         };
         let (cgroups, path) = (self.inner.cgroups.clone(), state.cgroup.clone());
+        // Another runtime makes the cgroup itself.
+        let foreign = state.runtime.is_some();
         let joined = self.joined_user(now).await?.map(Arc::new);
         // A container without networks needs nothing but an empty namespace: no visit of its own to a kernel thread.
         let namespaces = (b.network == NetworkMode::None)
             .then(|| (self.inner.namespaces.clone(), Arc::clone(def), joined.clone()));
         let cgroup = self.inner.pool.start(move || {
-            let made = cgroups.create(&path, &resources);
+            let made = if foreign { Ok(()) } else { cgroups.create(&path, &resources) };
             let taken = namespaces
                 .map(|(source, def, joined)| source.take(&def.id_maps, joined.as_deref()));
             (made, taken)
@@ -371,6 +386,7 @@ impl Engine {
             self.hosts_file(&view)
         });
         let privileged = now.blueprint.privileged;
+        let searched = (state.runtime.is_some() && now.blueprint.init).then(|| now.blueprint.args.clone());
         let edits = self.cdi_edits(&def.host)?;
         let shared_shm = match &now.blueprint.ipc {
             Ipc::Host => true,
@@ -391,6 +407,10 @@ impl Engine {
                 }
                 let root = Root::new(rootfs);
                 let account = account(&root, def.config.user.as_deref().unwrap_or(""), &def.host)?;
+                let program = match searched.as_ref().and_then(|args| args.first()) {
+                    Some(name) => Some(find_program(&root, name, &def.config)?),
+                    None => None,
+                };
                 let mut own = Vec::new();
                 for (target, name) in OWN_FILES {
                     own.push((target, own_file(&dir.join(name), &def.id_maps)?));
@@ -435,6 +455,7 @@ impl Engine {
                     trees,
                     devices,
                     shm,
+                    program,
                 })
         };
         if places.is_empty() {
@@ -555,6 +576,15 @@ impl Engine {
         for (tree, target, read_only, file) in files.more {
             plan.mounts.push(run::tree_mount(&target, fds.add(tree), file, read_only, "rprivate"));
         }
+        if let Some(runtime) = &state.runtime {
+            if let Some(program) = files.program {
+                plan.process.args.splice(..1, [program]);
+            }
+            self.plan_for(runtime, &mut plan, b)?;
+            if let Some(foreign) = &mut plan.foreign {
+                foreign.restore.clone_from(&state.restore);
+            }
+        }
         tracing::trace!(target: STAGES, id = def.id, "handed over");
         let started = self
             .set_up(container, plan, fds)
@@ -629,6 +659,7 @@ impl Engine {
                 );
             }
         }
+        self.tell_linked(now).await;
         self.container_event(now, "start", &[]);
         self.watch_oom(container);
         self.watch_health(container, false);
@@ -791,6 +822,39 @@ pub(crate) fn account(root: &Root, wanted: &str, host: &crate::models::HostConfi
         &read("/etc/passwd"),
         &read("/etc/group"),
     )
+}
+
+/// Where a program is in a root file system: as named, or in the path that its environment will have.
+fn find_program(root: &Root, name: &str, config: &crate::models::ContainerConfig) -> Result<String> {
+    if name.contains('/') {
+        return Ok(name.to_owned());
+    }
+    let path = config.env.iter().flatten().rev().find_map(|e| e.strip_prefix("PATH="));
+    let path = path.unwrap_or("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    for dir in path.split(':').filter(|dir| dir.starts_with('/')) {
+        let candidate = format!("{}/{name}", dir.trim_end_matches('/'));
+        let meta = root.resolve(&candidate).map(std::fs::File::from).and_then(|file| Ok(file.metadata()?));
+        if meta.is_ok_and(|m| m.is_file() && std::os::unix::fs::MetadataExt::mode(&m) & 0o111 != 0) {
+            return Ok(candidate);
+        }
+    }
+    let missing = StartError { stage: Stage::Exec, errno: libc::ENOENT, what: String::new() };
+    Err(start_error(&[name.to_owned()], "", &missing))
+}
+
+/// The exit code that Docker gives a command which could not be started, by the words of the error.
+fn command_failure(message: &str) -> Option<i32> {
+    let text = message.to_ascii_lowercase();
+    let says = |words: &str| text.contains(words);
+    if says("executable file not found") || says("no such file or directory") {
+        Some(127)
+    } else if says("permission denied") {
+        Some(126)
+    } else if says("not a directory") {
+        Some(127)
+    } else {
+        None
+    }
 }
 
 fn hangs(id: &str) -> Error {
@@ -975,6 +1039,17 @@ pub(crate) fn start_error(args: &[String], cwd: &str, e: &StartError) -> Error {
             "{HEAD}: error during container init: chdir to cwd ({cwd:?}) set in config.json failed: {}",
             errno_text(errno)
         )),
+        // In the words of a runtime that is not this engine's; Docker tells the user's faults from its own by them.
+        (Stage::Runtime, _) => {
+            let text = format!(
+                "failed to create task for container: failed to create shim task: OCI runtime create failed: {}",
+                // C's words for an error begin with a capital, which clients do not look for.
+                e.what
+                    .replace(": No such file or directory", ": no such file or directory")
+                    .replace(": Permission denied", ": permission denied")
+            );
+            if command_failure(&text).is_some() { Error::invalid(text) } else { Error::internal(text) }
+        }
         _ => Error::internal(format!("{HEAD}: error during container init: {e}")),
     }
 }
@@ -1008,6 +1083,13 @@ mod tests {
         assert!(start_error(&args("/x"), "", &e(Stage::Exec, 8)).message.contains("exec format error"));
         assert!(start_error(&args("/x"), "/w", &e(Stage::Cwd, 20)).message.contains("not a directory"));
         assert_eq!(start_error(&args("/x"), "", &e(Stage::Mount, 1)).kind, Kind::Internal);
+        let quoted = |what: &str| {
+            let error = start_error(&[], "", &StartError { stage: Stage::Runtime, errno: 0, what: what.into() });
+            (error.kind, command_failure(&error.message))
+        };
+        assert_eq!(quoted("exec: \"x\": executable file not found in $PATH"), (Kind::Invalid, Some(127)));
+        assert_eq!(quoted("open executable: Permission denied"), (Kind::Invalid, Some(126)));
+        assert_eq!(quoted("the moon is wrong"), (Kind::Internal, None));
     }
 
     #[test]

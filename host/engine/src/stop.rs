@@ -53,9 +53,9 @@ impl Engine {
     }
 
     async fn signal(&self, now: &Now, signal: i32) -> Result<()> {
-        self.inner.keeper.signal(&now.def.id, signal).await?;
+        self.send_signal(now, signal).await?;
         if now.state.status == Status::Paused && signal == signals::KILL {
-            // A frozen process dies only once it is thawed.
+            // A frozen process dies only once it is thawed, which a killed one's runtime may refuse to do.
             let (cgroups, path) = (self.inner.cgroups.clone(), now.state.cgroup.clone());
             self.inner.pool.run(move || cgroups.thaw(&path)).await?.doing("cannot thaw")?;
         }
@@ -141,11 +141,10 @@ impl Engine {
         let own = config.stop_signal.as_deref().filter(|s| !s.is_empty()).map(signals::parse).transpose()?;
         let signal = signal.or(own).unwrap_or(signals::TERM);
         if now.state.status == Status::Paused {
-            let (cgroups, path) = (self.inner.cgroups.clone(), now.state.cgroup.clone());
-            self.inner.pool.run(move || cgroups.thaw(&path)).await?.doing("cannot thaw")?;
+            self.freeze(&now, false).await.doing("cannot thaw")?;
         }
         // It may have ended by itself just now.
-        let _ = self.inner.keeper.signal(&now.def.id, signal).await;
+        let _ = self.send_signal(&now, signal).await;
         self.container_event(&now, "kill", &[("signal", &signal.to_string())]);
         let gone = if let Ok(seconds) = u64::try_from(seconds) {
             tokio::time::timeout(Duration::from_secs(seconds), ended(&mut life, exits)).await.is_ok()
@@ -314,8 +313,7 @@ impl Engine {
             }
             _ => return Err(not_running(&now.def.id)),
         }
-        let (cgroups, path) = (self.inner.cgroups.clone(), now.state.cgroup.clone());
-        self.inner.pool.run(move || cgroups.freeze(&path)).await?.doing("cannot pause container")?;
+        self.freeze(&now, true).await.doing("cannot pause container")?;
         let new = self.set_state(&container, |s| s.status = Status::Paused).await?;
         self.container_event(&new, "pause", &[]);
         Ok(())
@@ -329,8 +327,7 @@ impl Engine {
         if now.state.status != Status::Paused {
             return Err(Error::conflict(format!("container {} is not paused", now.def.id)));
         }
-        let (cgroups, path) = (self.inner.cgroups.clone(), now.state.cgroup.clone());
-        self.inner.pool.run(move || cgroups.thaw(&path)).await?.doing("cannot unpause container")?;
+        self.freeze(&now, false).await.doing("cannot unpause container")?;
         let new = self.set_state(&container, |s| s.status = Status::Running).await?;
         self.container_event(&new, "unpause", &[]);
         Ok(())
@@ -393,13 +390,10 @@ impl Engine {
         let warnings = limits::check(&blueprint.limits, &self.inner.facts(), true)?;
         let block = block_changes(&now.def.host, &def.host)?;
         if now.state.status.is_alive() && (blueprint.limits != now.blueprint.limits || !block.is_empty()) {
-            let (cgroups, path) = (self.inner.cgroups.clone(), now.state.cgroup.clone());
             let mut resources = limits::resources(&blueprint.limits, &self.inner.facts(), Vec::new());
             resources.block = block;
-            self.inner
-                .pool
-                .run(move || cgroups.update(&path, &resources))
-                .await?
+            self.update_limits(&now, resources)
+                .await
                 .doing(format_args!("Cannot update container {}", now.def.id))?;
         }
         let mut tx = Transaction::new();

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::Engine;
 use crate::error::Result;
 use crate::models::{
-    LocalNodeState, PluginsInfo, RegistryServiceConfig, Runtime, SwarmInfo, SystemInfo,
+    LocalNodeState, PluginsInfo, RegistryServiceConfig, SwarmInfo, SystemInfo,
     SystemInfoCgroupDriverEnum, SystemInfoCgroupVersionEnum, SystemInfoDefaultAddressPools, SystemVersion,
     SystemVersionPlatform,
 };
@@ -150,13 +150,10 @@ impl Engine {
             no_proxy: Some(settings.registry.no_proxy.clone()),
             name: Some(inner.host.name.clone()),
             labels: Some(inner.settings().labels.clone()),
-            experimental_build: Some(false),
+            experimental_build: Some(self.experimental()),
             server_version: Some(crate::VERSION.into()),
-            runtimes: Some(HashMap::from([(
-                "runc".to_owned(),
-                Runtime { path: Some("wharf".into()), ..Runtime::default() },
-            )])),
-            default_runtime: Some("runc".into()),
+            runtimes: Some(self.runtimes_info()),
+            default_runtime: Some(settings.default_runtime.clone()),
             swarm: Some(SwarmInfo {
                 node_id: Some(String::new()),
                 node_addr: Some(String::new()),
@@ -195,6 +192,7 @@ impl Engine {
         SystemVersion {
             platform: Some(SystemVersionPlatform { name: "Wharf".into() }),
             version: Some(crate::VERSION.into()),
+            experimental: self.experimental().then_some(true),
             os: Some("linux".into()),
             arch: Some(go_arch(&self.inner.host.architecture).into()),
             kernel_version: Some(self.inner.host.kernel.clone()),

@@ -7,6 +7,7 @@
 mod args;
 mod convert;
 mod create;
+pub mod document;
 mod exec;
 mod hooks;
 mod manage;

@@ -362,6 +362,8 @@ pub struct Foreign {
     pub runtime: Runtime,
     /// JSON of the OCI runtime specification: a configuration for a container, a process for an exec.
     pub document: String,
+    /// Directory of a checkpoint that the container is restored from.
+    pub restore: Option<String>,
 }
 
 /// A whole container.

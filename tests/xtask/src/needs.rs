@@ -8,9 +8,11 @@ use anyhow::{Context, Result, bail};
 use crate::shell::{ask, is_root, on_path, run_quiet};
 
 /// A program, and the Debian packages that may have it, the first that the distribution has is taken. Python and Node packages are installed by the tests that use them.
-const NEEDS: [(&str, &str); 14] = [
+const NEEDS: [(&str, &str); 17] = [
     ("busybox", "busybox-static"),
     ("cc", "build-essential"),
+    ("criu", "criu"),
+    ("crun", "crun"),
     ("curl", "curl"),
     ("docker", "docker-cli docker.io"),
     ("docker-registry", "docker-registry"),
@@ -22,6 +24,7 @@ const NEEDS: [(&str, &str); 14] = [
     ("openssl", "openssl"),
     ("pip3", "python3-pip"),
     ("python3", "python3"),
+    ("runc", "runc"),
     ("skopeo", "skopeo"),
 ];
 

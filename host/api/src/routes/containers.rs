@@ -91,11 +91,13 @@ pub(crate) async fn start(call: Call) -> Outcome {
             "starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24",
         ));
     }
-    if call.query().non_empty("checkpoint").is_some() {
-        call.grant().await?;
-        return Err(Failure::unsupported("checkpoints are not supported by this engine yet"));
-    }
     let engine = call.grant().await?;
+    if let Some(checkpoint) = call.query().non_empty("checkpoint") {
+        super::checkpoints::check_experimental(&engine)?;
+        let dir = call.query().text("checkpoint-dir");
+        engine.container_restore(call.name(), checkpoint, dir, &engine.caller).await?;
+        return Ok(reply::done());
+    }
     if call.query().flag("plan") {
         return reply::ok(&engine.container_start_plan(call.name()).await?);
     }
@@ -198,13 +200,4 @@ pub(crate) async fn prune(call: Call) -> Outcome {
         "ContainersDeleted": pruned.containers_deleted.unwrap_or_default(),
         "SpaceReclaimed": pruned.space_reclaimed.unwrap_or_default(),
     }))
-}
-
-/// Checkpoints, which Docker too has behind its experimental mode alone.
-pub(crate) async fn experimental(call: Call) -> Outcome {
-    call.grant().await?;
-    Err(Failure::unsupported(
-        "This experimental feature is disabled by default. Start the Docker daemon in experimental mode in order to \
-         enable it.",
-    ))
 }

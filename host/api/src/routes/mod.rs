@@ -2,6 +2,7 @@
 
 pub(crate) mod archive;
 pub(crate) mod auth;
+pub(crate) mod checkpoints;
 pub(crate) mod containers;
 pub(crate) mod exec;
 pub(crate) mod images;

@@ -15,7 +15,7 @@ use crate::version::{NEWEST_TEXT, OLDEST_TEXT, Version};
 
 /// Clients choose API version and builder from these headers. Builder 1 is the one that needs no `BuildKit`.
 pub(crate) async fn ping(call: Call) -> Outcome {
-    call.grant().await?;
+    let experimental = call.grant().await?.experimental();
     let head_only = call.op().method == Method::HEAD;
     let content = if head_only { Content::Empty } else { Content::Whole("OK".into()) };
     let mut answer = reply::with(StatusCode::OK, content);
@@ -26,6 +26,7 @@ pub(crate) async fn ping(call: Call) -> Outcome {
         (PRAGMA, "no-cache"),
         (HeaderName::from_static("builder-version"), "1"),
         (HeaderName::from_static("swarm"), "inactive"),
+        (HeaderName::from_static("docker-experimental"), if experimental { "true" } else { "false" }),
     ] {
         headers.insert(name, HeaderValue::from_static(value));
     }

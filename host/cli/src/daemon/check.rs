@@ -11,7 +11,7 @@ pub(crate) fn all(config: &Config) -> Result<(), Stop> {
     for part in [daemon, network, containers, registries] {
         part(config).map_err(Stop::Usage)?;
     }
-    Ok(())
+    runtimes(config).map(drop).map_err(Stop::Usage)
 }
 
 fn daemon(config: &Config) -> Result<(), String> {
@@ -123,6 +123,71 @@ fn containers(config: &Config) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Other runtimes, as the engine takes them.
+pub(crate) fn runtimes(
+    config: &Config,
+) -> Result<BTreeMap<String, wharf_engine::settings::RuntimeSettings>, String> {
+    let mut all = BTreeMap::new();
+    for (name, runtime) in &config.runtimes {
+        // It becomes the name of a directory.
+        let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        if name.is_empty() || name.starts_with('.') || name.len() > 64 || !name.chars().all(good) {
+            return Err(format!("invalid runtime name: {name}"));
+        }
+        if wharf_engine::planner::run::is_native(name) {
+            return Err(format!("runtime name '{name}' is reserved"));
+        }
+        let (path, typ) = (runtime.path.as_str(), runtime.runtime_type.as_str());
+        let binary = runtime.options.get("BinaryName").and_then(serde_json::Value::as_str).unwrap_or("");
+        let program = match (path, typ) {
+            ("", "") => {
+                return Err(format!("runtime {name}: either a runtimeType or a path must be configured"));
+            }
+            (path, "") if runtime.options.is_empty() => path,
+            (_, "") => return Err(format!("runtime {name}: options cannot be used with a path runtime")),
+            ("", _) if !runtime.runtime_args.is_empty() => {
+                return Err(format!("runtime {name}: args cannot be used with a runtimeType runtime"));
+            }
+            ("", "io.containerd.runc.v2") if !binary.is_empty() => binary,
+            ("", typ) => {
+                return Err(format!(
+                    "runtime {name}: containerd's shim {typ} is not supported: name a program with runc's command \
+                     line by path, or by the option BinaryName of io.containerd.runc.v2"
+                ));
+            }
+            _ => {
+                return Err(format!(
+                    "runtime {name}: cannot configure both path and runtimeType for the same runtime"
+                ));
+            }
+        };
+        let path = program_path(program).map_err(|why| format!("runtime {name}: {why}"))?;
+        let arguments = runtime.runtime_args.clone();
+        all.insert(name.clone(), wharf_engine::settings::RuntimeSettings { path, arguments });
+    }
+    let default = config.default_runtime.as_str();
+    if !wharf_engine::planner::run::is_native(default) && !all.contains_key(default) {
+        return Err(format!("specified default runtime '{default}' does not exist"));
+    }
+    Ok(all)
+}
+
+/// A program by its absolute path, or by a name that is looked for once, now.
+fn program_path(program: &str) -> Result<String, String> {
+    if program.starts_with('/') {
+        return Ok(program.to_owned());
+    }
+    if program.contains('/') {
+        return Err(format!("{program:?} is not an absolute path"));
+    }
+    let path = std::env::var("PATH").unwrap_or_default();
+    path.split(':')
+        .filter(|dir| dir.starts_with('/'))
+        .map(|dir| format!("{}/{program}", dir.trim_end_matches('/')))
+        .find(|candidate| std::path::Path::new(candidate).is_file())
+        .ok_or_else(|| format!("executable {program:?} not found in $PATH"))
 }
 
 fn registries(config: &Config) -> Result<(), String> {

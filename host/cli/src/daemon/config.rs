@@ -105,9 +105,22 @@ pub(crate) struct Config {
     pub(crate) https_proxy: String,
     pub(crate) no_proxy: String,
     pub(crate) proxies: Proxies,
+    pub(crate) runtimes: BTreeMap<String, Runtime>,
+    pub(crate) default_runtime: String,
+    pub(crate) experimental: bool,
     /// Options that were given and change nothing, with the reason.
     #[serde(skip)]
     pub(crate) without_effect: Vec<(String, &'static str)>,
+}
+
+/// Another runtime, as the file has it.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub(crate) struct Runtime {
+    pub(crate) path: String,
+    pub(crate) runtime_args: Vec<String>,
+    pub(crate) runtime_type: String,
+    pub(crate) options: Map<String, Value>,
 }
 
 /// Networks to choose from.
@@ -229,6 +242,9 @@ impl Default for Config {
             https_proxy: String::new(),
             no_proxy: String::new(),
             proxies: Proxies::default(),
+            runtimes: BTreeMap::new(),
+            default_runtime: "runc".into(),
+            experimental: false,
             without_effect: Vec::new(),
         }
     }
@@ -592,8 +608,13 @@ mod tests {
             (&["--default-shm-size", "big"], "invalid size: 'big'"),
             (&["--default-ipc-mode", "host"], "ipc mode \"host\" is not supported as default value"),
             (&["--default-cgroupns-mode", "x"], "cgroup mode \"x\" is not supported"),
-            (&["--add-runtime", "x=/x"], "--add-runtime is not supported: there is one runtime"),
-            (&["--default-runtime", "x"], "--default-runtime x is not supported"),
+            (&["--add-runtime", "x"], "key=value is needed"),
+            (&["--add-runtime", "x=/a", "--add-runtime", "x=/b"], "runtime 'x' was already defined"),
+            (&["--add-runtime", "x=nosuch-program"], "runtime x: executable \"nosuch-program\" not found in $PATH"),
+            (&["--add-runtime", "x=./rel"], "runtime x: \"./rel\" is not an absolute path"),
+            (&["--add-runtime", "runc=/x"], "runtime name 'runc' is reserved"),
+            (&["--add-runtime", "../x=/x"], "invalid runtime name: ../x"),
+            (&["--default-runtime", "x"], "specified default runtime 'x' does not exist"),
             (&["--bip", "10.0.0.1/8", "-b", "br"], "You specified -b & --bip, mutually exclusive options"),
             (&["--bip", "nonsense"], "invalid CIDR address: nonsense"),
             (&["--mtu", "-1"], "invalid default MTU: -1"),

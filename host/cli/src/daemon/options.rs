@@ -89,7 +89,7 @@ pub(crate) const OPTIONS: &[Opt] = &[
     opt("shutdown-timeout", "shutdown-timeout", Number, Works, "Seconds that containers get to end when the daemon ends"),
     opt("metrics-addr", "metrics-addr", Text, Works, "Address to serve metrics on, address:port"),
     opt("feature", "features", Switches, Works, "Switch a feature: cdi=false"),
-    opt("experimental", "experimental", Bool, NoEffect("nothing is hidden behind it"), "Experimental features"),
+    opt("experimental", "experimental", Bool, Works, "Experimental features: checkpoints"),
     opt("oom-score-adjust", "oom-score-adjust", Number, Works, "OOM score of the daemon"),
     opt("rootless", "rootless", Bool, Only("false", "rootless mode is not supported yet"), "Rootless mode"),
     // Who may come in.
@@ -150,8 +150,8 @@ pub(crate) const OPTIONS: &[Opt] = &[
     opt("userns-remap", "userns-remap", Text, Works, "User namespace of containers: default, user[:group], or auto for a range each"),
     opt("seccomp-profile", "seccomp-profile", Text, Works, "Seccomp rules: builtin, unconfined or a file"),
     opt("selinux-enabled", "selinux-enabled", Bool, Works, "Label containers for SELinux"),
-    opt("add-runtime", "runtimes", Runtimes, Refused("there is one runtime, the engine itself"), "Further runtime, name=path"),
-    opt("default-runtime", "default-runtime", Text, Only("runc", "there is one runtime, the engine itself"), "Runtime of containers that name none"),
+    opt("add-runtime", "runtimes", Runtimes, Works, "Further runtime, name=path"),
+    opt("default-runtime", "default-runtime", Text, Works, "Runtime of containers that name none"),
     opt("cdi-spec-dir", "cdi-spec-dirs", List, Works, "Directory with descriptions of CDI devices"),
     // Registries.
     opt("insecure-registry", "insecure-registries", List, Works, "Registry to reach without verified TLS"),

@@ -141,6 +141,7 @@ fn attributes(name: &str, engine: &Engine, config: &Config) -> Vec<(String, Stri
     let list = |values: &[String]| json!(values).to_string();
     let number = |value: Option<i64>, usual: i64| value.unwrap_or(usual).to_string();
     let features: Value = json!(config.features);
+    let runtimes = engine.runtime_names();
     [
         ("name", engine.host_name()),
         ("program", name.to_owned()),
@@ -151,8 +152,8 @@ fn attributes(name: &str, engine: &Engine, config: &Config) -> Vec<(String, Stri
         ("max-concurrent-uploads", number(config.max_concurrent_uploads, 5)),
         ("max-download-attempts", number(config.max_download_attempts, 5)),
         ("shutdown-timeout", config.shutdown_timeout.to_string()),
-        ("default-runtime", "runc".to_owned()),
-        ("runtimes", "runc".to_owned()),
+        ("default-runtime", runtimes.1),
+        ("runtimes", runtimes.0.join(" ")),
         ("authorization-plugins", list(&config.authorization_plugins)),
         ("insecure-registries", list(&config.insecure_registries)),
         ("registry-mirrors", list(&config.registry_mirrors)),

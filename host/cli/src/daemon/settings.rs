@@ -89,6 +89,12 @@ pub(crate) fn settings(config: &Config) -> Result<Settings, String> {
     settings.cdi_dirs.clone_from(&config.cdi_spec_dirs);
     settings.registry = registry(config);
     settings.image_gc = config.image_gc.settings()?;
+    settings.experimental = config.experimental;
+    settings.runtimes = super::check::runtimes(config)?;
+    settings.default_runtime = match config.default_runtime.as_str() {
+        name if wharf_engine::planner::run::is_native(name) => wharf_engine::planner::run::NATIVE.into(),
+        name => name.to_owned(),
+    };
     if let Some(config) = credentials() {
         settings.plugin_config.entry("registry-environment".into()).or_insert(config);
     }

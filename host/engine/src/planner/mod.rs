@@ -63,4 +63,8 @@ pub struct Facts {
     pub cdi: bool,
     /// User namespace of containers that name none.
     pub remap: userns::Remap,
+    /// Names of other runtimes.
+    pub runtimes: std::collections::BTreeSet<String>,
+    /// Runtime of containers that name none; empty is the engine itself.
+    pub default_runtime: String,
 }

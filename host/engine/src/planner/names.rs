@@ -67,7 +67,8 @@ pub fn network(name: &str) -> Result<()> {
     if name.trim().is_empty() {
         return Err(Error::invalid("invalid network name: name is empty"));
     }
-    if name_like(name, 1) && name.len() <= 255 {
+    // Blanks too, as Docker has it, but not where nobody would see them.
+    if name_like(&name.replace(' ', "-"), 1) && name.trim() == name && name.len() <= 255 {
         return Ok(());
     }
     Err(Error::invalid(format!(
@@ -142,8 +143,8 @@ mod tests {
         assert!(volume("../etc").unwrap_err().message.contains("use absolute path"));
         assert!(volume("x").unwrap_err().message.contains("too short"));
         assert!(volume("").is_err());
-        assert!(network("n").is_ok());
-        for bad in ["", " ", "a/b", "a b"] {
+        assert!(network("n").is_ok() && network("test 01").is_ok());
+        for bad in ["", " ", "a/b", " a", "a ", "a\tb"] {
             assert!(network(bad).is_err(), "{bad:?}");
         }
     }

@@ -222,9 +222,6 @@ fn check_conflicts(
     if *uts == modes::Mode::Host && hostname {
         return invalid("conflicting options: hostname and the UTS mode");
     }
-    if some(&host.links) {
-        return Err(Error::unsupported("linking containers (--link)"));
-    }
     Ok(())
 }
 
@@ -329,11 +326,19 @@ fn check_block_limits(host: &HostConfig) -> Result<()> {
     Ok(())
 }
 
+/// The engine's own runtime, under the name that clients expect to be there.
+pub const NATIVE: &str = "runc";
+
+/// Names of the engine's own runtime.
+pub fn is_native(name: &str) -> bool {
+    matches!(name, "" | "wharf" | NATIVE | "io.containerd.runc.v2")
+}
+
 /// Refuses a runtime that is not configured. Asked at create alone: a container outlives its runtime's configuration.
-pub fn check_runtime(host: &HostConfig) -> Result<()> {
+pub fn check_runtime(host: &HostConfig, facts: &Facts) -> Result<()> {
     match host.runtime.as_deref().unwrap_or("") {
-        "" | "wharf" | "runc" | "io.containerd.runc.v2" => Ok(()),
-        other => Err(Error::invalid(format!("unknown or invalid runtime name: {other}"))),
+        name if is_native(name) || facts.runtimes.contains(name) => Ok(()),
+        other => Err(crate::runtimes::unknown(other)),
     }
 }
 
@@ -356,7 +361,7 @@ pub fn defaults(host: &mut HostConfig, facts: &Facts) -> Result<()> {
     }
     let or = |own: &str, usual: &str| if own.is_empty() { usual.to_owned() } else { own.to_owned() };
     text(&mut host.ipc_mode, &or(&facts.ipc_mode, "private"));
-    text(&mut host.runtime, "runc");
+    text(&mut host.runtime, &or(&facts.default_runtime, NATIVE));
     if host.cgroupns_mode.is_none_or(|m| m == HostConfigCgroupnsModeEnum::EMPTY) {
         let host_mode = match facts.cgroupns_mode.as_str() {
             "host" => true,

@@ -5,10 +5,10 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use wharf_plan::run::{
-    INIT_PLACE, MountSource, Namespace, ROOTFS_PLACE, RunPlan, TimeNamespace, namespace_place, tree_place,
+    Foreign, INIT_PLACE, MountSource, Namespace, ROOTFS_PLACE, RunPlan, TimeNamespace, namespace_place, tree_place,
 };
 
-use super::about;
+use super::{RECORD, about};
 use crate::mount::{self, Flags};
 use crate::sys::{file, mount as sys, process};
 
@@ -83,11 +83,15 @@ fn bind_namespace(fd: BorrowedFd<'_>, kind: &str, place: &Path) -> Result<(), St
 }
 
 /// Writes the documents and mounts everything; to be called in a mount namespace of one's own.
-pub(super) fn make(plan: &RunPlan, document_text: &str, bundle: &Path, fds: &[OwnedFd]) -> Result<(), String> {
+pub(super) fn make(plan: &RunPlan, foreign: &Foreign, fds: &[OwnedFd]) -> Result<(), String> {
+    let bundle = Path::new(&foreign.runtime.bundle);
     for name in ["", "trees", "namespaces"] {
         directory(&bundle.join(name))?;
     }
-    document(&bundle.join("config.json"), document_text.as_bytes(), 0o600)?;
+    // First of all: by this file the bundle is cleared away should nobody come back to it.
+    let record = serde_json::to_vec(&foreign.runtime).map_err(|e| e.to_string())?;
+    document(&bundle.join(RECORD), &record, 0o600)?;
+    document(&bundle.join("config.json"), foreign.document.as_bytes(), 0o600)?;
     attach(descriptor(fds, plan.rootfs)?, &bundle.join(ROOTFS_PLACE))?;
     for planned in &plan.mounts {
         let MountSource::Tree(number) = planned.source else { continue };

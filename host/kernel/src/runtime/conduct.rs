@@ -30,14 +30,22 @@ pub fn run(host: &Host, plan: &RunPlan, fds: &[OwnedFd]) -> Result<Spawned, Star
     conduct(host, fds, |conductor| {
         prepare(host)?;
         let dir = Path::new(&foreign.runtime.bundle);
-        bundle::make(plan, &foreign.document, dir, fds).map_err(failed)?;
+        bundle::make(plan, foreign, fds).map_err(failed)?;
         if plan.init {
             bundle::init(host.init(), dir).map_err(failed)?;
         }
         enter(dir)?;
-        let made = make(foreign, &plan.process, fds, "container", &["create", "--bundle", "."], &plan.id)?;
+        let verb: &[&str] = match &foreign.restore {
+            None => &["create", "--bundle", "."],
+            // What is restored runs when the call ends.
+            Some(image) => &["restore", "--detach", "--bundle", ".", "--image-path", image, "--work-path", "."],
+        };
+        let made = make(foreign, &plan.process, fds, "container", verb, &plan.id)?;
         conductor.adopt(made.pid).map_err(|e| failed(e.to_string()))?;
-        let started = tell_terminal(&made, conductor).and_then(|()| call(foreign, &["start", &plan.id], MAKING));
+        let started = tell_terminal(&made, conductor).and_then(|()| match foreign.restore {
+            None => call(foreign, &["start", &plan.id], MAKING),
+            Some(_) => Ok(()),
+        });
         if let Err(reason) = started {
             // What was made is taken down whether the runtime manages or not.
             let _ = call(foreign, &["delete", "--force", &plan.id], UNDO);

@@ -29,6 +29,9 @@ const MAKING: Duration = Duration::from_mins(2);
 /// All that a runtime sees of the environment.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// File of a bundle that says whose it is, as JSON of [`Runtime`].
+pub const RECORD: &str = "runtime.json";
+
 /// So much of a log or an error text is read.
 const LONGEST: usize = 256 << 10;
 

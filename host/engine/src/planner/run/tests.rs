@@ -82,9 +82,9 @@ fn refusals() {
         assert_eq!(refused(&host), text);
     }
     let host = HostConfig { runtime: Some("kata".into()), ..d() };
-    let error = check_runtime(&host).unwrap_err();
+    let error = check_runtime(&host, &Facts::default()).unwrap_err();
     assert_eq!(error.message, "unknown or invalid runtime name: kata");
-    assert!(check_runtime(&HostConfig { runtime: Some("runc".into()), ..d() }).is_ok());
+    assert!(check_runtime(&HostConfig { runtime: Some("runc".into()), ..d() }, &Facts::default()).is_ok());
 }
 
 fn planned(host: &HostConfig, specs: &[(MountSpec, bool)], start: Start<'_>) -> RunPlan {

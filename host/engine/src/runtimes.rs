@@ -1,0 +1,222 @@
+//! Other OCI runtimes: which there are, and what is asked of them besides making processes, which is the keeper's.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use wharf_kernel::{caps, runtime, seccomp};
+use wharf_oci::document;
+use wharf_plan::run::{ExecPlan, Foreign, Runtime, RunPlan};
+
+use crate::Engine;
+use crate::error::{Error, Result};
+use crate::models;
+use crate::planner::run::{Blueprint, NATIVE, is_native};
+use crate::planner::security::Seccomp;
+use crate::record::Definition;
+use crate::registry::Now;
+
+/// For a call that makes no process.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// For the question what a runtime can do.
+const FEATURES: Duration = Duration::from_secs(5);
+
+/// Directory of all bundles.
+fn bundles(exec_root: &Path) -> PathBuf {
+    exec_root.join("oci")
+}
+
+/// Takes away what a runtime has of a container that has ended, and its bundle.
+pub(crate) fn dispose(runtime: &Runtime, id: &str) {
+    if let Err(error) = runtime::invoke(runtime, &["delete", "--force", id], PATIENCE) {
+        // One that never came to be has nothing to delete.
+        tracing::debug!(error, id, runtime = runtime.name, "runtime delete");
+    }
+    match std::fs::remove_dir_all(&runtime.bundle) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            tracing::warn!(%error, id, "bundle not removed; the next sweep will");
+        }
+        _ => {}
+    }
+}
+
+impl Engine {
+    /// The runtime of a container's next start; None is this engine's own.
+    pub(crate) fn runtime_of(&self, def: &Definition) -> Result<Option<Runtime>> {
+        let settings = self.inner.settings();
+        let name = def.host.runtime.as_deref().unwrap_or("");
+        let name = if name.is_empty() { settings.default_runtime.as_str() } else { name };
+        if is_native(name) {
+            return Ok(None);
+        }
+        let found = settings.runtimes.get(name).ok_or_else(|| unknown(name))?;
+        Ok(Some(Runtime {
+            name: name.to_owned(),
+            program: found.path.clone(),
+            args: found.arguments.clone(),
+            root: settings.exec_root.join("runtimes").join(name).display().to_string(),
+            bundle: bundles(&settings.exec_root).join(&def.id).display().to_string(),
+        }))
+    }
+
+    /// Turns the plan of a container into one for another runtime.
+    pub(crate) fn plan_for(&self, runtime: &Runtime, plan: &mut RunPlan, b: &Blueprint) -> Result<()> {
+        let seccomp = match crate::planner::run::seccomp(b) {
+            Seccomp::Unconfined => None,
+            Seccomp::Builtin | Seccomp::Default => Some(seccomp::docker_default_document(b.capabilities)),
+            Seccomp::Profile(json) => Some(
+                seccomp::profile_document(json, b.capabilities)
+                    .map_err(|e| Error::invalid(format!("Decoding seccomp profile failed: {e}")))?,
+            ),
+        };
+        let given =
+            document::Given { bundle: runtime.bundle.clone(), seccomp, available: caps::available_once() };
+        let document = document::container(plan, &given).to_string();
+        plan.process.seccomp = Vec::new();
+        plan.foreign = Some(Box::new(Foreign { runtime: runtime.clone(), document, restore: None }));
+        Ok(())
+    }
+
+    /// The same for an exec.
+    pub(crate) fn exec_plan_for(runtime: &Runtime, plan: &mut ExecPlan) {
+        let document = document::process(&plan.process, caps::available_once()).to_string();
+        plan.process.seccomp = Vec::new();
+        plan.foreign = Some(Box::new(Foreign { runtime: runtime.clone(), document, restore: None }));
+    }
+
+    /// Has a container's runtime do something.
+    pub(crate) async fn call_runtime(&self, runtime: &Runtime, arguments: &[&str]) -> Result<()> {
+        let runtime = runtime.clone();
+        let arguments: Vec<String> = arguments.iter().map(|a| (*a).to_owned()).collect();
+        let called = self.inner.pool.run(move || {
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            runtime::invoke(&runtime, &arguments, PATIENCE)
+        });
+        called.await?.map_err(|text| Error::internal(format!("OCI runtime: {text}")))
+    }
+
+    /// Freezes a container's processes, or lets them go on.
+    pub(crate) async fn freeze(&self, now: &Now, frozen: bool) -> Result<()> {
+        if let Some(runtime) = &now.state.runtime {
+            let verb = if frozen { "pause" } else { "resume" };
+            return self.call_runtime(runtime, &[verb, &now.def.id]).await;
+        }
+        let (cgroups, path) = (self.inner.cgroups.clone(), now.state.cgroup.clone());
+        let changed = self.inner.pool.run(move || if frozen { cgroups.freeze(&path) } else { cgroups.thaw(&path) });
+        Ok(changed.await??)
+    }
+
+    /// Sends a signal to a container's first process.
+    pub(crate) async fn send_signal(&self, now: &Now, signal: i32) -> Result<()> {
+        if let Some(runtime) = &now.state.runtime {
+            let sent = self.call_runtime(runtime, &["kill", &now.def.id, &signal.to_string()]).await;
+            // An end must be possible also where the runtime fails.
+            if sent.is_ok() || signal != crate::planner::signals::KILL {
+                return sent;
+            }
+        }
+        Ok(self.inner.keeper.signal(&now.def.id, signal).await?)
+    }
+
+    /// Changes the limits of a running container that another runtime made.
+    pub(crate) async fn update_limits(
+        &self,
+        now: &Now,
+        resources: wharf_plan::run::Resources,
+    ) -> Result<()> {
+        let Some(runtime) = &now.state.runtime else {
+            let (cgroups, path) = (self.inner.cgroups.clone(), now.state.cgroup.clone());
+            return Ok(self.inner.pool.run(move || cgroups.update(&path, &resources)).await??);
+        };
+        let file = Path::new(&runtime.bundle).join(format!("update-{}.json", crate::planner::names::id()));
+        let text = document::resources(&resources).to_string();
+        let path = file.clone();
+        self.inner.pool.run(move || std::fs::write(&path, text)).await??;
+        let result =
+            self.call_runtime(runtime, &["update", "--resources", &file.display().to_string(), &now.def.id]).await;
+        // It was read, or never will be.
+        let _ = self.inner.pool.run(move || std::fs::remove_file(&file)).await?;
+        result
+    }
+
+    /// Removes what runtimes have of containers that do not run.
+    pub(crate) fn sweep_bundles(&self) {
+        let busy: std::collections::BTreeSet<String> = self
+            .inner
+            .registry
+            .all()
+            .iter()
+            .filter(|c| c.now().state.status.is_alive())
+            .map(|c| c.id.to_string())
+            .collect();
+        let dir = bundles(&self.inner.settings().exec_root);
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            let Ok(id) = entry.file_name().into_string() else { continue };
+            if busy.contains(&id) {
+                continue;
+            }
+            let told = std::fs::read(entry.path().join(runtime::RECORD)).ok();
+            match told.and_then(|json| serde_json::from_slice::<Runtime>(&json).ok()) {
+                // What it says about its own place is not believed.
+                Some(runtime) => {
+                    dispose(&Runtime { bundle: entry.path().display().to_string(), ..runtime }, &id);
+                }
+                None => drop(std::fs::remove_dir_all(entry.path())),
+            }
+        }
+    }
+
+    /// Asks the configured runtimes what they can do, for `info`; not waited for.
+    pub(crate) fn ask_runtimes(&self) {
+        let settings = self.inner.settings();
+        if settings.runtimes.is_empty() {
+            self.inner.runtime_features.store(Arc::default());
+            return;
+        }
+        let engine = self.clone();
+        tokio::spawn(async move {
+            let asked = engine.inner.pool.run(move || {
+                let ask = |r: &crate::settings::RuntimeSettings| {
+                    runtime::features(&r.path, &r.arguments, FEATURES)
+                };
+                settings.runtimes.iter().filter_map(|(n, r)| Some((n.clone(), ask(r)?))).collect()
+            });
+            match asked.await {
+                Ok(features) => engine.inner.runtime_features.store(Arc::new(features)),
+                Err(error) => tracing::debug!(%error, "features of runtimes"),
+            }
+        });
+    }
+
+    /// `Runtimes` of `info`.
+    pub(crate) fn runtimes_info(&self) -> HashMap<String, models::Runtime> {
+        let settings = self.inner.settings();
+        let features = self.inner.runtime_features.load();
+        let own = models::Runtime { path: Some("wharf".into()), ..models::Runtime::default() };
+        let mut all = HashMap::from([(NATIVE.to_owned(), own)]);
+        for (name, runtime) in &settings.runtimes {
+            let status = features.get(name).map(|json| {
+                HashMap::from([("org.opencontainers.runtime-spec.features".to_owned(), json.clone())])
+            });
+            all.insert(
+                name.clone(),
+                models::Runtime {
+                    path: Some(runtime.path.clone()),
+                    runtime_args: (!runtime.arguments.is_empty()).then(|| runtime.arguments.clone()),
+                    status,
+                },
+            );
+        }
+        all
+    }
+
+}
+
+/// What runtimes said they can do, by name.
+pub(crate) type Features = BTreeMap<String, String>;
+
+/// Docker's words.
+pub(crate) fn unknown(name: &str) -> Error {
+    Error::invalid(format!("unknown or invalid runtime name: {name}"))
+}
