@@ -12,7 +12,7 @@ use wharf_kernel::files::{self, Roots};
 use wharf_plan::storage::{Kind, PrepareRequest, Purpose, Snapshot, Stack};
 use wharf_store::Transaction;
 
-use crate::archive::decompress::decompress;
+use crate::archive::decompress::decompress_ahead;
 use crate::archive::recipe::{Recipe, Replay};
 use crate::archive::tar::Reader;
 use crate::archive::unpack::{Budget, Outcome, Whiteouts, unpack};
@@ -82,7 +82,7 @@ impl Inner {
         &self,
         runtime: &tokio::runtime::Handle,
         target: Target,
-        input: impl Read + Send,
+        input: impl Read + Send + 'static,
         budget: &Budget,
     ) -> Result<Unpacked> {
         let Target { record, kv, stack, ingest: (recipe, file) } = target;
@@ -104,7 +104,7 @@ impl Inner {
         &self,
         stack: &Stack,
         recipe: std::fs::File,
-        input: impl Read + Send,
+        input: impl Read + Send + 'static,
         budget: &Budget,
     ) -> Result<(Outcome, (String, u64))> {
         let (root, whiteouts) = match &stack.upper {
@@ -116,7 +116,7 @@ impl Inner {
                 (root, Whiteouts::Delete)
             }
         };
-        let mut hashed = HashReader::new(decompress(input)?);
+        let mut hashed = HashReader::new(decompress_ahead(input)?);
         let mut recipe = Recipe::new(recipe)?;
         let outcome = {
             let mut reader = Reader::with_recipe(&mut hashed, Some(&mut recipe));
