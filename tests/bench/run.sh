@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All figures of README.md in one run: builds what it needs, starts a daemon of its own in a network namespace of its own,
 # measures it side by side with `floor` (the bare kernel's cost of the same work), stops and removes everything.
-# Usage: tests/bench/run.sh [a b c …]     sections; without any, all. Needs root, cc, busybox-static.
+# Usage: tests/bench/run.sh [a b c …]     sections; without any, all. Needs root, cc, busybox-static; g also what images.sh says.
 set -eu
 cd "$(dirname "$0")/../.."
 target=${CARGO_TARGET_DIR:-target}
@@ -68,6 +68,7 @@ if want f; then echo "== f. requests"
   for path in /_ping /version /info /containers/json; do load get "$path" --c 1 --d 3; load get "$path" --c 8 --d 3; done
   printf '%s\n' "${ids[@]}" | xargs env DOCKER_HOST="unix://$sock" docker rm -f >/dev/null
 fi
+if want g; then echo "== g. images"; tests/bench/images.sh "$sock" $daemon "$work/data" "$work/images" 3; fi
 if want s; then echo "== s. start of the daemon to its first answer (with 10 images)"
   for n in $(seq 9); do DOCKER_HOST=unix://$sock docker tag busybox "i$n"; (cd "$work/bb" && echo "$n" > etc/n && tar -cf - etc/n) | DOCKER_HOST=unix://$sock docker import - "other$n" >/dev/null; done
   for _ in 1 2 3 4 5; do

@@ -57,6 +57,7 @@ use arc_swap::ArcSwap;
 pub use bollard_stubs::models;
 pub use error::{Error, Kind, Result};
 pub use options::{Caller, CreateOptions, Filters, ListOptions, RemoveOptions, WaitCondition};
+pub use remote::Packing;
 pub use settings::Settings;
 pub use wharf_io as io;
 

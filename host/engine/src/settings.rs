@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use crate::Packing;
 use crate::models::ResourcesUlimits;
 use crate::planner::security::Seccomp;
 use crate::planner::userns::Remap;
@@ -18,6 +19,8 @@ pub struct RegistrySettings {
     pub concurrent_downloads: usize,
     /// Layers sent at a time.
     pub concurrent_uploads: usize,
+    /// How layers are compressed that are sent.
+    pub packing: Packing,
     /// Attempts for each layer.
     pub download_attempts: usize,
     /// Proxy for plain HTTP; empty is none.
@@ -39,6 +42,7 @@ impl Default for RegistrySettings {
             mirrors: Vec::new(),
             concurrent_downloads: 3,
             concurrent_uploads: 5,
+            packing: Packing::default(),
             download_attempts: 5,
             http_proxy: String::new(),
             https_proxy: String::new(),

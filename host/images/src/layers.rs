@@ -15,7 +15,7 @@ use wharf_plan::storage::{Kind, PrepareRequest, Purpose, Snapshot, Stack};
 use wharf_plan::types::IdMap;
 use wharf_store::Transaction;
 
-use crate::archive::decompress::decompress;
+use crate::archive::decompress::decompress_ahead;
 use crate::archive::image;
 use crate::archive::recipe::{Recipe, Replay};
 use crate::archive::tar::Reader;
@@ -88,7 +88,7 @@ impl Inner {
         &self,
         runtime: &tokio::runtime::Handle,
         target: Target,
-        input: impl Read + Send,
+        input: impl Read + Send + 'static,
         budget: &Budget,
     ) -> Result<Unpacked> {
         let Target { record, kv, stack, ingest: (recipe, file) } = target;
@@ -110,7 +110,7 @@ impl Inner {
         &self,
         stack: &Stack,
         recipe: std::fs::File,
-        input: impl Read + Send,
+        input: impl Read + Send + 'static,
         budget: &Budget,
     ) -> Result<(Outcome, Option<Writer>, (String, u64))> {
         if self.makes_images() {
@@ -119,7 +119,7 @@ impl Inner {
                 .as_ref()
                 .ok_or_else(|| Error::internal("the driver has no place for an image"))?;
             let image = files::create_image(&self.roots, place)?;
-            let mut hashed = HashReader::new(decompress(input)?);
+            let mut hashed = HashReader::new(decompress_ahead(input)?);
             let mut recipe = Recipe::new(recipe)?;
             let (image, outcome) = {
                 let mut reader = Reader::with_recipe(&mut hashed, Some(&mut recipe));
@@ -139,7 +139,7 @@ impl Inner {
                 (root, Whiteouts::Delete)
             }
         };
-        let mut hashed = HashReader::new(decompress(input)?);
+        let mut hashed = HashReader::new(decompress_ahead(input)?);
         let mut recipe = Recipe::new(recipe)?;
         let outcome = {
             let mut reader = Reader::with_recipe(&mut hashed, Some(&mut recipe));

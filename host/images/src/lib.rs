@@ -48,6 +48,7 @@ pub use model::{
     Deleted, EmbeddedFile, Healthcheck, History, Image, ImageConfig, ImageUsage, ImportOptions, LayerRef,
     LoadOptions, Loaded, Progress, PruneOptions, Pruned, RemoveOptions, Usage, Use,
 };
+pub use save::Saving;
 pub use snapshots::Snapshots;
 
 /// Bounds on what an archive may make this host do.
@@ -226,7 +227,7 @@ impl Images {
 
     /// Images as an archive that `load` takes, here and in Docker (`docker save` and OCI layout in one). Names that do
     /// not exist are told at once; if writing fails later the stream ends before the archive does.
-    pub fn save(&self, references: &[String]) -> Result<tokio::io::DuplexStream> {
+    pub fn save(&self, references: &[String]) -> Result<Saving> {
         self.inner.save(references)
     }
 

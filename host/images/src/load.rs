@@ -6,13 +6,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read, Seek};
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use serde::Deserialize;
 use wharf_store::Transaction;
 
-use crate::archive::decompress::{Compression, Peek, decompress};
+use crate::archive::blocks;
+use crate::archive::decompress::{Compression, Peek, decompress_ahead};
 use crate::archive::tar::{self, Kind, Reader};
 use crate::archive::unpack::{Budget, normal};
 use crate::content::Ingest;
@@ -29,7 +30,6 @@ use crate::reference::Reference;
 const PARALLEL: usize = 4;
 /// Pieces on their way to a layer's thread.
 const QUEUE: usize = 8;
-const PIECE: usize = 256 << 10;
 
 /// An entry of `manifest.json`.
 #[derive(Debug, Clone, Deserialize)]
@@ -96,32 +96,6 @@ pub(crate) struct Wanted {
     pub parent: Option<String>,
 }
 
-/// Reads what another thread sends.
-struct Pieces {
-    from: mpsc::Receiver<io::Result<Vec<u8>>>,
-    piece: Vec<u8>,
-    at: usize,
-}
-
-impl Read for Pieces {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.at >= self.piece.len() {
-            match self.from.recv() {
-                Ok(Ok(piece)) => (self.piece, self.at) = (piece, 0),
-                Ok(Err(e)) => return Err(e),
-                Err(_) => return Ok(0),
-            }
-        }
-        let rest = self.piece.get(self.at..).unwrap_or_default();
-        let n = rest.len().min(buffer.len());
-        if let (Some(to), Some(from)) = (buffer.get_mut(..n), rest.get(..n)) {
-            to.copy_from_slice(from);
-        }
-        self.at += n;
-        Ok(n)
-    }
-}
-
 /// Layers under way: their names in the archive and their threads.
 type Running = Vec<(Vec<u8>, JoinHandle<Result<Unpacked>>)>;
 
@@ -135,7 +109,7 @@ pub(crate) struct Loading<'a> {
 
 impl Loading<'_> {
     /// Reads the whole stream. Blocks.
-    pub(crate) fn read(&mut self, input: impl Read + Send) -> Result<()> {
+    pub(crate) fn read(&mut self, input: impl Read + Send + 'static) -> Result<()> {
         let mut running = Running::new();
         let read = self.entries(input, &mut running);
         if read.is_err() {
@@ -159,9 +133,9 @@ impl Loading<'_> {
         self.archive.staged.insert(name, result);
     }
 
-    fn entries(&mut self, input: impl Read + Send, running: &mut Running) -> Result<()> {
+    fn entries(&mut self, input: impl Read + Send + 'static, running: &mut Running) -> Result<()> {
         let limits = self.inner.settings.limits.clone();
-        let mut reader = Reader::new(decompress(input)?);
+        let mut reader = Reader::new(decompress_ahead(input)?);
         let (mut count, mut documents) = (0u64, 0u64);
         while let Some(header) = reader.next_entry()? {
             count += 1;
@@ -203,7 +177,7 @@ impl Loading<'_> {
                         {
                             return Err(Error::too_large("the archive has too many layers"));
                         }
-                        self.layer(path, size, expected, &mut entry, running)?;
+                        self.layer(path, size, expected, entry, running)?;
                     } else if size <= limits.document {
                         documents += size;
                         if documents > limits.documents {
@@ -233,14 +207,14 @@ impl Loading<'_> {
         path: Vec<u8>,
         size: u64,
         expected: Option<String>,
-        entry: &mut impl Read,
+        mut entry: Peek<impl Read>,
         running: &mut Running,
     ) -> Result<()> {
         let label = label(&path);
         if !self.inner.can_rebase() {
             let (ingest, mut file) = self.inner.content.ingest()?;
-            let mut hashed = HashReader::new(entry);
-            let mut buffer = vec![0u8; PIECE];
+            let mut hashed = HashReader::new(&mut entry);
+            let mut buffer = vec![0u8; blocks::BLOCK];
             loop {
                 let n = hashed.read(&mut buffer)?;
                 if n == 0 {
@@ -256,56 +230,67 @@ impl Loading<'_> {
         while running.len() >= PARALLEL {
             self.finish_one(running);
         }
+        // What is not compressed is hashed where it is taken apart, and only once.
+        let plain = Compression::of(entry.start()) == Compression::None;
+        let expected_there = expected.clone().filter(|_| plain);
         let target = self.runtime.block_on(self.inner.layer_target(None))?;
-        let (to, from) = mpsc::sync_channel(QUEUE);
+        let (feeder, blocks) = blocks::channel(QUEUE);
         let (inner, runtime, budget) =
             (Arc::clone(&self.inner), self.runtime.clone(), Arc::clone(&self.budget));
         let thread = std::thread::Builder::new().name("unpack".into()).spawn(move || {
-            let mut pieces = Pieces { from, piece: Vec::new(), at: 0 };
-            let unpacked = inner.unpack(&runtime, target, &mut pieces, &budget)?;
-            // What decompression did not need may still bring the news that the blob is damaged.
-            match io::copy(&mut pieces, &mut io::sink()) {
-                Ok(_) => Ok(unpacked),
-                Err(e) => {
-                    runtime.block_on(inner.discard_unpacked(unpacked))?;
-                    Err(e.into())
-                }
+            let unpacked = inner.unpack(&runtime, target, blocks, &budget)?;
+            if let Err(error) = verify(expected_there, &unpacked.diff_id) {
+                runtime.block_on(inner.discard_unpacked(unpacked))?;
+                return Err(error);
             }
+            Ok(unpacked)
         })?;
         running.push((path, thread));
-        let mut hashed = HashReader::new(entry);
-        let mut current = 0;
-        let mut wanted = true;
-        loop {
-            let mut piece = vec![0u8; PIECE];
-            let mut filled = 0;
-            while let Some(rest) = piece.get_mut(filled..).filter(|r| !r.is_empty()) {
-                match hashed.read(rest) {
-                    Ok(0) => break,
-                    Ok(n) => filled += n,
-                    Err(e) => {
-                        // The thread must not take a broken stream for a finished one.
-                        let copy = io::Error::new(e.kind(), e.to_string());
-                        let _ = to.send(Err(copy));
-                        return Err(e.into());
-                    }
-                }
+        let fed = if plain {
+            self.feed(&feeder, &mut entry, &label, size).map(|()| None)
+        } else {
+            let mut hashed = HashReader::new(entry);
+            self.feed(&feeder, &mut hashed, &label, size).map(|()| Some(hashed.finish().0))
+        };
+        // The thread must not take a broken stream for a finished one.
+        let copy = |e: &Error| io::Error::new(io::ErrorKind::InvalidData, e.to_string());
+        let found = match fed {
+            Ok(found) => found,
+            Err(e) => {
+                feeder.fail(io::Error::new(e.kind(), e.to_string()));
+                return Err(e.into());
             }
-            if filled == 0 {
-                break;
+        };
+        match found.map_or(Ok(()), |found| verify(expected, &found)) {
+            Ok(()) => feeder.end(),
+            Err(error) => {
+                feeder.fail(copy(&error));
+                return Err(error);
             }
-            piece.truncate(filled);
-            current += filled as u64;
-            (self.progress)(Progress::Layer { id: label.clone(), current, total: size });
-            // A layer that failed no longer listens; the rest of the archive may do without it.
-            wanted = wanted && to.send(Ok(piece)).is_ok();
-        }
-        let found = hashed.finish().0;
-        if let Err(error) = verify(expected, &found) {
-            let _ = to.send(Err(io::Error::new(io::ErrorKind::InvalidData, error.to_string())));
-            return Err(error);
         }
         Ok(())
+    }
+
+    /// Passes a layer's bytes on. One that failed no longer listens; the rest of the archive may do without it.
+    fn feed(
+        &mut self,
+        feeder: &blocks::Feeder,
+        from: &mut impl Read,
+        label: &str,
+        size: u64,
+    ) -> io::Result<()> {
+        let mut current = 0;
+        loop {
+            let (n, listened) = feeder.pass(from)?;
+            if n == 0 {
+                return Ok(());
+            }
+            current += n as u64;
+            (self.progress)(Progress::Layer { id: label.to_owned(), current, total: size });
+            if !listened {
+                return io::copy(from, &mut io::sink()).map(drop);
+            }
+        }
     }
 
     /// Removes everything unpacked so far.

@@ -270,15 +270,8 @@ impl Pulling {
                 let Some(target) = target else {
                     return spool(&inner, &budget, &mut pieces);
                 };
-                let unpacked = inner.unpack(&runtime, target, &mut pieces, &budget)?;
-                // What decompression did not need may still bring the news that the blob is not what it should be.
-                match io::copy(&mut pieces, &mut io::sink()) {
-                    Ok(_) => Ok(Arrived::Unpacked(Box::new(unpacked))),
-                    Err(e) => {
-                        runtime.block_on(inner.discard_unpacked(unpacked))?;
-                        Err(e.into())
-                    }
-                }
+                let unpacked = inner.unpack(&runtime, target, pieces, &budget)?;
+                Ok(Arrived::Unpacked(Box::new(unpacked)))
             })
             .await?;
             Ok((arrived, making))

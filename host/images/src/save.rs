@@ -2,12 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
+use bytes::{Buf, Bytes};
 use serde_json::{Value, json};
-use tokio::io::DuplexStream;
-use tokio_util::io::SyncIoBridge;
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::sync::mpsc;
 
+use crate::archive::blocks::{BLOCK, fill};
 use crate::digest::{self, HashReader};
 use crate::error::{Error, Result};
 use crate::import::header;
@@ -21,8 +25,81 @@ const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
-/// Bytes on their way to the client.
-const BUFFER: usize = 1 << 20;
+/// Blocks on their way to the client.
+const QUEUE: usize = 4;
+
+/// An archive as it is being written. It ends early, and so is no archive, if writing fails.
+pub struct Saving {
+    from: mpsc::Receiver<Bytes>,
+    block: Bytes,
+}
+
+impl AsyncRead for Saving {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.block.is_empty() {
+            match ready!(this.from.poll_recv(cx)) {
+                Some(block) => this.block = block,
+                None => return Poll::Ready(Ok(())),
+            }
+        }
+        let n = this.block.len().min(buffer.remaining());
+        buffer.put_slice(this.block.get(..n).unwrap_or_default());
+        this.block.advance(n);
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Collects what is written into blocks.
+struct Out {
+    to: mpsc::Sender<Bytes>,
+    block: Vec<u8>,
+}
+
+impl Out {
+    fn pass(&mut self) -> io::Result<()> {
+        if self.block.is_empty() {
+            return Ok(());
+        }
+        let block = std::mem::replace(&mut self.block, Vec::with_capacity(BLOCK));
+        self.to.blocking_send(block.into()).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+
+    /// Writes all that `from` has; answers the bytes.
+    fn all_of(&mut self, from: &mut impl Read) -> io::Result<u64> {
+        let mut total = 0;
+        loop {
+            let start = self.block.len();
+            self.block.resize(BLOCK.max(start), 0);
+            let n = fill(from, self.block.get_mut(start..).unwrap_or_default())?;
+            self.block.truncate(start + n);
+            total += n as u64;
+            if self.block.len() < BLOCK {
+                return Ok(total);
+            }
+            self.pass()?;
+        }
+    }
+}
+
+impl Write for Out {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        let n = data.len().min(BLOCK - self.block.len().min(BLOCK));
+        self.block.extend_from_slice(data.get(..n).unwrap_or_default());
+        if self.block.len() >= BLOCK {
+            self.pass()?;
+        }
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.pass()
+    }
+}
 
 /// An image with the names it is saved under.
 struct Saved {
@@ -74,26 +151,26 @@ fn select(index: &Index, references: &[String]) -> Result<Vec<Saved>> {
 impl Inner {
     /// The archive as a stream. What is wrong with the request is said at once; a failure while writing ends the
     /// stream early, so that it is no archive.
-    pub(crate) fn save(self: &Arc<Self>, references: &[String]) -> Result<DuplexStream> {
+    pub(crate) fn save(self: &Arc<Self>, references: &[String]) -> Result<Saving> {
         let saved = select(&self.index.load(), references)?;
         if saved.is_empty() {
             return Err(Error::invalid("no image to save was given"));
         }
         let pins: Vec<Pin> =
             saved.iter().filter_map(|s| s.image.chain_id()).map(|chain| self.pin(chain)).collect();
-        let (theirs, ours) = tokio::io::duplex(BUFFER);
+        let (to, from) = mpsc::channel(QUEUE);
         let runtime = tokio::runtime::Handle::current();
         let inner = Arc::clone(self);
         let working = self.working.token();
         tokio::task::spawn_blocking(move || {
             let (_working, _pins) = (working, pins);
-            let mut out = SyncIoBridge::new_with_handle(ours, runtime.clone());
+            let mut out = Out { to, block: Vec::with_capacity(BLOCK) };
             match write(&inner, &runtime, &saved, &mut out) {
                 Ok(()) => {}
                 Err(error) => tracing::warn!(%error, "an archive could not be written to its end"),
             }
         });
-        Ok(theirs)
+        Ok(Saving { from, block: Bytes::new() })
     }
 }
 
@@ -101,7 +178,7 @@ fn write(
     inner: &Arc<Inner>,
     runtime: &tokio::runtime::Handle,
     saved: &[Saved],
-    out: &mut impl Write,
+    out: &mut Out,
 ) -> Result<()> {
     directory(out, "blobs")?;
     directory(out, "blobs/sha256")?;
@@ -189,18 +266,10 @@ fn pad(out: &mut impl Write, size: u64) -> Result<()> {
 }
 
 /// Writes a blob and makes sure that it is what its name says.
-fn blob(out: &mut impl Write, digest: &str, size: u64, input: &mut impl Read) -> Result<()> {
+fn blob(out: &mut Out, digest: &str, size: u64, input: &mut impl Read) -> Result<()> {
     out.write_all(&header(&path(digest), b'0', 0o644, size)?)?;
     let mut hashed = HashReader::new(input.take(size));
-    let mut buffer = vec![0u8; 256 << 10];
-    loop {
-        match hashed.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(n) => out.write_all(buffer.get(..n).unwrap_or_default())?,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e.into()),
-        }
-    }
+    out.all_of(&mut hashed)?;
     let (found, length) = hashed.finish();
     if length != size || found != digest {
         return Err(Error::internal(format!("the files of blob {digest} have changed on the disk")));

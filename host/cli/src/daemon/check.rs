@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
+use wharf_engine::Packing;
+
 use super::config::{Config, Stop};
 use super::values;
 
@@ -201,6 +203,7 @@ fn registries(config: &Config) -> Result<(), String> {
             return Err(format!("invalid {what}: {value}"));
         }
     }
+    Packing::parse(&config.registry_push_compression, config.registry_push_compression_level)?;
     for mirror in &config.registry_mirrors {
         let rest = mirror.strip_prefix("https://").or_else(|| mirror.strip_prefix("http://"));
         let Some(rest) = rest.map(|r| r.trim_end_matches('/')).filter(|r| !r.is_empty()) else {

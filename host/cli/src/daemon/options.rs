@@ -158,6 +158,8 @@ pub(crate) const OPTIONS: &[Opt] = &[
     opt("registry-config-dir", "registry-config-dirs", List, Works, "Directory with hosts.toml and certificates per registry"),
     opt("registry-stall-timeout", "registry-stall-timeout", Number, Works, "Seconds in which a transfer has to bring something"),
     opt("", "registry-serve", Object, Works, "A registry of this engine's images"),
+    opt("registry-push-compression", "registry-push-compression", Text, Works, "How layers are sent: gzip, zstd or uncompressed"),
+    opt("registry-push-compression-level", "registry-push-compression-level", Number, Works, "Level of that compression"),
     opt("registry-mirror", "registry-mirrors", List, Works, "Mirror of the Docker Hub"),
     opt("max-concurrent-downloads", "max-concurrent-downloads", Number, Works, "Downloads at a time"),
     opt("max-concurrent-uploads", "max-concurrent-uploads", Number, Works, "Uploads at a time"),

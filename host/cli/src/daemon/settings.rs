@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
-use wharf_engine::Settings;
+use wharf_engine::{Packing, Settings};
 use wharf_engine::models::ResourcesUlimits;
 use wharf_engine::planner::security::Seccomp;
 use wharf_engine::settings::RegistrySettings;
@@ -126,6 +126,9 @@ fn registry(config: &Config) -> RegistrySettings {
             .collect(),
         concurrent_downloads: count(config.max_concurrent_downloads, usual.concurrent_downloads),
         concurrent_uploads: count(config.max_concurrent_uploads, usual.concurrent_uploads),
+        // What cannot be parsed was refused before.
+        packing: Packing::parse(&config.registry_push_compression, config.registry_push_compression_level)
+            .unwrap_or_default(),
         download_attempts: count(config.max_download_attempts, usual.download_attempts),
         http_proxy: proxy(&config.http_proxy, &config.proxies.http_proxy, ["HTTP_PROXY", "http_proxy"]),
         https_proxy: proxy(&config.https_proxy, &config.proxies.https_proxy, ["HTTPS_PROXY", "https_proxy"]),

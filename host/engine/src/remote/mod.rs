@@ -1,6 +1,7 @@
 //! Images at registries: pull, push, search, log in, and what is known there of an image.
 
 mod ask;
+mod pack;
 mod progress;
 mod pull;
 mod push;
@@ -18,6 +19,7 @@ use crate::error::{Error, Kind, Result};
 use crate::settings::RegistrySettings;
 
 pub use ask::Login;
+pub use pack::Packing;
 pub use pull::PullOptions;
 pub use push::PushOptions;
 pub use serve::Shelf;

@@ -1,7 +1,6 @@
 //! `docker push`.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::{self, Read, Write};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,10 +9,12 @@ use tokio::sync::{Semaphore, mpsc};
 use wharf_images::reference::Reference;
 use wharf_images::{Blob, Image, LayerRef, Manifest};
 use wharf_registry::manifest::{
-    DOCKER_CONFIG, DOCKER_LAYER, DOCKER_MANIFEST, OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST,
+    DOCKER_CONFIG, DOCKER_LAYER, DOCKER_LAYER_TAR, DOCKER_MANIFEST, OCI_CONFIG, OCI_LAYER_GZIP, OCI_LAYER_TAR,
+    OCI_MANIFEST,
 };
 use wharf_registry::{Access, Descriptor, Selector, Session};
 
+use super::pack::{Packing, pack};
 use super::progress::{Lines, Meter};
 use super::{credential, short};
 use crate::error::{Error, Result};
@@ -23,11 +24,8 @@ use crate::{Caller, Engine};
 
 /// Pieces on their way from the compressor to the network.
 const QUEUE: usize = 8;
-const PIECE: usize = 256 << 10;
 /// Blobs of a layer that the registry is asked about before it is sent.
 const TRIES: usize = 4;
-/// Fast rather than small: the other side is usually near, and the disk is cheap.
-const LEVEL: u32 = 1;
 
 /// Of `POST /images/{}/push`.
 #[derive(Debug, Clone, Default)]
@@ -175,13 +173,18 @@ impl Push<'_> {
         // A layer that comes twice is sent once.
         let unique: BTreeMap<&str, &LayerRef> =
             self.image.layers.iter().map(|l| (l.diff_id.as_str(), l)).collect();
-        for layer in unique.into_values() {
+        let mut unique: Vec<&LayerRef> = unique.into_values().collect();
+        // Large ones first, so that none is left to go alone at the end.
+        unique.sort_by_key(|layer| std::cmp::Reverse(layer.size));
+        let packing = self.engine.inner.settings().registry.packing;
+        for layer in unique {
             let one = Layer {
                 engine: self.engine.clone(),
                 session: self.session.clone(),
                 repository: self.name.name(),
                 domain: self.name.domain.clone(),
                 what: layer.clone(),
+                packing,
                 lines: self.lines.clone(),
             };
             let permits = Arc::clone(&permits);
@@ -244,9 +247,7 @@ impl Push<'_> {
 fn docker_type(media: &str) -> Option<&'static str> {
     match media {
         DOCKER_LAYER | OCI_LAYER_GZIP => Some(DOCKER_LAYER),
-        "application/vnd.docker.image.rootfs.diff.tar" | "application/vnd.oci.image.layer.v1.tar" => {
-            Some("application/vnd.docker.image.rootfs.diff.tar")
-        }
+        DOCKER_LAYER_TAR | OCI_LAYER_TAR => Some(DOCKER_LAYER_TAR),
         _ => None,
     }
 }
@@ -254,7 +255,7 @@ fn docker_type(media: &str) -> Option<&'static str> {
 fn oci_type(media: &str) -> &str {
     match media {
         DOCKER_LAYER => OCI_LAYER_GZIP,
-        "application/vnd.docker.image.rootfs.diff.tar" => "application/vnd.oci.image.layer.v1.tar",
+        DOCKER_LAYER_TAR => OCI_LAYER_TAR,
         other => other,
     }
 }
@@ -266,6 +267,7 @@ struct Layer {
     repository: String,
     domain: String,
     what: LayerRef,
+    packing: Packing,
     lines: Lines,
 }
 
@@ -318,71 +320,22 @@ impl Layer {
         let (stream, size) = self.engine.inner.images.layer_stream(&self.what.chain_id).await?;
         let meter = Meter::new(&self.lines, short(&self.what.diff_id), "Pushing", size);
         let (to, from) = mpsc::channel(QUEUE);
-        let packing = tokio::task::spawn_blocking(move || {
-            if let Err(error) = pack(stream, &meter, &to) {
+        let packing = self.packing;
+        let packed = tokio::task::spawn_blocking(move || {
+            if let Err(error) = pack(stream, packing, &meter, &to) {
                 // The other end says what went wrong, unless it is what went wrong.
                 let _ = to.blocking_send(Err(error));
             }
         });
         let sent = self.session.upload(from, |_| ()).await;
-        packing.await.map_err(|e| Error::internal(format!("a compressor ended: {e}")))?;
+        packed.await.map_err(|e| Error::internal(format!("a compressor ended: {e}")))?;
         let sent = sent?;
         self.say("Pushed");
         Ok(Blob {
             digest: sent.digest,
             size: sent.size,
-            media_type: DOCKER_LAYER.to_owned(),
+            media_type: packing.media_type().to_owned(),
             source: self.repository.clone(),
         })
     }
-}
-
-/// Where the compressor writes to.
-struct Pieces<'a> {
-    to: &'a mpsc::Sender<io::Result<Bytes>>,
-    piece: Vec<u8>,
-}
-
-impl Pieces<'_> {
-    fn pass(&mut self) -> io::Result<()> {
-        let piece = std::mem::replace(&mut self.piece, Vec::with_capacity(PIECE));
-        if piece.is_empty() {
-            return Ok(());
-        }
-        self.to.blocking_send(Ok(piece.into())).map_err(|_| io::Error::other("the upload was given up"))
-    }
-}
-
-impl Write for Pieces<'_> {
-    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        self.piece.extend_from_slice(data);
-        if self.piece.len() >= PIECE {
-            self.pass()?;
-        }
-        Ok(data.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.pass()
-    }
-}
-
-/// Compresses a layer's stream piece by piece. Blocks.
-fn pack(mut stream: impl Read, meter: &Meter, to: &mpsc::Sender<io::Result<Bytes>>) -> io::Result<()> {
-    let pieces = Pieces { to, piece: Vec::with_capacity(PIECE) };
-    let mut gzip = flate2::write::GzEncoder::new(pieces, flate2::Compression::new(LEVEL));
-    let mut buffer = vec![0u8; PIECE];
-    let mut seen = 0;
-    loop {
-        let n = match stream.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(n) => n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(e) => return Err(e),
-        };
-        gzip.write_all(buffer.get(..n).unwrap_or_default())?;
-        seen += n as u64;
-        meter.at(seen);
-    }
-    gzip.finish()?.pass()
 }

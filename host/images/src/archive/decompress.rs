@@ -2,9 +2,13 @@
 
 use std::io::{self, BufReader, Read};
 
+use super::blocks::{self, Feeder};
+
 /// Memory that a compressor may ask of us (zstd and xz let the stream say how much it needs).
 const WINDOW_LOG: u32 = 27;
 const XZ_MEMORY_KB: u32 = 256 << 10;
+/// Blocks that a decompressor may be ahead of who reads.
+const AHEAD: usize = 4;
 /// Enough to tell all formats apart, and a tar header.
 const PEEK: usize = 512;
 
@@ -70,10 +74,49 @@ impl<R: Read> Read for Peek<R> {
 pub fn decompress<'a, R: Read + Send + 'a>(input: R) -> io::Result<Box<dyn Read + Send + 'a>> {
     let peek = Peek::new(input)?;
     let compression = Compression::of(peek.start());
+    decoder(compression, peek)
+}
+
+/// As [`decompress`], on a thread of its own that works ahead. What follows the compressed stream is read too: it may
+/// still bring the news that the input is not what it should be.
+pub(crate) fn decompress_ahead(input: impl Read + Send + 'static) -> io::Result<Box<dyn Read + Send>> {
+    let mut peek = Peek::new(input)?;
+    let compression = Compression::of(peek.start());
     if compression == Compression::None {
         return Ok(Box::new(peek));
     }
-    let input = BufReader::with_capacity(128 << 10, peek);
+    let (feeder, blocks) = blocks::channel(AHEAD);
+    // Not waited for: one whose reader has gone away ends with its next block, or when its input ends.
+    std::thread::Builder::new().name("decompress".into()).spawn(move || {
+        match feed(&feeder, compression, &mut peek) {
+            Ok(()) => feeder.end(),
+            Err(e) => feeder.fail(e),
+        }
+    })?;
+    Ok(Box::new(blocks))
+}
+
+fn feed(feeder: &Feeder, compression: Compression, mut input: &mut (impl Read + Send)) -> io::Result<()> {
+    let mut unpacked = decoder(compression, &mut input)?;
+    loop {
+        match feeder.pass(&mut unpacked)? {
+            (_, false) => return Ok(()),
+            (0, _) => break,
+            _ => {}
+        }
+    }
+    drop(unpacked);
+    io::copy(input, &mut io::sink()).map(drop)
+}
+
+fn decoder<'a>(
+    compression: Compression,
+    input: impl Read + Send + 'a,
+) -> io::Result<Box<dyn Read + Send + 'a>> {
+    if compression == Compression::None {
+        return Ok(Box::new(input));
+    }
+    let input = BufReader::with_capacity(128 << 10, input);
     Ok(match compression {
         Compression::None => Box::new(input),
         Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(input)),

@@ -1,5 +1,6 @@
 //! Streams that others made: compression, tar, and what takes a tar apart and puts it together again.
 
+pub(crate) mod blocks;
 pub mod decompress;
 pub(crate) mod image;
 pub mod pack;

@@ -13,6 +13,7 @@ use wharf_kernel::files::tree::{self, Meta, Tree, split};
 use wharf_plan::idmap;
 use wharf_plan::types::IdMap;
 
+use super::blocks::fill;
 use super::tar::{Header, Kind, Reader};
 
 /// Bytes that one layer's names and attributes may take up in memory until it is unpacked: some million ordinary files.
@@ -129,6 +130,19 @@ struct Unpack<'b> {
     /// Bytes that all of these may still take.
     memory: usize,
     buffer: Vec<u8>,
+}
+
+/// Bytes of a file after which the disk begins to write them, so that the flush at the end finds little to do.
+const WRITE_OUT: u64 = 8 << 20;
+/// Files of fewer bytes are left to that flush.
+const WORTH_IT: u64 = 128 << 10;
+
+/// Begins to write a part of a file to the disk, without waiting. Only makes a later flush shorter, so failures do not
+/// matter: the flush will tell of them.
+fn writeback(file: &std::fs::File, offset: u64, length: u64) {
+    if let Err(error) = wharf_kernel::sys::file::start_writeback(file.as_fd(), offset, length) {
+        tracing::trace!(%error, "could not begin to write out");
+    }
 }
 
 /// Unpacks everything in `reader` into `root`. On error the directory is to be thrown away.
@@ -489,6 +503,7 @@ impl Unpack<'_> {
                     }
                 }
                 let mut file = &file;
+                let (mut written, mut begun) = (0u64, 0u64);
                 loop {
                     let n = fill(reader, &mut self.buffer)?;
                     if n == 0 {
@@ -496,6 +511,11 @@ impl Unpack<'_> {
                     }
                     self.budget.spend(n as u64)?;
                     io::Write::write_all(&mut file, self.buffer.get(..n).unwrap_or_default())?;
+                    written += n as u64;
+                    if written - begun >= WRITE_OUT || (written == header.size && written >= WORTH_IT) {
+                        writeback(file, begun, written - begun);
+                        begun = written;
+                    }
                 }
             }
             Some(pieces) => {
@@ -640,18 +660,4 @@ impl Unpack<'_> {
         }
         Ok(self.outcome)
     }
-}
-
-/// Reads until the buffer is full or the input ends.
-fn fill(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while let Some(rest) = buffer.get_mut(filled..).filter(|r| !r.is_empty()) {
-        match reader.read(rest) {
-            Ok(0) => break,
-            Ok(n) => filled += n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(filled)
 }

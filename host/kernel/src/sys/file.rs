@@ -208,6 +208,16 @@ pub fn getcwd() -> Result<Vec<u8>> {
     Ok(buffer.get(..length).unwrap_or_default().to_vec())
 }
 
+/// Begins to write dirty pages of a part of a file to the disk and does not wait for them: `sync_file_range` with
+/// `SYNC_FILE_RANGE_WRITE`. No promise of durability, which only a flush gives.
+pub fn start_writeback(file: BorrowedFd<'_>, offset: u64, length: u64) -> Result<()> {
+    let fd = file.as_raw_fd();
+    let (offset, length) = (offset.cast_signed(), length.cast_signed());
+    // SAFETY: plain numbers.
+    let result = unsafe { libc::sync_file_range(fd, offset, length, libc::SYNC_FILE_RANGE_WRITE) };
+    check(result.into(), || format!("sync_file_range({fd}, {offset}, {length})")).map(drop)
+}
+
 /// `fchdir`.
 pub fn fchdir(dir: BorrowedFd<'_>) -> Result<()> {
     let fd = dir.as_raw_fd();

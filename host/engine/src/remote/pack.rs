@@ -1,0 +1,383 @@
+//! Compressing a layer on its way to a registry, on several threads, into the same bytes every time.
+//!
+//! A layer's stream is cut at fixed places and each part compressed by itself: with gzip into blocks that end at a byte
+//! (RFC 1951, 3.2.4), joined to one member (RFC 1952) with the combined checksum; with zstd into frames of their own, as
+//! RFC 8878 allows. What comes out depends on the bytes and the level alone, not on the number of threads.
+
+use std::io::{self, Read};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use bytes::Bytes;
+use flate2::{Compress, Crc, FlushCompress};
+use tokio::sync::mpsc;
+use wharf_registry::manifest::{DOCKER_LAYER, DOCKER_LAYER_TAR, OCI_LAYER_ZSTD};
+
+use super::progress::Meter;
+
+/// Bytes of a part, of the layer's stream.
+const PART: usize = 1 << 20;
+/// Threads for one layer; several layers go at a time.
+const MOST_THREADS: usize = 4;
+/// gzip: ten bytes of head: deflate, no flags, no time, fastest, unknown system.
+const HEAD: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 4, 0xff];
+/// An empty last block.
+const LAST: [u8; 2] = [3, 0];
+
+/// How layers are sent; the words are buildx's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Packing {
+    /// As they are.
+    Uncompressed,
+    /// `gzip`, which everybody understands, with this level (0 to 9).
+    Gzip(u32),
+    /// `zstd`, with this level (1 to 22): smaller, and far faster on both sides; Docker understands it since 23.0.
+    Zstd(i32),
+}
+
+impl Default for Packing {
+    /// Fast rather than small: the other side is usually near, and the disk is cheap.
+    fn default() -> Self {
+        Self::Gzip(1)
+    }
+}
+
+impl Packing {
+    /// Reads the daemon's configuration: the word (empty for the usual one) and the level, if there is one.
+    pub fn parse(word: &str, level: Option<i64>) -> Result<Self, String> {
+        let wrong = |range: &str| {
+            format!("invalid registry push compression level: {} ({word} takes {range})", level.unwrap_or(0))
+        };
+        match (word, level) {
+            ("" | "gzip", None) => Ok(Self::default()),
+            ("" | "gzip", Some(n)) => match u32::try_from(n) {
+                Ok(n @ 0..=9) => Ok(Self::Gzip(n)),
+                _ => Err(wrong("0 to 9")),
+            },
+            ("zstd", None) => Ok(Self::Zstd(3)),
+            ("zstd", Some(n)) => match i32::try_from(n) {
+                Ok(n @ 1..=22) => Ok(Self::Zstd(n)),
+                _ => Err(wrong("1 to 22")),
+            },
+            ("uncompressed", None) => Ok(Self::Uncompressed),
+            ("uncompressed", Some(_)) => Err(wrong("none")),
+            _ => Err(format!(
+                "invalid registry push compression: {word:?} (must be gzip, zstd or uncompressed)"
+            )),
+        }
+    }
+
+    /// The media type of what comes out.
+    pub(super) fn media_type(self) -> &'static str {
+        match self {
+            Self::Uncompressed => DOCKER_LAYER_TAR,
+            Self::Gzip(_) => DOCKER_LAYER,
+            Self::Zstd(_) => OCI_LAYER_ZSTD,
+        }
+    }
+}
+
+/// What became of a part.
+struct Packed {
+    bytes: Vec<u8>,
+    /// Bytes of the part itself.
+    length: u64,
+    /// Its checksum, with gzip.
+    crc: Crc,
+}
+
+/// A compressor that is used again for each part.
+enum Packer {
+    None,
+    Gzip(Box<Compress>),
+    Zstd(zstd::bulk::Compressor<'static>),
+}
+
+impl Packer {
+    fn new(packing: Packing) -> io::Result<Self> {
+        Ok(match packing {
+            Packing::Uncompressed => Self::None,
+            Packing::Gzip(level) => {
+                Self::Gzip(Box::new(Compress::new(flate2::Compression::new(level), false)))
+            }
+            Packing::Zstd(level) => Self::Zstd(zstd::bulk::Compressor::new(level)?),
+        })
+    }
+
+    fn pack(&mut self, part: Vec<u8>) -> io::Result<Packed> {
+        let (length, mut crc) = (part.len() as u64, Crc::new());
+        let bytes = match self {
+            Self::None => part,
+            Self::Zstd(zstd) => zstd.compress(&part)?,
+            Self::Gzip(deflate) => {
+                crc.update(&part);
+                deflate.reset();
+                let mut out = Vec::with_capacity(part.len() / 2 + 1024);
+                let mut rest = part.as_slice();
+                loop {
+                    let before = deflate.total_in();
+                    deflate.compress_vec(rest, &mut out, FlushCompress::Sync).map_err(io::Error::other)?;
+                    let taken = usize::try_from(deflate.total_in() - before).unwrap_or(usize::MAX);
+                    rest = rest.get(taken..).unwrap_or_default();
+                    // Room that is left says that the flush came to its end.
+                    if rest.is_empty() && out.len() < out.capacity() {
+                        break;
+                    }
+                    out.reserve(out.capacity().max(4096));
+                }
+                out
+            }
+        };
+        Ok(Packed { bytes, length, crc })
+    }
+}
+
+/// Where the parts go, in order.
+struct Output<'a> {
+    to: &'a mpsc::Sender<io::Result<Bytes>>,
+    gzip: bool,
+    crc: Crc,
+}
+
+impl<'a> Output<'a> {
+    fn new(packing: Packing, to: &'a mpsc::Sender<io::Result<Bytes>>) -> io::Result<Self> {
+        let output = Self { to, gzip: matches!(packing, Packing::Gzip(_)), crc: Crc::new() };
+        if output.gzip {
+            output.send(HEAD.to_vec())?;
+        }
+        Ok(output)
+    }
+
+    fn send(&self, bytes: Vec<u8>) -> io::Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.to.blocking_send(Ok(bytes.into())).map_err(|_| io::Error::other("the upload was given up"))
+    }
+
+    fn part(&mut self, packed: Packed) -> io::Result<()> {
+        self.crc.combine(&packed.crc);
+        self.send(packed.bytes)
+    }
+
+    fn end(self) -> io::Result<()> {
+        if !self.gzip {
+            return Ok(());
+        }
+        let mut tail = LAST.to_vec();
+        tail.extend_from_slice(&self.crc.sum().to_le_bytes());
+        tail.extend_from_slice(&self.crc.amount().to_le_bytes());
+        self.send(tail)
+    }
+}
+
+/// One part of the stream; empty at its end.
+fn part(stream: &mut impl Read) -> io::Result<Vec<u8>> {
+    let mut part = Vec::with_capacity(PART);
+    stream.by_ref().take(PART as u64).read_to_end(&mut part)?;
+    Ok(part)
+}
+
+/// A thread's door: parts go in, what became of them comes out, in the same order.
+struct Worker {
+    parts: SyncSender<Vec<u8>>,
+    packed: Receiver<io::Result<Packed>>,
+}
+
+fn worker<'scope>(scope: &'scope std::thread::Scope<'scope, '_>, packing: Packing) -> io::Result<Worker> {
+    let (parts, take) = sync_channel::<Vec<u8>>(1);
+    let (give, packed) = sync_channel(1);
+    std::thread::Builder::new().name("compress".into()).spawn_scoped(scope, move || {
+        let mut packer = match Packer::new(packing) {
+            Ok(packer) => packer,
+            Err(e) => return drop(give.send(Err(e))),
+        };
+        while let Ok(part) = take.recv() {
+            if give.send(packer.pack(part)).is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(Worker { parts, packed })
+}
+
+/// Compresses a layer's stream and sends it. Blocks. On error nobody was told of it.
+pub(super) fn pack(
+    mut stream: impl Read + Send,
+    packing: Packing,
+    meter: &Meter,
+    to: &mpsc::Sender<io::Result<Bytes>>,
+) -> io::Result<()> {
+    let mut output = Output::new(packing, to)?;
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
+    let first = part(&mut stream)?;
+    if first.len() < PART || threads == 1 || packing == Packing::Uncompressed {
+        return alone(stream, first, packing, meter, output);
+    }
+    std::thread::scope(|scope| {
+        let workers = (0..threads).map(|_| worker(scope, packing)).collect::<io::Result<Vec<_>>>()?;
+        let (parts, packed): (Vec<_>, Vec<_>) = workers.into_iter().map(|w| (w.parts, w.packed)).unzip();
+        let reading = std::thread::Builder::new().name("read layer".into()).spawn_scoped(scope, move || {
+            let mut next = first;
+            // In turn, so that the order is known without being told.
+            for parts in parts.iter().cycle() {
+                let length = next.len() as u64;
+                if length == 0 || parts.send(next).is_err() {
+                    break;
+                }
+                next = part(&mut stream)?;
+            }
+            Ok::<_, io::Error>(())
+        })?;
+        let mut seen = 0;
+        for packed in packed.iter().cycle() {
+            // A worker ends when the reader does.
+            let Ok(packed) = packed.recv() else { break };
+            let packed = packed?;
+            seen += packed.length;
+            output.part(packed)?;
+            meter.at(seen);
+        }
+        drop(packed);
+        reading.join().unwrap_or_else(|_| Err(io::Error::other("the thread that reads a layer ended")))?;
+        output.end()
+    })
+}
+
+/// The same on this thread.
+fn alone(
+    mut stream: impl Read,
+    first: Vec<u8>,
+    packing: Packing,
+    meter: &Meter,
+    mut output: Output<'_>,
+) -> io::Result<()> {
+    let mut packer = Packer::new(packing)?;
+    let (mut next, mut seen) = (first, 0);
+    while !next.is_empty() {
+        seen += next.len() as u64;
+        output.part(packer.pack(next)?)?;
+        meter.at(seen);
+        next = part(&mut stream)?;
+    }
+    output.end()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::remote::progress::Lines;
+
+    /// Bytes that compress a little and differ everywhere.
+    fn bytes(length: usize) -> Vec<u8> {
+        let mut state = 1u32;
+        let next = |state: &mut u32| {
+            *state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            u8::try_from(*state >> 28).unwrap_or_default()
+        };
+        (0..length).map(|_| next(&mut state)).collect()
+    }
+
+    fn meter() -> Meter {
+        let (to, _) = mpsc::channel(1);
+        Meter::new(&Lines::new(to).0, "layer", "Pushing", 0)
+    }
+
+    fn collect(
+        work: impl FnOnce(&mpsc::Sender<io::Result<Bytes>>) -> io::Result<()> + Send + 'static,
+    ) -> (Vec<u8>, io::Result<()>) {
+        let (to, mut from) = mpsc::channel(2);
+        let thread = std::thread::spawn(move || work(&to));
+        let mut all = Vec::new();
+        while let Some(piece) = from.blocking_recv() {
+            all.extend_from_slice(&piece.unwrap());
+        }
+        (all, thread.join().unwrap())
+    }
+
+    fn packed(data: &[u8], packing: Packing) -> Vec<u8> {
+        let data = data.to_vec();
+        let (all, result) = collect(move |to| pack(data.as_slice(), packing, &meter(), to));
+        result.unwrap();
+        all
+    }
+
+    #[test]
+    fn what_goes_in_comes_out_whatever_its_length() {
+        for length in [0, 1, PART - 1, PART, PART + 1, 5 * PART, 7 * PART + 17] {
+            let data = bytes(length);
+            let gzip = packed(&data, Packing::Gzip(1));
+            let mut plain = Vec::new();
+            // One member, and nothing after it.
+            let mut decoder = flate2::bufread::GzDecoder::new(gzip.as_slice());
+            decoder.read_to_end(&mut plain).unwrap();
+            assert!(plain == data, "gzip of {length}");
+            assert!(decoder.into_inner().is_empty(), "gzip of {length}");
+            let zstd = packed(&data, Packing::Zstd(3));
+            assert!(zstd::decode_all(zstd.as_slice()).unwrap() == data, "zstd of {length}");
+            assert!(packed(&data, Packing::Uncompressed) == data);
+            assert!(length < PART || (gzip.len() < length && zstd.len() < length));
+        }
+    }
+
+    #[test]
+    fn the_number_of_threads_changes_nothing() {
+        for packing in [Packing::Gzip(1), Packing::Gzip(6), Packing::Zstd(1)] {
+            let data = bytes(6 * PART + 9);
+            let many = packed(&data, packing);
+            let (one, result) = collect(move |to| {
+                let mut stream = data.as_slice();
+                let first = part(&mut stream)?;
+                alone(stream, first, packing, &meter(), Output::new(packing, to)?)
+            });
+            result.unwrap();
+            assert!(one == many, "{packing:?}");
+        }
+    }
+
+    /// Fails after so many bytes.
+    struct Failing(u64);
+
+    impl Read for Failing {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            if self.0 == 0 {
+                return Err(io::Error::other("the disk is gone"));
+            }
+            let n = buffer.len().min(usize::try_from(self.0).unwrap());
+            buffer[..n].fill(7);
+            self.0 -= n as u64;
+            Ok(n)
+        }
+    }
+
+    #[test]
+    fn a_layer_that_cannot_be_read_is_no_end_of_it() {
+        for length in [10, 5 * PART as u64 + 3] {
+            let (all, result) =
+                collect(move |to| pack(Failing(length), Packing::Gzip(1), &meter(), to));
+            assert_eq!(result.unwrap_err().to_string(), "the disk is gone");
+            let mut plain = Vec::new();
+            assert!(flate2::read::GzDecoder::new(all.as_slice()).read_to_end(&mut plain).is_err());
+        }
+    }
+
+    #[test]
+    fn an_upload_that_is_given_up_ends_the_work() {
+        let (to, from) = mpsc::channel(1);
+        drop(from);
+        let error = pack(Failing(1 << 40), Packing::Gzip(1), &meter(), &to).unwrap_err();
+        assert_eq!(error.to_string(), "the upload was given up");
+    }
+
+    #[test]
+    fn words_of_the_configuration() {
+        assert_eq!(Packing::parse("", None), Ok(Packing::Gzip(1)));
+        assert_eq!(Packing::parse("gzip", Some(9)), Ok(Packing::Gzip(9)));
+        assert_eq!(Packing::parse("zstd", None), Ok(Packing::Zstd(3)));
+        assert_eq!(Packing::parse("uncompressed", None), Ok(Packing::Uncompressed));
+        for (word, level) in [("gzip", 10), ("gzip", -1), ("zstd", 0), ("zstd", 23), ("uncompressed", 1)] {
+            let text = Packing::parse(word, Some(level)).unwrap_err();
+            assert!(text.contains(&format!("level: {level} ({word} takes")), "{text}");
+        }
+        assert!(Packing::parse("estargz", None).unwrap_err().contains("\"estargz\" (must be gzip"));
+    }
+}
