@@ -239,21 +239,6 @@ pub(crate) fn stats(stats: &mut ContainerStatsResponse, version: Version) {
     if version < Version(52) {
         stats.os_type = None;
     }
-    if let Some(blkio) = value.get_mut("blkio_stats").and_then(Value::as_object_mut) {
-        nulls(
-            blkio,
-            &[
-                "io_service_bytes_recursive",
-                "io_serviced_recursive",
-                "io_queue_recursive",
-                "io_service_time_recursive",
-                "io_wait_time_recursive",
-                "io_merged_recursive",
-                "io_time_recursive",
-                "sectors_recursive",
-            ],
-        );
-    }
 }
 
 /// `GET /info`: lists that clients read without asking whether they are there.

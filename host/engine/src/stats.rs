@@ -119,7 +119,13 @@ fn blkio(stats: &Stats) -> ContainerBlkioStats {
     ContainerBlkioStats {
         io_service_bytes_recursive: entries(&stats.blkio.bytes),
         io_serviced_recursive: entries(&stats.blkio.operations),
-        ..ContainerBlkioStats::default()
+        // What no kernel counts any more; clients go through the lists without asking whether they are there.
+        io_queue_recursive: Some(Vec::new()),
+        io_service_time_recursive: Some(Vec::new()),
+        io_wait_time_recursive: Some(Vec::new()),
+        io_merged_recursive: Some(Vec::new()),
+        io_time_recursive: Some(Vec::new()),
+        sectors_recursive: Some(Vec::new()),
     }
 }
 
@@ -303,7 +309,7 @@ fn boot_time() -> i64 {
 }
 
 /// KiB of this machine's memory.
-fn memory() -> u64 {
+fn machine_memory() -> u64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let total = text.lines().find_map(|l| l.strip_prefix("MemTotal:"));
     total.and_then(|l| l.split_ascii_whitespace().next()?.parse().ok()).unwrap_or(0)
@@ -388,7 +394,7 @@ impl Process {
             Column::Ppid => self.ppid.clone(),
             Column::C => "0".into(),
             Column::Pcpu => percent(u128::from(self.time), self.age()),
-            Column::Pmem => percent(u128::from(self.rss), u128::from(memory())),
+            Column::Pmem => percent(u128::from(self.rss), u128::from(machine_memory())),
             Column::Stime | Column::Start => jiff::Timestamp::from_second(self.started)
                 .map(|t| t.to_zoned(jiff::tz::TimeZone::system()).strftime("%H:%M").to_string())
                 .unwrap_or_default(),

@@ -1,7 +1,7 @@
 //! Containers: all that is no stream.
 
 use hyper::StatusCode;
-use serde_json::{Value, json};
+use serde_json::Value;
 use wharf_engine::models::{ContainerCreateBody, ContainerUpdateBody};
 use wharf_engine::{CreateOptions, ListOptions, RemoveOptions};
 
