@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use crate::shell::{ask, is_root, on_path, run_quiet};
 
 /// A program, and the Debian packages that may have it, the first that the distribution has is taken. Python and Node packages are installed by the tests that use them.
-const NEEDS: [(&str, &str); 14] = [
+const NEEDS: [(&str, &str); 17] = [
     ("busybox", "busybox-static"),
     ("cc", "build-essential"),
     ("curl", "curl"),
@@ -17,6 +17,9 @@ const NEEDS: [(&str, &str); 14] = [
     ("ip", "iproute2"),
     ("node", "nodejs"),
     ("npm", "npm"),
+    ("fsck.erofs", "erofs-utils"),
+    ("mkfs.btrfs", "btrfs-progs"),
+    ("mkfs.ext4", "e2fsprogs"),
     ("nft", "nftables"),
     ("nsenter", "util-linux"),
     ("openssl", "openssl"),
