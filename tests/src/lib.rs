@@ -109,6 +109,9 @@ pub struct Options {
     pub data_size: Option<u64>,
     /// Variables of its environment.
     pub env: Vec<(String, String)>,
+    /// Command line that makes a file system for the data root in a file, which is added to it. It is mounted in a mount
+    /// namespace that the calling thread gets, and the daemon with it. Empty: none.
+    pub data_mkfs: Vec<String>,
 }
 
 /// A running daemon of this test alone.
@@ -358,6 +361,19 @@ impl Daemon {
 
     /// The data root on a small disk, so that tests can fill it.
     fn mount_data(&self) {
+        if let [program, arguments @ ..] = self.options.data_mkfs.as_slice() {
+            let disk = self.path("disk");
+            fs::File::create(&disk).and_then(|file| file.set_len(2 << 30)).expect("disk");
+            let made = Command::new(program).args(arguments).arg(&disk).output().expect(program);
+            assert!(made.status.success(), "{program}: {}", String::from_utf8_lossy(&made.stderr));
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).expect("mount namespace");
+            let private = nix::mount::MsFlags::MS_REC | nix::mount::MsFlags::MS_PRIVATE;
+            nix::mount::mount(None::<&str>, "/", None::<&str>, private, None::<&str>).expect("private mounts");
+            fs::create_dir_all(self.path("data")).expect("data root");
+            let mounted = Command::new("mount").args(["-o", "loop"]).arg(&disk).arg(self.path("data")).output();
+            let mounted = mounted.expect("mount");
+            assert!(mounted.status.success(), "{}", String::from_utf8_lossy(&mounted.stderr));
+        }
         let Some(size) = self.options.data_size else { return };
         let data = self.path("data");
         fs::create_dir_all(&data).expect("data root");
@@ -402,7 +418,7 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         let mut problems = self.end_everything();
-        if self.options.data_size.is_some() {
+        if self.options.data_size.is_some() || !self.options.data_mkfs.is_empty() {
             // Whatever still uses it keeps it to itself.
             let _ = nix::mount::umount2(&self.path("data"), nix::mount::MntFlags::MNT_DETACH);
         }

@@ -200,7 +200,12 @@ fn quota_and_devices_are_refused_by_name() {
     let error = home.apply(&[Op::SetQuota(Quota { at: at("a"), bytes: Some(1), inodes: None })]).unwrap_err();
     assert!(error.to_string().starts_with("set-quota is not supported on "), "{error}");
     let error = home.apply(&[Op::SubvolumeCreate(at("s"))]).unwrap_err();
-    assert_eq!(error.to_string(), "operation subvolume-create is not supported by this host");
+    assert_eq!(
+        error.to_string(),
+        "operation subvolume-create is not supported for data:s: it is not on btrfs"
+    );
+    let error = home.apply(&[Op::DatasetSnapshot("s".into())]).unwrap_err();
+    assert_eq!(error.to_string(), "operation dataset-snapshot is not supported by this host");
 }
 
 #[test]

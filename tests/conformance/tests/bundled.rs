@@ -30,6 +30,16 @@ fn storage_vfs() {
 }
 
 #[test]
+fn storage_btrfs() {
+    storage("storage-btrfs", "btrfs");
+}
+
+#[test]
+fn storage_erofs() {
+    storage("storage-erofs", "erofs");
+}
+
+#[test]
 fn network_bridge() {
     network("network-bridge", "bridge");
 }

@@ -1,0 +1,318 @@
+//! File plans on file systems that can do more: subvolumes and quota of btrfs, images of EROFS. As root.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests may panic"
+)]
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use wharf_kernel::files::{self, Roots, tree};
+use wharf_plan::files::{
+    Extension, File, Mount, MountAttributes, Op, Owner, Place, Quota, Root, Source, SubvolumeCopy, TreeCopy, undo,
+};
+
+struct Home {
+    dir: tempfile::TempDir,
+    mounted: bool,
+    roots: Roots,
+}
+
+fn roots(dir: &Path) -> Roots {
+    for name in ["data", "run", "granted"] {
+        std::fs::create_dir(dir.join(name)).unwrap();
+    }
+    let open = |name: &str| tree::open_host_dir(&dir.join(name)).unwrap();
+    Roots {
+        data: open("data"),
+        run: open("run"),
+        granted: BTreeMap::from([("other".to_owned(), open("granted"))]),
+        objects: BTreeMap::new(),
+    }
+}
+
+impl Home {
+    fn plain() -> Self {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let roots = roots(dir.path());
+        Self { dir, mounted: false, roots }
+    }
+
+    /// On btrfs in a file, mounted where only this thread sees it.
+    fn btrfs() -> Self {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let image = dir.path().join("image");
+        std::fs::File::create(&image).unwrap().set_len(1 << 30).unwrap();
+        let made = Command::new("mkfs.btrfs").arg("-q").arg(&image).output().expect("mkfs.btrfs (btrfs-progs)");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        rustix::thread::unshare(rustix::thread::UnshareFlags::NEWNS).unwrap();
+        let private = rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC;
+        rustix::mount::mount_change("/", private).unwrap();
+        let point = dir.path().join("mounted");
+        std::fs::create_dir(&point).unwrap();
+        let mounted = Command::new("mount").args(["-o", "loop"]).args([&image, &point]).output().unwrap();
+        assert!(mounted.status.success(), "{}", String::from_utf8_lossy(&mounted.stderr));
+        let roots = roots(&point);
+        Self { dir, mounted: true, roots }
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        let top = if self.mounted { self.dir.path().join("mounted") } else { self.dir.path().to_owned() };
+        top.join("data").join(path)
+    }
+
+    fn apply(&self, ops: &[Op]) -> Result<(), files::Error> {
+        files::apply(&self.roots, ops)
+    }
+
+    fn names(&self) -> Vec<String> {
+        files::drain();
+        tree::names(&self.roots.data).unwrap().into_iter().filter(|name| name != ".trash").collect()
+    }
+
+    /// Subvolumes of the whole file system.
+    fn subvolumes(&self) -> usize {
+        files::drain();
+        let list = Command::new("btrfs").args(["subvolume", "list"]).arg(self.path("")).output().unwrap();
+        assert!(list.status.success());
+        String::from_utf8_lossy(&list.stdout).lines().count()
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        if self.mounted {
+            let _ = rustix::mount::unmount(
+                self.dir.path().join("mounted"),
+                rustix::mount::UnmountFlags::DETACH,
+            );
+        }
+    }
+}
+
+fn at(path: &str) -> Place {
+    Place { root: Root::Data, path: path.into() }
+}
+
+fn dir(path: &str) -> Op {
+    Op::MakeDir(Owner { at: at(path), uid: 0, gid: 0, mode: 0o755 })
+}
+
+fn clone(source: &str, target: &str, read_only: bool) -> Op {
+    Op::SubvolumeClone(SubvolumeCopy { source: at(source), target: at(target), read_only })
+}
+
+fn limit(path: &str, bytes: Option<u64>) -> Op {
+    Op::SetQuota(Quota { at: at(path), bytes, inodes: None })
+}
+
+fn failing() -> Op {
+    Op::Other(Extension { kind: "from-the-future".into(), parameters: vec![] })
+}
+
+#[test]
+fn subvolumes_are_made_cloned_and_removed() {
+    let home = Home::btrfs();
+    home.apply(&[Op::SubvolumeCreate(at("one")), Op::SubvolumeCreate(at("one"))]).unwrap();
+    let stat = std::fs::metadata(home.path("one")).unwrap();
+    assert_eq!((stat.ino(), stat.uid(), stat.mode() & 0o7777), (256, 0, 0o755));
+    std::fs::write(home.path("one/f"), "1").unwrap();
+    home.apply(&[clone("one", "two", false), clone("one", "ro", true)]).unwrap();
+    std::fs::write(home.path("two/f"), "2").unwrap();
+    assert_eq!(std::fs::read_to_string(home.path("one/f")).unwrap(), "1");
+    assert!(std::fs::write(home.path("ro/f"), "2").is_err(), "a read-only clone is read-only");
+    home.apply(&[Op::Rename((at("two"), at("three")))]).unwrap();
+    // What is no subvolume, or not there, or there already.
+    home.apply(&[dir("plain"), Op::SubvolumeRemove(at("absent"))]).unwrap();
+    for ops in [
+        [Op::SubvolumeRemove(at("plain"))],
+        [clone("plain", "x", false)],
+        [clone("absent", "x", false)],
+        [clone("one", "three", false)],
+        [Op::SubvolumeCreate(at("plain"))],
+    ] {
+        home.apply(&ops).unwrap_err();
+    }
+    assert_eq!(home.names(), ["one", "plain", "ro", "three"]);
+    home.apply(&[Op::SubvolumeRemove(at("three")), Op::SubvolumeRemove(at("ro")), Op::RemoveTree(at("one"))])
+        .unwrap();
+    home.apply(&[Op::RemoveTree(at("plain"))]).unwrap();
+    assert_eq!(home.names(), Vec::<String>::new());
+    assert_eq!(home.subvolumes(), 0);
+}
+
+#[test]
+fn a_failed_plan_brings_subvolumes_back() {
+    let home = Home::btrfs();
+    home.apply(&[Op::SubvolumeCreate(at("old"))]).unwrap();
+    std::fs::write(home.path("old/f"), "kept").unwrap();
+    home.apply(&[clone("old", "read-only", true)]).unwrap();
+    for ops in [
+        vec![Op::SubvolumeCreate(at("new")), clone("old", "copy", false), failing()],
+        vec![Op::SubvolumeRemove(at("old")), Op::SubvolumeRemove(at("read-only")), failing()],
+        vec![Op::SubvolumeRemove(at("old")), Op::SubvolumeCreate(at("old")), failing()],
+        vec![Op::SubvolumeCreate(at("old")), failing()],
+        vec![Op::Rename((at("old"), at("moved"))), limit("moved", Some(1 << 30)), failing()],
+    ] {
+        home.apply(&ops).unwrap_err();
+        assert_eq!(home.names(), ["old", "read-only"], "{ops:?}");
+        assert_eq!(std::fs::read_to_string(home.path("old/f")).unwrap(), "kept");
+    }
+    assert_eq!(home.subvolumes(), 2);
+    // The journal's way: what a plan did is taken back by operations derived before.
+    let plan = [clone("old", "made", false), Op::SubvolumeCreate(at("made-too")), Op::SubvolumeCreate(at("old"))];
+    let back = undo(&plan, |place| files::exists(&home.roots, place));
+    home.apply(&plan).unwrap();
+    files::take_back(&home.roots, &back).unwrap();
+    files::take_back(&home.roots, &back).unwrap();
+    assert_eq!(home.names(), ["old", "read-only"]);
+}
+
+#[test]
+fn elsewhere_there_are_no_subvolumes() {
+    let home = Home::plain();
+    let error = home.apply(&[dir("a"), Op::SubvolumeCreate(at("x"))]).unwrap_err();
+    assert!(error.to_string().contains("not on btrfs"), "{error}");
+    let error = home.apply(&[dir("a"), limit("a", Some(1 << 30))]).unwrap_err();
+    assert!(error.to_string().contains("does not support, or has not enabled quotas"), "{error}");
+    assert_eq!(home.names(), Vec::<String>::new());
+}
+
+#[test]
+fn a_subvolume_keeps_to_its_quota() {
+    let home = Home::btrfs();
+    home.apply(&[Op::SubvolumeCreate(at("a")), Op::SubvolumeCreate(at("b")), limit("a", Some(16 << 20))]).unwrap();
+    let write = |name: &str, bytes: usize| {
+        let mut state = 1u32;
+        let noise: Vec<u8> = (0..bytes)
+            .map(|_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                state.to_le_bytes()[3]
+            })
+            .collect();
+        let file = std::fs::File::create(home.path(name))?;
+        file.write_all_at(&noise, 0).and_then(|()| file.sync_all())
+    };
+    write("a/small", 4 << 20).unwrap();
+    let error = write("a/large", 32 << 20).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::QuotaExceeded, "{error}");
+    write("b/large", 32 << 20).unwrap();
+    home.apply(&[limit("a", None)]).unwrap();
+    write("a/large", 32 << 20).unwrap();
+    home.apply(&[dir("a/plain")]).unwrap();
+    home.apply(&[limit("a/plain", Some(1 << 20))]).unwrap_err();
+}
+
+/// What a container made inside goes too: subvolumes in subvolumes, read-only ones among them.
+#[test]
+fn nested_subvolumes_go() {
+    let home = Home::btrfs();
+    home.apply(&[Op::SubvolumeCreate(at("top"))]).unwrap();
+    for name in ["top/a", "top/a/b", "top/d"] {
+        if name == "top/d" {
+            std::fs::create_dir(home.path(name)).unwrap();
+            continue;
+        }
+        assert!(Command::new("btrfs").args(["subvolume", "create"]).arg(home.path(name)).output().unwrap().status.success());
+        std::fs::write(home.path(name).join("f"), "x").unwrap();
+    }
+    for (from, to) in [("top/a/b", "top/d/snapshot"), ("top/a/b", "top/a/snapshot")] {
+        let made = Command::new("btrfs").args(["subvolume", "snapshot", "-r"]).args([home.path(from), home.path(to)]).output();
+        assert!(made.unwrap().status.success());
+    }
+    let set = Command::new("btrfs").args(["property", "set", "-ts"]).arg(home.path("top/a")).args(["ro", "true"]).output();
+    assert!(set.unwrap().status.success());
+    assert_eq!(home.subvolumes(), 5);
+    home.apply(&[Op::SubvolumeRemove(at("top"))]).unwrap();
+    assert_eq!(home.names(), Vec::<String>::new());
+    assert_eq!(home.subvolumes(), 0);
+    assert_eq!(std::fs::read_dir(home.path(".trash")).unwrap().count(), 0);
+}
+
+/// An empty image, as `mkfs.erofs` makes it: of a directory that has nothing in it.
+fn foreign_image(home: &Home) -> Vec<u8> {
+    let (source, image) = (home.dir.path().join("source"), home.dir.path().join("foreign"));
+    std::fs::create_dir(&source).unwrap();
+    std::fs::write(source.join("f"), "content").unwrap();
+    let made = Command::new("mkfs.erofs").arg(&image).arg(&source).output().expect("mkfs.erofs (erofs-utils)");
+    assert!(made.status.success());
+    std::fs::read(image).unwrap()
+}
+
+fn image(place: Place) -> Mount {
+    Mount {
+        fstype: "erofs".into(),
+        source: Source::Place(place),
+        options: vec![],
+        attributes: MountAttributes::READ_ONLY,
+        id_maps: vec![],
+    }
+}
+
+fn sealed(home: &Home, path: &str, content: &[u8]) {
+    let file = files::create_image(&home.roots, &at(path)).unwrap();
+    file.write_all_at(content, 0).unwrap();
+    files::seal_image(&file).unwrap();
+}
+
+fn seen(mounted: &OwnedFd) -> String {
+    std::fs::read_to_string(Path::new(&tree::by_fd(mounted)).join("f")).unwrap()
+}
+
+#[test]
+fn only_sealed_images_are_mounted() {
+    let home = Home::plain();
+    let content = foreign_image(&home);
+    let mount = |place: Place| files::mount(&home.roots, &[image(place)]);
+    home.apply(&[dir("a"), Op::WriteFile(File { at: at("a/written"), content: content.clone(), mode: 0o600 })]).unwrap();
+    let error = mount(at("a/written")).unwrap_err();
+    assert!(error.to_string().contains("no image that this host wrote"), "{error}");
+    sealed(&home, "a/own", &content);
+    assert_eq!(seen(&mount(at("a/own")).unwrap()), "content");
+    assert!(files::create_image(&home.roots, &at("a/own")).is_err(), "an image is never written over");
+    // The mark stays with the file: neither a copy has it, nor what a plan puts in its place.
+    let copy = Op::CopyTree(TreeCopy { source: at("a"), target: at("b"), reflink: true });
+    home.apply(&[copy]).unwrap();
+    assert!(mount(at("b/own")).unwrap_err().to_string().contains("no image"));
+    home.apply(&[Op::WriteFile(File { at: at("a/own"), content, mode: 0o600 })]).unwrap();
+    assert!(mount(at("a/own")).unwrap_err().to_string().contains("no image"));
+    // Not a directory, not nothing, not from elsewhere, no options.
+    assert!(mount(at("a")).is_err() && mount(at("absent")).is_err());
+    sealed(&home, "b/fresh", b"no file system at all");
+    assert!(mount(at("b/fresh")).is_err());
+    let elsewhere = Place { root: Root::Granted("other".into()), path: "f".into() };
+    assert!(mount(elsewhere).unwrap_err().to_string().contains("own data only"));
+    let mut with_option = image(at("b/fresh"));
+    with_option.options.push(("device".into(), wharf_plan::files::OptionValue::Flag));
+    assert!(files::mount(&home.roots, &[with_option]).unwrap_err().to_string().contains("no option"));
+    let set = Op::SetXattr(wharf_plan::files::Xattr { at: at("a"), name: "trusted.wharf.erofs".into(), value: vec![1] });
+    let grants = wharf_plan::files::FileGrants { ops: ["set-xattr".to_owned()].into(), ..Default::default() };
+    assert!(wharf_plan::files::validate(&[set], &[], &grants).unwrap_err().to_string().contains("host's own"));
+}
+
+#[test]
+fn mounts_of_an_image_share_a_superblock_and_let_it_go() {
+    let home = Home::plain();
+    let content = foreign_image(&home);
+    home.apply(&[dir("layer")]).unwrap();
+    sealed(&home, "layer/image", &content);
+    let mount = || files::mount(&home.roots, &[image(at("layer/image"))]).unwrap();
+    let (first, second) = (mount(), mount());
+    let device = |fd: &OwnedFd| rustix::fs::fstat(fd.as_fd()).unwrap().st_dev;
+    assert_eq!(device(&first), device(&second));
+    drop(first);
+    assert_eq!(seen(&second), "content");
+    // Deleted, it serves who has it; when nobody has, the file system is gone.
+    home.apply(&[Op::RemoveTree(at("layer"))]).unwrap();
+    files::drain();
+    assert_eq!(seen(&second), "content");
+    home.apply(&[dir("layer")]).unwrap();
+    sealed(&home, "layer/image", &content);
+    assert_ne!(device(&mount()), device(&second), "another file is another file system");
+}
