@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use crate::shell::{ask, is_root, on_path, run_quiet};
 
 /// A program, and the Debian packages that may have it, the first that the distribution has is taken. Python and Node packages are installed by the tests that use them.
-const NEEDS: [(&str, &str); 14] = [
+const NEEDS: [(&str, &str); 15] = [
     ("busybox", "busybox-static"),
     ("cc", "build-essential"),
     ("curl", "curl"),
@@ -16,6 +16,7 @@ const NEEDS: [(&str, &str); 14] = [
     ("docker-registry", "docker-registry"),
     ("ip", "iproute2"),
     ("node", "nodejs"),
+    ("nginx", "nginx-light nginx"),
     ("npm", "npm"),
     ("nft", "nftables"),
     ("nsenter", "util-linux"),
