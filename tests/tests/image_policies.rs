@@ -137,8 +137,10 @@ fn where_images_may_come_from_and_go_to_and_which_stay() {
     let name = seed(&d, &registry, "team/app:1");
     d.docker(&["pull", &name]).ok();
     // Refused before anybody is asked.
-    d.docker(&["pull", "127.0.0.1:5999/app:1"])
-        .fails(1, "denied by policy wharf/policy-images: images may not come from where 127.0.0.1:5999/app:1 is");
+    d.docker(&["pull", "127.0.0.1:5999/app:1"]).fails(
+        1,
+        "denied by policy wharf/policy-images: images may not come from where 127.0.0.1:5999/app:1 is",
+    );
     let public = name.replace("team", "public");
     d.docker(&["tag", &name, &public]).ok();
     d.docker(&["push", &public]).fails(1, &format!("{public} is where images may not be pushed to"));
