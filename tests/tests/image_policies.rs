@@ -39,7 +39,7 @@ fn only_signed_images_are_admitted() {
     let name = seed(&d, &registry, "prod/app:1");
     let before = (images(&d), d.api("GET", "/v1.44/system/df", "").text());
     let refused = d.docker(&["pull", &name]);
-    refused.fails(1, &format!("denied by policy policy-images: no signature refers to {name}"));
+    refused.fails(1, &format!("denied by policy wharf/policy-images: no signature refers to {name}"));
     refused.fails(1, "sign the image where it is");
     assert_eq!((images(&d), d.api("GET", "/v1.44/system/df", "").text()), before);
     // `run` pulls too.
@@ -137,8 +137,10 @@ fn where_images_may_come_from_and_go_to_and_which_stay() {
     let name = seed(&d, &registry, "team/app:1");
     d.docker(&["pull", &name]).ok();
     // Refused before anybody is asked.
-    d.docker(&["pull", "127.0.0.1:5999/app:1"])
-        .fails(1, "denied by policy policy-images: images may not come from where 127.0.0.1:5999/app:1 is");
+    d.docker(&["pull", "127.0.0.1:5999/app:1"]).fails(
+        1,
+        "denied by policy wharf/policy-images: images may not come from where 127.0.0.1:5999/app:1 is",
+    );
     let public = name.replace("team", "public");
     d.docker(&["tag", &name, &public]).ok();
     d.docker(&["push", &public]).fails(1, &format!("{public} is where images may not be pushed to"));

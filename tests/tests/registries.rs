@@ -322,7 +322,17 @@ fn wharfs_own_command_line() {
     d.wharf(&["pull", &name]).fails(1, "no basic auth credentials");
     let login = d.wharf(&["login", "-u", "me", "-p", "secret", &registry.address]);
     assert!(login.ok().contains("Login Succeeded"), "{login:?}");
-    assert!(d.wharf(&["pull", &name]).ok().contains("Downloaded newer image"));
+    let pulled = d.wharf(&["pull", &name]).ok();
+    assert!(pulled.contains("Downloaded newer image") && pulled.contains(": Pull complete"), "{pulled}");
+    assert!(!pulled.contains(['\u{1b}', '\r']), "plain lines without a terminal: {pulled:?}");
+    // With one, a bar for each layer.
+    d.wharf(&["rmi", &name]).ok();
+    let mut terminal = std::process::Command::new("script");
+    let line = format!("{} pull {name}", wharf_tests::bin_dir().join("wharf").display());
+    terminal.args(["-q", "-e", "-c", &line, "/dev/null"]);
+    terminal.env("WHARF_HOST", d.host()).env("DOCKER_CONFIG", d.path("docker-config")).env("TERM", "xterm");
+    let shown = d.run_with_input(terminal, b"").ok();
+    assert!(shown.contains('\u{1b}') && shown.contains("Pull complete"), "{shown:?}");
     let other = name.replace("app", "other");
     d.wharf(&["tag", &name, &other]).ok();
     assert!(d.wharf(&["push", &other]).ok().contains("Mounted from team/app"));

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use serde_json::{Value, json};
-use wharf_tests::registry::{HTPASSWD, ask};
+use wharf_tests::registry::{HTPASSWD, Registry, Setup, ask};
 use wharf_tests::{Daemon, Options, Ran, eventually, image};
 
 const ADDRESS: &str = "127.0.0.1:5000";
@@ -148,6 +148,39 @@ fn deleting_is_removing() {
     assert_eq!(ask(&d, ADDRESS, "HEAD", "/v2/library/busybox/manifests/latest", &[], b"").status, 200);
     assert_eq!(delete(&format!("busybox/manifests/{digest}")).status, 202);
     assert_eq!(d.docker(&["images", "-aq"]).ok(), "");
+}
+
+#[test]
+fn what_is_not_there_is_fetched_if_it_shall_be() {
+    let config = |through: bool| {
+        json!({
+            "registry-serve": {"address": ADDRESS, "pull-through": through},
+            "registry-mirrors": ["http://127.0.0.1:5005"], "insecure-registries": ["127.0.0.1:5005"],
+        })
+        .to_string()
+    };
+    let with = |through: bool| {
+        let d = Daemon::with(Options { config: Some(config(through)), ..Options::default() });
+        let hub = Registry::start(&d, 5005, Setup::default());
+        let archive = image::save(&d.path("two.tar"), &image::docker_archive("x:1", &two_layers()));
+        let target = format!("docker://{}/library/tool:1", hub.address);
+        skopeo(&d, &["copy", "--dest-tls-verify=false", &format!("docker-archive:{archive}"), &target]).ok();
+        (d, hub)
+    };
+    let (d, hub) = with(true);
+    let source = format!("docker://{ADDRESS}/tool:1");
+    let copy = |d: &Daemon, to: &str| {
+        let copy = format!("oci:{}:x", d.path(to).display());
+        skopeo(d, &["copy", "--src-tls-verify=false", &source, &copy])
+    };
+    copy(&d, "first").ok();
+    assert_eq!(d.docker(&["run", "--rm", "tool:1"]).ok(), "hello", "it is an image now");
+    drop(hub);
+    copy(&d, "second").ok();
+    assert_eq!(ask(&d, ADDRESS, "GET", "/v2/tool/manifests/2", &[], b"").status / 100, 5, "nobody to ask");
+    drop(d);
+    let (d, _hub) = with(false);
+    assert_eq!(ask(&d, ADDRESS, "GET", "/v2/tool/manifests/1", &[], b"").status, 404);
 }
 
 #[test]

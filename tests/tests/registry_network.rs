@@ -69,7 +69,7 @@ fn proxies_for_https_and_plain_http() {
     assert_eq!(proxy.asked().len(), before, "{:?}", proxy.asked());
     // A proxy that is not there is named.
     drop(proxy);
-    d.docker(&["pull", "secure.test:5443/team/app:2"]).fails(1, "127.0.0.1:3128");
+    d.docker(&["pull", "gone.test:5443/team/app:2"]).fails(1, "127.0.0.1:3128");
 }
 
 #[test]

@@ -30,8 +30,8 @@ const HASHING: usize = 2;
 const MAX_KNOWN: usize = 1000;
 /// Repositories of one token.
 const MAX_SCOPES: usize = 100;
-/// Hash of nothing that anyone knows, at the usual cost: whether a user exists must not show in the time.
-const NOBODY: &str = "$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0b";
+/// Hash of nothing that anyone knows, where there are no users: whether one exists must not show in the time.
+const NOBODY: &str = "$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0e";
 
 /// Who may come in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -140,6 +140,12 @@ impl Access {
         users.hashes.get(user).cloned()
     }
 
+    /// A hash as costly as those of the users, for names that are nobody's.
+    fn stand_in(&self) -> String {
+        let users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+        users.hashes.values().next().cloned().unwrap_or_else(|| NOBODY.to_owned())
+    }
+
     /// Whether a name and a password belong together.
     async fn right(&self, user: &str, password: &str) -> bool {
         let hash = self.hash(user);
@@ -150,7 +156,7 @@ impl Access {
         }
         let Ok(_permit) = self.hashing.acquire().await else { return false };
         let (password, exists) = (password.to_owned(), hash.is_some());
-        let hash = hash.unwrap_or_else(|| NOBODY.to_owned());
+        let hash = hash.unwrap_or_else(|| self.stand_in());
         let work = tokio::task::spawn_blocking(move || bcrypt::verify(password, &hash).unwrap_or(false));
         let right = work.await.unwrap_or(false) && exists;
         if right {
@@ -211,15 +217,13 @@ impl Access {
 
     fn ask(&self, headers: &HeaderMap, wish: &Wish<'_>, why: &str) -> Answer {
         let challenge = if self.options.anonymous_read {
-            let mut text = format!("Bearer realm=\"{}/token\",service=\"wharf\"", self.origin(headers));
-            if !wish.repository.is_empty() {
-                let actions = if wish.write { "pull,push" } else { "pull" };
-                text.push_str(&format!(",scope=\"repository:{}:{actions}\"", wish.repository));
-            }
-            if !why.is_empty() {
-                text.push_str(&format!(",error=\"{why}\""));
-            }
-            text
+            let actions = if wish.write { "pull,push" } else { "pull" };
+            let scope = match wish.repository {
+                "" => String::new(),
+                name => format!(",scope=\"repository:{name}:{actions}\""),
+            };
+            let why = if why.is_empty() { String::new() } else { format!(",error=\"{why}\"") };
+            format!("Bearer realm=\"{}/token\",service=\"wharf\"{scope}{why}", self.origin(headers))
         } else {
             "Basic realm=\"wharf\"".to_owned()
         };
@@ -363,6 +367,12 @@ mod tests {
         let (_dir, another) = super::tests::access(true);
         asked(another.check(&mine, &WRITE).await);
         assert!(access.token(&Method::GET, &basic("me", "wrong"), &scope).await.is_err());
+    }
+
+    #[test]
+    fn who_does_not_exist_costs_as_much() {
+        // A hash that cannot be read would be refused without any work.
+        assert!(matches!(bcrypt::verify("secret", NOBODY), Ok(false)));
     }
 
     #[test]

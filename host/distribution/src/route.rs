@@ -175,3 +175,32 @@ pub(crate) async fn blocking<T: Send + 'static>(
         Err(e) => Err(std::io::Error::other(e).into()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{repository, split};
+
+    #[test]
+    fn paths_of_operations() {
+        for (rest, wanted) in [
+            ("a/manifests/x", Some(("a", 1, "x"))),
+            ("a/b/blobs/sha256:00", Some(("a/b", 2, "sha256:00"))),
+            ("a/blobs/uploads", Some(("a", 0, ""))),
+            ("a/blobs/uploads/", Some(("a", 0, "/"))),
+            ("a/blobs/uploads/id", Some(("a", 0, "/id"))),
+            ("a/blobs/uploadsx/manifests/1", Some(("a/blobs/uploadsx", 1, "1"))),
+            ("manifests/manifests/manifests", Some(("manifests", 1, "manifests"))),
+            ("a/referrers/sha256:00", Some(("a", 3, "sha256:00"))),
+            ("a/manifests/x/y", None),
+            ("/manifests/x", None),
+            ("a", None),
+        ] {
+            assert_eq!(split(rest), wanted, "{rest}");
+            // Rights are looked at for the repository that the operation is about.
+            assert_eq!(repository(&format!("/v2/{rest}")), wanted.map_or("", |w| w.0), "{rest}");
+        }
+        assert_eq!(repository("/v2/a/b/tags/list"), "a/b");
+        assert_eq!(repository("/v2/"), "");
+        assert_eq!(repository("/v2//a/manifests/x"), "a");
+    }
+}

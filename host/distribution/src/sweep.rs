@@ -30,7 +30,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         match swept {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                tracing::warn!(%error, "what belonged to images that are gone could not be removed")
+                tracing::warn!(%error, "what belonged to images that are gone could not be removed");
             }
             Err(error) => tracing::error!(%error, "a sweep ended"),
         }

@@ -11,7 +11,7 @@ use url::Url;
 
 use crate::digest::Verifier;
 use crate::error::{Error, Kind, Result};
-use crate::hosts::Tls;
+use crate::hosts::{Tls, is_loopback};
 use crate::manifest::Descriptor;
 use crate::request::{Ask, pause, reason};
 use crate::session::Session;
@@ -261,13 +261,16 @@ impl Blob {
     /// A layer that its maker does not let registries keep: fetched from where it says, without credentials.
     async fn foreign(&mut self, missing: Error) -> Result<Incoming> {
         let registry = self.session.registry.clone();
+        let home = self.session.endpoint(self.session.reached()?)?.base.clone();
+        // To where the registry itself could not be: not less safe than it, and to this machine only from this machine.
+        let (plain, guarded) = (home.scheme() == "http", !is_loopback(home.host_str().unwrap_or_default()));
         let mut last = missing;
         for url in self.descriptor.urls.clone().iter().take(8) {
             let Ok(url) = Url::parse(url) else { continue };
-            if url.scheme() != "https" {
+            if url.scheme() != "https" && !(plain && url.scheme() == "http") {
                 continue;
             }
-            let client = registry.inner.transport.client(&Tls::default(), true).await?;
+            let client = registry.inner.transport.client(&Tls::default(), guarded).await?;
             let mut request = hyper::Request::new(http_body_util::Full::new(Bytes::new()));
             let Ok(uri) = url.as_str().parse() else { continue };
             *request.uri_mut() = uri;

@@ -123,7 +123,11 @@ fn look(registry: &str, settings: &Settings) -> Result<Found> {
                 ),
                 Err(_) => None,
             };
-            let tls = beside(&directory);
+            let (tls, wrong) = beside(&directory);
+            // A hosts.toml names its files itself.
+            if let (None, Some(wrong)) = (&text, wrong) {
+                return Err(wrong);
+            }
             if text.is_some() || tls != hosts::Tls::default() {
                 return Ok(Found { text, directory, tls });
             }

@@ -337,23 +337,36 @@ fn configure(system: &OnceLock<RootCertStore>, tls: &Tls) -> Result<ClientConfig
     Ok(config)
 }
 
-/// Certificates beside each other in a registry's directory, as Docker has them.
-pub(crate) fn beside(directory: &Path) -> Tls {
-    let mut tls = Tls::default();
-    let Ok(entries) = std::fs::read_dir(directory) else { return tls };
+/// Certificates beside each other in a registry's directory, as Docker has them; and what is wrong with half a pair, in
+/// Docker's words.
+pub(crate) fn beside(directory: &Path) -> (Tls, Option<Error>) {
+    let (mut tls, mut wrong) = (Tls::default(), None);
+    let Ok(entries) = std::fs::read_dir(directory) else { return (tls, wrong) };
     let mut files: Vec<PathBuf> = entries.filter_map(|e| Some(e.ok()?.path())).collect();
     files.sort();
+    let name = |file: &Path| file.file_name().unwrap_or_default().to_string_lossy().into_owned();
     for file in files {
+        let (certificate, key) = (file.with_extension("cert"), file.with_extension("key"));
         match file.extension().and_then(|e| e.to_str()) {
             Some("crt") => tls.authorities.push(file),
-            Some("cert") if tls.client.is_none() => {
-                let key = file.with_extension("key");
-                if key.exists() {
-                    tls.client = Some((file, key));
-                }
+            Some("cert") if key.exists() => {
+                tls.client.get_or_insert((file, key));
+            }
+            Some("cert") => {
+                let text = format!(
+                    "missing key {} for client certificate {}. CA certificates must use the extension .crt",
+                    name(&key),
+                    name(&file)
+                );
+                wrong.get_or_insert(Error::new(Kind::Local, text));
+            }
+            Some("key") if !certificate.exists() => {
+                let text =
+                    format!("missing client certificate {} for key {}", name(&certificate), name(&file));
+                wrong.get_or_insert(Error::new(Kind::Local, text));
             }
             _ => {}
         }
     }
-    tls
+    (tls, wrong)
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use crate::shell::{ask, is_root, on_path, run_quiet};
 
 /// A program, and the Debian packages that may have it, the first that the distribution has is taken. Python and Node packages are installed by the tests that use them.
-const NEEDS: [(&str, &str); 17] = [
+const NEEDS: &[(&str, &str)] = &[
     ("busybox", "busybox-static"),
     ("cc", "build-essential"),
     ("criu", "criu"),
@@ -18,6 +18,7 @@ const NEEDS: [(&str, &str); 17] = [
     ("docker-registry", "docker-registry"),
     ("ip", "iproute2"),
     ("node", "nodejs"),
+    ("nginx", "nginx-light nginx"),
     ("npm", "npm"),
     ("fsck.erofs", "erofs-utils"),
     ("mkfs.btrfs", "btrfs-progs"),
