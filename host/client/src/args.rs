@@ -610,6 +610,9 @@ pub(crate) struct CreateArgs {
     /// Host name namespace: host
     #[arg(long)]
     pub(crate) uts: Option<String>,
+    /// User namespace: host, or auto[:size=N] for ids of its own
+    #[arg(long)]
+    pub(crate) userns: Option<String>,
     /// Parent cgroup
     #[arg(long)]
     pub(crate) cgroup_parent: Option<String>,

@@ -257,7 +257,7 @@ pub(crate) fn body(args: &CreateArgs, attach: Attach) -> Result<Value, Error> {
         "Privileged": args.privileged, "SecurityOpt": security(&args.security_opt)?, "Devices": devices(&args.device),
         "ReadonlyRootfs": args.read_only, "AutoRemove": attach.remove, "GroupAdd": args.group_add,
         "Sysctls": pairs(&args.sysctl), "PidMode": args.pid.clone().unwrap_or_default(),
-        "UTSMode": args.uts.clone().unwrap_or_default(), "IpcMode": args.ipc.clone().unwrap_or_default(),
+        "UTSMode": args.uts.clone().unwrap_or_default(), "UsernsMode": args.userns.clone().unwrap_or_default(), "IpcMode": args.ipc.clone().unwrap_or_default(),
         "CgroupParent": args.cgroup_parent.clone().unwrap_or_default(),
         "LogConfig": {"Type": args.log_driver.clone().unwrap_or_default(), "Config": pairs(&args.log_opt)},
         "RestartPolicy": restart(args.restart.as_deref().unwrap_or("no"))?,
