@@ -486,7 +486,8 @@ fn user_namespaces_and_mapped_mounts() {
         );
     });
     // The root file system is whose the caller says, as with every runtime.
-    let chowned = Command::new("chown").args(["-R", &format!("{FIRST}:{FIRST}")]).arg(bundle.join("rootfs")).status();
+    let chowned =
+        Command::new("chown").args(["-R", &format!("{FIRST}:{FIRST}")]).arg(bundle.join("rootfs")).status();
     assert!(chowned.unwrap().success());
     let out = place.oci(&["run", "--bundle", text(&bundle), "one"]);
     let said = String::from_utf8_lossy(&out.stdout).into_owned();
@@ -503,7 +504,8 @@ fn user_namespaces_and_mapped_mounts() {
         own(config);
         args(config, "sleep 1000");
     });
-    let chowned = Command::new("chown").args(["-R", &format!("{FIRST}:{FIRST}")]).arg(bundle.join("rootfs")).status();
+    let chowned =
+        Command::new("chown").args(["-R", &format!("{FIRST}:{FIRST}")]).arg(bundle.join("rootfs")).status();
     assert!(chowned.unwrap().success());
     place.ok(&["run", "--detach", "--bundle", text(&bundle), "two"]);
     let inside = place.ok(&["exec", "two", "sh", "-c", "cat /proc/self/uid_map; id -u"]);
@@ -515,7 +517,8 @@ fn user_namespaces_and_mapped_mounts() {
         config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user", "path": path}));
         args(config, "readlink /proc/self/ns/user");
     });
-    let chowned = Command::new("chown").args(["-R", &format!("{FIRST}:{FIRST}")]).arg(bundle.join("rootfs")).status();
+    let chowned =
+        Command::new("chown").args(["-R", &format!("{FIRST}:{FIRST}")]).arg(bundle.join("rootfs")).status();
     assert!(chowned.unwrap().success());
     let joined = place.ok(&["run", "--bundle", text(&bundle), "three"]);
     assert_eq!(joined, std::fs::read_link(&path).unwrap().display().to_string());
@@ -524,9 +527,23 @@ fn user_namespaces_and_mapped_mounts() {
         let bundle = place.bundle(name, |config| change(config));
         place.fails(&["run", "--bundle", text(&bundle), name], said);
     };
-    bad("b1", &|c| c["linux"]["uidMappings"] = json!([{"containerID": 0, "hostID": 1, "size": 1}]), "user namespace isn't enabled");
-    bad("b2", &|c| c["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"})), "mappings have no place for uid 0");
-    bad("b3", &|c| {
-        c["mounts"].as_array_mut().unwrap().push(json!({"destination": "/x", "type": "bind", "source": "/tmp", "options": ["bind", "idmap"]}));
-    }, "idmap without mappings needs a user namespace");
+    bad(
+        "b1",
+        &|c| c["linux"]["uidMappings"] = json!([{"containerID": 0, "hostID": 1, "size": 1}]),
+        "user namespace isn't enabled",
+    );
+    bad(
+        "b2",
+        &|c| c["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"})),
+        "mappings have no place for uid 0",
+    );
+    bad(
+        "b3",
+        &|c| {
+            c["mounts"].as_array_mut().unwrap().push(
+                json!({"destination": "/x", "type": "bind", "source": "/tmp", "options": ["bind", "idmap"]}),
+            );
+        },
+        "idmap without mappings needs a user namespace",
+    );
 }

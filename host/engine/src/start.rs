@@ -189,8 +189,7 @@ impl Engine {
             .then(|| (self.inner.namespaces.clone(), Arc::clone(def), joined.clone()));
         let cgroup = self.inner.pool.start(move || {
             let made = cgroups.create(&path, &resources);
-            let taken = namespaces
-                .map(|(source, def, joined)| source.take(&def.id_maps, joined.as_deref()));
+            let taken = namespaces.map(|(source, def, joined)| source.take(&def.id_maps, joined.as_deref()));
             (made, taken)
         });
         let prepared = self.prepare(now, state, joined.clone()).await;
@@ -228,12 +227,7 @@ impl Engine {
     }
 
     /// Plans, records, and makes everything that the process needs but its cgroup. On failure nothing of it is left.
-    async fn prepare(
-        &self,
-        now: &Now,
-        state: &mut State,
-        joined: Option<Arc<OwnedFd>>,
-    ) -> Result<Prepared> {
+    async fn prepare(&self, now: &Now, state: &mut State, joined: Option<Arc<OwnedFd>>) -> Result<Prepared> {
         let source = self.network_source(now).await?;
         let planned = self.plan_endpoints(now, false).await?;
         state.endpoints = planned.endpoints;
@@ -455,9 +449,7 @@ impl Engine {
         };
         let user = match user {
             _ if def.id_maps.is_empty() => None,
-            Some(fd) => {
-                Some(UserNamespace { namespace: fds.add(fd), ids: Ids::both(def.id_maps.clone()) })
-            }
+            Some(fd) => Some(UserNamespace { namespace: fds.add(fd), ids: Ids::both(def.id_maps.clone()) }),
             None => {
                 return Err(Error::conflict(
                     "the container whose namespaces are joined does not run, so there is no user namespace to join",

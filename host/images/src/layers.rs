@@ -315,11 +315,7 @@ impl Inner {
     }
 
     /// As [`view`](Self::view), with the ids that a user namespace has for them.
-    pub(crate) async fn view_mapped(
-        self: &Arc<Self>,
-        chain: &str,
-        maps: &[IdMap],
-    ) -> Result<(OwnedFd, Pin)> {
+    pub(crate) async fn view_mapped(self: &Arc<Self>, chain: &str, maps: &[IdMap]) -> Result<(OwnedFd, Pin)> {
         let pin = self.pin(chain);
         let index = self.index.load_full();
         let lineage = Self::lineage(&index, Some(chain))?;
