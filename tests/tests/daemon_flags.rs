@@ -43,7 +43,7 @@ fn a_configuration_can_be_checked_without_a_daemon() {
         (r#"{"debug": "x"}"#, "debug must be true or false"),
         (r#"{"default-address-pools": [{"base": "10.0.0.0/8", "size": 4}]}"#, "invalid address pool"),
         (r#"{"seccomp-profile": "/nonexistent.json"}"#, "opening seccomp profile (/nonexistent.json) failed"),
-        (r#"{"userns-remap": "no-such-user"}"#, "--userns-remap no-such-user is not supported"),
+        (r#"{"userns-remap": "no-such-user"}"#, "error during uid lookup for \"no-such-user\""),
         (r#"{"registry-mirrors": ["https://a/b"]}"#, "invalid mirror: path is not allowed"),
     ] {
         std::fs::write(&file, content).unwrap();

@@ -68,10 +68,26 @@ fn propagation_goes_the_ways_that_its_word_says() {
         }
         let mount = format!("type=bind,source={},target=/b,bind-propagation={word}", place.text());
         let id = d
-            .docker(&["run", "-d", "--network", "none", "--cap-add", "SYS_ADMIN", "--mount", &mount, "busybox", "sleep", "1000"])
+            .docker(&[
+                "run",
+                "-d",
+                "--network",
+                "none",
+                "--cap-add",
+                "SYS_ADMIN",
+                "--mount",
+                &mount,
+                "busybox",
+                "sleep",
+                "1000",
+            ])
             .ok();
         host(&format!("mount -t tmpfs later {0}/in && touch {0}/in/f", place.text()));
-        assert_eq!(d.docker(&["exec", &id, "ls", "/b/in/f"]).code == 0, inwards, "{word}: into the container");
+        assert_eq!(
+            d.docker(&["exec", &id, "ls", "/b/in/f"]).code == 0,
+            inwards,
+            "{word}: into the container"
+        );
         d.docker(&["exec", &id, "sh", "-c", "mount -t tmpfs inner /b/out && touch /b/out/g"]).ok();
         assert_eq!(place.0.join("out/g").exists(), outwards, "{word}: out of the container");
         d.docker(&["rm", "-f", &id]).ok();
@@ -80,7 +96,12 @@ fn propagation_goes_the_ways_that_its_word_says() {
     let alone = Mounted::new(&d, "alone", "private");
     fs::create_dir(alone.0.join("below")).unwrap();
     let text = alone.text();
-    for (word, what) in [("rshared", "shared"), ("shared", "shared"), ("rslave", "shared or slave"), ("slave", "shared or slave")] {
+    for (word, what) in [
+        ("rshared", "shared"),
+        ("shared", "shared"),
+        ("rslave", "shared or slave"),
+        ("slave", "shared or slave"),
+    ] {
         let mount = format!("type=bind,source={text}/below,target=/b,bind-propagation={word}");
         sh(&d, &["--mount", &mount], "true")
             .fails(125, &format!("path {text}/below is mounted on {text} but it is not a {what} mount"));
@@ -88,7 +109,7 @@ fn propagation_goes_the_ways_that_its_word_says() {
     let refused = d.api(
         "POST",
         "/containers/create",
-        &json!({"Image": "busybox", "HostConfig": {"Mounts": [{"Type": "bind", "Source": "/tmp", "Target": "/x",
+        &json!({"Image": "busybox", "Cmd": ["true"], "HostConfig": {"Mounts": [{"Type": "bind", "Source": "/tmp", "Target": "/x",
             "BindOptions": {"Propagation": "sideways"}}]}})
         .to_string(),
     );
@@ -107,7 +128,11 @@ fn read_only_reaches_the_mounts_below() {
     host(&format!("mount -t tmpfs below {}", below.display()));
     let source = place.text();
     let attempt = |flags: &[&str]| {
-        let ran = sh(&d, flags, "touch /b/x 2>/dev/null && echo top; touch /b/below/x 2>/dev/null && echo below; true");
+        let ran = sh(
+            &d,
+            flags,
+            "touch /b/x 2>/dev/null && echo top; touch /b/below/x 2>/dev/null && echo below; true",
+        );
         let left = (place.0.join("x").exists(), below.join("x").exists());
         for file in [place.0.join("x"), below.join("x")] {
             let _ = fs::remove_file(file);
@@ -120,7 +145,10 @@ fn read_only_reaches_the_mounts_below() {
     assert_eq!(attempt(&["-v", &format!("{source}:/b:ro")]), (false, false));
     assert_eq!(attempt(&["--mount", &bind(",readonly")]), (false, false));
     assert_eq!(attempt(&["--mount", &bind(",readonly,bind-recursive=writable")]), (false, true));
-    assert_eq!(attempt(&["--mount", &bind(",readonly,bind-recursive=readonly,bind-propagation=rprivate")]), (false, false));
+    assert_eq!(
+        attempt(&["--mount", &bind(",readonly,bind-recursive=readonly,bind-propagation=rprivate")]),
+        (false, false)
+    );
     // Not taken along at all.
     let alone = sh(&d, &["--mount", &bind(",bind-recursive=disabled")], "grep -c ' /b' /proc/mounts");
     assert_eq!(alone.ok(), "1");
@@ -147,11 +175,33 @@ fn what_inspect_says_is_what_is_mounted() {
     let dir = d.path("dir");
     fs::create_dir(&dir).unwrap();
     let source = dir.display().to_string();
-    d.docker(&["create", "--name", "all", "-v", &format!("{source}:/bind:ro,Z"), "-v", "vol:/vol:nocopy", "-v", "/anon",
-        "--mount", "type=tmpfs,target=/mem,tmpfs-size=1m", "--mount", "type=image,source=busybox,target=/img", "busybox", "true"]).ok();
+    d.docker(&[
+        "create",
+        "--name",
+        "all",
+        "-v",
+        &format!("{source}:/bind:ro,Z"),
+        "-v",
+        "vol:/vol:nocopy",
+        "-v",
+        "/anon",
+        "--mount",
+        "type=tmpfs,target=/mem,tmpfs-size=1m",
+        "--mount",
+        "type=image,source=busybox,target=/img",
+        "busybox",
+        "true",
+    ])
+    .ok();
     let all: Value = d.api("GET", "/containers/all/json", "").json();
     let find = |place: &str| {
-        all["Mounts"].as_array().unwrap().iter().find(|m| m["Destination"] == place).unwrap_or(&Value::Null).clone()
+        all["Mounts"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|m| m["Destination"] == place)
+            .unwrap_or(&Value::Null)
+            .clone()
     };
     let bind = find("/bind");
     assert_eq!(
@@ -165,26 +215,47 @@ fn what_inspect_says_is_what_is_mounted() {
     );
     assert!(Path::new(volume["Source"].as_str().unwrap()).is_dir(), "{volume}");
     assert_eq!(find("/anon")["Name"].as_str().unwrap().len(), 64);
-    assert_eq!((&find("/mem")["Type"], &find("/img")["Type"], &find("/img")["RW"]), (&json!("tmpfs"), &json!("image"), &json!(false)));
+    assert_eq!(
+        (&find("/mem")["Type"], &find("/img")["Type"], &find("/img")["RW"]),
+        (&json!("tmpfs"), &json!("image"), &json!(false))
+    );
     // What others take from it: everything but memory; the order of the flags decides, and an own mount wins.
     d.docker(&["create", "--name", "second", "-v", "other:/vol", "busybox", "true"]).ok();
-    let taken = |flags: &[&str]| {
-        d.docker(&[&["create"][..], flags, &["busybox", "true"]].concat()).ok()
-    };
+    let taken = |flags: &[&str]| d.docker(&[&["create"][..], flags, &["busybox", "true"]].concat()).ok();
     let names = |id: &str| -> Vec<String> {
         let one: Value = d.api("GET", &format!("/containers/{id}/json"), "").json();
-        let mut all: Vec<String> = one["Mounts"].as_array().unwrap().iter()
-            .map(|m| format!("{}={}{}", m["Destination"].as_str().unwrap(), m["Name"].as_str().or(m["Source"].as_str()).unwrap(), if m["RW"] == true { "" } else { ":ro" }))
+        let mut all: Vec<String> = one["Mounts"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|m| {
+                format!(
+                    "{}={}{}",
+                    m["Destination"].as_str().unwrap(),
+                    m["Name"].as_str().or(m["Source"].as_str()).unwrap(),
+                    if m["RW"] == true { "" } else { ":ro" }
+                )
+            })
             .filter(|m| m.starts_with("/vol") || m.starts_with("/bind"))
             .collect();
         all.sort();
         all
     };
-    let (bind_ro, vol, other) = (format!("/bind={source}:ro"), "/vol=vol".to_owned(), "/vol=other".to_owned());
+    let (bind_ro, vol, other) =
+        (format!("/bind={source}:ro"), "/vol=vol".to_owned(), "/vol=other".to_owned());
     assert_eq!(names(&taken(&["--volumes-from", "all"])), [bind_ro.clone(), vol.clone()]);
-    assert_eq!(names(&taken(&["--volumes-from", "all", "--volumes-from", "second"])), [bind_ro.clone(), other]);
-    assert_eq!(names(&taken(&["--volumes-from", "second", "--volumes-from", "all:ro"])), [bind_ro.clone(), format!("{vol}:ro")]);
-    assert_eq!(names(&taken(&["--volumes-from", "all", "-v", "mine:/vol"])), [bind_ro, "/vol=mine".to_owned()]);
+    assert_eq!(
+        names(&taken(&["--volumes-from", "all", "--volumes-from", "second"])),
+        [bind_ro.clone(), other]
+    );
+    assert_eq!(
+        names(&taken(&["--volumes-from", "second", "--volumes-from", "all:ro"])),
+        [bind_ro.clone(), format!("{vol}:ro")]
+    );
+    assert_eq!(
+        names(&taken(&["--volumes-from", "all", "-v", "mine:/vol"])),
+        [bind_ro, "/vol=mine".to_owned()]
+    );
 }
 
 /// CVE-2021-30465 and its kin: while one container swaps the place of a mount for a link, another one is started with that
@@ -205,7 +276,8 @@ fn a_mounts_place_is_swapped_for_a_link() {
         outside.display(),
         outside.display()
     );
-    let attacker = d.docker(&["run", "-d", "--network", "none", "-v", "shared:/v", "busybox", "sh", "-c", &swap]).ok();
+    let attacker =
+        d.docker(&["run", "-d", "--network", "none", "-v", "shared:/v", "busybox", "sh", "-c", &swap]).ok();
     let before = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let mut mounted = 0;
     for _ in 0..25 {
@@ -240,7 +312,10 @@ fn an_image_of_links_reaches_nothing() {
         if name == "etc" {
             // In place of the directory that the base has.
             tar.clear();
-            let busybox = fs::read(["/bin/busybox", "/usr/bin/busybox"].iter().find(|p| Path::new(p).exists()).unwrap()).unwrap();
+            let busybox = fs::read(
+                ["/bin/busybox", "/usr/bin/busybox"].iter().find(|p| Path::new(p).exists()).unwrap(),
+            )
+            .unwrap();
             entry(&mut tar, "bin/", b'5', 0o755, "", b"");
             entry(&mut tar, "bin/busybox", b'0', 0o755, "", &busybox);
             entry(&mut tar, "bin/sh", b'2', 0o777, "busybox", b"");
@@ -249,9 +324,17 @@ fn an_image_of_links_reaches_nothing() {
         finish(&mut tar);
         let image = format!("linked:{name}");
         d.docker_with_input(&["import", "-", &image], &tar).ok();
-        for flags in [&[][..], &["-v", "/data/below"], &["--tmpfs", "/data/mem"], &["--mount", "type=volume,source=v,target=/data/vol"]] {
+        for flags in [
+            &[][..],
+            &["-v", "/data/below"],
+            &["--tmpfs", "/data/mem"],
+            &["--mount", "type=volume,source=v,target=/data/vol"],
+        ] {
             // It may start or be refused; neither touches the host.
-            d.docker(&[&["run", "--rm", "--network", "none"][..], flags, &[&image, "/bin/busybox", "true"]].concat());
+            d.docker(
+                &[&["run", "--rm", "--network", "none"][..], flags, &[&image, "/bin/busybox", "true"]]
+                    .concat(),
+            );
         }
         assert_eq!(fs::read_dir(&outside).unwrap().count(), 0, "{name}");
     }

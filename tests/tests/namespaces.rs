@@ -268,3 +268,45 @@ fn checkpoints_are_experimental() {
     assert_eq!(refused.status, 501);
     assert!(refused.message().starts_with("This experimental feature is disabled by default"));
 }
+
+#[test]
+fn a_seccomp_profile_of_ones_own_and_ipc_that_is_not_shared() {
+    let daemon = with(&[]);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let rule = json!({"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 95});
+    let profile = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]});
+    std::fs::write(file.path(), profile.to_string()).unwrap();
+    let option = format!("seccomp={}", file.path().display());
+    let refused = daemon.docker(&[
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        "--security-opt",
+        &option,
+        "busybox",
+        "mkdir",
+        "/new",
+    ]);
+    refused.fails(1, "Operation not supported");
+    assert_eq!(run(&daemon, &["busybox", "sh", "-c", "mkdir /new && echo made"]), "made");
+    std::fs::write(file.path(), "{").unwrap();
+    daemon
+        .docker(&["run", "--rm", "--security-opt", &option, "busybox", "true"])
+        .fails(125, "seccomp profile");
+    // Without IPC there is no shared memory; one's own is nobody else's unless it says so.
+    assert_eq!(
+        run(&daemon, &["--ipc", "none", "busybox", "sh", "-c", "ls -d /dev/shm 2>/dev/null; echo none"]),
+        "none"
+    );
+    let id =
+        daemon.docker(&["run", "-d", "--name", "own", "--network", "none", "busybox", "sleep", "1000"]).ok();
+    daemon
+        .docker(&["run", "--rm", "--ipc", "container:own", "busybox", "true"])
+        .fails(125, &format!("cannot join IPC of a container {id}: non-shareable IPC"));
+    for (mode, own_root) in [("private", true), ("host", false)] {
+        let shown = run(&daemon, &["--cgroupns", mode, "busybox", "cat", "/proc/self/cgroup"]);
+        let roots = shown.lines().filter(|l| l.ends_with(":/")).count();
+        assert_eq!(roots == shown.lines().count(), own_root, "{mode}: {shown}");
+    }
+}

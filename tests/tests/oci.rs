@@ -451,3 +451,99 @@ fn podman_runs_a_container_with_it() {
     ]);
     assert_eq!((code, out.as_str()), (Some(4), "inside\n"), "{err}");
 }
+
+#[test]
+fn user_namespaces_and_mapped_mounts() {
+    const FIRST: u32 = 1_500_000;
+    let place = Place::new();
+    let volume = place.path("volume");
+    std::fs::create_dir(&volume).unwrap();
+    std::fs::write(volume.join("f"), "f").unwrap();
+    std::os::unix::fs::chown(volume.join("f"), Some(5), Some(6)).unwrap();
+    let own = |config: &mut Value| {
+        let map = json!([{"containerID": 0, "hostID": FIRST, "size": 65536}]);
+        config["linux"]["uidMappings"] = map.clone();
+        config["linux"]["gidMappings"] = map;
+        config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"}));
+    };
+    let bundle = place.bundle("one", |config| {
+        own(config);
+        config["process"]["capabilities"]["bounding"] = json!(["CAP_NET_ADMIN"]);
+        config["process"]["capabilities"]["effective"] = json!(["CAP_NET_ADMIN"]);
+        config["process"]["capabilities"]["permitted"] = json!(["CAP_NET_ADMIN"]);
+        let source = volume.display().to_string();
+        for (target, options) in [("/plain", json!(["bind"])), ("/mapped", json!(["bind", "idmap"]))] {
+            let mount = json!({"destination": target, "type": "bind", "source": source, "options": options});
+            config["mounts"].as_array_mut().unwrap().push(mount);
+        }
+        let other = json!([{"containerID": 5, "hostID": FIRST + 77, "size": 1}]);
+        config["mounts"].as_array_mut().unwrap().push(json!({"destination": "/other", "type": "bind", "source": source,
+            "options": ["rbind"], "uidMappings": other, "gidMappings": [{"containerID": 6, "hostID": FIRST + 78, "size": 1}]}));
+        args(
+            config,
+            "cat /proc/self/uid_map; stat -c %u:%g /plain/f /mapped/f /other/f /dev/null; ip link set lo mtu 1300 && cat /sys/class/net/lo/mtu; \
+             cat /proc/1/cgroup | wc -l; echo x > /proc/sys/kernel/core_pattern",
+        );
+    });
+    // The root file system is whose the caller says, as with every runtime.
+    let chowned =
+        Command::new("chown").args(["-R", &format!("{FIRST}:{FIRST}")]).arg(bundle.join("rootfs")).status();
+    assert!(chowned.unwrap().success());
+    let out = place.oci(&["run", "--bundle", text(&bundle), "one"]);
+    let said = String::from_utf8_lossy(&out.stdout).into_owned();
+    let words: Vec<&str> = said.split_whitespace().collect();
+    assert_eq!(
+        words.get(..8),
+        Some(&["0", "1500000", "65536", "65534:65534", "5:6", "77:78", "0:0", "1300"][..]),
+        "{said}{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+    assert!(!out.status.success(), "the host's core pattern is out of reach");
+    // One that runs is joined with its user namespace.
+    let bundle = place.bundle("two", |config| {
+        own(config);
+        args(config, "sleep 1000");
+    });
+    let chowned =
+        Command::new("chown").args(["-R", &format!("{FIRST}:{FIRST}")]).arg(bundle.join("rootfs")).status();
+    assert!(chowned.unwrap().success());
+    place.ok(&["run", "--detach", "--bundle", text(&bundle), "two"]);
+    let inside = place.ok(&["exec", "two", "sh", "-c", "cat /proc/self/uid_map; id -u"]);
+    assert_eq!(inside.split_whitespace().collect::<Vec<_>>(), ["0", "1500000", "65536", "0"]);
+    let state: Value = serde_json::from_str(&place.ok(&["state", "two"])).unwrap();
+    // Another one joins the namespace by its path.
+    let path = format!("/proc/{}/ns/user", state["pid"]);
+    let bundle = place.bundle("three", |config| {
+        config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user", "path": path}));
+        args(config, "readlink /proc/self/ns/user");
+    });
+    let chowned =
+        Command::new("chown").args(["-R", &format!("{FIRST}:{FIRST}")]).arg(bundle.join("rootfs")).status();
+    assert!(chowned.unwrap().success());
+    let joined = place.ok(&["run", "--bundle", text(&bundle), "three"]);
+    assert_eq!(joined, std::fs::read_link(&path).unwrap().display().to_string());
+    // What makes no sense is said before anything is made.
+    let bad = |name: &str, change: &dyn Fn(&mut Value), said: &str| {
+        let bundle = place.bundle(name, |config| change(config));
+        place.fails(&["run", "--bundle", text(&bundle), name], said);
+    };
+    bad(
+        "b1",
+        &|c| c["linux"]["uidMappings"] = json!([{"containerID": 0, "hostID": 1, "size": 1}]),
+        "user namespace isn't enabled",
+    );
+    bad(
+        "b2",
+        &|c| c["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"})),
+        "mappings have no place for uid 0",
+    );
+    bad(
+        "b3",
+        &|c| {
+            c["mounts"].as_array_mut().unwrap().push(
+                json!({"destination": "/x", "type": "bind", "source": "/tmp", "options": ["bind", "idmap"]}),
+            );
+        },
+        "idmap without mappings needs a user namespace",
+    );
+}

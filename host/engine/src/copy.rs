@@ -213,7 +213,9 @@ impl Engine {
         let mut volumes = Vec::with_capacity(now.def.mounts.len());
         for spec in &now.def.mounts {
             volumes.push(match spec.kind {
-                MountKind::Volume => Some(self.volume_tree(now, spec, spec.read_only, &now.def.id_maps).await?),
+                MountKind::Volume => {
+                    Some(self.volume_tree(now, spec, spec.read_only, &now.def.id_maps).await?)
+                }
                 MountKind::Image => Some(self.image_tree(spec, &now.def.id_maps).await?),
                 MountKind::Bind | MountKind::Tmpfs => None,
             });
@@ -343,8 +345,11 @@ impl Engine {
             };
             let at = place.trim_start_matches('/').as_bytes();
             let tree = Tree::across(root.into_fd());
+            // The body is read through this runtime, also on a thread of its own.
+            let runtime = tokio::runtime::Handle::current();
             // Whoever makes a file in a user namespace must have a place there.
             userns::as_root(&view.def.id_maps, move || -> Result<()> {
+                let _inside = runtime.enter();
                 let mut reader = Reader::with_open_end(decompress(input).map_err(|e| extract_error(&e))?);
                 unpack_at(&mut reader, tree, at, rules, &Budget::new(UNPACKED, ENTRIES))
                     .map_err(|e| extract_error(&e))?;

@@ -258,12 +258,7 @@ impl Engine {
     }
 
     /// Plans, records, and makes everything that the process needs but its cgroup. On failure nothing of it is left.
-    async fn prepare(
-        &self,
-        now: &Now,
-        state: &mut State,
-        joined: Option<Arc<OwnedFd>>,
-    ) -> Result<Prepared> {
+    async fn prepare(&self, now: &Now, state: &mut State, joined: Option<Arc<OwnedFd>>) -> Result<Prepared> {
         let source = self.network_source(now).await?;
         let planned = self.plan_endpoints(now, false).await?;
         state.endpoints = planned.endpoints;
@@ -510,9 +505,7 @@ impl Engine {
         };
         let user = match user {
             _ if def.id_maps.is_empty() => None,
-            Some(fd) => {
-                Some(UserNamespace { namespace: fds.add(fd), ids: Ids::both(def.id_maps.clone()) })
-            }
+            Some(fd) => Some(UserNamespace { namespace: fds.add(fd), ids: Ids::both(def.id_maps.clone()) }),
             None => {
                 return Err(Error::conflict(
                     "the container whose namespaces are joined does not run, so there is no user namespace to join",

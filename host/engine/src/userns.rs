@@ -40,8 +40,8 @@ impl Source {
             return Ok(Self { plain, mapped: None, fixed: Vec::new() });
         };
         let ids = Ids::both(fixed.clone());
-        let mapped = netns::Pool::of(READY, move || userns::create_pair(&ids))
-            .doing("cannot make user namespaces")?;
+        let mapped =
+            netns::Pool::of(READY, move || userns::create_pair(&ids)).doing("cannot make user namespaces")?;
         Ok(Self { plain, mapped: Some(Arc::new(mapped)), fixed: fixed.clone() })
     }
 

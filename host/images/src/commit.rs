@@ -325,7 +325,10 @@ impl Images {
             let target = inner.layer_target(if inner.can_rebase() { None } else { chain.as_deref() }).await?;
             let runtime = tokio::runtime::Handle::current();
             let (worker, budget) = (Arc::clone(inner), inner.budget());
-            Some(blocking(move || worker.pack_and_unpack(&runtime, target, (now, maps), changes, &budget)).await?)
+            Some(
+                blocking(move || worker.pack_and_unpack(&runtime, target, (now, maps), changes, &budget))
+                    .await?,
+            )
         };
         let _changing = inner.changing.lock().await;
         let mut index = inner.index.load().as_ref().clone();

@@ -8,8 +8,8 @@ use oci_spec::runtime::{
 };
 use wharf_kernel::caps;
 use wharf_plan::run::{
-    BlockKind, BlockLimit, Capabilities, Cgroup, Device, DeviceRule, Fd, Mount, MountSource, Namespace,
-    Ids, Namespaces, Process, Resources, Rlimit, RunPlan, TimeNamespace, User, base_devices, slice_path,
+    BlockKind, BlockLimit, Capabilities, Cgroup, Device, DeviceRule, Fd, Ids, Mount, MountSource, Namespace,
+    Namespaces, Process, Resources, Rlimit, RunPlan, TimeNamespace, User, base_devices, slice_path,
 };
 
 use crate::user::{self, User as UserNs};

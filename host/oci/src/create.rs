@@ -11,8 +11,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use oci_spec::runtime::Spec;
 use wharf_kernel::container::{self, Host, Report, Spawned, read_report};
 use wharf_kernel::mount::{self, Flags, Value};
-use wharf_kernel::{seccomp, userns};
 use wharf_kernel::sys::process as sys;
+use wharf_kernel::{seccomp, userns};
 use wharf_plan::run::{Fd, MountSource, Process, StartError};
 
 use crate::args::CreateArgs;

@@ -79,10 +79,8 @@ pub(crate) fn check_unused(spec: &Spec) -> Result<()> {
 pub(crate) fn of_mount(spec: &Spec, mount: &oci_spec::runtime::Mount) -> Result<Option<(Ids, bool)>> {
     let options = mount.options().as_deref().unwrap_or_default();
     let has = |word: &str| options.iter().any(|o| o == word);
-    let own = Ids {
-        uids: ranges(mount.uid_mappings().as_ref()),
-        gids: ranges(mount.gid_mappings().as_ref()),
-    };
+    let own =
+        Ids { uids: ranges(mount.uid_mappings().as_ref()), gids: ranges(mount.gid_mappings().as_ref()) };
     let target = mount.destination().display();
     if own.uids.is_empty() != own.gids.is_empty() {
         return Err(Error(format!("mount {target}: uidMappings and gidMappings must be given together")));
@@ -96,17 +94,15 @@ pub(crate) fn of_mount(spec: &Spec, mount: &oci_spec::runtime::Mount) -> Result<
     }
     let ids = described(spec);
     if ids.uids.is_empty() {
-        return Err(Error(format!("mount {target}: idmap without mappings needs a user namespace with mappings")));
+        return Err(Error(format!(
+            "mount {target}: idmap without mappings needs a user namespace with mappings"
+        )));
     }
     Ok(Some((ids, recursive)))
 }
 
 /// Makes or joins the namespace, with the network namespace if that is to be a new one.
-pub(crate) fn make(
-    user: &User,
-    plan: &mut RunPlan,
-    fds: &mut Vec<std::os::fd::OwnedFd>,
-) -> Result<()> {
+pub(crate) fn make(user: &User, plan: &mut RunPlan, fds: &mut Vec<std::os::fd::OwnedFd>) -> Result<()> {
     use std::os::fd::AsFd;
     let add = |fds: &mut Vec<_>, fd| {
         fds.push(fd);
@@ -122,7 +118,8 @@ pub(crate) fn make(
         }
         User::New(ids) => (add(fds, userns::create(ids).doing("user namespace")?), ids.clone()),
         User::Join(fd) => {
-            let joined = usize::try_from(*fd).ok().and_then(|n| fds.get(n)).ok_or("no user namespace was opened")?;
+            let joined =
+                usize::try_from(*fd).ok().and_then(|n| fds.get(n)).ok_or("no user namespace was opened")?;
             let ids = userns::ids_of(joined.as_fd()).doing("user namespace")?;
             if new_net {
                 let net = userns::network_of(joined.as_fd()).doing("network namespace")?;

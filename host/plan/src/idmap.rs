@@ -24,9 +24,7 @@ pub fn inside(maps: &[IdMap], id: u32) -> Option<u32> {
 /// Whether two maps have an id outside in common.
 pub fn overlap(one: &[IdMap], other: &[IdMap]) -> bool {
     let end = |m: &IdMap| u64::from(m.outside) + u64::from(m.size);
-    one.iter().any(|a| {
-        other.iter().any(|b| u64::from(a.outside) < end(b) && u64::from(b.outside) < end(a))
-    })
+    one.iter().any(|a| other.iter().any(|b| u64::from(a.outside) < end(b) && u64::from(b.outside) < end(a)))
 }
 
 /// As `/proc/<pid>/uid_map` takes it.
@@ -45,7 +43,9 @@ mod tests {
     #[test]
     fn ids_go_through_their_range_and_no_other() {
         let maps = [map(0, 100_000, 10), map(10, 500, 5)];
-        for (id, there) in [(0, Some(100_000)), (9, Some(100_009)), (10, Some(500)), (14, Some(504)), (15, None)] {
+        for (id, there) in
+            [(0, Some(100_000)), (9, Some(100_009)), (10, Some(500)), (14, Some(504)), (15, None)]
+        {
             assert_eq!(outside(&maps, id), there, "{id}");
             if let Some(there) = there {
                 assert_eq!(inside(&maps, there), Some(id));

@@ -265,6 +265,9 @@ fn unknown_word(name: &str, word: &str, variants: &[&str], path: &Path<'_>) -> M
              'unless-stopped'"
         )),
         "MountType" => own(format!("invalid mount config for type {word:?}: mount type unknown")),
+        "MountBindOptionsPropagationEnum" => {
+            own(format!("invalid mount config for type \"bind\": invalid propagation mode: {word}"))
+        }
         "HostConfigCgroupnsModeEnum" => own(format!("invalid cgroup namespace mode: {word}")),
         "HostConfigIsolationEnum" => {
             own(format!("Invalid isolation: {word:?} - linux only supports 'default'"))

@@ -79,8 +79,9 @@ fn fixed(option: &str, etc: &Path) -> Result<Remap, String> {
     let (user, uid) = match name.parse::<u32>() {
         Ok(uid) => account(&passwd, |_, id| id == uid)
             .ok_or_else(|| format!("uid {uid} has no entry in {}/passwd", etc.display()))?,
-        Err(_) => account(&passwd, |n, _| n == name)
-            .ok_or_else(|| format!("error during uid lookup for {name:?}: no such user in {}/passwd", etc.display()))?,
+        Err(_) => account(&passwd, |n, _| n == name).ok_or_else(|| {
+            format!("error during uid lookup for {name:?}: no such user in {}/passwd", etc.display())
+        })?,
     };
     let group_text = group_text.unwrap_or_else(|| name.to_owned());
     let (group, _) = match group_text.parse::<u32>() {
@@ -118,7 +119,8 @@ fn fixed(option: &str, etc: &Path) -> Result<Remap, String> {
     let mut maps = Vec::new();
     for (outside, size) in uids {
         maps.push(IdMap { inside, outside, size });
-        inside = inside.checked_add(size).ok_or("can't create ID mappings: the ranges are larger than all ids")?;
+        inside =
+            inside.checked_add(size).ok_or("can't create ID mappings: the ranges are larger than all ids")?;
     }
     Ok(Remap::Fixed(maps))
 }
@@ -131,7 +133,8 @@ fn ranges(file: &str, owners: &[&str]) -> Vec<(u32, u32)> {
             let mut parts = line.trim().split(':');
             let owner = parts.next()?;
             let (start, count) = (parts.next()?.parse::<u32>().ok()?, parts.next()?.parse::<u32>().ok()?);
-            let good = owners.contains(&owner) && count > 0 && start > 0 && start.checked_add(count).is_some();
+            let good =
+                owners.contains(&owner) && count > 0 && start > 0 && start.checked_add(count).is_some();
             (good && parts.next().is_none()).then_some((start, count))
         })
         .collect();
@@ -214,7 +217,8 @@ mod tests {
         dir
     }
 
-    const PASSWD: (&str, &str) = ("passwd", "root:x:0:0::/root:/bin/sh\ndockremap:x:990:991::/:/bin/false\nu:x:5:6::/:\n");
+    const PASSWD: (&str, &str) =
+        ("passwd", "root:x:0:0::/root:/bin/sh\ndockremap:x:990:991::/:/bin/false\nu:x:5:6::/:\n");
     const GROUP: (&str, &str) = ("group", "root:x:0:\ndockremap:x:991:\nu:x:5:\ng:x:7:\n");
 
     #[test]
@@ -228,7 +232,11 @@ mod tests {
             assert_eq!(remap(option, dir.path()).unwrap().0, two, "{option}");
         }
         for option in ["u", "5", "u:g", "5:7"] {
-            assert_eq!(remap(option, dir.path()).unwrap().0, Remap::Fixed(vec![map(0, 300_000, 9)]), "{option}");
+            assert_eq!(
+                remap(option, dir.path()).unwrap().0,
+                Remap::Fixed(vec![map(0, 300_000, 9)]),
+                "{option}"
+            );
         }
         assert_eq!(remap("", dir.path()).unwrap(), (Remap::Off, Vec::new()));
         for (option, text) in [

@@ -106,7 +106,7 @@ pub(crate) struct RestArgs {
     /// Option of the storage driver (size=1G)
     #[arg(long)]
     pub(crate) storage_opt: Vec<String>,
-    /// User namespace: host
+    /// User namespace: host, or auto[:size=N] for ids of its own
     #[arg(long)]
     pub(crate) userns: Option<String>,
     /// Volume driver of the container's volumes

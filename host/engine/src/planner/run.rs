@@ -1,8 +1,8 @@
 //! The value that the keeper carries out.
 
 use wharf_plan::run::{
-    Capabilities, Cgroup, Device, DeviceRule, ExecPlan, Fd, Mount, MountSource, Namespace, Namespaces,
-    Ids, Process, Rlimit, RunPlan, TimeNamespace, UserNamespace,
+    Capabilities, Cgroup, Device, DeviceRule, ExecPlan, Fd, Ids, Mount, MountSource, Namespace, Namespaces,
+    Process, Rlimit, RunPlan, TimeNamespace, UserNamespace,
 };
 
 use crate::error::{Error, Result};

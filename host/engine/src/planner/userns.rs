@@ -168,7 +168,9 @@ mod tests {
         assert_eq!(mode("host").unwrap(), Userns::Host);
         assert_eq!(mode("private").unwrap(), Userns::Own(65_536));
         assert_eq!(mode("auto:size=2048").unwrap(), Userns::Own(2048));
-        for bad in ["keep-id", "auto:", "auto:size=", "auto:size=-1", "auto:size=5", "auto:size=4294967296", "Host"] {
+        for bad in
+            ["keep-id", "auto:", "auto:size=", "auto:size=-1", "auto:size=5", "auto:size=4294967296", "Host"]
+        {
             assert!(mode(bad).unwrap_err().message.starts_with("invalid USER mode: "), "{bad}");
         }
     }

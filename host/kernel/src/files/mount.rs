@@ -11,11 +11,11 @@ use wharf_plan::types::IdMap;
 use super::tree::by_fd;
 use super::{Context, DIR, Error, Roots};
 use crate::sys::file::cstring;
-use crate::userns;
 use crate::sys::mount::{
     self as sys, AT_RECURSIVE, MountAttr, OPEN_TREE_CLONE, attr, fsconfig_create, fsconfig_fd, fsconfig_flag,
     fsconfig_string, fsmount, fsopen, open_tree,
 };
+use crate::userns;
 
 /// How this kernel takes overlay's directories.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -212,12 +212,7 @@ fn overlay(
 
 /// An overlay that may have other mounts of the plan as its layers. Before Linux 6.15 it takes only those that are attached
 /// in the mounting thread's namespace, so there a thread gets a namespace of its own to attach them in.
-fn overlay_of(
-    roots: &Roots,
-    made: &[OwnedFd],
-    mount: &Mount,
-    mode: OverlayMode,
-) -> Result<OwnedFd, Error> {
+fn overlay_of(roots: &Roots, made: &[OwnedFd], mount: &Mount, mode: OverlayMode) -> Result<OwnedFd, Error> {
     let mounted = |place: &Place| matches!(place.root, wharf_plan::files::Root::Mount(_));
     let of_mounts = mount.options.iter().any(|(_, value)| match value {
         OptionValue::Place(place) => mounted(place),

@@ -122,11 +122,18 @@ fn sizes_are_bounded() {
 fn what_a_user_gave_is_shown_and_not_touched() {
     let given = |path: &str| Place { root: Root::Granted("/srv/given".into()), path: path.into() };
     let shown = |fstype: &str, source| Mount { fstype: fstype.into(), source, ..mount(vec![]) };
-    validate(&[], &[shown("bind", Source::Place(given(""))), shown("bind", Source::Place(given("a/b")))], &grants())
-        .unwrap();
+    validate(
+        &[],
+        &[shown("bind", Source::Place(given(""))), shown("bind", Source::Place(given("a/b")))],
+        &grants(),
+    )
+    .unwrap();
     refused(&[], &[shown("bind", Source::Place(given("../b")))]);
     refused(&[], &[shown("ext4", Source::Place(given("image")))]);
-    refused(&[], &[shown("bind", Source::Place(Place { root: Root::Granted("/srv".into()), path: String::new() }))]);
+    refused(
+        &[],
+        &[shown("bind", Source::Place(Place { root: Root::Granted("/srv".into()), path: String::new() }))],
+    );
     refused(&[], &[mount(vec![("upperdir".into(), OptionValue::Place(given("a")))])]);
     refused(&[], &[mount(vec![("lowerdir+".into(), OptionValue::Places(vec![at("x"), given("a")]))])]);
     let owner = Owner { at: given("a"), uid: 0, gid: 0, mode: 0o777 };
