@@ -370,55 +370,52 @@ impl Engine {
             .chain(edits.mounts.iter().map(|(source, ..)| source.display().to_string()))
             .collect();
         let work = move |at: Option<&crate::foreign::At>| -> Result<Files> {
-                if let Some(text) = hosts {
-                    filesystem::write_public(&dir.join("hosts"), &text)?;
-                }
-                let root = Root::new(rootfs);
-                let account = account(&root, def.config.user.as_deref().unwrap_or(""), &def.host)?;
-                let mut own = Vec::new();
-                for (target, name) in OWN_FILES {
-                    own.push((target, mount::bind_path(&dir.join(name), false)?));
-                }
-                let mut trees = Vec::with_capacity(def.mounts.len());
-                for (spec, volume) in def.mounts.iter().zip(volumes) {
-                    trees.push(match (spec.kind, volume) {
-                        (MountKind::Tmpfs, _) => None,
-                        (_, Some(tree)) => Some((tree, false)),
-                        (_, None) => {
-                            if let Some(at) = at {
-                                at.place(&spec.source);
-                            }
-                            Some(bind_tree(spec)?)
+            if let Some(text) = hosts {
+                filesystem::write_public(&dir.join("hosts"), &text)?;
+            }
+            let root = Root::new(rootfs);
+            let account = account(&root, def.config.user.as_deref().unwrap_or(""), &def.host)?;
+            let mut own = Vec::new();
+            for (target, name) in OWN_FILES {
+                own.push((target, mount::bind_path(&dir.join(name), false)?));
+            }
+            let mut trees = Vec::with_capacity(def.mounts.len());
+            for (spec, volume) in def.mounts.iter().zip(volumes) {
+                trees.push(match (spec.kind, volume) {
+                    (MountKind::Tmpfs, _) => None,
+                    (_, Some(tree)) => Some((tree, false)),
+                    (_, None) => {
+                        if let Some(at) = at {
+                            at.place(&spec.source);
                         }
-                    });
-                }
-                let shm =
-                    if shared_shm { Some(mount::bind_path(Path::new("/dev/shm"), true)?) } else { None };
-                let mut devices = host_devices(&def.host, privileged)?;
-                devices.extend(edits.devices);
-                let mut more = Vec::new();
-                for (source, target, read_only) in edits.mounts {
-                    if let Some(at) = at {
-                        at.place(&source.display().to_string());
+                        Some(bind_tree(spec)?)
                     }
-                    let is_file = !source.is_dir();
-                    let tree = mount::bind_path(&source, true).doing(format_args!(
-                        "CDI device injection failed: cannot mount {}",
-                        source.display()
-                    ))?;
-                    more.push((tree, target, read_only, is_file));
+                });
+            }
+            let shm = if shared_shm { Some(mount::bind_path(Path::new("/dev/shm"), true)?) } else { None };
+            let mut devices = host_devices(&def.host, privileged)?;
+            devices.extend(edits.devices);
+            let mut more = Vec::new();
+            for (source, target, read_only) in edits.mounts {
+                if let Some(at) = at {
+                    at.place(&source.display().to_string());
                 }
-                Ok(Files {
-                    more,
-                    env: edits.env,
-                    groups: edits.groups,
-                    account,
-                    rootfs: root.into_fd(),
-                    own,
-                    trees,
-                    devices,
-                    shm,
-                })
+                let is_file = !source.is_dir();
+                let tree = mount::bind_path(&source, true)
+                    .doing(format_args!("CDI device injection failed: cannot mount {}", source.display()))?;
+                more.push((tree, target, read_only, is_file));
+            }
+            Ok(Files {
+                more,
+                env: edits.env,
+                groups: edits.groups,
+                account,
+                rootfs: root.into_fd(),
+                own,
+                trees,
+                devices,
+                shm,
+            })
         };
         if places.is_empty() {
             return self.inner.pool.run(move || work(None)).await?;
