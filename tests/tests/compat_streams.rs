@@ -516,10 +516,10 @@ fn every_action_has_its_event() {
     d.docker(&["save", "-o", &saved, "other:tag"]).ok();
     d.docker(&["rmi", "other:tag", "committed"]).ok();
     d.docker(&["load", "-i", &saved]).ok();
-    d.docker(&["volume", "create", "v"]).ok();
-    d.docker(&["volume", "rm", "v"]).ok();
-    d.docker(&["network", "create", "n"]).ok();
-    d.docker(&["network", "rm", "n"]).ok();
+    d.docker(&["volume", "create", "vol"]).ok();
+    d.docker(&["volume", "rm", "vol"]).ok();
+    d.docker(&["network", "create", "lan"]).ok();
+    d.docker(&["network", "rm", "lan"]).ok();
     let (status, _, reader) = open(&d, "/containers/second/attach?stream=1&stdout=1", UPGRADE);
     assert_eq!(status, 101);
     drop(reader);
