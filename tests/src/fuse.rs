@@ -5,8 +5,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
@@ -19,6 +19,7 @@ const FORGET: u32 = 2;
 const INTERRUPT: u32 = 36;
 const DESTROY: u32 = 38;
 const BATCH_FORGET: u32 = 42;
+const STATX: u32 = 52;
 
 /// Where it hangs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +71,8 @@ fn answer(hangs: Hangs, operation: u32) -> Option<Result<Vec<u8>, i32>> {
             Some(Ok(out))
         }
         STATFS if hangs == Hangs::Inside => Some(Ok(vec![0u8; 80])),
-        OPENDIR if hangs == Hangs::Inside => Some(Err(nix::libc::ENOSYS)),
+        // Then the kernel asks by GETATTR.
+        OPENDIR | STATX if hangs == Hangs::Inside => Some(Err(nix::libc::ENOSYS)),
         // Looking for a name in it, and all else.
         _ => None,
     }

@@ -222,13 +222,8 @@ impl Engine {
         }
         let def = Arc::clone(&now.def);
         let dir = self.inner.dirs.container(&def.id);
-        let places: Vec<&str> = now
-            .def
-            .mounts
-            .iter()
-            .filter(|m| m.kind == MountKind::Bind)
-            .map(|m| m.source.as_str())
-            .collect();
+        let places: Vec<&str> =
+            now.def.mounts.iter().filter(|m| m.kind == MountKind::Bind).map(|m| m.source.as_str()).collect();
         let work = move |at: &crate::foreign::At| {
             let mut parts = Vec::new();
             for (place, name) in start::OWN_FILES {
@@ -263,10 +258,7 @@ impl Engine {
         let tree = self.whole_tree(&now).await?;
         let container = reference.to_owned();
         let place = inside(&now, path);
-        self.inner
-            .foreign
-            .run(&[&place], move |_| Ok(stat(&Root::new(tree), &asked, &container)?.0))
-            .await?
+        self.inner.foreign.run(&[&place], move |_| Ok(stat(&Root::new(tree), &asked, &container)?.0)).await?
     }
 
     /// `GET /containers/{id}/archive`.

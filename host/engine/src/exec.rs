@@ -25,6 +25,8 @@ const REMEMBERED: usize = 1000;
 struct Progress {
     started: bool,
     running: bool,
+    /// Made for a run that ended before it was started.
+    stale: bool,
     pid: i32,
     exit_code: Option<i32>,
 }
@@ -67,6 +69,15 @@ impl Execs {
 
     fn find(&self, id: &str) -> Result<Arc<Exec>> {
         self.map().get(id).cloned().ok_or_else(|| Error::not_found(format!("No such exec instance: {id}")))
+    }
+
+    /// The container's run is over: what was not started cannot be any more.
+    pub(crate) fn run_ended(&self, ids: &BTreeSet<String>) {
+        let map = self.map();
+        for exec in ids.iter().filter_map(|id| map.get(id)) {
+            let mut progress = exec.progress();
+            progress.stale |= !progress.started;
+        }
     }
 
     pub(crate) fn forget_container(&self, ids: &BTreeSet<String>) {
@@ -224,7 +235,9 @@ impl Engine {
         let map = self.inner.execs.map();
         let running: Vec<String> = ids
             .iter()
-            .filter(|id| map.get(*id).is_some_and(|e| e.progress().exit_code.is_none()))
+            .filter(|id| {
+                map.get(*id).map(|e| *e.progress()).is_some_and(|p| p.exit_code.is_none() && !p.stale)
+            })
             .cloned()
             .collect();
         (!running.is_empty()).then_some(running)
@@ -235,6 +248,9 @@ impl Engine {
         let exec = self.inner.execs.find(id)?;
         self.exec_target(&exec.container)?;
         let progress = *exec.progress();
+        if progress.stale {
+            return Err(Error::not_found(format!("No such exec instance: {id}")));
+        }
         if progress.started {
             let what = if progress.running { "is already running" } else { "has already run" };
             return Err(Error::conflict(format!("exec {id} {what}")));
@@ -268,6 +284,9 @@ impl Engine {
         let (_, now) = self.exec_target(&exec.container)?;
         {
             let mut progress = exec.progress();
+            if progress.stale {
+                return Err(Error::not_found(format!("No such exec instance: {id}")));
+            }
             if progress.started {
                 let what = if progress.running { "is already running" } else { "has already run" };
                 return Err(Error::conflict(format!("exec {id} {what}")));

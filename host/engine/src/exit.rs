@@ -153,6 +153,7 @@ impl Engine {
             }
         }
         self.volumes_unmounted(&after);
+        self.inner.execs.run_ended(&container.exec_ids());
         container.change_life(|life| {
             life.exits += 1;
             life.alive = false;

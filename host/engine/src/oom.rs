@@ -50,7 +50,8 @@ impl Engine {
             return;
         }
         let (weak, container) = (Arc::downgrade(&self.inner), Arc::clone(container));
-        let (cgroups, pool, path) = (self.inner.cgroups.clone(), self.inner.pool.clone(), now.state.cgroup.clone());
+        let (cgroups, pool, path) =
+            (self.inner.cgroups.clone(), self.inner.pool.clone(), now.state.cgroup.clone());
         tokio::spawn(async move {
             let mut life = container.watch();
             let exits = life.borrow().exits;
@@ -79,7 +80,9 @@ impl Engine {
                     let Some(inner) = weak.upgrade() else { return };
                     if kills > seen {
                         seen = kills;
-                        if container.oom.compare_exchange(UNTOLD, TOLD, Ordering::SeqCst, Ordering::SeqCst) == Err(OVER) {
+                        if container.oom.compare_exchange(UNTOLD, TOLD, Ordering::SeqCst, Ordering::SeqCst)
+                            == Err(OVER)
+                        {
                             return;
                         }
                         Engine { inner }.container_event(&container.now(), "oom", &[]);

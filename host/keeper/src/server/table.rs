@@ -158,7 +158,11 @@ fn held(hold: &[(String, Fd)], fds: &[OwnedFd]) -> Result<Vec<(String, OwnedFd)>
             usize::try_from(*number)
                 .ok()
                 .and_then(|index| fds.get(index))
-                .and_then(|fd| sys::dup_above(fd.as_fd(), HELD).or_else(|_| Ok::<_, std::io::Error>(fd.try_clone()?)).ok())
+                .and_then(|fd| {
+                    sys::dup_above(fd.as_fd(), HELD)
+                        .or_else(|_| Ok::<_, std::io::Error>(fd.try_clone()?))
+                        .ok()
+                })
                 .map(|fd| (name.clone(), fd))
                 .ok_or_else(|| refused(libc::EBADF, format!("cannot hold descriptor {number} as {name}")))
         })
@@ -274,9 +278,9 @@ impl Server {
             return Err(refused(libc::EAGAIN, format!("container {} is being set up", plan.container)));
         }
         // A copy with a low number, which lives as long as what is lent with it.
-        let pidfd = pidfd
-            .try_clone()
-            .map_err(|e| refused(e.raw_os_error().unwrap_or(libc::EMFILE), format!("copying a pidfd: {e}")))?;
+        let pidfd = pidfd.try_clone().map_err(|e| {
+            refused(e.raw_os_error().unwrap_or(libc::EMFILE), format!("copying a pidfd: {e}"))
+        })?;
         let target = Target { pidfd: pidfd.as_fd(), pid: container.pid, cgroup: container.cgroup.as_deref() };
         let cgroup = container.cgroup.clone();
         if plan.foreign.is_some() {
