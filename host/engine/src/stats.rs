@@ -282,7 +282,7 @@ fn boot_time() -> i64 {
 }
 
 /// KiB of this machine's memory.
-fn memory() -> u64 {
+fn memory_total() -> u64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let total = text.lines().find_map(|l| l.strip_prefix("MemTotal:"));
     total.and_then(|l| l.split_ascii_whitespace().next()?.parse().ok()).unwrap_or(0)
@@ -367,7 +367,7 @@ impl Process {
             Column::Ppid => self.ppid.clone(),
             Column::C => "0".into(),
             Column::Pcpu => percent(u128::from(self.time), self.age()),
-            Column::Pmem => percent(u128::from(self.rss), u128::from(memory())),
+            Column::Pmem => percent(u128::from(self.rss), u128::from(memory_total())),
             Column::Stime | Column::Start => jiff::Timestamp::from_second(self.started)
                 .map(|t| t.to_zoned(jiff::tz::TimeZone::system()).strftime("%H:%M").to_string())
                 .unwrap_or_default(),
