@@ -454,9 +454,7 @@ mod tests {
 
     #[test]
     fn ports_are_shown_in_runs() {
-        let port = |private: u16, ip: &str, public: u16, protocol: &str| {
-            json!({"PrivatePort": private, "IP": ip, "PublicPort": public, "Type": protocol})
-        };
+        let port = |private: u16, ip: &str, public: u16, protocol: &str| json!({"PrivatePort": private, "IP": ip, "PublicPort": public, "Type": protocol});
         let bare = |private: u16| json!({"PrivatePort": private, "Type": "tcp"});
         for (list, wanted) in [
             (vec![bare(80)], "80/tcp"),
@@ -466,7 +464,11 @@ mod tests {
                 "99/tcp, 0.0.0.0:8080->80/tcp, [::]:8080->80/tcp",
             ),
             (
-                vec![port(70, "0.0.0.0", 70, "tcp"), port(71, "0.0.0.0", 71, "tcp"), port(53, "::1", 53, "udp")],
+                vec![
+                    port(70, "0.0.0.0", 70, "tcp"),
+                    port(71, "0.0.0.0", 71, "tcp"),
+                    port(53, "::1", 53, "udp"),
+                ],
                 "[::1]:53->53/udp, 0.0.0.0:70-71->70-71/tcp",
             ),
             (vec![], ""),

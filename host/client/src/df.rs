@@ -146,7 +146,11 @@ mod tests {
         });
         let lines: Vec<String> = rows(&usage)
             .iter()
-            .map(|r| ["Type", "TotalCount", "Active", "Size", "Reclaimable"].map(|k| r[k].as_str().unwrap()).join("|"))
+            .map(|r| {
+                ["Type", "TotalCount", "Active", "Size", "Reclaimable"]
+                    .map(|k| r[k].as_str().unwrap())
+                    .join("|")
+            })
             .collect();
         assert_eq!(
             lines,

@@ -117,7 +117,8 @@ pub(crate) async fn prune(client: &Client, what: Pruning) -> Result<u8, Error> {
             )
         }
         Pruning::Images(a) if a.all => (
-            "WARNING! This will remove all images without at least one container associated to them.".to_owned(),
+            "WARNING! This will remove all images without at least one container associated to them."
+                .to_owned(),
             a.common.force,
         ),
         Pruning::Images(a) => ("WARNING! This will remove all dangling images.".to_owned(), a.common.force),

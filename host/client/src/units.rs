@@ -162,7 +162,15 @@ mod tests {
         assert!(moment("yesterday").is_err());
         assert_eq!(
             [0, 59, 61, 2800, 3700, 7300, 200_000].map(ago),
-            ["Less than a second", "59 seconds", "About a minute", "46 minutes", "About an hour", "2 hours", "2 days"]
+            [
+                "Less than a second",
+                "59 seconds",
+                "About a minute",
+                "46 minutes",
+                "About an hour",
+                "2 hours",
+                "2 days"
+            ]
         );
     }
 }

@@ -58,7 +58,9 @@ pub(super) fn call(name: &str, arguments: &[Value]) -> Result<Value, Error> {
         "urlquery" => text()
             .bytes()
             .map(|b| match b {
-                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => char::from(b).to_string(),
+                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                    char::from(b).to_string()
+                }
                 b' ' => "+".to_owned(),
                 b => format!("%{b:02X}"),
             })
@@ -224,9 +226,9 @@ pub(super) fn empty_as_go(value: &Value, name: &str) -> Value {
         return value.clone();
     }
     match name {
-        "Aliases" | "Binds" | "CapAdd" | "CapDrop" | "Cmd" | "DNSNames" | "DeviceCgroupRules" | "DeviceRequests"
-        | "Devices" | "Entrypoint" | "ExecIDs" | "ExtraHosts" | "GroupAdd" | "Links" | "OnBuild" | "SecurityOpt"
-        | "Ulimits" | "VolumesFrom" => Value::Array(Vec::new()),
+        "Aliases" | "Binds" | "CapAdd" | "CapDrop" | "Cmd" | "DNSNames" | "DeviceCgroupRules"
+        | "DeviceRequests" | "Devices" | "Entrypoint" | "ExecIDs" | "ExtraHosts" | "GroupAdd" | "Links"
+        | "OnBuild" | "SecurityOpt" | "Ulimits" | "VolumesFrom" => Value::Array(Vec::new()),
         "DriverOpts" | "Labels" | "Options" | "Volumes" => Value::Object(serde_json::Map::new()),
         "IPAMConfig" | "MemorySwappiness" | "OomKillDisable" | "PidsLimit" => "<nil>".into(),
         _ => Value::Null,

@@ -228,7 +228,8 @@ fn control<'a>(word: &str, rest: &str, tokens: &mut impl Iterator<Item = Token<'
         "with" => Node::With(parse_pipe(rest)?, body, otherwise),
         _ => {
             let (names, over) = rest.split_once(":=").unwrap_or(("", rest));
-            let names = names.split(',').map(str::trim).filter(|n| !n.is_empty()).map(str::to_owned).collect();
+            let names =
+                names.split(',').map(str::trim).filter(|n| !n.is_empty()).map(str::to_owned).collect();
             Node::Range { names, over: parse_pipe(over)?, body, otherwise }
         }
     })
@@ -450,7 +451,10 @@ mod tests {
             ("{{range $i, $n := .Names}}{{if $i}},{{end}}{{$n}}{{end}}", "x,y"),
             ("{{range .Nobody}}x{{else}}empty{{end}}", "empty"),
             ("{{/* said to nobody */}}a", "a"),
-            (r#"{{printf "%-5s|%5d|%q|%v|%t" .Id .State.Code .Id .Names .State.Running}}"#, "abc  |    3|\"abc\"|[x y]|true"),
+            (
+                r#"{{printf "%-5s|%5d|%q|%v|%t" .Id .State.Code .Id .Names .State.Running}}"#,
+                "abc  |    3|\"abc\"|[x y]|true",
+            ),
             (r#"{{printf "%05d %x %.2f %%" 7 255 1.5}}"#, "00007 ff 1.50 %"),
             (r#"{{title "some words"}}"#, "Some Words"),
             (r#"{{index (split "a:b:c" ":") 1}}"#, "b"),
@@ -490,6 +494,9 @@ mod tests {
     fn tables_are_aligned() {
         let text = table(vec!["A".into(), "LONG".into()], vec![vec!["wide cell".into(), "x".into()]]);
         assert_eq!(text, "A           LONG\nwide cell   x\n");
-        assert_eq!(table(vec!["A".into(), "B".into()], vec![vec!["x".into(), String::new()]]), "A         B\nx         \n");
+        assert_eq!(
+            table(vec!["A".into(), "B".into()], vec![vec!["x".into(), String::new()]]),
+            "A         B\nx         \n"
+        );
     }
 }
