@@ -1,6 +1,7 @@
 //! The functions that templates call: Go's own, and those that docker adds.
 
 use std::cmp::Ordering;
+use std::fmt::Write as _;
 
 use serde_json::Value;
 
@@ -86,7 +87,7 @@ fn slice(value: &Value, from: usize, to: Option<usize>) -> Result<Value, Error> 
     let out_of_range = || wrong("error calling slice: index out of range");
     match value {
         Value::Array(list) => {
-            list.get(from..to.unwrap_or(list.len())).map(|part| part.to_vec().into()).ok_or_else(out_of_range)
+            list.get(from..to.unwrap_or(list.len())).map(|part| Value::from(part.to_vec())).ok_or_else(out_of_range)
         }
         Value::String(text) => {
             text.get(from..to.unwrap_or(text.len())).map(Value::from).ok_or_else(out_of_range)
@@ -170,7 +171,7 @@ fn printf(format: &str, arguments: &[Value]) -> Result<String, Error> {
             continue;
         }
         let Some(value) = next.next() else {
-            out.push_str(&format!("%!{verb}(MISSING)"));
+            let _ = write!(out, "%!{verb}(MISSING)");
             continue;
         };
         let mut text = match (verb, value) {
