@@ -260,7 +260,7 @@ fn row(summary: &Value, full: bool) -> Value {
         "Ports": ports(summary), "State": text(summary, "/State"), "Status": text(summary, "/Status"),
         "Size": format!("{} (virtual {})", units::human(size("SizeRw")), units::human(size("SizeRootFs"))),
         "Names": names.join(","), "Labels": list("/Labels"), "Mounts": mounts.join(","), "Networks": networks.join(","),
-        "LocalVolumes": volumes.to_string(),
+        "LocalVolumes": volumes.to_string(), "Platform": null,
     })
 }
 
@@ -392,12 +392,13 @@ pub(crate) async fn top(client: &Client, args: TopArgs) -> Result<u8, Error> {
             titles.iter().cloned().zip(strings(p).into_iter().map(Value::from)).collect::<Map<_, _>>().into()
         })
         .collect();
-    format::print_list(&rows, &columns, None)?;
+    format::print_wide(&rows, &columns);
     Ok(0)
 }
 
 pub(crate) async fn port(client: &Client, args: PortArgs) -> Result<u8, Error> {
     let container = client.get(&format!("/containers/{}/json", args.container), &[]).await?;
+    let asked = args.port.clone().unwrap_or_default();
     let wanted = args.port.map(|p| if p.contains('/') { p } else { format!("{p}/tcp") });
     let mut found = false;
     for (inside, bindings) in
@@ -415,8 +416,8 @@ pub(crate) async fn port(client: &Client, args: PortArgs) -> Result<u8, Error> {
         }
     }
     match wanted {
-        Some(port) if !found => {
-            Err(Error::Usage(format!("no public port '{port}' published for {}", args.container)))
+        Some(_) if !found => {
+            Err(Error::Missing(format!("Error: No public port '{asked}' published for {}", args.container)))
         }
         _ => Ok(0),
     }

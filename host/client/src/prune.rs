@@ -155,7 +155,7 @@ pub(crate) async fn prune(client: &Client, what: Pruning) -> Result<u8, Error> {
             total += show(&images(client, &a.images).await?);
         }
     }
-    println!("Total reclaimed space: {}", units::human(total));
+    println!("Total reclaimed space: {}", units::human_exact(total));
     Ok(0)
 }
 

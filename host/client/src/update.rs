@@ -1,6 +1,6 @@
 //! `update`: limits and restart policies of containers that are there.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::args::UpdateArgs;
 use crate::containers::for_each;
@@ -60,6 +60,8 @@ pub(crate) async fn update(client: &Client, args: UpdateArgs) -> Result<u8, Erro
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]

@@ -207,8 +207,13 @@ impl Engine {
         let wanted = |kind: &str| kinds.is_empty() || kinds.iter().any(|k| k == kind);
         let mut answer = serde_json::Map::new();
         if wanted("image") {
-            let images = self.image_list(false, &crate::Filters::default()).await?;
+            let mut images = self.image_list(false, &crate::Filters::default()).await?;
             let usage = self.inner.images.usage();
+            for image in &mut images {
+                if let Some(own) = usage.images.get(&image.id) {
+                    image.shared_size = i64::try_from(own.shared).unwrap_or(i64::MAX);
+                }
+            }
             let used: std::collections::BTreeSet<String> =
                 self.inner.registry.all().iter().map(|c| c.now().def.image.clone()).collect();
             let active = images.iter().filter(|i| used.contains(&i.id)).count();

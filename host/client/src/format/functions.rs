@@ -86,9 +86,10 @@ fn title(text: &str) -> String {
 fn slice(value: &Value, from: usize, to: Option<usize>) -> Result<Value, Error> {
     let out_of_range = || wrong("error calling slice: index out of range");
     match value {
-        Value::Array(list) => {
-            list.get(from..to.unwrap_or(list.len())).map(|part| Value::from(part.to_vec())).ok_or_else(out_of_range)
-        }
+        Value::Array(list) => list
+            .get(from..to.unwrap_or(list.len()))
+            .map(|part| Value::from(part.to_vec()))
+            .ok_or_else(out_of_range),
         Value::String(text) => {
             text.get(from..to.unwrap_or(text.len())).map(Value::from).ok_or_else(out_of_range)
         }
