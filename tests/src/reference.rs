@@ -28,11 +28,21 @@ pub fn schema() -> Option<Value> {
     if !dir.join(".installed").exists() {
         std::fs::create_dir_all(&dir).expect("clients");
         let target = dir.display().to_string();
-        python(&["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target", &target, "pyyaml"]);
+        python(&[
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--target",
+            &target,
+            "pyyaml",
+        ]);
         std::fs::write(dir.join(".installed"), "").expect("clients");
     }
     // Dates in it are texts to JSON.
-    let script = "import json, sys, yaml; json.dump(yaml.safe_load(open(sys.argv[1])), sys.stdout, default=str)";
+    let script =
+        "import json, sys, yaml; json.dump(yaml.safe_load(open(sys.argv[1])), sys.stdout, default=str)";
     let json = python(&["-c", script, &path.display().to_string()]);
     Some(serde_json::from_slice(&json).unwrap_or_else(|e| panic!("{}: {e}", path.display())))
 }

@@ -35,7 +35,11 @@ fn output(command: &mut Command) -> String {
 fn source() -> PathBuf {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
-    let text = output(Command::new(cargo).args(["metadata", "--format-version", "1", "--locked", "--manifest-path"]).arg(manifest));
+    let text = output(
+        Command::new(cargo)
+            .args(["metadata", "--format-version", "1", "--locked", "--manifest-path"])
+            .arg(manifest),
+    );
     let metadata: Value = serde_json::from_str(&text).unwrap();
     let packages = metadata["packages"].as_array().unwrap();
     let bollard = packages.iter().find(|p| p["name"] == "bollard").expect("bollard");
@@ -54,12 +58,21 @@ fn programs() -> Vec<(String, PathBuf)> {
     }
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
-    build.current_dir(&copy).args(["test", "--no-run", "--message-format=json", "--config", "profile.dev.debug=false"]);
+    build.current_dir(&copy).args([
+        "test",
+        "--no-run",
+        "--message-format=json",
+        "--config",
+        "profile.dev.debug=false",
+    ]);
     build.args(FILES.iter().flat_map(|file| ["--test", file]));
     build.env("CARGO_TARGET_DIR", dir.join("target"));
     // What cargo tells the test that it runs is not for the suite's build.
     for (key, _) in std::env::vars_os() {
-        if key.to_str().is_some_and(|k| k.starts_with("CARGO_PKG") || k == "CARGO_MANIFEST_DIR" || k == "RUSTFLAGS") {
+        if key
+            .to_str()
+            .is_some_and(|k| k.starts_with("CARGO_PKG") || k == "CARGO_MANIFEST_DIR" || k == "RUSTFLAGS")
+        {
             build.env_remove(key);
         }
     }
@@ -67,7 +80,9 @@ fn programs() -> Vec<(String, PathBuf)> {
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
         .filter(|m| m["reason"] == "compiler-artifact" && m["profile"]["test"] == true)
-        .filter_map(|m| Some((m["target"]["name"].as_str()?.to_owned(), PathBuf::from(m["executable"].as_str()?))))
+        .filter_map(|m| {
+            Some((m["target"]["name"].as_str()?.to_owned(), PathBuf::from(m["executable"].as_str()?)))
+        })
         .collect()
 }
 
@@ -87,9 +102,11 @@ fn images(d: &Daemon) {
         entry(&mut tar, name, b'0', mode, "", text.as_bytes());
     }
     finish(&mut tar);
-    for (name, command) in
-        [("hello-world:linux", "/hello"), ("alpine:latest", "/bin/sh"), ("fussybeaver/uhttpd:latest", "/bin/sh")]
-    {
+    for (name, command) in [
+        ("hello-world:linux", "/hello"),
+        ("alpine:latest", "/bin/sh"),
+        ("fussybeaver/uhttpd:latest", "/bin/sh"),
+    ] {
         let name = format!("localhost:5000/{name}");
         let change = format!("CMD [\"{command}\"]");
         d.docker_with_input(&["import", "-c", &change, "-", &name], &tar).ok();
@@ -115,10 +132,13 @@ fn bollard_finds_what_it_expects() {
         command.args(["--test-threads", "1"]).current_dir(program.parent().unwrap());
         command.env("DOCKER_HOST", d.host()).env("HOME", d.path("."));
         let out = command.output().unwrap();
-        let text = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+        let text =
+            format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
         let mut outcomes = 0;
         for line in text.lines() {
-            let Some((name, outcome)) = line.strip_prefix("test ").and_then(|l| l.split_once(" ... ")) else { continue };
+            let Some((name, outcome)) = line.strip_prefix("test ").and_then(|l| l.split_once(" ... ")) else {
+                continue;
+            };
             outcomes += 1;
             match outcome.rsplit(' ').next() {
                 Some("ok") => passed += 1,
@@ -131,7 +151,8 @@ fn bollard_finds_what_it_expects() {
         said += &text;
     }
     println!("bollard: {passed} passed, {} failed as listed or not", failed.len());
-    let surprises: Vec<&String> = failed.iter().filter(|name| !expected.iter().any(|e| name.starts_with(e))).collect();
+    let surprises: Vec<&String> =
+        failed.iter().filter(|name| !expected.iter().any(|e| name.starts_with(e))).collect();
     assert!(surprises.is_empty(), "not listed as failing: {surprises:#?}\n{said}");
     assert!(passed >= 30, "only {passed} tests passed\n{said}");
 }

@@ -43,10 +43,22 @@ fn ping_and_version_are_what_clients_negotiate_by() {
     assert!(!version["Platform"]["Name"].as_str().unwrap().is_empty());
     let engine = &version["Components"][0];
     assert_eq!((&engine["Name"], &engine["Version"]), (&json!("Engine"), &version["Version"]));
-    for key in ["ApiVersion", "MinAPIVersion", "Arch", "BuildTime", "Experimental", "GitCommit", "GoVersion", "KernelVersion", "Os"] {
+    for key in [
+        "ApiVersion",
+        "MinAPIVersion",
+        "Arch",
+        "BuildTime",
+        "Experimental",
+        "GitCommit",
+        "GoVersion",
+        "KernelVersion",
+        "Os",
+    ] {
         assert!(engine["Details"][key].is_string(), "{key}: {engine}");
     }
-    let out = d.docker(&["version", "--format", "{{.Server.APIVersion}} {{.Server.Version}} {{.Client.APIVersion}}"]).ok();
+    let out = d
+        .docker(&["version", "--format", "{{.Server.APIVersion}} {{.Server.Version}} {{.Client.APIVersion}}"])
+        .ok();
     assert!(out.starts_with("1.55 "), "{out}");
 }
 
@@ -113,23 +125,53 @@ fn devices_of_vendors_are_discovered() {
     d.import_busybox();
     let info = d.api("GET", "/info", "").json();
     assert_eq!(info["DiscoveredDevices"], json!([{"Source": "cdi", "ID": "vendor.test/thing=a"}]));
-    let seen = d.docker(&["run", "--rm", "--network", "none", "--device", "vendor.test/thing=a", "busybox", "sh", "-c", "echo $THING; test -c /dev/thing && echo node"]).ok();
+    let seen = d
+        .docker(&[
+            "run",
+            "--rm",
+            "--network",
+            "none",
+            "--device",
+            "vendor.test/thing=a",
+            "busybox",
+            "sh",
+            "-c",
+            "echo $THING; test -c /dev/thing && echo node",
+        ])
+        .ok();
     assert_eq!(seen, "a\nnode");
     let refused = d.docker(&["run", "--rm", "--device", "vendor.test/thing=b", "busybox", "true"]);
-    assert!(refused.code != 0 && refused.err.contains("unresolvable CDI devices vendor.test/thing=b"), "{}", refused.err);
+    assert!(
+        refused.code != 0 && refused.err.contains("unresolvable CDI devices vendor.test/thing=b"),
+        "{}",
+        refused.err
+    );
 }
 
 #[test]
 fn logins_are_answered_in_dockers_shapes() {
     let d = Daemon::start();
-    let registry = wharf_tests::registry::Registry::start(&d, 5000, wharf_tests::registry::Setup { password: true, ..Default::default() });
-    let good = d.api("POST", "/auth", &json!({"username": "me", "password": "secret", "serveraddress": registry.address}).to_string());
+    let registry = wharf_tests::registry::Registry::start(
+        &d,
+        5000,
+        wharf_tests::registry::Setup { password: true, ..Default::default() },
+    );
+    let good = d.api(
+        "POST",
+        "/auth",
+        &json!({"username": "me", "password": "secret", "serveraddress": registry.address}).to_string(),
+    );
     assert_eq!((good.status, good.json()), (200, json!({"Status": "Login Succeeded", "IdentityToken": ""})));
-    let bad = d.api("POST", "/auth", &json!({"username": "me", "password": "wrong", "serveraddress": registry.address}).to_string());
+    let bad = d.api(
+        "POST",
+        "/auth",
+        &json!({"username": "me", "password": "wrong", "serveraddress": registry.address}).to_string(),
+    );
     assert_eq!(bad.status, 401, "{}", bad.text());
     assert!(!bad.message().contains("wrong"), "{}", bad.message());
     // Nobody listens there.
-    let gone = d.api("POST", "/auth", r#"{"username": "me", "password": "x", "serveraddress": "127.0.0.1:1"}"#);
+    let gone =
+        d.api("POST", "/auth", r#"{"username": "me", "password": "x", "serveraddress": "127.0.0.1:1"}"#);
     assert!(gone.status >= 400 && gone.message().contains("127.0.0.1:1"), "{}", gone.text());
 }
 
@@ -139,15 +181,36 @@ fn volumes_are_made_used_and_pruned_as_docker_does() {
     let made = d.api("POST", "/volumes/create", r#"{"Name": "named", "Labels": {"a": "b"}, "DriverOpts": {"type": "tmpfs", "device": "tmpfs", "o": "size=1m"}}"#);
     assert_eq!(made.status, 201, "{}", made.text());
     let volume = made.json();
-    assert_eq!((&volume["Driver"], &volume["Scope"], &volume["Labels"]), (&json!("local"), &json!("local"), &json!({"a": "b"})));
-    assert!(volume["CreatedAt"].as_str().unwrap().contains('T') && volume["Mountpoint"].as_str().unwrap().starts_with('/'));
+    assert_eq!(
+        (&volume["Driver"], &volume["Scope"], &volume["Labels"]),
+        (&json!("local"), &json!("local"), &json!({"a": "b"}))
+    );
+    assert!(
+        volume["CreatedAt"].as_str().unwrap().contains('T')
+            && volume["Mountpoint"].as_str().unwrap().starts_with('/')
+    );
     // The same again is no error and makes no second one; another driver is.
     assert_eq!(d.api("POST", "/volumes/create", r#"{"Name": "named"}"#).status, 201);
     let anonymous = d.api("POST", "/volumes/create", "{}").json();
     assert_eq!(anonymous["Name"].as_str().unwrap().len(), 64);
     assert!(anonymous["Labels"].get("com.docker.volume.anonymous").is_some(), "{anonymous}");
     assert_eq!(d.api("POST", "/volumes/create", r#"{"Name": "a"}"#).status, 400);
-    d.docker(&["run", "-d", "--name", "user", "--network", "none", "-v", "used:/used", "-v", "/anon", "busybox", "sleep", "600"]).ok();
+    d.docker(&[
+        "run",
+        "-d",
+        "--name",
+        "user",
+        "--network",
+        "none",
+        "-v",
+        "used:/used",
+        "-v",
+        "/anon",
+        "busybox",
+        "sleep",
+        "600",
+    ])
+    .ok();
     let busy = d.api("DELETE", "/volumes/used", "");
     assert_eq!(busy.status, 409);
     assert!(busy.message().starts_with("remove used: volume is in use - ["), "{}", busy.message());
@@ -165,7 +228,9 @@ fn volumes_are_made_used_and_pruned_as_docker_does() {
     assert_eq!(names(r#"{"driver":["local"]}"#).len(), 4);
     assert_eq!(d.api("GET", "/volumes?filters=%7B%22x%22%3A%5B%22y%22%5D%7D", "").status, 400);
     let df = d.api("GET", "/v1.47/system/df?type=volume", "").json();
-    let usage = |name: &str| df["Volumes"].as_array().unwrap().iter().find(|v| v["Name"] == name).unwrap()["UsageData"].clone();
+    let usage = |name: &str| {
+        df["Volumes"].as_array().unwrap().iter().find(|v| v["Name"] == name).unwrap()["UsageData"].clone()
+    };
     assert_eq!((&usage("used")["RefCount"], &usage("named")["RefCount"]), (&json!(1), &json!(0)));
     // Only what has no name goes, since 1.42; before, all that nobody uses.
     let pruned = d.api("POST", "/volumes/prune", "").json();
@@ -185,8 +250,13 @@ fn commits_changes_exports_and_tops_in_dockers_shapes() {
     assert_eq!(d.api("GET", "/containers/box/changes", "").json(), Value::Null);
     d.docker(&["exec", "box", "sh", "-c", "echo x > /new; rm /bin/yes; chmod 700 /bin/sh"]).ok();
     let changes = d.api("GET", "/containers/box/changes", "").json();
-    let kind = |path: &str| changes.as_array().unwrap().iter().find(|c| c["Path"] == path).map(|c| c["Kind"].clone());
-    assert_eq!((kind("/new"), kind("/bin/yes"), kind("/bin")), (Some(json!(1)), Some(json!(2)), Some(json!(0))));
+    let kind = |path: &str| {
+        changes.as_array().unwrap().iter().find(|c| c["Path"] == path).map(|c| c["Kind"].clone())
+    };
+    assert_eq!(
+        (kind("/new"), kind("/bin/yes"), kind("/bin")),
+        (Some(json!(1)), Some(json!(2)), Some(json!(0)))
+    );
     let commit = d.api(
         "POST",
         "/commit?container=box&repo=made&tag=v1&author=me&comment=why&changes=ENV%20A%3Db&changes=CMD%20%5B%22sh%22%5D&pause=0",
@@ -195,16 +265,24 @@ fn commits_changes_exports_and_tops_in_dockers_shapes() {
     assert_eq!(commit.status, 201, "{}", commit.text());
     let id = commit.json()["Id"].as_str().unwrap().to_owned();
     let image = d.api("GET", "/images/made:v1/json", "").json();
-    assert_eq!((&image["Id"], &image["Author"], &image["Comment"]), (&json!(id), &json!("me"), &json!("why")));
+    assert_eq!(
+        (&image["Id"], &image["Author"], &image["Comment"]),
+        (&json!(id), &json!("me"), &json!("why"))
+    );
     assert!(image["Config"]["Env"].as_array().unwrap().contains(&json!("A=b")));
     assert_eq!(image["Config"]["Cmd"], json!(["sh"]));
     assert_eq!(d.api("POST", "/commit?container=nobody", "").status, 404);
     let export = d.api("GET", "/containers/box/export", "");
     assert!(export.status == 200 && export.body.windows(3).any(|w| w == b"new"));
-    for (query, first) in [("", "UID"), ("?ps_args=aux", "USER"), ("?ps_args=-ef", "UID"), ("?ps_args=-o%20pid%2Cargs", "PID")] {
+    for (query, first) in
+        [("", "UID"), ("?ps_args=aux", "USER"), ("?ps_args=-ef", "UID"), ("?ps_args=-o%20pid%2Cargs", "PID")]
+    {
         let top = d.api("GET", &format!("/containers/box/top{query}"), "").json();
         assert_eq!(top["Titles"][0], first, "{query}");
-        assert!(top["Processes"][0].as_array().unwrap().iter().any(|c| c.as_str().unwrap().contains("sleep")), "{top}");
+        assert!(
+            top["Processes"][0].as_array().unwrap().iter().any(|c| c.as_str().unwrap().contains("sleep")),
+            "{top}"
+        );
     }
     assert_eq!(d.api("GET", "/containers/made/top", "").status, 404);
     d.docker(&["stop", "-t", "0", "box"]).ok();
@@ -232,7 +310,11 @@ fn no_exit_is_too_fast_to_be_heard() {
             let waiter = std::thread::spawn(move || {
                 use std::io::{BufRead, BufReader, Read, Write};
                 let mut s = wharf_tests::connect(&socket);
-                write!(s, "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").unwrap();
+                write!(
+                    s,
+                    "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+                )
+                .unwrap();
                 let mut reader = BufReader::new(s);
                 wharf_tests::http::read_head(&mut reader).unwrap();
                 ready.send(()).unwrap();
@@ -274,7 +356,22 @@ const ABSENT: [(&str, &[&str]); 14] = [
 fn answers_have_every_field_of_the_reference() {
     let Some(schema) = reference::schema() else { return };
     let d = daemon();
-    d.docker(&["run", "-d", "--name", "box", "-v", "vol:/v", "-p", "80", "--health-cmd", "true", "busybox", "sleep", "600"]).ok();
+    d.docker(&[
+        "run",
+        "-d",
+        "--name",
+        "box",
+        "-v",
+        "vol:/v",
+        "-p",
+        "80",
+        "--health-cmd",
+        "true",
+        "busybox",
+        "sleep",
+        "600",
+    ])
+    .ok();
     let get = |path: &str| d.api("GET", path, "").json();
     let c = get("/v1.55/containers/box/json?size=1");
     let stats = get("/containers/box/stats?stream=false&one-shot=1");
@@ -297,7 +394,8 @@ fn answers_have_every_field_of_the_reference() {
             _ => info["Plugins"].clone(),
         };
         let there: BTreeSet<String> = value.as_object().unwrap().keys().cloned().collect();
-        let missing: Vec<String> = reference::fields(&schema, definition).difference(&there).cloned().collect();
+        let missing: Vec<String> =
+            reference::fields(&schema, definition).difference(&there).cloned().collect();
         assert_eq!(missing, absent, "{definition}: {value}");
     }
 }

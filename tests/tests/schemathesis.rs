@@ -24,7 +24,10 @@ fn faults(said: &str) -> Vec<String> {
             continue;
         }
         let body = lines.find(|l| !l.trim().is_empty()).unwrap_or_default();
-        if !["registry-1.docker.io", "index.docker.io", "failed to lookup address"].iter().any(|w| body.contains(w)) {
+        if !["registry-1.docker.io", "index.docker.io", "failed to lookup address"]
+            .iter()
+            .any(|w| body.contains(w))
+        {
             found.push(format!("{line} {body}"));
         }
     }

@@ -165,7 +165,9 @@ fn old_mount(mount: &mut Mount, version: Version) -> Result<(), Failure> {
             (mount.tmpfs_options.is_some(), MountType::TMPFS, "TmpfsOptions"),
         ] {
             if there && kind != Some(own) {
-                return Err(Failure::invalid(format!("{field} must not be specified on mount type {word:?}")));
+                return Err(Failure::invalid(format!(
+                    "{field} must not be specified on mount type {word:?}"
+                )));
             }
         }
     }
@@ -201,7 +203,8 @@ fn mac_address(
     if version < Version(44) {
         let Some(mac) = wide else {
             // Endpoints had none of their own.
-            for endpoint in body.networking_config.iter_mut().flat_map(|n| &mut n.endpoints_config).flatten() {
+            for endpoint in body.networking_config.iter_mut().flat_map(|n| &mut n.endpoints_config).flatten()
+            {
                 endpoint.1.mac_address = None;
             }
             return Ok(None);
@@ -266,7 +269,8 @@ fn sysctls(body: &mut ContainerCreateBody, version: Version) -> Result<Option<St
     for (key, _) in &moved {
         all.remove(key);
     }
-    let list = |pick: &dyn Fn(&(String, String)) -> String| moved.iter().map(pick).collect::<Vec<_>>().join(",");
+    let list =
+        |pick: &dyn Fn(&(String, String)) -> String| moved.iter().map(pick).collect::<Vec<_>>().join(",");
     let (keys, mut value) = (list(&|m| m.0.clone()), list(&|m| m.1.clone()));
     let warning = format!("Migrated sysctl {keys:?} to DriverOpts{{{ENDPOINT_SYSCTLS:?}:{value:?}}}.");
     let options = main_endpoint(body, &network).driver_opts.get_or_insert_default();
@@ -342,9 +346,21 @@ mod tests {
     fn what_older_versions_have_no_words_for_is_refused() {
         let mount = |mount: serde_json::Value| json!({"HostConfig": {"Mounts": [mount]}});
         for (last, body, text) in [
-            (43, json!({"NetworkingConfig": {"EndpointsConfig": {"b": {}, "a": {}}}}), "multiple network endpoints: a, b"),
-            (43, mount(json!({"Type": "bind", "BindOptions": {"ReadOnlyForceRecursive": true}})), "needs API v1.44"),
-            (44, mount(json!({"Type": "volume", "VolumeOptions": {"Subpath": "x"}})), "Subpath needs API v1.45"),
+            (
+                43,
+                json!({"NetworkingConfig": {"EndpointsConfig": {"b": {}, "a": {}}}}),
+                "multiple network endpoints: a, b",
+            ),
+            (
+                43,
+                mount(json!({"Type": "bind", "BindOptions": {"ReadOnlyForceRecursive": true}})),
+                "needs API v1.44",
+            ),
+            (
+                44,
+                mount(json!({"Type": "volume", "VolumeOptions": {"Subpath": "x"}})),
+                "Subpath needs API v1.45",
+            ),
             (47, mount(json!({"Type": "image"})), "needs API v1.48"),
         ] {
             let refused = at(last, body.clone()).unwrap_err();
@@ -352,8 +368,15 @@ mod tests {
             assert!(at(last + 1, body).is_ok(), "{text}");
         }
         let foreign = mount(json!({"Type": "bind", "VolumeOptions": {}}));
-        assert!(at(41, foreign.clone()).unwrap().0.host_config.unwrap().mounts.unwrap()[0].volume_options.is_none());
-        assert_eq!(at(42, foreign).unwrap_err(), "VolumeOptions must not be specified on mount type \"bind\"");
+        assert!(
+            at(41, foreign.clone()).unwrap().0.host_config.unwrap().mounts.unwrap()[0]
+                .volume_options
+                .is_none()
+        );
+        assert_eq!(
+            at(42, foreign).unwrap_err(),
+            "VolumeOptions must not be specified on mount type \"bind\""
+        );
     }
 
     #[test]
@@ -376,7 +399,10 @@ mod tests {
             assert_eq!(warnings.len(), warned);
         }
         let host = json!({"MacAddress": "02:42:00:00:00:05", "HostConfig": {"NetworkMode": "host"}});
-        assert_eq!(at(43, host.clone()).unwrap_err(), "conflicting options: mac-address and the network mode");
+        assert_eq!(
+            at(43, host.clone()).unwrap_err(),
+            "conflicting options: mac-address and the network mode"
+        );
         assert!(at(44, host).is_ok());
         let other = json!({"MacAddress": "02:42:00:00:00:05",
             "NetworkingConfig": {"EndpointsConfig": {"default": {"MacAddress": "02:42:00:00:00:06"}}}});

@@ -58,8 +58,7 @@ pub(crate) fn container(value: &mut Value, version: Version) {
     }
     let wide = container.remove("DesiredMacAddress");
     if version < Version(52)
-        && let (Some(mac), Some(config)) =
-            (wide, container.get_mut("Config").and_then(Value::as_object_mut))
+        && let (Some(mac), Some(config)) = (wide, container.get_mut("Config").and_then(Value::as_object_mut))
     {
         config.insert("MacAddress".into(), mac);
     }

@@ -260,7 +260,7 @@ fn row(summary: &Value, full: bool) -> Value {
         "Ports": ports(summary), "State": text(summary, "/State"), "Status": text(summary, "/Status"),
         "Size": format!("{} (virtual {})", units::human(size("SizeRw")), units::human(size("SizeRootFs"))),
         "Names": names.join(","), "Labels": list("/Labels"), "Mounts": mounts.join(","), "Networks": networks.join(","),
-        "LocalVolumes": volumes.to_string(),
+        "LocalVolumes": volumes.to_string(), "Platform": null,
     })
 }
 
@@ -392,12 +392,13 @@ pub(crate) async fn top(client: &Client, args: TopArgs) -> Result<u8, Error> {
             titles.iter().cloned().zip(strings(p).into_iter().map(Value::from)).collect::<Map<_, _>>().into()
         })
         .collect();
-    format::print_list(&rows, &columns, None)?;
+    format::print_wide(&rows, &columns);
     Ok(0)
 }
 
 pub(crate) async fn port(client: &Client, args: PortArgs) -> Result<u8, Error> {
     let container = client.get(&format!("/containers/{}/json", args.container), &[]).await?;
+    let asked = args.port.clone().unwrap_or_default();
     let wanted = args.port.map(|p| if p.contains('/') { p } else { format!("{p}/tcp") });
     let mut found = false;
     for (inside, bindings) in
@@ -415,8 +416,8 @@ pub(crate) async fn port(client: &Client, args: PortArgs) -> Result<u8, Error> {
         }
     }
     match wanted {
-        Some(port) if !found => {
-            Err(Error::Usage(format!("no public port '{port}' published for {}", args.container)))
+        Some(_) if !found => {
+            Err(Error::Missing(format!("Error: No public port '{asked}' published for {}", args.container)))
         }
         _ => Ok(0),
     }
@@ -454,9 +455,7 @@ mod tests {
 
     #[test]
     fn ports_are_shown_in_runs() {
-        let port = |private: u16, ip: &str, public: u16, protocol: &str| {
-            json!({"PrivatePort": private, "IP": ip, "PublicPort": public, "Type": protocol})
-        };
+        let port = |private: u16, ip: &str, public: u16, protocol: &str| json!({"PrivatePort": private, "IP": ip, "PublicPort": public, "Type": protocol});
         let bare = |private: u16| json!({"PrivatePort": private, "Type": "tcp"});
         for (list, wanted) in [
             (vec![bare(80)], "80/tcp"),
@@ -466,7 +465,11 @@ mod tests {
                 "99/tcp, 0.0.0.0:8080->80/tcp, [::]:8080->80/tcp",
             ),
             (
-                vec![port(70, "0.0.0.0", 70, "tcp"), port(71, "0.0.0.0", 71, "tcp"), port(53, "::1", 53, "udp")],
+                vec![
+                    port(70, "0.0.0.0", 70, "tcp"),
+                    port(71, "0.0.0.0", 71, "tcp"),
+                    port(53, "::1", 53, "udp"),
+                ],
                 "[::1]:53->53/udp, 0.0.0.0:70-71->70-71/tcp",
             ),
             (vec![], ""),

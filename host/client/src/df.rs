@@ -20,8 +20,8 @@ fn number(value: &Value, pointer: &str) -> i64 {
 fn row(kind: &str, total: usize, active: usize, size: i64, free: i64) -> Value {
     let free = free.max(0);
     let share = if size > 0 { format!(" ({}%)", free.saturating_mul(100) / size) } else { String::new() };
-    json!({"Type": kind, "TotalCount": total.to_string(), "Active": active.to_string(), "Size": units::human(size),
-        "Reclaimable": format!("{}{share}", units::human(free))})
+    json!({"Type": kind, "TotalCount": total.to_string(), "Active": active.to_string(), "Size": units::human_exact(size),
+        "Reclaimable": format!("{}{share}", units::human_exact(free))})
 }
 
 /// The four lines, from the flat lists that daemons of every version give.
@@ -32,7 +32,9 @@ fn rows(usage: &Value) -> Vec<Value> {
     let bound: i64 = images
         .iter()
         .filter(used)
-        .map(|i| (number(i, "/Size") - number(i, "/SharedSize").max(0)).max(0))
+        // Of some it is not known.
+        .filter(|i| number(i, "/Size") >= 0 && number(i, "/SharedSize") >= 0)
+        .map(|i| (number(i, "/Size") - number(i, "/SharedSize")).max(0))
         .sum();
     let containers = list(usage, "Containers");
     let alive = |c: &&&Value| matches!(text(c, "/State"), "running" | "paused" | "restarting");
@@ -62,7 +64,7 @@ fn verbose(usage: &Value) -> Result<(), Error> {
             let (repository, tag) = crate::images::split_reference(name);
             let (size, shared) = (number(i, "/Size"), number(i, "/SharedSize").max(0));
             json!({"Repository": repository, "Tag": tag, "ID": short(text(i, "/Id")), "Created": ago(number(i, "/Created")),
-                "Size": units::human(size), "Shared": units::human(shared), "Unique": units::human(size - shared),
+                "Size": units::human_exact(size), "Shared": units::human(shared), "Unique": units::human(size - shared),
                 "Containers": number(i, "/Containers").max(0).to_string()})
         })
         .collect();
@@ -146,7 +148,11 @@ mod tests {
         });
         let lines: Vec<String> = rows(&usage)
             .iter()
-            .map(|r| ["Type", "TotalCount", "Active", "Size", "Reclaimable"].map(|k| r[k].as_str().unwrap()).join("|"))
+            .map(|r| {
+                ["Type", "TotalCount", "Active", "Size", "Reclaimable"]
+                    .map(|k| r[k].as_str().unwrap())
+                    .join("|")
+            })
             .collect();
         assert_eq!(
             lines,

@@ -24,6 +24,9 @@ pub enum Error {
     /// The command line itself is wrong.
     #[error("{0}")]
     Usage(String),
+    /// What was asked for is not there, or a template asks for what is not there.
+    #[error("{0}")]
+    Missing(String),
     /// Input or output of this process.
     #[error("{0}")]
     Io(#[from] std::io::Error),

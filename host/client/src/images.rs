@@ -134,10 +134,8 @@ pub(crate) async fn list(client: &Client, args: ImagesArgs) -> Result<u8, Error>
         }
     }
     if args.quiet {
-        let mut ids: Vec<&str> = rows.iter().map(|r| text(r, "/ID")).collect();
-        ids.dedup();
-        for id in ids {
-            println!("{id}");
+        for row in &rows {
+            println!("{}", text(row, "/ID"));
         }
         return Ok(0);
     }

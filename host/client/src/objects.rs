@@ -49,12 +49,13 @@ pub(crate) async fn inspect(client: &Client, args: InspectArgs) -> Result<u8, Er
         }
     }
     match args.format.as_deref() {
-        None | Some("") => println!("{}", serde_json::to_string_pretty(&found)?),
+        None | Some("") => println!("{}", format::pretty(&Value::Array(found))?),
         Some("json") => println!("{}", serde_json::to_string(&found)?),
         Some(template) => {
             let template = format::Template::parse(template)?;
             for value in &found {
-                println!("{}", template.render(value)?);
+                // Docker's own ends its line before it complains.
+                println!("{}", template.render(value).inspect_err(|_| println!())?);
             }
         }
     }

@@ -150,10 +150,10 @@ pub(crate) async fn prune(client: &Client, what: Pruning) -> Result<u8, Error> {
             networks(client, a).await?.print();
             return Ok(0);
         }
-        Pruning::Containers(a) => total += show(containers(client, a).await?),
-        Pruning::Volumes(a) => total += show(volumes(client, a).await?),
+        Pruning::Containers(a) => total += show(&containers(client, a).await?),
+        Pruning::Volumes(a) => total += show(&volumes(client, a).await?),
         Pruning::Images(a) => {
-            total += show(chosen_images(client, a).await?);
+            total += show(&chosen_images(client, a).await?);
             if a.plan {
                 println!("Total space that would be reclaimed: {}", units::human(total));
                 return Ok(0);
@@ -161,8 +161,8 @@ pub(crate) async fn prune(client: &Client, what: Pruning) -> Result<u8, Error> {
         }
         Pruning::System(a) => {
             let common = &a.images.common;
-            total += show(containers(client, common).await?);
-            total += show(networks(client, common).await?);
+            total += show(&containers(client, common).await?);
+            total += show(&networks(client, common).await?);
             if a.volumes {
                 let own = PruneAllArgs {
                     all: false,
@@ -172,16 +172,16 @@ pub(crate) async fn prune(client: &Client, what: Pruning) -> Result<u8, Error> {
                         filter: common.filter.iter().filter(|f| !f.starts_with("until")).cloned().collect(),
                     },
                 };
-                total += show(volumes(client, &own).await?);
+                total += show(&volumes(client, &own).await?);
             }
-            total += show(images(client, &a.images).await?);
+            total += show(&images(client, &a.images).await?);
         }
     }
-    println!("Total reclaimed space: {}", units::human(total));
+    println!("Total reclaimed space: {}", units::human_exact(total));
     Ok(0)
 }
 
-fn show(removed: Removed) -> i64 {
+fn show(removed: &Removed) -> i64 {
     removed.print();
     removed.bytes
 }

@@ -14,7 +14,8 @@ fn usage<T>(text: String) -> Result<T, Error> {
 fn devices(list: &[String], key: &str, bytes: bool) -> Result<Value, Error> {
     list.iter()
         .map(|text| {
-            let Some((path, value)) = text.rsplit_once(':').filter(|(path, _)| path.starts_with("/dev/")) else {
+            let Some((path, value)) = text.rsplit_once(':').filter(|(path, _)| path.starts_with("/dev/"))
+            else {
                 return usage(format!("bad format for path: {text} (use /dev/path:value)"));
             };
             let value = if bytes { Some(units::bytes(value)?) } else { value.parse().ok() };
@@ -71,7 +72,9 @@ fn gpus(text: &str) -> Result<Value, Error> {
             None if word == "all" => count = Some(-1),
             None => match word.parse::<i64>() {
                 Ok(number) => count = Some(number),
-                Err(_) => return usage(format!("invalid --gpus '{text}': '{word}' is neither all nor a number")),
+                Err(_) => {
+                    return usage(format!("invalid --gpus '{text}': '{word}' is neither all nor a number"));
+                }
             },
             Some(("count", "all")) => count = Some(-1),
             Some(("count", number)) => match number.parse::<i64>() {
@@ -200,7 +203,10 @@ mod tests {
         assert_eq!(host["BlkioDeviceReadBps"], json!([{"Path": "/dev/sda", "Rate": 1_048_576}]));
         assert_eq!(host["BlkioWeightDevice"], json!([{"Path": "/dev/sda", "Weight": 200}]));
         assert_eq!(host["DeviceRequests"], json!([{"Count": 2, "Capabilities": [["gpu"]]}]));
-        assert_eq!(body["Healthcheck"], json!({"Test": ["CMD-SHELL", "true"], "Interval": 90_000_000_000_i64}));
+        assert_eq!(
+            body["Healthcheck"],
+            json!({"Test": ["CMD-SHELL", "true"], "Interval": 90_000_000_000_i64})
+        );
         assert_eq!(
             body["NetworkingConfig"]["EndpointsConfig"]["net"]["IPAMConfig"],
             json!({"IPv6Address": "fd00::5", "LinkLocalIPs": ["169.254.1.1"]})

@@ -32,8 +32,17 @@ pub(crate) fn bytes(text: &str) -> Result<i64, Error> {
 
 /// Bytes in decimal units with three digits, as docker prints image sizes: `1.23MB`.
 pub(crate) fn human(size: i64) -> String {
+    decimal(size, 3)
+}
+
+/// With four digits, as docker prints usage: `1.234MB`.
+pub(crate) fn human_exact(size: i64) -> String {
+    decimal(size, 4)
+}
+
+fn decimal(size: i64, significant: usize) -> String {
     let units = ["B", "kB", "MB", "GB", "TB", "PB"];
-    #[allow(clippy::cast_precision_loss, reason = "three digits are shown")]
+    #[allow(clippy::cast_precision_loss, reason = "a few digits are shown")]
     let mut value = size as f64;
     let mut unit = "B";
     for next in units {
@@ -45,13 +54,14 @@ pub(crate) fn human(size: i64) -> String {
             value /= 1000.0;
         }
     }
-    let digits = if unit == "B" || value >= 100.0 {
-        0
+    let whole = if value >= 100.0 {
+        3
     } else if value >= 10.0 {
-        1
-    } else {
         2
+    } else {
+        1
     };
+    let digits = if unit == "B" { 0 } else { significant.saturating_sub(whole) };
     let text = format!("{value:.digits$}");
     let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
     format!("{text}{unit}")
@@ -149,6 +159,7 @@ mod tests {
         ] {
             assert_eq!(human(size), text);
         }
+        assert_eq!([1_982_345, 12_345_678, 999].map(human_exact), ["1.982MB", "12.35MB", "999B"]);
     }
 
     #[test]
@@ -162,7 +173,15 @@ mod tests {
         assert!(moment("yesterday").is_err());
         assert_eq!(
             [0, 59, 61, 2800, 3700, 7300, 200_000].map(ago),
-            ["Less than a second", "59 seconds", "About a minute", "46 minutes", "About an hour", "2 hours", "2 days"]
+            [
+                "Less than a second",
+                "59 seconds",
+                "About a minute",
+                "46 minutes",
+                "About an hour",
+                "2 hours",
+                "2 days"
+            ]
         );
     }
 }

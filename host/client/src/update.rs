@@ -60,6 +60,8 @@ pub(crate) async fn update(client: &Client, args: UpdateArgs) -> Result<u8, Erro
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use serde_json::json;
 

@@ -268,7 +268,8 @@ mod tests {
         let bomb: String = (1..20)
             .map(|n| format!("l{n}: &l{n} [{}]\n", vec![format!("*l{}", n - 1); 20].join(", ")))
             .collect();
-        std::fs::write(dir.path().join("bomb.yaml"), format!("l0: &l0 [x]\n{bomb}kind: v.test/bomb\n")).unwrap();
+        std::fs::write(dir.path().join("bomb.yaml"), format!("l0: &l0 [x]\n{bomb}kind: v.test/bomb\n"))
+            .unwrap();
         std::fs::write(dir.path().join("broken.yaml"), "kind: [").unwrap();
         let dirs = [dir.path().to_owned()];
         assert_eq!(discovered(&dirs), ["v.test/net=0", "v.test/other=x"]);

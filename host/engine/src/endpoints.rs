@@ -171,7 +171,8 @@ impl Engine {
             addresses: addresses.clone(),
             mac,
             interface_name: Some(
-                crate::planner::endpoint::interface(settings)?.map_or_else(|| format!("eth{at}"), str::to_owned),
+                crate::planner::endpoint::interface(settings)?
+                    .map_or_else(|| format!("eth{at}"), str::to_owned),
             ),
             aliases: settings.aliases.clone().unwrap_or_default(),
             options: labels(settings.driver_opts.iter().flatten()),
@@ -237,8 +238,7 @@ impl Engine {
 /// addresses.
 fn settle(state: &mut Desired, settings: &EndpointSettings) -> Result<()> {
     let sysctls = crate::planner::endpoint::sysctls(settings)?;
-    let local: Vec<&String> =
-        settings.ipam_config.iter().flat_map(|c| &c.link_local_ips).flatten().collect();
+    let local: Vec<&String> = settings.ipam_config.iter().flat_map(|c| &c.link_local_ips).flatten().collect();
     let mut own = None;
     for (index, link) in (0..).zip(&mut state.links) {
         if link.site != Site::Container {

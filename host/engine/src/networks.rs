@@ -533,14 +533,18 @@ impl Engine {
     /// How full a network's subnets are.
     fn network_status(&self, record: &Network) -> Value {
         let members = self.members(record);
-        let given = || members.iter().flat_map(|(_, _, endpoint)| endpoint.addresses.iter().map(String::as_str));
+        let given =
+            || members.iter().flat_map(|(_, _, endpoint)| endpoint.addresses.iter().map(String::as_str));
         let mut subnets = serde_json::Map::new();
         for pool in &record.pools {
             let own = pool.gateway.iter().chain(pool.reserved.iter().map(|(_, lease)| lease));
             let own = own.map(|lease| lease.address.as_str());
             let range = pool.range.as_deref();
-            if let Some((used, free)) = crate::planner::usage::subnet(&pool.pool.cidr, range, own.chain(given())) {
-                subnets.insert(pool.pool.cidr.clone(), json!({"IPsInUse": used, "DynamicIPsAvailable": free}));
+            if let Some((used, free)) =
+                crate::planner::usage::subnet(&pool.pool.cidr, range, own.chain(given()))
+            {
+                subnets
+                    .insert(pool.pool.cidr.clone(), json!({"IPsInUse": used, "DynamicIPsAvailable": free}));
             }
         }
         json!({"IPAM": {"Subnets": subnets}})

@@ -18,7 +18,6 @@ pub(crate) use rest::*;
 pub(crate) use system::*;
 pub(crate) use volume::*;
 
-
 /// Containers, images, networks and volumes of a Wharf (or any Docker-compatible) daemon.
 #[derive(Debug, Parser)]
 #[command(name = "wharf", version, about, propagate_version = false)]

@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 
-use super::{Command};
+use super::Command;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum SystemCommand {

@@ -1,6 +1,7 @@
 //! The functions that templates call: Go's own, and those that docker adds.
 
 use std::cmp::Ordering;
+use std::fmt::Write as _;
 
 use serde_json::Value;
 
@@ -58,7 +59,9 @@ pub(super) fn call(name: &str, arguments: &[Value]) -> Result<Value, Error> {
         "urlquery" => text()
             .bytes()
             .map(|b| match b {
-                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => char::from(b).to_string(),
+                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                    char::from(b).to_string()
+                }
                 b' ' => "+".to_owned(),
                 b => format!("%{b:02X}"),
             })
@@ -83,9 +86,10 @@ fn title(text: &str) -> String {
 fn slice(value: &Value, from: usize, to: Option<usize>) -> Result<Value, Error> {
     let out_of_range = || wrong("error calling slice: index out of range");
     match value {
-        Value::Array(list) => {
-            list.get(from..to.unwrap_or(list.len())).map(|part| part.to_vec().into()).ok_or_else(out_of_range)
-        }
+        Value::Array(list) => list
+            .get(from..to.unwrap_or(list.len()))
+            .map(|part| Value::from(part.to_vec()))
+            .ok_or_else(out_of_range),
         Value::String(text) => {
             text.get(from..to.unwrap_or(text.len())).map(Value::from).ok_or_else(out_of_range)
         }
@@ -168,7 +172,7 @@ fn printf(format: &str, arguments: &[Value]) -> Result<String, Error> {
             continue;
         }
         let Some(value) = next.next() else {
-            out.push_str(&format!("%!{verb}(MISSING)"));
+            let _ = write!(out, "%!{verb}(MISSING)");
             continue;
         };
         let mut text = match (verb, value) {
@@ -224,9 +228,9 @@ pub(super) fn empty_as_go(value: &Value, name: &str) -> Value {
         return value.clone();
     }
     match name {
-        "Aliases" | "Binds" | "CapAdd" | "CapDrop" | "Cmd" | "DNSNames" | "DeviceCgroupRules" | "DeviceRequests"
-        | "Devices" | "Entrypoint" | "ExecIDs" | "ExtraHosts" | "GroupAdd" | "Links" | "OnBuild" | "SecurityOpt"
-        | "Ulimits" | "VolumesFrom" => Value::Array(Vec::new()),
+        "Aliases" | "Binds" | "CapAdd" | "CapDrop" | "Cmd" | "DNSNames" | "DeviceCgroupRules"
+        | "DeviceRequests" | "Devices" | "Entrypoint" | "ExecIDs" | "ExtraHosts" | "GroupAdd" | "Links"
+        | "OnBuild" | "SecurityOpt" | "Ulimits" | "VolumesFrom" => Value::Array(Vec::new()),
         "DriverOpts" | "Labels" | "Options" | "Volumes" => Value::Object(serde_json::Map::new()),
         "IPAMConfig" | "MemorySwappiness" | "OomKillDisable" | "PidsLimit" => "<nil>".into(),
         _ => Value::Null,

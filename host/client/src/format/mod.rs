@@ -38,6 +38,8 @@ enum Term {
     Word(String),
     Literal(Value),
     Group(Pipe),
+    /// Members of what is in parentheses.
+    Member(Pipe, Vec<String>),
 }
 
 fn wrong(what: &str) -> Error {
@@ -77,6 +79,9 @@ fn tokens(source: &str) -> Result<Vec<Token<'_>>, Error> {
     Ok(out)
 }
 
+/// Stands between a closing parenthesis and a path that belongs to it.
+const MEMBER: char = '\0';
+
 /// Words of an action: paths, literals, parentheses, pipes.
 fn words(action: &str) -> Result<Vec<String>, Error> {
     let mut out = Vec::new();
@@ -84,6 +89,11 @@ fn words(action: &str) -> Result<Vec<String>, Error> {
     while let Some(c) = chars.next() {
         match c {
             ' ' | '\t' | '\n' => {}
+            ')' if chars.peek() == Some(&'.') => {
+                out.push(c.to_string());
+                // What follows without a blank belongs to what is in the parentheses.
+                out.push(MEMBER.to_string());
+            }
             '(' | ')' | '|' | ',' => out.push(c.to_string()),
             '"' | '`' => {
                 let mut literal = String::from('"');
@@ -123,6 +133,13 @@ fn pipe(words: &mut std::iter::Peekable<std::vec::IntoIter<String>>, nested: boo
             "|" => {
                 commands.push(Vec::new());
                 continue;
+            }
+            "\0" => {
+                let path = words.next().map(|w| path(&w)).unwrap_or_default();
+                match commands.last_mut().and_then(Vec::pop) {
+                    Some(Term::Group(inner)) => Term::Member(inner, path),
+                    _ => return Err(wrong("unexpected . after )")),
+                }
             }
             "(" => Term::Group(pipe(words, true)?),
             w if w.starts_with('"') => Term::Literal(w.get(1..).unwrap_or_default().into()),
@@ -228,7 +245,8 @@ fn control<'a>(word: &str, rest: &str, tokens: &mut impl Iterator<Item = Token<'
         "with" => Node::With(parse_pipe(rest)?, body, otherwise),
         _ => {
             let (names, over) = rest.split_once(":=").unwrap_or(("", rest));
-            let names = names.split(',').map(str::trim).filter(|n| !n.is_empty()).map(str::to_owned).collect();
+            let names =
+                names.split(',').map(str::trim).filter(|n| !n.is_empty()).map(str::to_owned).collect();
             Node::Range { names, over: parse_pipe(over)?, body, otherwise }
         }
     })
@@ -304,6 +322,7 @@ fn evaluate(pipe: &Pipe, dot: &Value, variables: &Variables) -> Result<Value, Er
                 }
                 Term::Literal(value) => value.clone(),
                 Term::Group(pipe) => evaluate(pipe, dot, variables)?,
+                Term::Member(pipe, path) => lookup(&evaluate(pipe, dot, variables)?, path)?,
                 Term::Word(word) => return Err(wrong(&format!("function {word:?} not expected here"))),
             });
         }
@@ -345,7 +364,10 @@ fn lookup(value: &Value, path: &[String]) -> Result<Value, Error> {
 
 /// What Go says where a template asks for something that is not there.
 fn wrong_value(what: &str, path: &[String]) -> Error {
-    Error::Usage(format!("template: :1:2: executing \"\" at <.{}>: {what}", path.join(".")))
+    Error::Missing(format!(
+        "template parsing error: template: :1:2: executing \"\" at <.{}>: {what}",
+        path.join(".")
+    ))
 }
 
 /// Prints rows as a table with these columns (heading, member), or as `format` says.
@@ -393,16 +415,36 @@ pub(crate) fn list_text(
     Ok(table(head, body))
 }
 
+/// As a table with the wide columns that docker's `top` has.
+pub(crate) fn print_wide(rows: &[Value], columns: &[(&str, &str)]) {
+    let head = columns.iter().map(|(heading, _)| (*heading).to_owned()).collect();
+    let cell = |row: &Value, member: &str| row.get(member).map(display).unwrap_or_default();
+    let body = rows.iter().map(|row| columns.iter().map(|(_, member)| cell(row, member)).collect()).collect();
+    print!("{}", aligned(head, body, 20));
+}
+
+/// A value as `inspect` shows it: four blanks for each level.
+pub(crate) fn pretty(value: &Value) -> Result<String, Error> {
+    let text = serde_json::to_string_pretty(value)?;
+    // Two for each level until here; texts in it have no line ends of their own.
+    let indent = |line: &str| " ".repeat(line.len() - line.trim_start_matches(' ').len());
+    Ok(text.lines().map(|line| indent(line) + line).collect::<Vec<_>>().join("\n"))
+}
+
 /// Narrowest column, and the blanks behind the widest cell of one, as docker's tables have them.
 const NARROWEST: usize = 10;
 const GAP: usize = 3;
 
 fn table(head: Vec<String>, body: Vec<Vec<String>>) -> String {
+    aligned(head, body, NARROWEST)
+}
+
+fn aligned(head: Vec<String>, body: Vec<Vec<String>>, narrowest: usize) -> String {
     let all: Vec<Vec<String>> = std::iter::once(head).chain(body).collect();
     let columns = all.iter().map(Vec::len).max().unwrap_or(0);
     let width = |cell: &String| cell.chars().count();
     let widths: Vec<usize> = (0..columns)
-        .map(|i| (all.iter().filter_map(|row| row.get(i)).map(width).max().unwrap_or(0) + GAP).max(NARROWEST))
+        .map(|i| (all.iter().filter_map(|row| row.get(i)).map(width).max().unwrap_or(0) + GAP).max(narrowest))
         .collect();
     let mut out = String::new();
     for row in &all {
@@ -425,7 +467,7 @@ mod tests {
 
     #[test]
     fn templates_as_scripts_use_them() {
-        let value = json!({"Id": "abc", "State": {"Running": true, "Code": 3}, "Names": ["x", "y"], "Labels": {"a.b": "c"}, "None": null, "Nobody": [],
+        let value = json!({"Id": "abc", "State": {"Running": true, "Code": 3}, "Names": ["x", "y"], "Labels": {"a.b": "c"}, "None": null, "Nobody": [], "List": [{"Name": "one"}, {"Name": "two"}],
             "HostConfig": {"Binds": null, "PidsLimit": null, "Labels": null}});
         for (template, text) in [
             ("{{.Id}}", "abc"),
@@ -450,7 +492,10 @@ mod tests {
             ("{{range $i, $n := .Names}}{{if $i}},{{end}}{{$n}}{{end}}", "x,y"),
             ("{{range .Nobody}}x{{else}}empty{{end}}", "empty"),
             ("{{/* said to nobody */}}a", "a"),
-            (r#"{{printf "%-5s|%5d|%q|%v|%t" .Id .State.Code .Id .Names .State.Running}}"#, "abc  |    3|\"abc\"|[x y]|true"),
+            (
+                r#"{{printf "%-5s|%5d|%q|%v|%t" .Id .State.Code .Id .Names .State.Running}}"#,
+                "abc  |    3|\"abc\"|[x y]|true",
+            ),
             (r#"{{printf "%05d %x %.2f %%" 7 255 1.5}}"#, "00007 ff 1.50 %"),
             (r#"{{title "some words"}}"#, "Some Words"),
             (r#"{{index (split "a:b:c" ":") 1}}"#, "b"),
@@ -464,6 +509,7 @@ mod tests {
             ("a {{- .Id -}} b", "aabcb"),
             ("{{.Id}}\\t{{.Id}}", "abc\tabc"),
             ("{{(index .Names 0) | upper}}", "X"),
+            (r#"{{(index .List 1).Name}}-{{len (index .List 0).Name}}"#, "two-3"),
         ] {
             assert_eq!(Template::parse(template).unwrap().render(&value).unwrap(), text, "{template}");
         }
@@ -490,6 +536,9 @@ mod tests {
     fn tables_are_aligned() {
         let text = table(vec!["A".into(), "LONG".into()], vec![vec!["wide cell".into(), "x".into()]]);
         assert_eq!(text, "A           LONG\nwide cell   x\n");
-        assert_eq!(table(vec!["A".into(), "B".into()], vec![vec!["x".into(), String::new()]]), "A         B\nx         \n");
+        assert_eq!(
+            table(vec!["A".into(), "B".into()], vec![vec!["x".into(), String::new()]]),
+            "A         B\nx         \n"
+        );
     }
 }

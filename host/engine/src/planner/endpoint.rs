@@ -29,12 +29,16 @@ pub fn interface(settings: &EndpointSettings) -> Result<Option<&str>> {
 
 /// Kernel parameters of the endpoint's interface in the form that plans have: `ipv4.NAME` and `ipv6.NAME`.
 pub fn sysctls(settings: &EndpointSettings) -> Result<Labels> {
-    let Some(text) = settings.driver_opts.as_ref().and_then(|o| o.get(SYSCTLS)) else { return Ok(Vec::new()) };
+    let Some(text) = settings.driver_opts.as_ref().and_then(|o| o.get(SYSCTLS)) else {
+        return Ok(Vec::new());
+    };
     text.split(',')
         .filter(|entry| !entry.is_empty())
         .map(|entry| {
             let bad = |why: &str| {
-                Error::invalid(format!("invalid config for network: invalid endpoint settings:\nsysctl {entry}: {why}"))
+                Error::invalid(format!(
+                    "invalid config for network: invalid endpoint settings:\nsysctl {entry}: {why}"
+                ))
             };
             let (key, value) = entry.split_once('=').ok_or_else(|| bad("expected key=value"))?;
             let parts: Vec<&str> = key.split('.').collect();
@@ -90,7 +94,8 @@ mod tests {
     #[test]
     fn kernel_parameters() {
         let two = "net.ipv4.conf.IFNAME.forwarding=1,net.ipv6.conf.IFNAME.accept_ra=0";
-        let wanted = [("ipv4.forwarding", "1"), ("ipv6.accept_ra", "0")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+        let wanted =
+            [("ipv4.forwarding", "1"), ("ipv6.accept_ra", "0")].map(|(k, v)| (k.to_owned(), v.to_owned()));
         assert_eq!(sysctls(&with(two)).unwrap(), wanted);
         assert_eq!(sysctls(&EndpointSettings::default()).unwrap(), []);
         for bad in [

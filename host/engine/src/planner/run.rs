@@ -267,7 +267,9 @@ fn check_rest(host: &HostConfig, facts: &Facts) -> Result<()> {
         }
     }
     if host.annotations.as_ref().is_some_and(|notes| notes.contains_key("")) {
-        return Err(Error::invalid("invalid Annotations: the empty string is not permitted as an annotation key"));
+        return Err(Error::invalid(
+            "invalid Annotations: the empty string is not permitted as an annotation key",
+        ));
     }
     check_block_limits(host)?;
     for request in host.device_requests.iter().flatten() {
