@@ -199,13 +199,10 @@ impl Engine {
         let foreign = state.runtime.is_some();
         // A container without networks needs nothing but an empty namespace: no visit of its own to a kernel thread.
         let namespaces = (b.network == NetworkMode::None).then(|| Arc::clone(&self.inner.namespaces));
-        let cgroup = self
-            .inner
-            .pool
-            .start(move || {
-                let made = if foreign { Ok(()) } else { cgroups.create(&path, &resources) };
-                (made, namespaces.map(|ready| ready.take()))
-            });
+        let cgroup = self.inner.pool.start(move || {
+            let made = if foreign { Ok(()) } else { cgroups.create(&path, &resources) };
+            (made, namespaces.map(|ready| ready.take()))
+        });
         let prepared = self.prepare(now, state).await;
         tracing::trace!(target: STAGES, id = def.id, "prepared");
         // Whatever became of the rest: the cgroup is there or not when this goes on.
@@ -940,7 +937,8 @@ mod tests {
         assert!(start_error(&args("/x"), "/w", &e(Stage::Cwd, 20)).message.contains("not a directory"));
         assert_eq!(start_error(&args("/x"), "", &e(Stage::Mount, 1)).kind, Kind::Internal);
         let quoted = |what: &str| {
-            let error = start_error(&[], "", &StartError { stage: Stage::Runtime, errno: 0, what: what.into() });
+            let error =
+                start_error(&[], "", &StartError { stage: Stage::Runtime, errno: 0, what: what.into() });
             (error.kind, command_failure(&error.message))
         };
         assert_eq!(quoted("exec: \"x\": executable file not found in $PATH"), (Kind::Invalid, Some(127)));

@@ -45,8 +45,13 @@ pub(crate) fn exec(store: &Store, args: &ExecArgs) -> Result<u8> {
     create::streams(&mut process, &mut fds, args.preserve_fds)?;
     let signals = if args.detach { None } else { Some(signals::Signals::block()?) };
     let host = Host::new(wharf_programs::INIT)?;
-    let plan =
-        ExecPlan { id: format!("{}-exec", args.id), container: args.id.clone(), process, hold: Vec::new(), foreign: None };
+    let plan = ExecPlan {
+        id: format!("{}-exec", args.id),
+        container: args.id.clone(),
+        process,
+        hold: Vec::new(),
+        foreign: None,
+    };
     let target =
         Target { pidfd: pidfd.as_fd(), pid: entry.record.pid, cgroup: entry.record.cgroup.as_deref() };
     let spawned = container::exec(&host, &plan, &fds, target).map_err(|e| create::failure(&e))?;

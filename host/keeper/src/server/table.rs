@@ -159,7 +159,8 @@ impl Server {
                     .and_then(|()| held(&plan.hold, &fds))
                     .and_then(|held| Ok((self.spawn(&plan, &fds)?, held)));
                 let stage = plan.foreign.is_some().then_some(Stage::Making);
-                match spawned.and_then(|(s, held)| self.add(sequence, plan.id, None, cgroup, s, held, stage)) {
+                match spawned.and_then(|(s, held)| self.add(sequence, plan.id, None, cgroup, s, held, stage))
+                {
                     Ok(()) => return None,
                     Err(error) => Answer::Failed(error),
                 }
