@@ -110,8 +110,6 @@ impl Engine {
             let _ = tidying.await;
         }
         let cgroup = self.cgroup_path(&now);
-        let runtime = self.runtime_of(&now.def)?;
-        self.check_links(&now)?;
         let mut state = State {
             status: Status::Starting,
             pid: 0,
@@ -126,7 +124,7 @@ impl Engine {
             endpoints: BTreeMap::new(),
             cgroup: cgroup.clone(),
             boot: self.inner.host.boot.clone(),
-            runtime,
+            runtime: None,
             restore: held.restore.take().map(|path| path.display().to_string()),
             health: health::Plan::of(&now.def.config).map(|_| health::Health::default()),
         };
@@ -185,6 +183,8 @@ impl Engine {
     async fn try_start(&self, container: &Arc<Container>, now: &Now, state: &mut State) -> Result<()> {
         let def = &now.def;
         tracing::trace!(target: STAGES, id = def.id, "begins");
+        self.check_links(now)?;
+        state.runtime = self.runtime_of(def)?;
         let b = &now.blueprint;
         // The cgroup needs nothing else, so it is made beside everything.
         let resources = {
