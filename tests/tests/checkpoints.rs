@@ -43,8 +43,23 @@ fn with(experimental: bool, dir: &tempfile::TempDir) -> Daemon {
 }
 
 fn start(d: &Daemon, runtime: &str, name: &str) {
-    let script = "test -e /restored && cp /restored /state || echo fresh > /state; while :; do sleep 0.1; done";
-    d.docker(&["run", "-d", "--name", name, "--runtime", runtime, "--network", "none", "busybox", "sh", "-c", script]).ok();
+    let script =
+        "test -e /restored && cp /restored /state || echo fresh > /state; while :; do sleep 0.1; done";
+    d.docker(&[
+        "run",
+        "-d",
+        "--name",
+        name,
+        "--runtime",
+        runtime,
+        "--network",
+        "none",
+        "busybox",
+        "sh",
+        "-c",
+        script,
+    ])
+    .ok();
     eventually("its state", || (d.docker(&["exec", name, "cat", "/state"]).code == 0).then_some(()));
 }
 
@@ -56,7 +71,8 @@ fn a_container_goes_on_from_where_it_was() {
     d.docker(&["exec", "c", "sh", "-c", "echo worked > /state"]).ok();
     d.docker(&["checkpoint", "create", "--leave-running", "c", "first"]).ok();
     assert_eq!(d.docker(&["inspect", "-f", "{{.State.Status}}", "c"]).ok(), "running");
-    d.docker(&["checkpoint", "create", "c", "first"]).fails(1, "checkpoint with name first already exists for container");
+    d.docker(&["checkpoint", "create", "c", "first"])
+        .fails(1, "checkpoint with name first already exists for container");
     d.docker(&["exec", "c", "sh", "-c", "echo more > /state"]).ok();
     d.docker(&["checkpoint", "create", "c", "second"]).ok();
     eventually("its end", || {
@@ -70,7 +86,9 @@ fn a_container_goes_on_from_where_it_was() {
     assert_eq!(std::fs::metadata(&kept).unwrap().permissions().mode() & 0o777, 0o700);
     for (checkpoint, state) in [("first", "worked"), ("second", "more")] {
         d.docker(&["start", "--checkpoint", checkpoint, "c"]).ok();
-        eventually("the state of then", || (d.docker(&["exec", "c", "cat", "/state"]).out.trim() == state).then_some(()));
+        eventually("the state of then", || {
+            (d.docker(&["exec", "c", "cat", "/state"]).out.trim() == state).then_some(())
+        });
         if checkpoint == "first" {
             d.crash();
             d.restart();
@@ -78,7 +96,8 @@ fn a_container_goes_on_from_where_it_was() {
         }
         d.docker(&["kill", "c"]).ok();
     }
-    d.docker(&["start", "--checkpoint", "third", "c"]).fails(1, "checkpoint third does not exist for container");
+    d.docker(&["start", "--checkpoint", "third", "c"])
+        .fails(1, "checkpoint third does not exist for container");
     d.docker(&["start", "--checkpoint-dir", "/tmp", "--checkpoint", "first", "c"])
         .fails(1, "custom checkpointdir is not supported");
     d.docker(&["checkpoint", "rm", "c", "first"]).ok();
@@ -122,7 +141,10 @@ fn names_and_directories_lead_nowhere_else() {
     assert_eq!(create(body), (201, String::new()));
     let list = d.api("GET", &format!("/containers/c/checkpoints?dir={}", elsewhere.display()), "");
     assert_eq!(list.json(), json!([{"Name": "good"}]));
-    assert_eq!(d.api("DELETE", &format!("/containers/c/checkpoints/good?dir={}", elsewhere.display()), "").status, 204);
+    assert_eq!(
+        d.api("DELETE", &format!("/containers/c/checkpoints/good?dir={}", elsewhere.display()), "").status,
+        204
+    );
     assert!(!elsewhere.join("good").exists());
     d.docker(&["rm", "-f", "c"]).ok();
 }
@@ -142,9 +164,24 @@ fn what_cannot_be_saved_runs_on() {
         made.fails(1, "Cannot checkpoint container real: ").fails(1, "criu");
     }
     d.docker(&["run", "-d", "--name", "own", "--network", "none", "busybox", "sleep", "1000"]).ok();
-    d.docker(&["checkpoint", "create", "own", "cp"]).fails(1, "the engine's own runtime makes no checkpoints");
-    d.docker(&["run", "-dt", "--name", "tty", "--runtime", "saving", "--network", "none", "busybox", "sleep", "1000"]).ok();
-    d.docker(&["checkpoint", "create", "tty", "cp"]).fails(1, "checkpoint not support on containers with tty");
+    d.docker(&["checkpoint", "create", "own", "cp"])
+        .fails(1, "the engine's own runtime makes no checkpoints");
+    d.docker(&[
+        "run",
+        "-dt",
+        "--name",
+        "tty",
+        "--runtime",
+        "saving",
+        "--network",
+        "none",
+        "busybox",
+        "sleep",
+        "1000",
+    ])
+    .ok();
+    d.docker(&["checkpoint", "create", "tty", "cp"])
+        .fails(1, "checkpoint not support on containers with tty");
     d.docker(&["stop", "-t", "0", "own"]).ok();
     d.docker(&["checkpoint", "create", "own", "cp"]).fails(1, "Container own not running");
     for name in ["real", "own", "tty"] {

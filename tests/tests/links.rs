@@ -30,17 +30,22 @@ fn ip(d: &Daemon, container: &str) -> String {
 fn links_of_the_default_network() {
     let d = daemon();
     d.docker(&["run", "-d", "--name", "db", "-h", "dbhost", "busybox", "sleep", "1000"]).ok();
-    d.docker(&["run", "-d", "--name", "web", "--link", "db:mydb", "--link", "db", "busybox", "sleep", "1000"]).ok();
+    d.docker(&[
+        "run", "-d", "--name", "web", "--link", "db:mydb", "--link", "db", "busybox", "sleep", "1000",
+    ])
+    .ok();
     for name in ["mydb", "dbhost", "db"] {
         assert_eq!(address(&d, "web", name), Some(ip(&d, "db")), "{name}");
     }
     d.docker(&["exec", "web", "ping", "-c", "1", "-W", "5", "mydb"]).ok();
     let links: Value =
-        serde_json::from_str(&d.docker(&["inspect", "-f", "{{json .HostConfig.Links}}", "web"]).ok()).unwrap();
+        serde_json::from_str(&d.docker(&["inspect", "-f", "{{json .HostConfig.Links}}", "web"]).ok())
+            .unwrap();
     assert_eq!(links, json!(["/db:/web/mydb", "/db:/web/db"]));
     let names = |id: &str| {
         let list: Value = d.api("GET", "/containers/json", "").json();
-        let one = list.as_array().unwrap().iter().find(|c| c["Names"].as_array().unwrap().contains(&json!(id)));
+        let one =
+            list.as_array().unwrap().iter().find(|c| c["Names"].as_array().unwrap().contains(&json!(id)));
         one.unwrap()["Names"].clone()
     };
     assert_eq!(names("/db"), json!(["/web/mydb", "/web/db", "/db"]));
@@ -65,7 +70,8 @@ fn links_of_the_default_network() {
     shown.sort();
     assert_eq!(shown, ["/again/mydb", "/base", "/web/db"]);
     d.docker(&["rm", "--link", "/web/mydb"]).fails(1, "No such container");
-    d.docker(&["rm", "--link", "web"]).fails(1, "Conflict, cannot remove the default link name of the container");
+    d.docker(&["rm", "--link", "web"])
+        .fails(1, "Conflict, cannot remove the default link name of the container");
     assert_eq!(d.docker(&["ps", "-q"]).ok().lines().count(), 4);
 }
 
@@ -110,7 +116,20 @@ fn links_that_lead_nowhere() {
 fn links_of_an_endpoint() {
     let d = daemon();
     d.docker(&["network", "create", "net"]).ok();
-    d.docker(&["run", "-d", "--name", "web", "--network", "net", "--link", "later:bar", "busybox", "sleep", "1000"]).ok();
+    d.docker(&[
+        "run",
+        "-d",
+        "--name",
+        "web",
+        "--network",
+        "net",
+        "--link",
+        "later:bar",
+        "busybox",
+        "sleep",
+        "1000",
+    ])
+    .ok();
     let shown = d.docker(&["inspect", "-f", "{{json .NetworkSettings.Networks.net.Links}}", "web"]).ok();
     assert_eq!(shown, "[\"later:bar\"]");
     assert_eq!(address(&d, "web", "bar"), None);

@@ -83,9 +83,32 @@ fn a_container_is_as_it_was_asked_for() {
         assert_eq!(piped.ok(), "through");
         let script = "id -u; id -g; pwd; echo $VAR; hostname; ulimit -n; grep -E 'CapEff|Seccomp:|NoNewPrivs' /proc/self/status";
         let of = |runtime: &str| {
-            let args = ["run", "--rm", "--runtime", runtime, "--network", "none", "--user", "5:6", "--workdir", "/tmp/w",
-                "-e", "VAR=x", "--hostname", "h", "--ulimit", "nofile=100:200", "--cap-add", "NET_ADMIN",
-                "--security-opt", "no-new-privileges", "busybox", "sh", "-c", script];
+            let args = [
+                "run",
+                "--rm",
+                "--runtime",
+                runtime,
+                "--network",
+                "none",
+                "--user",
+                "5:6",
+                "--workdir",
+                "/tmp/w",
+                "-e",
+                "VAR=x",
+                "--hostname",
+                "h",
+                "--ulimit",
+                "nofile=100:200",
+                "--cap-add",
+                "NET_ADMIN",
+                "--security-opt",
+                "no-new-privileges",
+                "busybox",
+                "sh",
+                "-c",
+                script,
+            ];
             u.daemon.docker(&args).ok()
         };
         assert_eq!(of(u.runtime), of("runc"));
@@ -97,12 +120,33 @@ fn a_container_is_as_it_was_asked_for() {
         assert!(limits.starts_with("67108864\n50"), "{limits}");
         assert_eq!(u.once(&["--read-only", "busybox", "sh", "-c", "touch /x 2>/dev/null; echo $?"]), "1");
         assert_eq!(u.once(&["--init", "busybox", "sh", "-c", "test $$ != 1 && echo own"]), "own");
-        assert_eq!(u.once(&["--device", "/dev/null:/dev/mine", "busybox", "sh", "-c", "echo x > /dev/mine; echo $?"]), "0");
+        assert_eq!(
+            u.once(&[
+                "--device",
+                "/dev/null:/dev/mine",
+                "busybox",
+                "sh",
+                "-c",
+                "echo x > /dev/mine; echo $?"
+            ]),
+            "0"
+        );
         let privileged = u.once(&["--privileged", "busybox", "grep", "Seccomp:", "/proc/self/status"]);
         assert!(privileged.ends_with('0'), "{privileged}");
-        assert!(u.once(&["busybox", "sh", "-c", "cat /proc/keys | wc -c; ls -ld /proc/sys"]).starts_with('0'));
+        assert!(
+            u.once(&["busybox", "sh", "-c", "cat /proc/keys | wc -c; ls -ld /proc/sys"]).starts_with('0')
+        );
         // Nothing of the host's file system, and no descriptor, came in.
-        let look = ["run", "--rm", "--network", "none", "busybox", "sh", "-c", "grep -c wharf-test /proc/mounts; ls /proc/self/fd | wc -l"];
+        let look = [
+            "run",
+            "--rm",
+            "--network",
+            "none",
+            "busybox",
+            "sh",
+            "-c",
+            "grep -c wharf-test /proc/mounts; ls /proc/self/fd | wc -l",
+        ];
         let inside = u.once(&look[4..]);
         assert_eq!(inside, u.daemon.docker(&look).ok());
         let shown = u.run(&["-d", "--network", "none", "busybox", "true"]).ok();
@@ -120,13 +164,34 @@ fn volumes_and_terminals() {
         let volume = format!("v-{}", u.runtime);
         let mounts = ["-v", &bind, "-v", &file, "-v", &format!("{volume}:/v"), "--tmpfs", "/t:size=1m"];
         let text = u.once(
-            &[&mounts[..], &["busybox", "sh", "-c", "cat /b/f /one; touch /b/x 2>/dev/null; echo $?; echo kept > /v/f; df /t | tail -1"]]
-                .concat(),
+            &[
+                &mounts[..],
+                &[
+                    "busybox",
+                    "sh",
+                    "-c",
+                    "cat /b/f /one; touch /b/x 2>/dev/null; echo $?; echo kept > /v/f; df /t | tail -1",
+                ],
+            ]
+            .concat(),
         );
         assert!(text.starts_with("of the host\nof the host\n1\ntmpfs"), "{text}");
         assert_eq!(u.once(&["-v", &format!("{volume}:/v"), "busybox", "cat", "/v/f"]), "kept");
         // The mounts are nowhere in the host's table while it runs.
-        let id = u.run(&["-d", "-t", "--network", "none", "-v", &bind, "busybox", "sh", "-c", "tty; stty size; sleep 1000"]).ok();
+        let id = u
+            .run(&[
+                "-d",
+                "-t",
+                "--network",
+                "none",
+                "-v",
+                &bind,
+                "busybox",
+                "sh",
+                "-c",
+                "tty; stty size; sleep 1000",
+            ])
+            .ok();
         let host = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
         assert!(!host.contains(&id) && !host.contains("exec/oci"), "{host}");
         eventually("the terminal's output", || {
@@ -134,7 +199,11 @@ fn volumes_and_terminals() {
         });
         let resized = u.daemon.api("POST", &format!("/containers/{id}/resize?h=33&w=77"), "");
         assert_eq!(resized.status, 200, "{}", resized.message());
-        let size = || u.daemon.docker(&["exec", &id, "sh", "-c", "stty size < /dev/console || stty size < /proc/1/fd/0"]).out;
+        let size = || {
+            u.daemon
+                .docker(&["exec", &id, "sh", "-c", "stty size < /dev/console || stty size < /proc/1/fd/0"])
+                .out
+        };
         eventually("the terminal's new size", || size().contains("33 77").then_some(()));
         u.daemon.docker(&["rm", "-f", &id]).ok();
         u.daemon.docker(&["volume", "rm", &volume]).ok();
@@ -146,16 +215,35 @@ fn a_life_from_start_to_end() {
     each(|u| {
         let d = u.daemon;
         let id = u
-            .run(&["-d", "--network", "none", "--memory", "64m", "--health-cmd", "test -e /healthy", "--health-interval",
-                "100ms", "busybox", "sh", "-c", "trap 'exit 3' TERM; echo up; while :; do sleep 0.1; done"])
+            .run(&[
+                "-d",
+                "--network",
+                "none",
+                "--memory",
+                "64m",
+                "--health-cmd",
+                "test -e /healthy",
+                "--health-interval",
+                "100ms",
+                "busybox",
+                "sh",
+                "-c",
+                "trap 'exit 3' TERM; echo up; while :; do sleep 0.1; done",
+            ])
             .ok();
         eventually("its output", || d.docker(&["logs", &id]).out.contains("up").then_some(()));
-        assert_eq!(d.docker(&["exec", "-e", "A=b", "-u", "7", &id, "sh", "-c", "echo $A $(id -u); exit 4"]).fails(4, "b 7").code, 4);
+        assert_eq!(
+            d.docker(&["exec", "-e", "A=b", "-u", "7", &id, "sh", "-c", "echo $A $(id -u); exit 4"])
+                .fails(4, "b 7")
+                .code,
+            4
+        );
         d.docker(&["exec", &id, "nosuch"]).fails(127, "nosuch");
         assert_eq!(d.docker_with_input(&["exec", "-i", &id, "cat"], b"in").ok(), "in");
         d.docker(&["exec", &id, "touch", "/healthy"]).ok();
         eventually("health", || {
-            (d.docker(&["inspect", "-f", "{{.State.Health.Status}}", &id]).out.trim() == "healthy").then_some(())
+            (d.docker(&["inspect", "-f", "{{.State.Health.Status}}", &id]).out.trim() == "healthy")
+                .then_some(())
         });
         assert!(d.docker(&["top", &id]).ok().contains("sleep 0.1"));
         d.docker(&["pause", &id]).ok();
@@ -163,12 +251,12 @@ fn a_life_from_start_to_end() {
         assert_eq!(d.docker(&["inspect", "-f", "{{.State.Status}}", &id]).ok(), "paused");
         d.docker(&["unpause", &id]).ok();
         d.docker(&["update", "--memory", "96m", "--memory-swap", "96m", &id]).ok();
-        let limit = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || cat /sys/fs/cgroup/memory.max";
+        let limit =
+            "cat /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || cat /sys/fs/cgroup/memory.max";
         assert_eq!(d.docker(&["exec", &id, "sh", "-c", limit]).ok(), (96 << 20).to_string());
-        let stats: Value = serde_json::from_str(
-            &d.docker(&["stats", "--no-stream", "--format", "{{json .}}", &id]).ok(),
-        )
-        .unwrap();
+        let stats: Value =
+            serde_json::from_str(&d.docker(&["stats", "--no-stream", "--format", "{{json .}}", &id]).ok())
+                .unwrap();
         assert_eq!(stats["MemUsage"].as_str().unwrap().rsplit(' ').next(), Some("96MiB"));
         d.docker(&["stop", "-t", "20", &id]).ok();
         assert_eq!(d.docker(&["inspect", "-f", "{{.State.ExitCode}}", &id]).ok(), "3");
@@ -178,9 +266,13 @@ fn a_life_from_start_to_end() {
         d.docker(&["pause", &id]).ok();
         d.docker(&["kill", &id]).ok();
         assert_eq!(d.docker(&["wait", &id]).ok(), "137");
-        let again = u.run(&["-d", "--network", "none", "--restart", "on-failure:2", "busybox", "sh", "-c", "exit 5"]).ok();
+        let again = u
+            .run(&["-d", "--network", "none", "--restart", "on-failure:2", "busybox", "sh", "-c", "exit 5"])
+            .ok();
         eventually("two restarts", || {
-            let shown = d.docker(&["inspect", "-f", "{{.RestartCount}} {{.State.Status}} {{.State.ExitCode}}", &again]).out;
+            let shown = d
+                .docker(&["inspect", "-f", "{{.RestartCount}} {{.State.Status}} {{.State.ExitCode}}", &again])
+                .out;
             (shown.trim() == "2 exited 5").then_some(())
         });
     });
@@ -190,13 +282,26 @@ fn a_life_from_start_to_end() {
 fn networks() {
     each(|u| {
         let d = u.daemon;
-        let one = u.run(&["-d", "busybox", "sh", "-c", "echo page > /index.html; exec httpd -f -p 80 -h /"]).ok();
+        let one =
+            u.run(&["-d", "busybox", "sh", "-c", "echo page > /index.html; exec httpd -f -p 80 -h /"]).ok();
         let address = d.docker(&["inspect", "-f", "{{.NetworkSettings.IPAddress}}", &one]).out;
         let url = format!("http://{}/", address.trim());
         let page = || u.run(&["--rm", "busybox", "wget", "-q", "-T", "5", "-O", "-", &url]);
         eventually("a page from one container to the other", || (page().out.trim() == "page").then_some(()));
         let of = format!("container:{one}");
-        let joined = u.run(&["--rm", "--network", &of, "--pid", &of, "busybox", "sh", "-c", "wget -q -O - 127.0.0.1; pgrep httpd"]).ok();
+        let joined = u
+            .run(&[
+                "--rm",
+                "--network",
+                &of,
+                "--pid",
+                &of,
+                "busybox",
+                "sh",
+                "-c",
+                "wget -q -O - 127.0.0.1; pgrep httpd",
+            ])
+            .ok();
         assert_eq!(joined, "page\n1");
         d.docker(&["rm", "-f", &one]).ok();
     });
@@ -220,7 +325,9 @@ fn kill_9_of_the_daemon_loses_nothing() {
     let mut running = Vec::new();
     for runtime in RUNTIMES {
         let script = "echo up; while ! test -e /go; do sleep 0.05; done; echo down; exit 9";
-        let id = daemon.docker(&["run", "-d", "--runtime", runtime, "--network", "none", "busybox", "sh", "-c", script]).ok();
+        let id = daemon
+            .docker(&["run", "-d", "--runtime", runtime, "--network", "none", "busybox", "sh", "-c", script])
+            .ok();
         running.push(id);
     }
     daemon.crash();
@@ -249,7 +356,18 @@ fn processes_that_lose_their_parent_are_reaped() {
     daemon.docker(&["run", "--rm", "--runtime", "debian-runc", "--network", "none", "busybox", "true"]).ok();
     // In the host's pid namespace an orphan becomes the keeper's.
     daemon
-        .docker(&["run", "--rm", "--pid", "host", "--network", "none", "busybox", "sh", "-c", "(sleep 0.2 &) ; sleep 0.1"])
+        .docker(&[
+            "run",
+            "--rm",
+            "--pid",
+            "host",
+            "--network",
+            "none",
+            "busybox",
+            "sh",
+            "-c",
+            "(sleep 0.2 &) ; sleep 0.1",
+        ])
         .ok();
     let keeper = daemon_keeper(&daemon);
     eventually("no zombies of the keeper", || zombies(keeper).is_empty().then_some(()));
@@ -294,12 +412,16 @@ fn only_the_administrator_names_runtimes() {
     assert_eq!(info["Runtimes"]["wharf-oci"]["runtimeArgs"], json!(["oci"]));
     eventually("what a runtime can do", || {
         let info: Value = serde_json::from_str(&daemon.api("GET", "/info", "").text()).unwrap();
-        let status = info["Runtimes"]["debian-runc"]["status"]["org.opencontainers.runtime-spec.features"].as_str()?.to_owned();
+        let status = info["Runtimes"]["debian-runc"]["status"]["org.opencontainers.runtime-spec.features"]
+            .as_str()?
+            .to_owned();
         let features: Value = serde_json::from_str(&status).ok()?;
         features["linux"]["namespaces"].as_array().map(drop)
     });
     // Live: another default, one runtime less. A container of that one runs on and can be ended.
-    let id = daemon.docker(&["run", "-d", "--runtime", "crun", "--network", "none", "busybox", "sleep", "1000"]).ok();
+    let id = daemon
+        .docker(&["run", "-d", "--runtime", "crun", "--network", "none", "busybox", "sleep", "1000"])
+        .ok();
     own["default-runtime"] = json!("debian-runc");
     own["runtimes"].as_object_mut().unwrap().remove("crun");
     std::fs::write(daemon.path("daemon.json"), own.to_string()).unwrap();
@@ -320,10 +442,17 @@ fn only_the_administrator_names_runtimes() {
 fn a_runtime_that_fails_is_quoted() {
     let dir = tempfile::tempdir().unwrap();
     let script = dir.path().join("broken");
-    std::fs::write(&script, "#!/bin/sh\necho '{\"level\":\"error\",\"msg\":\"the moon is wrong\"}' > \"$4\"\nexit 1\n").unwrap();
+    std::fs::write(
+        &script,
+        "#!/bin/sh\necho '{\"level\":\"error\",\"msg\":\"the moon is wrong\"}' > \"$4\"\nexit 1\n",
+    )
+    .unwrap();
     std::process::Command::new("chmod").arg("755").arg(&script).status().unwrap();
-    let daemon = with(&json!({"runtimes": {"broken": {"path": script}, "absent": {"path": "/nonexistent/runtime"}}}));
-    let run = |runtime: &str| daemon.docker(&["run", "--rm", "--runtime", runtime, "--network", "none", "busybox", "true"]);
+    let daemon =
+        with(&json!({"runtimes": {"broken": {"path": script}, "absent": {"path": "/nonexistent/runtime"}}}));
+    let run = |runtime: &str| {
+        daemon.docker(&["run", "--rm", "--runtime", runtime, "--network", "none", "busybox", "true"])
+    };
     run("broken").fails(125, "OCI runtime create failed: the moon is wrong");
     run("absent").fails(127, "/nonexistent/runtime: No such file or directory");
     no_traces(&daemon);
@@ -331,7 +460,10 @@ fn a_runtime_that_fails_is_quoted() {
     for (runtimes, text) in [
         (json!({"x": {}}), "runtime x: either a runtimeType or a path must be configured"),
         (json!({"x": {"path": "/x", "runtimeType": "y"}}), "cannot configure both path and runtimeType"),
-        (json!({"x": {"runtimeType": "io.containerd.kata.v2"}}), "shim io.containerd.kata.v2 is not supported"),
+        (
+            json!({"x": {"runtimeType": "io.containerd.kata.v2"}}),
+            "shim io.containerd.kata.v2 is not supported",
+        ),
         (json!({"x": {"path": "/x", "options": {"a": 1}}}), "options cannot be used with a path runtime"),
     ] {
         let file = dir.path().join("daemon.json");

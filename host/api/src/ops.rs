@@ -11,7 +11,9 @@ use hyper::Method;
 
 use crate::gate::Call;
 use crate::http::reply::Outcome;
-use crate::routes::{archive, auth, checkpoints, containers, exec, images, networks, streams, swarm, system, volumes};
+use crate::routes::{
+    archive, auth, checkpoints, containers, exec, images, networks, streams, swarm, system, volumes,
+};
 
 pub(crate) type Handling = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 

@@ -96,7 +96,9 @@ impl Engine {
         if dir.is_absolute() && !asked.contains('\0') && asked.split('/').all(|part| part != "..") {
             Ok(dir)
         } else {
-            Err(Error::invalid(format!("invalid checkpoint directory {asked:?}: it must be an absolute path")))
+            Err(Error::invalid(format!(
+                "invalid checkpoint directory {asked:?}: it must be an absolute path"
+            )))
         }
     }
 

@@ -55,11 +55,10 @@ impl Engine {
         for text in host.links.iter().flatten() {
             let (name, alias) = parse(text)?;
             // The request's fault: clients would take a 404 for a missing image.
-            let mut other = self
-                .inner
-                .registry
-                .find(name)
-                .map_err(|e| Error::invalid(format!("could not get container for {name}: {}", e.message)))?;
+            let mut other =
+                self.inner.registry.find(name).map_err(|e| {
+                    Error::invalid(format!("could not get container for {name}: {}", e.message))
+                })?;
             // One that lives in another's network is reached there. They cannot go in circles: each needs its other first.
             for _ in 0..64 {
                 let NetworkMode::Container(next) = other.now().blueprint.network.clone() else { break };
@@ -126,7 +125,8 @@ impl Engine {
         };
         if now.state.endpoints.contains_key(DEFAULT) {
             for (link, other) in self.links(&now.def) {
-                let mut names = format!("{} {}", link.alias, config::hostname(&other.def.config, &other.def.id));
+                let mut names =
+                    format!("{} {}", link.alias, config::hostname(&other.def.config, &other.def.id));
                 if link.alias != other.def.name {
                     names.push(' ');
                     names.push_str(&other.def.name);
@@ -155,12 +155,12 @@ impl Engine {
             let by_name = || {
                 let mut texts = now.def.networks.values().flat_map(|s| s.links.iter().flatten());
                 texts.any(|text| {
-                    parse(text).is_ok_and(|(name, _)| {
-                        name == changed.def.name || changed.def.id.starts_with(name)
-                    })
+                    parse(text)
+                        .is_ok_and(|(name, _)| name == changed.def.name || changed.def.id.starts_with(name))
                 })
             };
-            if now.state.status.is_alive() && (old || by_name())
+            if now.state.status.is_alive()
+                && (old || by_name())
                 && let Err(error) = self.write_hosts(&now).await
             {
                 tracing::warn!(%error, id = now.def.id, "links are not up to date");

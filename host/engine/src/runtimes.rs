@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use wharf_kernel::{caps, runtime, seccomp};
 use wharf_oci::document;
-use wharf_plan::run::{ExecPlan, Foreign, Runtime, RunPlan};
+use wharf_plan::run::{ExecPlan, Foreign, RunPlan, Runtime};
 
 use crate::Engine;
 use crate::error::{Error, Result};
@@ -103,7 +103,8 @@ impl Engine {
             return self.call_runtime(runtime, &[verb, &now.def.id]).await;
         }
         let (cgroups, path) = (self.inner.cgroups.clone(), now.state.cgroup.clone());
-        let changed = self.inner.pool.run(move || if frozen { cgroups.freeze(&path) } else { cgroups.thaw(&path) });
+        let changed =
+            self.inner.pool.run(move || if frozen { cgroups.freeze(&path) } else { cgroups.thaw(&path) });
         Ok(changed.await??)
     }
 
@@ -120,11 +121,7 @@ impl Engine {
     }
 
     /// Changes the limits of a running container that another runtime made.
-    pub(crate) async fn update_limits(
-        &self,
-        now: &Now,
-        resources: wharf_plan::run::Resources,
-    ) -> Result<()> {
+    pub(crate) async fn update_limits(&self, now: &Now, resources: wharf_plan::run::Resources) -> Result<()> {
         let Some(runtime) = &now.state.runtime else {
             let (cgroups, path) = (self.inner.cgroups.clone(), now.state.cgroup.clone());
             return Ok(self.inner.pool.run(move || cgroups.update(&path, &resources)).await??);
@@ -133,8 +130,9 @@ impl Engine {
         let text = document::resources(&resources).to_string();
         let path = file.clone();
         self.inner.pool.run(move || std::fs::write(&path, text)).await??;
-        let result =
-            self.call_runtime(runtime, &["update", "--resources", &file.display().to_string(), &now.def.id]).await;
+        let result = self
+            .call_runtime(runtime, &["update", "--resources", &file.display().to_string(), &now.def.id])
+            .await;
         // It was read, or never will be.
         let _ = self.inner.pool.run(move || std::fs::remove_file(&file)).await?;
         result
@@ -177,9 +175,8 @@ impl Engine {
         let engine = self.clone();
         tokio::spawn(async move {
             let asked = engine.inner.pool.run(move || {
-                let ask = |r: &crate::settings::RuntimeSettings| {
-                    runtime::features(&r.path, &r.arguments, FEATURES)
-                };
+                let ask =
+                    |r: &crate::settings::RuntimeSettings| runtime::features(&r.path, &r.arguments, FEATURES);
                 settings.runtimes.iter().filter_map(|(n, r)| Some((n.clone(), ask(r)?))).collect()
             });
             match asked.await {
@@ -210,7 +207,6 @@ impl Engine {
         }
         all
     }
-
 }
 
 /// What runtimes said they can do, by name.

@@ -114,8 +114,6 @@ impl Engine {
             let _ = tidying.await;
         }
         let cgroup = self.cgroup_path(&now);
-        let runtime = self.runtime_of(&now.def)?;
-        self.check_links(&now)?;
         let mut state = State {
             status: Status::Starting,
             pid: 0,
@@ -130,7 +128,7 @@ impl Engine {
             endpoints: BTreeMap::new(),
             cgroup: cgroup.clone(),
             boot: self.inner.host.boot.clone(),
-            runtime,
+            runtime: None,
             restore: held.restore.take().map(|path| path.display().to_string()),
             health: health::Plan::of(&now.def.config).map(|_| health::Health::default()),
         };
@@ -189,6 +187,8 @@ impl Engine {
     async fn try_start(&self, container: &Arc<Container>, now: &Now, state: &mut State) -> Result<()> {
         let def = &now.def;
         tracing::trace!(target: STAGES, id = def.id, "begins");
+        self.check_links(now)?;
+        state.runtime = self.runtime_of(def)?;
         let b = &now.blueprint;
         // The cgroup needs nothing else, so it is made beside everything.
         let resources = {
@@ -1077,7 +1077,8 @@ mod tests {
         assert!(start_error(&args("/x"), "/w", &e(Stage::Cwd, 20)).message.contains("not a directory"));
         assert_eq!(start_error(&args("/x"), "", &e(Stage::Mount, 1)).kind, Kind::Internal);
         let quoted = |what: &str| {
-            let error = start_error(&[], "", &StartError { stage: Stage::Runtime, errno: 0, what: what.into() });
+            let error =
+                start_error(&[], "", &StartError { stage: Stage::Runtime, errno: 0, what: what.into() });
             (error.kind, command_failure(&error.message))
         };
         assert_eq!(quoted("exec: \"x\": executable file not found in $PATH"), (Kind::Invalid, Some(127)));

@@ -7,9 +7,8 @@ use serde_json::{Value, json};
 use crate::Engine;
 use crate::error::Result;
 use crate::models::{
-    LocalNodeState, PluginsInfo, RegistryServiceConfig, SwarmInfo, SystemInfo,
-    SystemInfoCgroupDriverEnum, SystemInfoCgroupVersionEnum, SystemInfoDefaultAddressPools, SystemVersion,
-    SystemVersionPlatform,
+    LocalNodeState, PluginsInfo, RegistryServiceConfig, SwarmInfo, SystemInfo, SystemInfoCgroupDriverEnum,
+    SystemInfoCgroupVersionEnum, SystemInfoDefaultAddressPools, SystemVersion, SystemVersionPlatform,
 };
 use crate::planner::mounts::Kind as MountKind;
 use crate::record::{Status, now as clock, rfc3339};

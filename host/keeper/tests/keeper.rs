@@ -47,8 +47,12 @@ async fn a_hanging_child_hangs_alone() {
     // It is listed, cannot be joined yet, and its id is taken.
     let id = stuck.run.id.clone();
     assert!(rig.keeper.list().await.unwrap().iter().any(|e| e.id == id && e.exit.is_none()));
-    let exec =
-        ExecPlan { id: "e".into(), container: id.clone(), process: process(&["true"]), ..ExecPlan::default() };
+    let exec = ExecPlan {
+        id: "e".into(),
+        container: id.clone(),
+        process: process(&["true"]),
+        ..ExecPlan::default()
+    };
     assert_eq!(rig.keeper.exec(exec, Vec::new()).await.unwrap_err().errno, libc::EAGAIN);
     let mut again = rig.plan("true");
     again.run.id.clone_from(&id);
@@ -188,8 +192,12 @@ async fn the_keeper_dies() {
     assert_eq!(list.len(), 2);
     assert_eq!(list.iter().find(|e| e.id == one).unwrap().pid, pid);
     // Joining, and a limit of the container that it joined, still work.
-    let exec =
-        ExecPlan { id: "e".into(), container: one.clone(), process: process(&["true"]), ..ExecPlan::default() };
+    let exec = ExecPlan {
+        id: "e".into(),
+        container: one.clone(),
+        process: process(&["true"]),
+        ..ExecPlan::default()
+    };
     rig.keeper.exec(exec, Vec::new()).await.unwrap();
     assert_eq!(rig.exit("e").await.code, 0);
     rig.keeper.forget("e").await.unwrap();

@@ -350,8 +350,10 @@ mod tests {
     #[test]
     fn trees_and_namespaces_are_in_the_bundle() {
         let mut value = crate::spec::default_spec();
-        value["mounts"] = json!([{"destination": "/x", "type": "bind", "source": "s", "options": ["rbind", "rshared"]}]);
-        let mut plan = convert(&serde_json::from_value(value).unwrap(), "c", Path::new("/o"), false).unwrap().plan;
+        value["mounts"] =
+            json!([{"destination": "/x", "type": "bind", "source": "s", "options": ["rbind", "rshared"]}]);
+        let mut plan =
+            convert(&serde_json::from_value(value).unwrap(), "c", Path::new("/o"), false).unwrap().plan;
         plan.namespaces.net = Namespace::Join(3);
         plan.namespaces.ipc = Namespace::Host;
         plan.mounts[0].read_only = true;

@@ -614,7 +614,10 @@ mod tests {
             (&["--default-cgroupns-mode", "x"], "cgroup mode \"x\" is not supported"),
             (&["--add-runtime", "x"], "key=value is needed"),
             (&["--add-runtime", "x=/a", "--add-runtime", "x=/b"], "runtime 'x' was already defined"),
-            (&["--add-runtime", "x=nosuch-program"], "runtime x: executable \"nosuch-program\" not found in $PATH"),
+            (
+                &["--add-runtime", "x=nosuch-program"],
+                "runtime x: executable \"nosuch-program\" not found in $PATH",
+            ),
             (&["--add-runtime", "x=./rel"], "runtime x: \"./rel\" is not an absolute path"),
             (&["--add-runtime", "runc=/x"], "runtime name 'runc' is reserved"),
             (&["--add-runtime", "../x=/x"], "invalid runtime name: ../x"),

@@ -75,7 +75,9 @@ impl Server {
     /// Takes the statuses of children that nobody knows. While a runtime is at work there may be one whose number is only
     /// about to be told.
     pub(super) fn reap(&mut self) {
-        if self.children.is_none() || self.table.iter().any(|(_, p)| p.foreign.is_some() && p.report.is_some()) {
+        if self.children.is_none()
+            || self.table.iter().any(|(_, p)| p.foreign.is_some() && p.report.is_some())
+        {
             return;
         }
         for _ in 0..BATCH {
@@ -86,7 +88,8 @@ impl Server {
                 Err(_) => None,
             };
             let Some(pid) = pid else { return };
-            let known = self.table.iter().find(|(_, p)| p.child && p.pidfd.is_some() && p.pid == pid.as_raw());
+            let known =
+                self.table.iter().find(|(_, p)| p.child && p.pidfd.is_some() && p.pid == pid.as_raw());
             if let Some(slot) = known.map(|(slot, _)| *slot) {
                 self.process_event(token(slot), EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP);
             } else {
@@ -98,12 +101,14 @@ impl Server {
 
     /// Puts the process that a runtime made in the place of the one that called it.
     pub(super) fn adopt(&mut self, slot: u64, pid: i32) {
-        let opened = if pid > 0 { sys::pidfd_open(pid) } else { Err(Error::new("pidfd_open()", libc::EINVAL)) };
+        let opened =
+            if pid > 0 { sys::pidfd_open(pid) } else { Err(Error::new("pidfd_open()", libc::EINVAL)) };
         let Some(process) = self.table.slot(slot) else { return };
         let pidfd = match opened {
             Ok(pidfd) => pidfd,
             Err(error) => {
-                process.failure = Some(refused(error.errno(), format!("the runtime's process {pid}: {error}")));
+                process.failure =
+                    Some(refused(error.errno(), format!("the runtime's process {pid}: {error}")));
                 return;
             }
         };

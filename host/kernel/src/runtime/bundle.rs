@@ -5,7 +5,8 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use wharf_plan::run::{
-    Foreign, INIT_PLACE, MountSource, Namespace, ROOTFS_PLACE, RunPlan, TimeNamespace, namespace_place, tree_place,
+    Foreign, INIT_PLACE, MountSource, Namespace, ROOTFS_PLACE, RunPlan, TimeNamespace, namespace_place,
+    tree_place,
 };
 
 use super::{RECORD, about};

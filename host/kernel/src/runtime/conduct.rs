@@ -38,7 +38,9 @@ pub fn run(host: &Host, plan: &RunPlan, fds: &[OwnedFd]) -> Result<Spawned, Star
         let verb: &[&str] = match &foreign.restore {
             None => &["create", "--bundle", "."],
             // What is restored runs when the call ends.
-            Some(image) => &["restore", "--detach", "--bundle", ".", "--image-path", image, "--work-path", "."],
+            Some(image) => {
+                &["restore", "--detach", "--bundle", ".", "--image-path", image, "--work-path", "."]
+            }
         };
         let made = make(foreign, &plan.process, fds, "container", verb, &plan.id)?;
         conductor.adopt(made.pid).map_err(|e| failed(e.to_string()))?;
@@ -79,13 +81,13 @@ pub fn exec(host: &Host, plan: &ExecPlan, fds: &[OwnedFd]) -> Result<Spawned, St
 }
 
 fn foreign(foreign: Option<&Foreign>) -> Result<&Foreign, StartError> {
-    foreign.filter(|f| f.runtime.program.starts_with('/') && f.runtime.bundle.starts_with('/')).ok_or_else(|| {
-        StartError {
+    foreign.filter(|f| f.runtime.program.starts_with('/') && f.runtime.bundle.starts_with('/')).ok_or_else(
+        || StartError {
             stage: Stage::Request,
             errno: libc::EINVAL,
             what: "the plan names no runtime by an absolute path".into(),
-        }
-    })
+        },
+    )
 }
 
 /// In the child, before anything is called.
@@ -142,7 +144,8 @@ fn make(
         let stream = |index: usize| -> Result<Stdio, StartError> {
             let Some(number) = process.stdio.get(index).copied().flatten() else { return Ok(Stdio::null()) };
             let fd = usize::try_from(number).ok().and_then(|n| fds.get(n));
-            let fd = fd.ok_or_else(|| failed(format!("the plan names descriptor {number}, which did not come")))?;
+            let fd =
+                fd.ok_or_else(|| failed(format!("the plan names descriptor {number}, which did not come")))?;
             fd.try_clone().map(Stdio::from).map_err(|e| failed(format!("standard streams: {e}")))
         };
         command.stdin(stream(0)?).stdout(stream(1)?).stderr(stream(2)?);

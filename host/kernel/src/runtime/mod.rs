@@ -154,7 +154,9 @@ pub fn invoke(runtime: &Runtime, arguments: &[&str], patience: Duration) -> Resu
     let work = || -> Result<(), String> {
         private_mounts().map_err(|e| format!("a mount namespace for {}: {e}", runtime.name))?;
         let bundle = PathBuf::from(&runtime.bundle);
-        let dir = if bundle.is_dir() { bundle } else { std::env::temp_dir() };
+        // Never where others could lay a link for the log to follow.
+        let dir = if bundle.is_dir() { bundle } else { PathBuf::from(&runtime.root) };
+        bundle::directory(&dir)?;
         let scratch = Scratch::new(&dir);
         let mut command = command(runtime, &scratch.log);
         command.args(arguments).current_dir(&dir).stderr(scratch.stderr());

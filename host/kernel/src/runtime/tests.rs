@@ -1,12 +1,12 @@
 use super::*;
 
-fn shell(script: &str) -> Runtime {
+fn shell(place: &tempfile::TempDir, script: &str) -> Runtime {
     Runtime {
         name: "test".into(),
         program: "/bin/sh".into(),
         args: vec!["-c".into(), script.into(), "runtime".into()],
-        root: "/nonexistent".into(),
-        bundle: std::env::temp_dir().display().to_string(),
+        root: place.path().display().to_string(),
+        bundle: "/nonexistent/bundle".into(),
     }
 }
 
@@ -20,26 +20,33 @@ fn the_last_error_of_a_log() {
 
 #[test]
 fn what_a_call_sees_and_how_it_fails() {
+    let place = tempfile::tempdir().unwrap();
     // $1 to $6 are --root, its value, --log, its value, --log-format, json.
     let patience = Duration::from_secs(20);
-    invoke(&shell("test \"$1 $7\" = '--root state'"), &["state"], patience).unwrap();
-    let said = invoke(&shell("env >&2; exit 1"), &[], patience).unwrap_err();
+    invoke(&shell(&place, "test \"$1 $7\" = '--root state'"), &["state"], patience).unwrap();
+    let said = invoke(&shell(&place, "env >&2; exit 1"), &[], patience).unwrap_err();
     let names: Vec<&str> = said.lines().filter_map(|l| l.split_once('=')).map(|(name, _)| name).collect();
     assert!(names.iter().all(|n| ["PATH", "PWD", "SHLVL", "_", "OLDPWD"].contains(n)), "{said}");
-    let descriptors = invoke(&shell("ls /proc/$$/fd >&2; exit 1"), &[], patience).unwrap_err();
+    let descriptors = invoke(&shell(&place, "ls /proc/$$/fd >&2; exit 1"), &[], patience).unwrap_err();
     // 10 is what some shells keep of their own.
-    assert!(descriptors.split_whitespace().all(|n| ["0", "1", "2", "10", "255"].contains(&n)), "{descriptors}");
-    let logged = shell("echo '{\"level\":\"error\",\"msg\":\"no such thing\"}' > \"$4\"; exit 3");
+    assert!(
+        descriptors.split_whitespace().all(|n| ["0", "1", "2", "10", "255"].contains(&n)),
+        "{descriptors}"
+    );
+    let logged = shell(&place, "echo '{\"level\":\"error\",\"msg\":\"no such thing\"}' > \"$4\"; exit 3");
     assert_eq!(invoke(&logged, &[], patience).unwrap_err(), "no such thing");
-    let silent = invoke(&shell("exit 3"), &[], patience).unwrap_err();
+    let silent = invoke(&shell(&place, "exit 3"), &[], patience).unwrap_err();
     assert!(silent.contains("did not say why"), "{silent}");
-    let missing = Runtime { program: "/nonexistent/runtime".into(), ..shell("") };
+    let missing = Runtime { program: "/nonexistent/runtime".into(), ..shell(&place, "") };
     assert!(invoke(&missing, &[], patience).unwrap_err().contains("/nonexistent/runtime"));
+    // No scratch file is left of any of them.
+    assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0);
 }
 
 #[test]
 fn a_call_that_hangs_is_ended() {
-    let error = invoke(&shell("exec sleep 1000"), &[], Duration::from_millis(100)).unwrap_err();
+    let place = tempfile::tempdir().unwrap();
+    let error = invoke(&shell(&place, "exec sleep 1000"), &[], Duration::from_millis(100)).unwrap_err();
     assert!(error.contains("was killed"), "{error}");
 }
 
