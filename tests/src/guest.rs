@@ -206,7 +206,7 @@ impl Guest {
     /// Switches the machine on. `task` is the script that it runs.
     pub fn boot(&self, task: &str) -> Machine {
         let mut child = Command::new("qemu-system-x86_64")
-            .args(["-accel", "tcg,thread=multi", "-cpu", "max,la57=off", "-smp", "2", "-m", "1024"])
+            .args(["-accel", "tcg,thread=multi", "-cpu", "max,la57=off", "-smp", "1", "-m", "1024"])
             .args(["-nographic", "-no-reboot", "-nic", "none", "-monitor", "none", "-serial", "stdio"])
             .arg("-kernel")
             .arg(&self.kernel.image)
