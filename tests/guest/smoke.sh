@@ -34,8 +34,8 @@ inside() {
     docker exec c cat "/sys/fs/cgroup/$1" 2>&1
 }
 same cpuset "0" "$(inside cpuset.cpus)"
-docker update -m 96m --memory-swap 96m --cpus 1.5 --pids-limit 77 --cpu-shares 512 c >/dev/null 2>/run/out || bad update "$(cat /run/out)"
-same updated "100663296 77 150000 100000" "$(inside memory.max) $(inside pids.max) $(inside cpu.max)"
+docker update -m 96m --memory-swap 96m --cpus 0.7 --pids-limit 77 --cpu-shares 512 c >/dev/null 2>/run/out || bad update "$(cat /run/out)"
+same updated "100663296 77 70000 100000" "$(inside memory.max) $(inside pids.max) $(inside cpu.max)"
 has stats "96MiB" "$(docker stats --no-stream --format '{{.MemUsage}} {{.CPUPerc}} {{.PIDs}}' c 2>&1)"
 docker pause c >/dev/null 2>&1
 same paused "paused" "$(docker inspect -f '{{.State.Status}}' c)"

@@ -1,6 +1,6 @@
 # Checks what the last power cut left, then takes images in and removes them until the power is cut.
 
-storage=/data/wharf/storage/storage-overlay
+storage=/data/wharf/storage/wharf/storage-overlay
 
 entries() {
     find "$1" -mindepth 1 -maxdepth 1 ! -name .trash 2>/dev/null | wc -l

@@ -64,7 +64,7 @@ pub fn look(d: &Daemon) -> Vec<String> {
     let layers = layers(d);
     let containers: BTreeSet<String> =
         d.docker(&["ps", "-aq", "--no-trunc"]).ok().lines().map(str::to_owned).collect();
-    let storage = d.path("data/storage/storage-overlay");
+    let storage = d.path("data/storage/wharf/storage-overlay");
     let wanted: BTreeSet<String> = layers.union(&containers).map(|id| directory(id).to_owned()).collect();
     for (what, dir, wanted) in [
         ("snapshot", storage.clone(), &wanted),

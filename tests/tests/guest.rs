@@ -9,7 +9,7 @@ use wharf_tests::serve::Serve;
 use wharf_tests::{Daemon, image};
 
 /// For one step of an emulated machine on a busy host.
-const PATIENCE: Duration = Duration::from_mins(3);
+const PATIENCE: Duration = Duration::from_mins(12);
 
 /// Archives of images, and a registry's directory with more of them, on a system disk. None: there is no machine here.
 fn guest(pulled: &[&str], loaded: &[&str]) -> Option<Guest> {

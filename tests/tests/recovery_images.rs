@@ -74,7 +74,13 @@ fn killed_at_random_points_images_are_whole_or_gone() {
             clients.push(command.spawn().unwrap());
             std::thread::sleep(std::time::Duration::from_millis(random.below(40)));
         }
-        std::thread::sleep(std::time::Duration::from_millis(random.below(700)));
+        // As soon as so many are done, whatever the machine's speed, and then some moment.
+        let enough = usize::try_from(random.below(8)).unwrap().min(clients.len().saturating_sub(1));
+        eventually("some of the clients to end", || {
+            let done = clients.iter_mut().filter_map(|c| c.try_wait().unwrap()).count();
+            (done >= enough).then_some(())
+        });
+        std::thread::sleep(std::time::Duration::from_millis(random.below(150)));
         d.crash();
         for mut client in clients {
             eventually("the client to notice", || client.try_wait().unwrap());

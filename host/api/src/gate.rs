@@ -47,7 +47,7 @@ use crate::{hijack, json};
 /// Largest JSON body.
 pub(crate) const MAX_BODY: usize = 4 * 1024 * 1024;
 /// So much of a body that nobody wants is read, and for so long.
-const UNWANTED: usize = 1 << 20;
+const UNWANTED: usize = 64 << 20;
 const UNWANTED_TIME: Duration = Duration::from_secs(2);
 /// How long a JSON body may take.
 const BODY_TIMEOUT: Duration = Duration::from_mins(1);

@@ -15,6 +15,8 @@ use crate::{Caller, Engine, RemoveOptions, endpoints};
 
 /// First pause before a restart, and the longest.
 const BACKOFF: (u64, u64) = (100, 60_000);
+/// Between attempts to record an end for which there was no room.
+const RECORD_AGAIN: Duration = Duration::from_secs(1);
 /// A run of this length makes the next pause short again.
 const STEADY: Duration = Duration::from_secs(10);
 
@@ -126,14 +128,17 @@ impl Engine {
         if let Err(error) = put(&mut tx, STATES, &before.def.id, &state) {
             tracing::error!(%error, "state not written");
         }
+        let mut recorded = true;
         if let Err(error) = self.inner.store.commit(tx).await {
-            tracing::error!(%error, id = before.def.id, "the exit is not recorded");
+            tracing::error!(%error, id = before.def.id, "the exit is not recorded yet");
+            // One that starts again makes a record of its own.
+            recorded = again;
         }
         drop(turns);
         tracing::trace!(id = before.def.id, "exit recorded");
         // Not before the record: until then only the keeper knows how it ended. But before the end is told, as who waits
         // for it may want the ports next, and the sockets that hold them are the keeper's.
-        if !ended.is_empty() {
+        if !ended.is_empty() && recorded {
             self.forget_process(&before.def.id).await;
         }
         let after = Now { state: Arc::new(state), ..(*before).clone() };
@@ -159,7 +164,11 @@ impl Engine {
             life.alive = false;
             life.exit_code = status.code;
         });
-        let (engine, id, forgotten) = (self.clone(), before.def.id.clone(), !ended.is_empty());
+        if !recorded {
+            self.record_exit_later(container, Arc::clone(&after.state));
+        }
+        // What is not recorded is remembered by the keeper, should this daemon end before it is.
+        let (engine, id, forgotten) = (self.clone(), before.def.id.clone(), !ended.is_empty() || !recorded);
         held.tidying = Some(self.inner.tidying.spawn(async move {
             if !forgotten {
                 engine.forget_process(&id).await;
@@ -173,6 +182,33 @@ impl Engine {
             self.inner.images.snapshots().release(&before.def.id);
         }
         self.after_exit(container, held, again, run).await;
+    }
+
+    /// Records an end that could not be recorded when it was told, for example for want of disk space, as soon as it can
+    /// be; not if the container has gone on meanwhile.
+    fn record_exit_later(&self, container: &Arc<Container>, ended: Arc<State>) {
+        let (weak, container) = (Arc::downgrade(&self.inner), Arc::clone(container));
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(RECORD_AGAIN).await;
+                let Some(inner) = weak.upgrade() else { return };
+                let engine = Self { inner };
+                let held = container.lock.lock().await;
+                let now = container.now();
+                if !Arc::ptr_eq(&now.state, &ended) || held.removing {
+                    return;
+                }
+                let mut tx = wharf_store::Transaction::new();
+                if put(&mut tx, STATES, &now.def.id, &*ended).is_err() {
+                    return;
+                }
+                if engine.inner.store.commit(tx).await.is_ok() {
+                    tracing::info!(id = now.def.id, "the exit is recorded now");
+                    engine.forget_process(&now.def.id).await;
+                    return;
+                }
+            }
+        });
     }
 
     /// The cgroup of a container without a record, in every place where one of ours can be.

@@ -276,11 +276,21 @@ impl Inner {
 
     /// Removes a snapshot that is not a layer (any more). `also` is committed together with the decision.
     pub(crate) async fn discard(&self, record: &SnapshotRecord, also: Transaction) -> Result<()> {
-        let (ops, done) = self.decide_removal(record, also).await?;
-        let roots = Arc::clone(&self.roots);
-        blocking(move || Ok(files::take_back(&roots, &ops)?)).await?;
-        self.settings.store.commit(done).await?;
-        Ok(())
+        match self.decide_removal(record, also.clone()).await {
+            Ok((ops, done)) => {
+                let roots = Arc::clone(&self.roots);
+                blocking(move || Ok(files::take_back(&roots, &ops)?)).await?;
+                self.settings.store.commit(done).await?;
+                Ok(())
+            }
+            // It is recorded as unfinished already, with what undoes it. Without this a disk filled by what is to go
+            // would have no room for the decision that it goes.
+            Err(error) if record.state == State::Unfinished && also.is_empty() => {
+                tracing::warn!(%error, id = record.snapshot.id, "removed as it was recorded when it was made");
+                self.take_back(record).await
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// The same for a container that goes: returns when it is decided, with what is left to do. Once decided there is no

@@ -283,6 +283,16 @@ impl Inner {
         let needed = self.needed(index);
         let mut doomed: Vec<Arc<LayerRecord>> =
             index.layers.values().filter(|layer| !needed.contains(&layer.chain_id)).cloned().collect();
+        if doomed.is_empty() {
+            return Ok(Vec::new());
+        }
+        // Whoever builds on a layer pins it and then looks for it. So they go out of sight first, and then it is asked
+        // again: either he no longer finds it, or his pin is seen here.
+        let mut shown = self.index.load().as_ref().clone();
+        shown.layers.retain(|id, _| needed.contains(id) || !index.layers.contains_key(id));
+        self.index.store(Arc::new(shown));
+        let needed = self.needed(index);
+        doomed.retain(|layer| !needed.contains(&layer.chain_id));
         let depth = |layer: &LayerRecord| {
             let mut depth = 0;
             let mut at = layer.parent.as_ref();

@@ -344,12 +344,19 @@ impl Inner {
             .cloned()
             .collect();
         let how = RemoveOptions { force: true, no_prune: false, uses: options.uses.clone() };
-        for image in doomed {
-            let id = image.id.as_str();
-            // Gone already with a child, or kept for the sake of one.
-            let has_child = removal.index.images.values().any(|i| i.parent.as_deref() == Some(id));
-            if removal.index.images.contains_key(id) && !has_child {
-                removal.image(id, &how, true, true)?;
+        loop {
+            let before = removal.deleted.len();
+            for image in &doomed {
+                let id = image.id.as_str();
+                // Gone already with a child, or kept for the sake of one.
+                let has_child = removal.index.images.values().any(|i| i.parent.as_deref() == Some(id));
+                if removal.index.images.contains_key(id) && !has_child {
+                    removal.image(id, &how, true, true)?;
+                }
+            }
+            // A parent can go once its child has.
+            if removal.deleted.len() == before {
+                break;
             }
         }
         if options.dry_run {

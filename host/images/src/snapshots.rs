@@ -321,7 +321,14 @@ impl Snapshots {
             return Err(Error::not_found(format!("image {} has no files", image.short_id())));
         };
         // The mount itself holds the files from here on.
-        self.inner().view_mapped(chain, maps).await.map(|(root, _pin)| root)
+        match self.inner().view_mapped(chain, maps).await {
+            Ok((root, _pin)) => Ok(root),
+            // Removed since it was found.
+            Err(_) if !self.inner().index.load().images.contains_key(&image.id) => {
+                Err(Error::not_found(format!("No such image: {}", image.id)))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Removes every container file system whose container is not in `live`. Answers their container ids.

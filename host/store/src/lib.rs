@@ -9,11 +9,16 @@
 #![forbid(unsafe_code)]
 
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, mpsc};
 
 use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::oneshot;
+
+mod reserve;
+
+use reserve::Reserve;
 
 /// What can go wrong with the database.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -115,6 +120,11 @@ impl Transaction {
         })
     }
 
+    /// Whether it takes something away: what a full disk needs.
+    fn removes(&self) -> bool {
+        self.changes.iter().any(|change| matches!(change, Change::Delete(..)))
+    }
+
     /// How much it writes, as [`LOG_CHANGES`] counts.
     fn weight(&self) -> usize {
         let of = |change: &Change| match change {
@@ -152,6 +162,38 @@ pub struct Store {
     writer: mpsc::Sender<Job>,
     /// Changes since the log was last moved.
     logged: Arc<AtomicUsize>,
+    keeping: Arc<Keeping>,
+}
+
+/// The space kept back, and whether it was used.
+#[derive(Debug)]
+struct Keeping {
+    reserve: Reserve,
+    used: AtomicBool,
+}
+
+impl Keeping {
+    /// Whether it is worth to try again: the disk is full, and what is to be written makes room.
+    fn helps(&self, error: &Error, transaction: &Transaction) -> bool {
+        let full = matches!(error, Error::Database(e) if matches!(
+            e.sqlite_error_code(),
+            // The second where it is the index of the log that does not grow.
+            Some(rusqlite::ErrorCode::DiskFull | rusqlite::ErrorCode::SystemIoFailure)
+        ));
+        if !full || !transaction.removes() || !self.reserve.release() {
+            return false;
+        }
+        tracing::warn!("the disk is full: the space kept back for removals is used");
+        self.used.store(true, Ordering::Relaxed);
+        true
+    }
+
+    /// Keeps space back again after some was used.
+    fn refill(&self) {
+        if self.used.swap(false, Ordering::Relaxed) {
+            self.reserve.fill();
+        }
+    }
 }
 
 impl std::fmt::Debug for Store {
@@ -191,6 +233,9 @@ impl Store {
         let logged = Arc::new(AtomicUsize::new(0));
         let writing = Arc::new(Mutex::new(db));
         let shared = Arc::downgrade(&writing);
+        let keeping = Arc::new(Keeping { reserve: Reserve::beside(path), used: AtomicBool::new(false) });
+        keeping.reserve.fill();
+        let kept = Arc::clone(&keeping);
         std::thread::Builder::new()
             .name("store".into())
             .spawn(move || {
@@ -206,14 +251,15 @@ impl Store {
                         }
                         next = if group.len() < GROUP { jobs.try_recv().ok() } else { None };
                     }
-                    commit_group(&mut db, group);
+                    commit_group(&mut db, group, &kept);
                     if checkpoint {
                         move_log(&db);
+                        kept.refill();
                     }
                 }
             })
             .map_err(|_| Error::Closed)?;
-        Ok(Self { reader: Arc::new(Mutex::new(reader)), writing, writer, logged })
+        Ok(Self { reader: Arc::new(Mutex::new(reader)), writing, writer, logged, keeping })
     }
 
     fn reader(&self) -> MutexGuard<'_, Connection> {
@@ -239,7 +285,13 @@ impl Store {
             Err(TryLockError::Poisoned(db)) => db.into_inner(),
             Err(TryLockError::WouldBlock) => return None,
         };
-        Some(commit_one(&mut db, transaction))
+        let result = commit_one(&mut db, transaction);
+        if let Err(error) = &result
+            && self.keeping.helps(error, transaction)
+        {
+            return Some(commit_one(&mut db, transaction));
+        }
+        Some(result)
     }
 
     /// One entry. Blocks for some microseconds.
@@ -340,12 +392,22 @@ fn commit_one(db: &mut Connection, transaction: &Transaction) -> Result<()> {
     Ok(outer.commit()?)
 }
 
-fn commit_group(db: &mut Connection, group: Vec<Request>) {
+fn commit_group(db: &mut Connection, group: Vec<Request>, keeping: &Keeping) {
     // With FULL the log is flushed by the commit; all that was written to it before is flushed with it.
     let lasting = group.iter().any(|request| request.lasting);
     let level = |db: &Connection, level: &str| db.pragma_update(None, "synchronous", level);
-    let results = if lasting { level(db, "FULL").map_err(Error::from) } else { Ok(()) }
+    let mut results = if lasting { level(db, "FULL").map_err(Error::from) } else { Ok(()) }
         .and_then(|()| apply_group(db, &group));
+    // One transaction that the disk has no room for fails all, so the question is asked of all.
+    let failed = match &results {
+        Err(error) => Some(error),
+        Ok(results) => results.iter().find_map(|result| result.as_ref().err()),
+    };
+    if let Some(error) = failed
+        && group.iter().any(|request| keeping.helps(error, &request.transaction))
+    {
+        results = apply_group(db, &group);
+    }
     if lasting && let Err(error) = level(db, "NORMAL") {
         tracing::warn!(%error, "metadata store: every commit waits for the disk from now on");
     }

@@ -32,8 +32,46 @@ const NEEDS: &[(&str, &str)] = &[
     ("skopeo", "skopeo"),
 ];
 
+/// What only some tests need, which say that they are skipped without it: a file, and its Debian package.
+const WISHES: [(&str, &str); 3] = [
+    ("/usr/bin/qemu-system-x86_64", "qemu-system-x86"),
+    ("/sbin/mkfs.ext4", "e2fsprogs"),
+    ("/boot/vmlinuz-*-cloud-amd64", "linux-image-cloud-amd64"),
+];
+
+/// Whether there is a file of this name; a `*` stands for anything within the last part.
+fn is_there(file: &str) -> bool {
+    let Some((start, end)) = file.split_once('*') else { return Path::new(file).exists() };
+    let (dir, start) = start.rsplit_once('/').unwrap_or((".", start));
+    std::fs::read_dir(dir).into_iter().flatten().flatten().any(|entry| {
+        entry.file_name().to_str().is_some_and(|name| name.starts_with(start) && name.ends_with(end))
+    })
+}
+
+/// Installs what some tests can use, where that is possible.
+fn install_wishes() {
+    let missing: Vec<&str> =
+        WISHES.iter().filter(|(file, _)| !is_there(file)).map(|(_, package)| *package).collect();
+    if !cfg!(target_arch = "x86_64") || missing.is_empty() || !is_root() || !on_path("apt-get") {
+        return;
+    }
+    eprintln!("test: installing {}", missing.join(", "));
+    let installed = run_quiet(Command::new("apt-get").args(["update", "-qq"])).and_then(|_| {
+        run_quiet(
+            Command::new("apt-get")
+                .env("DEBIAN_FRONTEND", "noninteractive")
+                .args(["install", "-y", "-qq", "--no-install-recommends"])
+                .args(&missing),
+        )
+    });
+    if let Err(error) = installed {
+        eprintln!("test: tests in a virtual machine will be skipped: {error:#}");
+    }
+}
+
 /// Installs what is missing.
 pub(crate) fn install() -> Result<()> {
+    install_wishes();
     let mut missing: Vec<&str> =
         NEEDS.iter().filter(|(program, _)| !present(program)).map(|(_, packages)| *packages).collect();
     if missing.is_empty() {
