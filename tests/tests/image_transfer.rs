@@ -10,7 +10,7 @@ fn content(length: usize) -> Vec<u8> {
     let mut state = 7u64;
     let mut next = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 60) as u8
+        u8::try_from(state >> 60).unwrap()
     };
     (0..length).map(|_| next()).collect()
 }
@@ -113,7 +113,9 @@ fn save_and_load_bring_back_every_byte() {
     d.docker(&["rmi", "big:1"]).ok();
     // One byte of the large file's blob in the archive is another: nothing of it is taken.
     let good = std::fs::read(&archive).unwrap();
-    let at = good.windows(64).position(|w| w == &content(9 << 20)[5 << 20..][..64]).unwrap();
+    let large = content(9 << 20);
+    let inside = &large[5 << 20..][..64];
+    let at = good.windows(64).position(|w| w == inside).unwrap();
     let mut damaged = good.clone();
     damaged[at] ^= 1;
     d.docker_with_input(&["load"], &damaged).fails(1, "is damaged");

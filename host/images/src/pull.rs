@@ -332,9 +332,14 @@ impl Pulling {
     async fn record(&self) -> Result<Pulled> {
         self.budget.check()?;
         let inner = &self.inner;
+        let id = digest::of(self.pull.config.as_bytes());
+        // Before anything is locked: a disk may take its time. The layers are pinned, so those of an image that is known
+        // now are on the disk and stay, even if it goes meanwhile.
+        if !inner.index.load().images.contains_key(&id) {
+            inner.make_durable().await?;
+        }
         let _changing = inner.changing.lock().await;
         let mut index = inner.index.load().as_ref().clone();
-        let id = digest::of(self.pull.config.as_bytes());
         let known = index.images.contains_key(&id);
         let up_to_date = known && self.pull.names.iter().all(|n| index.names.get(&n.full()) == Some(&id));
         let mut transaction = Transaction::new();
@@ -350,10 +355,11 @@ impl Pulling {
         for (blob, diff_id) in self.pull.layers.iter().zip(&diff_ids) {
             distribution::remember_blob(inner, &mut transaction, diff_id, blob)?;
         }
-        if !known {
-            inner.make_durable().await?;
+        if up_to_date {
+            inner.settings.store.commit(transaction).await?;
+        } else {
+            inner.commit_lasting(transaction).await?;
         }
-        inner.commit_lasting(transaction).await?;
         let image = index.images.get(&id).cloned().ok_or_else(|| Error::internal("a lost image"))?;
         inner.index.store(Arc::new(index));
         Ok(Pulled { image, up_to_date })
