@@ -63,7 +63,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn bodies() {
