@@ -194,7 +194,7 @@ fn filesystem_name(magic: i64) -> String {
         0x0102_1997 => "9p",
         0x9fa0 => "proc",
         0x6265_6572 => "sysfs",
-        0x27e0_eb => "cgroup",
+        0x0027_e0eb => "cgroup",
         0x6367_7270 => "cgroup2",
         other => return format!(" (type {other:#x})"),
     };
