@@ -187,6 +187,7 @@ fn an_exec_has_no_more_than_its_container() {
         stdio: [None; 3],
         console_size: None,
         hostname: "h".into(),
+        ids: None,
     };
     let exec = ExecConfig { cmd: s(&["id"]), env: s(&["A=2"]), ..ExecConfig::default() };
     let p = exec_plan(&exec, &c, &host, &b, start());
