@@ -181,7 +181,7 @@ impl Engine {
             self.inner.images.snapshots().mount(&now.def.id).await?
         } else {
             let image = self.inner.images.resolve(&now.def.image)?;
-            self.inner.images.snapshots().view(&image, &[]).await?
+            self.inner.images.snapshots().view(&image).await?
         };
         let root = Arc::new(fs::Root::new(root));
         for spec in fresh {
@@ -278,7 +278,7 @@ impl Engine {
     /// An image's files, or a directory of them, as a detached tree.
     pub(crate) async fn image_tree(&self, spec: &MountSpec, maps: &[IdMap]) -> Result<OwnedFd> {
         let image = self.inner.images.resolve(&spec.source)?;
-        let view = self.inner.images.snapshots().view(&image, maps).await?;
+        let view = self.inner.images.snapshots().view_mapped(&image, maps).await?;
         let Some(below) = spec.sub_path.clone() else { return Ok(view) };
         let source = spec.source.clone();
         self.inner

@@ -314,9 +314,13 @@ impl Snapshots {
         Ok(facts.into_iter().map(|(key, value)| (key, plain(value))).collect())
     }
 
-    /// An image's files, read-only, as a detached mount: for reading `/etc/passwd` before there is a container, and for image
-    /// mounts, whose ids show through `maps`.
-    pub async fn view(&self, image: &Image, maps: &[IdMap]) -> Result<OwnedFd> {
+    /// An image's files, read-only, as a detached mount: for reading `/etc/passwd` before there is a container.
+    pub async fn view(&self, image: &Image) -> Result<OwnedFd> {
+        self.view_mapped(image, &[]).await
+    }
+
+    /// As [`view`](Self::view), with the ids that a user namespace has for them: for image mounts.
+    pub async fn view_mapped(&self, image: &Image, maps: &[IdMap]) -> Result<OwnedFd> {
         let Some(chain) = image.chain_id() else {
             return Err(Error::not_found(format!("image {} has no files", image.short_id())));
         };

@@ -173,7 +173,9 @@ pub fn map_mount_by(tree: BorrowedFd<'_>, ids: &Ids, recursive: bool) -> Result<
     let change = MountAttr { set: attr::IDMAP, userns_fd, ..MountAttr::default() };
     mount::mount_setattr(tree, recursive, &change).map_err(|e| {
         if e.is(libc::EINVAL) || e.is(libc::EPERM) {
-            let kind = file::fstatfs(tree).map(|s| filesystem_name(i64::from(s.f_type))).unwrap_or_default();
+            #[allow(clippy::unnecessary_cast, reason = "the field's type differs between architectures")]
+            let magic = file::fstatfs(tree).map(|s| s.f_type as libc::c_long);
+            let kind = magic.map(filesystem_name).unwrap_or_default();
             e.note(format!(
                 "its file system{kind} has no idmapped mounts on this kernel, which a container in a user namespace \
                  needs; put it on ext4, xfs, btrfs or tmpfs, or run the container with --userns host"
@@ -185,7 +187,7 @@ pub fn map_mount_by(tree: BorrowedFd<'_>, ids: &Ids, recursive: bool) -> Result<
 }
 
 /// The common ones that cannot be mapped, by name.
-fn filesystem_name(magic: i64) -> String {
+fn filesystem_name(magic: libc::c_long) -> String {
     let name = match magic {
         0x794c_7630 => "overlay",
         0x6969 => "nfs",
@@ -194,7 +196,7 @@ fn filesystem_name(magic: i64) -> String {
         0x0102_1997 => "9p",
         0x9fa0 => "proc",
         0x6265_6572 => "sysfs",
-        0x27e0_eb => "cgroup",
+        0x0027_e0eb => "cgroup",
         0x6367_7270 => "cgroup2",
         other => return format!(" (type {other:#x})"),
     };

@@ -476,8 +476,25 @@ fn mapped_ids_of_binds_and_of_overlay_layers() {
         },
     ];
     let table = mount_table();
-    let root = files::mount(&home.roots, &stack).unwrap();
-    assert_eq!(std::fs::metadata(fd_path(&root).join("f")).unwrap().uid(), 100_005);
+    // As this kernel takes it, and as older ones do.
+    for mode in MODES {
+        let root = files::mount_with(&home.roots, &stack, mode).unwrap();
+        let inside = fd_path(&root);
+        assert_eq!(std::fs::metadata(inside.join("f")).unwrap().uid(), 100_005, "{mode:?}");
+        // What the namespace's root does, copies up, whites out; on disk it has the ids of inside.
+        wharf_kernel::userns::as_root(&maps, || {
+            std::fs::write(inside.join("made"), "x").unwrap();
+            std::fs::remove_file(inside.join("f")).unwrap();
+            std::fs::create_dir(inside.join("f")).unwrap();
+        })
+        .unwrap();
+        assert_eq!(std::fs::metadata(inside.join("made")).unwrap().uid(), 100_000, "{mode:?}");
+        let disk = home.path("data/snap/diff/made");
+        assert_eq!(std::fs::metadata(&disk).unwrap().uid(), 0, "{mode:?}");
+        drop(root);
+        std::fs::remove_file(&disk).unwrap();
+        std::fs::remove_dir(home.path("data/snap/diff/f")).unwrap();
+    }
     assert_eq!(mount_table(), table);
 }
 

@@ -1,5 +1,7 @@
 //! How a user namespace's ids translate: arithmetic on [`IdMap`] ranges.
 
+use std::fmt::Write as _;
+
 use crate::types::IdMap;
 
 /// What the kernel shows for an id that has no place in a map (`/proc/sys/kernel/overflowuid`).
@@ -29,7 +31,11 @@ pub fn overlap(one: &[IdMap], other: &[IdMap]) -> bool {
 
 /// As `/proc/<pid>/uid_map` takes it.
 pub fn lines(maps: &[IdMap]) -> String {
-    maps.iter().map(|m| format!("{} {} {}\n", m.inside, m.outside, m.size)).collect()
+    maps.iter().fold(String::new(), |mut text, m| {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{} {} {}", m.inside, m.outside, m.size);
+        text
+    })
 }
 
 #[cfg(test)]

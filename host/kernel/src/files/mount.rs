@@ -219,7 +219,7 @@ fn overlay_of(roots: &Roots, made: &[OwnedFd], mount: &Mount, mode: OverlayMode)
         OptionValue::Places(list) => list.iter().any(mounted),
         _ => false,
     });
-    if !of_mounts || takes_detached() {
+    if !of_mounts || (mode == OverlayMode::Descriptors && takes_detached()) {
         return overlay(roots, made, mount, mode, false);
     }
     private(move || {
