@@ -29,7 +29,7 @@ pub(crate) const OWN_FILES: [(&str, &str); 3] =
     [("/etc/resolv.conf", "resolv.conf"), ("/etc/hostname", "hostname"), ("/etc/hosts", "hosts")];
 
 /// How long the making of a container's process may take, from the fork to its program.
-const SETUP_PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+const SETUP_PATIENCE: std::time::Duration = std::time::Duration::from_mins(1);
 
 /// Under this name the stages of a start are traced, to see where its time goes.
 const STAGES: &str = "wharf_engine::start";

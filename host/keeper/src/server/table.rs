@@ -158,11 +158,7 @@ fn held(hold: &[(String, Fd)], fds: &[OwnedFd]) -> Result<Vec<(String, OwnedFd)>
             usize::try_from(*number)
                 .ok()
                 .and_then(|index| fds.get(index))
-                .and_then(|fd| {
-                    sys::dup_above(fd.as_fd(), HELD)
-                        .or_else(|_| Ok::<_, std::io::Error>(fd.try_clone()?))
-                        .ok()
-                })
+                .and_then(|fd| sys::dup_above(fd.as_fd(), HELD).or_else(|_| fd.try_clone()).ok())
                 .map(|fd| (name.clone(), fd))
                 .ok_or_else(|| refused(libc::EBADF, format!("cannot hold descriptor {number} as {name}")))
         })
