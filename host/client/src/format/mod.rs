@@ -391,7 +391,10 @@ pub(crate) fn list_text(
         rows.iter().map(|row| line(row).map(|text| text + "\n")).collect::<Result<String, Error>>()
     };
     if format == "json" || format == "{{json .}}" {
-        return lines(&|row| Ok(serde_json::to_string(row)?));
+        // As Go writes them; outside of texts those three do not occur.
+        let escaped =
+            |text: String| text.replace('&', "\\u0026").replace('<', "\\u003c").replace('>', "\\u003e");
+        return lines(&|row| Ok(escaped(serde_json::to_string(row)?)));
     }
     let Some(template) = format.strip_prefix("table") else {
         let template = Template::parse(format)?;
