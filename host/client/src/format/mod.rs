@@ -152,6 +152,9 @@ fn pipe(words: &mut std::iter::Peekable<std::vec::IntoIter<String>>, nested: boo
             "true" | "false" => Term::Literal((word == "true").into()),
             "nil" => Term::Literal(Value::Null),
             w if w.parse::<i64>().is_ok() => Term::Literal(w.parse::<i64>().unwrap_or_default().into()),
+            w if w.starts_with(|c: char| c.is_ascii_digit() || c == '-') && w.parse::<f64>().is_ok() => {
+                Term::Literal(w.parse::<f64>().unwrap_or_default().into())
+            }
             w if w.chars().all(|c| c.is_alphanumeric() || c == '_') => Term::Word(word),
             w => return Err(wrong(&format!("unexpected {w:?}"))),
         };
@@ -523,7 +526,7 @@ mod tests {
             "{{}}",
             "{{end}}",
             "{{\"x}}",
-            "{{.none}}",
+            "{{.nothing}}",
             "{{.None.deeper}}",
             "{{.Id.deeper}}",
             "{{if .Id}}{{else nonsense}}{{end}}",
