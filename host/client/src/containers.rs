@@ -251,6 +251,10 @@ fn row(summary: &Value, full: bool) -> Value {
         .count();
     let command = text(summary, "/Command");
     let size = |key: &str| summary.get(key).and_then(Value::as_i64).unwrap_or(0);
+    let mut sizes = units::human(size("SizeRw"));
+    if size("SizeRootFs") > 0 {
+        sizes = format!("{sizes} (virtual {})", units::human(size("SizeRootFs")));
+    }
     json!({
         "ID": if full { id } else { short(id) },
         "Image": text(summary, "/Image"),
@@ -258,7 +262,7 @@ fn row(summary: &Value, full: bool) -> Value {
         "CreatedAt": local_time(created),
         "RunningFor": format!("{} ago", units::ago(units::now() - created)),
         "Ports": ports(summary), "State": text(summary, "/State"), "Status": text(summary, "/Status"),
-        "Size": format!("{} (virtual {})", units::human(size("SizeRw")), units::human(size("SizeRootFs"))),
+        "Size": sizes,
         "Names": names.join(","), "Labels": list("/Labels"), "Mounts": mounts.join(","), "Networks": networks.join(","),
         "LocalVolumes": volumes.to_string(), "Platform": null,
     })

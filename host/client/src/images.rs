@@ -124,12 +124,21 @@ pub(crate) async fn list(client: &Client, args: ImagesArgs) -> Result<u8, Error>
             .and_then(|d| d.split_once('@'))
             .map_or("<none>", |(_, d)| d);
         let names = if names.is_empty() { vec!["<none>:<none>"] } else { names };
+        let number = |key: &str| image.get(key).and_then(Value::as_i64);
+        // Less than nothing is what was not counted.
+        let known = |key: &str| number(key).filter(|n| *n >= 0);
+        let count =
+            |key: &str, show: &dyn Fn(i64) -> String| known(key).map_or_else(|| "N/A".to_owned(), show);
+        let unique = known("SharedSize")
+            .map_or_else(|| "N/A".to_owned(), |n| units::human_exact(number("Size").unwrap_or(0) - n));
         for name in names {
             let (repository, tag) = split_reference(name);
             rows.push(json!({
                 "Repository": repository, "Tag": tag, "Digest": digest, "ID": if args.no_trunc { id } else { short(id) },
                 "CreatedSince": format!("{} ago", units::ago(units::now() - created)), "CreatedAt": local_time(created),
-                "Size": units::human(image.get("Size").and_then(Value::as_i64).unwrap_or(0)),
+                "Size": units::human(number("Size").unwrap_or(0)), "VirtualSize": units::human_exact(number("Size").unwrap_or(0)),
+                "Containers": count("Containers", &|n| n.to_string()), "SharedSize": count("SharedSize", &units::human_exact),
+                "UniqueSize": unique,
             }));
         }
     }
@@ -163,7 +172,7 @@ pub(crate) async fn history(client: &Client, args: HistoryArgs) -> Result<u8, Er
             let id = text(layer, "/Id");
             let created = layer.get("Created").and_then(Value::as_i64).unwrap_or(0);
             json!({
-                "ID": if args.no_trunc { id } else { short(id) }, "CreatedAt": local_time(created),
+                "ID": if args.no_trunc { id } else { short(id) }, "CreatedAt": units::rfc3339(created),
                 "CreatedSince": format!("{} ago", units::ago(units::now() - created)), "CreatedBy": text(layer, "/CreatedBy"),
                 "Size": units::human(layer.get("Size").and_then(Value::as_i64).unwrap_or(0)), "Comment": text(layer, "/Comment"),
             })

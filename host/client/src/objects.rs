@@ -7,7 +7,7 @@ use crate::attach::text;
 use crate::containers::{filters, for_each, short};
 use crate::create::pairs;
 use crate::http::Client;
-use crate::{Error, format, prune};
+use crate::{Error, format, prune, units};
 
 /// Where objects of a kind are inspected.
 fn place(kind: &str, name: &str) -> Result<String, Error> {
@@ -65,6 +65,11 @@ pub(crate) async fn inspect(client: &Client, args: InspectArgs) -> Result<u8, Er
     Ok(u8::from(!failures.is_empty()))
 }
 
+/// A yes or no as lists show it.
+fn flag(object: &Value, key: &str) -> String {
+    object.get(key).and_then(Value::as_bool).unwrap_or(false).to_string()
+}
+
 fn labels(object: &Value) -> String {
     let labels = object.get("Labels").and_then(Value::as_object);
     labels
@@ -100,7 +105,8 @@ pub(crate) async fn network(client: &Client, command: NetworkCommand) -> Result<
                 .flatten()
                 .map(|n| {
                     let id = text(n, "/Id");
-                    json!({"ID": if args.no_trunc { id } else { short(id) }, "Name": text(n, "/Name"), "Driver": text(n, "/Driver"), "Scope": text(n, "/Scope"), "Labels": labels(n)})
+                    json!({"ID": if args.no_trunc { id } else { short(id) }, "Name": text(n, "/Name"), "Driver": text(n, "/Driver"), "Scope": text(n, "/Scope"), "Labels": labels(n),
+                        "CreatedAt": units::go_time(text(n, "/Created")), "IPv4": flag(n, "EnableIPv4"), "IPv6": flag(n, "EnableIPv6"), "Internal": flag(n, "Internal")})
                 })
                 .collect();
             show(
@@ -170,7 +176,8 @@ pub(crate) async fn volume(client: &Client, command: VolumeCommand) -> Result<u8
                 .and_then(Value::as_array)
                 .into_iter()
                 .flatten()
-                .map(|v| json!({"Driver": text(v, "/Driver"), "Name": text(v, "/Name"), "Mountpoint": text(v, "/Mountpoint"), "Scope": text(v, "/Scope"), "Labels": labels(v)}))
+                .map(|v| json!({"Driver": text(v, "/Driver"), "Name": text(v, "/Name"), "Mountpoint": text(v, "/Mountpoint"), "Scope": text(v, "/Scope"), "Labels": labels(v),
+                    "Availability": "N/A", "Group": "N/A", "Links": "N/A", "Size": "N/A", "Status": "N/A"}))
                 .collect();
             show(&rows, &[("DRIVER", "Driver"), ("VOLUME NAME", "Name")], "Name", &args)
         }

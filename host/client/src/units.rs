@@ -90,6 +90,20 @@ pub(crate) fn now() -> i64 {
     jiff::Timestamp::now().as_second()
 }
 
+/// A time in RFC 3339, in this machine's zone.
+pub(crate) fn rfc3339(seconds: i64) -> String {
+    let Ok(time) = jiff::Timestamp::from_second(seconds) else { return String::new() };
+    let zoned = time.to_zoned(jiff::tz::TimeZone::system());
+    let text = zoned.strftime("%Y-%m-%dT%H:%M:%S%:z").to_string();
+    text.strip_suffix("+00:00").map(|t| format!("{t}Z")).unwrap_or(text)
+}
+
+/// A time of the API as Go prints one: `2025-01-02 03:04:05.6 +0000 UTC`.
+pub(crate) fn go_time(text: &str) -> String {
+    let Ok(time) = text.parse::<jiff::Timestamp>() else { return text.to_owned() };
+    time.strftime("%Y-%m-%d %H:%M:%S%.f +0000 UTC").to_string()
+}
+
 /// A point in time for `--since` and `--until`: a duration back from now (`10m`, `1h30m`), RFC 3339, or seconds.
 pub(crate) fn moment(text: &str) -> Result<String, Error> {
     if text.parse::<f64>().is_ok() {
@@ -171,6 +185,8 @@ mod tests {
         assert_eq!(moment("12.5").unwrap(), "12.5");
         assert_eq!(moment("1970-01-01T00:00:10Z").unwrap(), "10.000000000");
         assert!(moment("yesterday").is_err());
+        assert_eq!(go_time("2026-11-30T00:54:26.297143634Z"), "2026-11-30 00:54:26.297143634 +0000 UTC");
+        assert_eq!(go_time("2026-11-30T00:54:26Z"), "2026-11-30 00:54:26 +0000 UTC");
         assert_eq!(
             [0, 59, 61, 2800, 3700, 7300, 200_000].map(ago),
             [

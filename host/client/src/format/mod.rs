@@ -152,6 +152,9 @@ fn pipe(words: &mut std::iter::Peekable<std::vec::IntoIter<String>>, nested: boo
             "true" | "false" => Term::Literal((word == "true").into()),
             "nil" => Term::Literal(Value::Null),
             w if w.parse::<i64>().is_ok() => Term::Literal(w.parse::<i64>().unwrap_or_default().into()),
+            w if w.starts_with(|c: char| c.is_ascii_digit() || c == '-') && w.parse::<f64>().is_ok() => {
+                Term::Literal(w.parse::<f64>().unwrap_or_default().into())
+            }
             w if w.chars().all(|c| c.is_alphanumeric() || c == '_') => Term::Word(word),
             w => return Err(wrong(&format!("unexpected {w:?}"))),
         };
@@ -391,7 +394,10 @@ pub(crate) fn list_text(
         rows.iter().map(|row| line(row).map(|text| text + "\n")).collect::<Result<String, Error>>()
     };
     if format == "json" || format == "{{json .}}" {
-        return lines(&|row| Ok(serde_json::to_string(row)?));
+        // As Go writes them; outside of texts those three do not occur.
+        let escaped =
+            |text: String| text.replace('&', "\\u0026").replace('<', "\\u003c").replace('>', "\\u003e");
+        return lines(&|row| Ok(escaped(serde_json::to_string(row)?)));
     }
     let Some(template) = format.strip_prefix("table") else {
         let template = Template::parse(format)?;
@@ -520,7 +526,7 @@ mod tests {
             "{{}}",
             "{{end}}",
             "{{\"x}}",
-            "{{.none}}",
+            "{{.nothing}}",
             "{{.None.deeper}}",
             "{{.Id.deeper}}",
             "{{if .Id}}{{else nonsense}}{{end}}",

@@ -45,7 +45,7 @@ pub fn subnet<'a>(
     let high = low.checked_add(size)?;
     let gone = taken.range(low..=high).count() as u128;
     let cut = |n: u128| u64::try_from(n).unwrap_or(u64::MAX);
-    Some((cut(taken.len() as u128), cut(size.saturating_sub(gone).saturating_add(1))))
+    Some((cut(taken.len() as u128), cut(size.saturating_add(1).saturating_sub(gone))))
 }
 
 #[cfg(test)]
