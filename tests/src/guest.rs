@@ -151,8 +151,7 @@ impl Guest {
 
     fn system(&self, files: &[(&str, &Path)]) {
         let root = self.path("system");
-        for dir in ["bin", "sbin", "proc", "sys", "dev", "tmp", "run", "data", "etc", "images", "lib/modules"]
-        {
+        for dir in ["bin", "sbin", "proc", "sys", "dev", "tmp", "run", "data", "etc", "images", "lib/modules"] {
             fs::create_dir_all(root.join(dir)).expect("system disk");
         }
         let busybox = find("busybox").expect("busybox-static");

@@ -22,11 +22,7 @@ fn ok(d: &Daemon, method: &str, path: &str, body: Value, status: u16) -> Value {
     let text = if body.is_null() { String::new() } else { body.to_string() };
     let answer = d.api(method, path, &text);
     assert_eq!(answer.status, status, "{method} {path} {text}: {}", answer.text());
-    if answer.body.is_empty() {
-        Value::Null
-    } else {
-        serde_json::from_slice(&answer.body).unwrap_or(Value::Null)
-    }
+    if answer.body.is_empty() { Value::Null } else { serde_json::from_slice(&answer.body).unwrap_or(Value::Null) }
 }
 
 fn filters(filters: &Value) -> String {
@@ -70,16 +66,9 @@ fn streams(reader: &mut impl Read) -> [String; 2] {
 fn gitlab_runner() {
     let d = daemon();
     let labels = json!({"com.gitlab.gitlab-runner.job.id": "7", "com.gitlab.gitlab-runner.managed": "true"});
-    let id = ok(&d, "GET", "/v1.44/images/busybox:latest/json", Value::Null, 200)["Id"]
-        .as_str()
-        .unwrap()
-        .to_owned();
+    let id = ok(&d, "GET", "/v1.44/images/busybox:latest/json", Value::Null, 200)["Id"].as_str().unwrap().to_owned();
     ok(&d, "GET", &format!("/v1.44/images/{id}/json"), Value::Null, 200);
-    let network =
-        ok(&d, "POST", "/v1.44/networks/create", json!({"Name": "runner-net", "Labels": labels}), 201)["Id"]
-            .as_str()
-            .unwrap()
-            .to_owned();
+    let network = ok(&d, "POST", "/v1.44/networks/create", json!({"Name": "runner-net", "Labels": labels}), 201)["Id"].as_str().unwrap().to_owned();
     ok(&d, "POST", "/v1.44/volumes/create", json!({"Name": "runner-cache", "Labels": labels}), 201);
     let service = ok(
         &d,
@@ -94,30 +83,17 @@ fn gitlab_runner() {
         ("echo build; echo warn >&2; test -d /builds\n", 0, "build\n", "warn\n"),
         ("exit 42\n", 42, "", ""),
         ("until nc svc 80 </dev/null; do sleep 0.1; done\n", 0, "hello\n", ""),
-        (
-            "cat /builds/made || { echo once > /builds/made; }\n",
-            0,
-            "",
-            "cat: can't open '/builds/made': No such file or directory\n",
-        ),
+        ("cat /builds/made || { echo once > /builds/made; }\n", 0, "", "cat: can't open '/builds/made': No such file or directory\n"),
         ("cat /builds/made\n", 0, "once\n", ""),
     ] {
         let body = json!({"Image": id, "Cmd": ["sh"], "AttachStdin": true, "AttachStdout": true, "AttachStderr": true,
             "OpenStdin": true, "StdinOnce": true, "Labels": labels,
             "HostConfig": {"Binds": ["runner-cache:/builds"], "NetworkMode": network, "RestartPolicy": {"Name": "no"}}});
-        let made = ok(&d, "POST", "/v1.44/containers/create?name=runner-build", body, 201)["Id"]
-            .as_str()
-            .unwrap()
-            .to_owned();
+        let made = ok(&d, "POST", "/v1.44/containers/create?name=runner-build", body, 201)["Id"].as_str().unwrap().to_owned();
         let attach = format!("/v1.44/containers/{made}/attach?stdin=1&stdout=1&stderr=1&stream=1");
         let (status, mut attached) = open(&d, "POST", &attach, "Connection: Upgrade\r\nUpgrade: tcp\r\n");
         assert_eq!(status, 101);
-        let (status, mut waiting) = open(
-            &d,
-            "POST",
-            &format!("/v1.44/containers/{made}/wait?condition=next-exit"),
-            "Content-Length: 0\r\n",
-        );
+        let (status, mut waiting) = open(&d, "POST", &format!("/v1.44/containers/{made}/wait?condition=next-exit"), "Content-Length: 0\r\n");
         assert_eq!(status, 200);
         ok(&d, "POST", &format!("/v1.44/containers/{made}/start"), Value::Null, 204);
         attached.get_mut().write_all(script.as_bytes()).unwrap();
@@ -142,45 +118,25 @@ fn nomad() {
     let version = ok(&d, "GET", "/version", Value::Null, 200);
     assert!(version["Version"].as_str().unwrap().split('.').count() >= 3, "{version}");
     let info = ok(&d, "GET", "/v1.44/info", Value::Null, 200);
-    assert!(
-        info["OSType"] == "linux"
-            && info["Runtimes"]["runc"].is_object()
-            && info["CgroupVersion"].is_string()
-    );
+    assert!(info["OSType"] == "linux" && info["Runtimes"]["runc"].is_object() && info["CgroupVersion"].is_string());
     let bridge = ok(&d, "GET", "/v1.44/networks/bridge", Value::Null, 200);
-    assert!(
-        bridge["IPAM"]["Config"][0]["Gateway"].as_str().unwrap().parse::<std::net::Ipv4Addr>().is_ok(),
-        "{bridge}"
-    );
+    assert!(bridge["IPAM"]["Config"][0]["Gateway"].as_str().unwrap().parse::<std::net::Ipv4Addr>().is_ok(), "{bridge}");
     let pause = json!({"Image": "busybox", "Cmd": ["sleep", "600"], "Hostname": "alloc", "Labels": {"com.hashicorp.nomad.alloc_id": "a1"},
         "HostConfig": {"NetworkMode": "none", "RestartPolicy": {"Name": "unless-stopped"}}});
     ok(&d, "POST", "/v1.44/containers/create?name=nomad_init_a1", pause, 201);
     ok(&d, "POST", "/v1.44/containers/nomad_init_a1/start", Value::Null, 204);
     let sandbox = ok(&d, "GET", "/v1.44/containers/nomad_init_a1/json", Value::Null, 200);
-    assert!(
-        sandbox["NetworkSettings"]["SandboxKey"].is_string() && sandbox["State"]["Pid"].as_i64().unwrap() > 0
-    );
+    assert!(sandbox["NetworkSettings"]["SandboxKey"].is_string() && sandbox["State"]["Pid"].as_i64().unwrap() > 0);
     let task = json!({"Image": "busybox", "Cmd": ["sh", "-c", "trap 'echo got; exit 5' USR1; echo up; while :; do sleep 0.05; done"],
         "Labels": {"com.hashicorp.nomad.alloc_id": "a1"}, "Env": ["NOMAD_TASK_NAME=web"],
         "HostConfig": {"NetworkMode": "container:nomad_init_a1", "Memory": 67_108_864, "MemorySwap": 67_108_864, "CpuShares": 100,
             "PidsLimit": 100, "LogConfig": {"Type": "json-file", "Config": {"max-file": "2", "max-size": "2m"}}}});
-    let id = ok(&d, "POST", "/v1.44/containers/create?name=web-a1", task.clone(), 201)["Id"]
-        .as_str()
-        .unwrap()
-        .to_owned();
+    let id = ok(&d, "POST", "/v1.44/containers/create?name=web-a1", task.clone(), 201)["Id"].as_str().unwrap().to_owned();
     // Taken: it looks for the holder by name and purges it.
     let taken = d.api("POST", "/v1.44/containers/create?name=web-a1", &task.to_string());
-    assert!(
-        taken.status == 409
-            && taken
-                .message()
-                .contains("Conflict. The container name \"/web-a1\" is already in use by container")
-    );
+    assert!(taken.status == 409 && taken.message().contains("Conflict. The container name \"/web-a1\" is already in use by container"));
     let named = filters(&json!({"name": ["web-a1"]}));
-    assert_eq!(
-        ok(&d, "GET", &format!("/v1.44/containers/json?all=1&filters={named}"), Value::Null, 200)[0]["Id"],
-        id.as_str()
-    );
+    assert_eq!(ok(&d, "GET", &format!("/v1.44/containers/json?all=1&filters={named}"), Value::Null, 200)[0]["Id"], id.as_str());
     ok(&d, "POST", &format!("/v1.44/containers/{id}/start"), Value::Null, 204);
     let (status, mut numbers) = open(&d, "GET", &format!("/v1.44/containers/{id}/stats?stream=1"), "");
     assert_eq!(status, 200);
@@ -189,32 +145,16 @@ fn nomad() {
         assert_eq!(sample["memory_stats"]["limit"], 67_108_864, "{sample}");
         assert!(sample["cpu_stats"]["cpu_usage"]["total_usage"].is_u64());
     }
-    let exec = ok(
-        &d,
-        "POST",
-        &format!("/v1.44/containers/{id}/exec"),
-        json!({"Cmd": ["sh", "-c", "exit 3"], "AttachStdout": true}),
-        201,
-    );
+    let exec = ok(&d, "POST", &format!("/v1.44/containers/{id}/exec"), json!({"Cmd": ["sh", "-c", "exit 3"], "AttachStdout": true}), 201);
     let exec = exec["Id"].as_str().unwrap();
-    let (_, mut reader) =
-        open(&d, "POST", &format!("/v1.44/exec/{exec}/start"), "Connection: Upgrade\r\nUpgrade: tcp\r\n");
+    let (_, mut reader) = open(&d, "POST", &format!("/v1.44/exec/{exec}/start"), "Connection: Upgrade\r\nUpgrade: tcp\r\n");
     reader.read_to_end(&mut Vec::new()).unwrap();
     assert_eq!(ok(&d, "GET", &format!("/v1.44/exec/{exec}/json"), Value::Null, 200)["ExitCode"], 3);
-    let (_, mut waiting) = open(
-        &d,
-        "POST",
-        &format!("/v1.44/containers/{id}/wait?condition=not-running"),
-        "Content-Length: 0\r\n",
-    );
+    let (_, mut waiting) = open(&d, "POST", &format!("/v1.44/containers/{id}/wait?condition=not-running"), "Content-Length: 0\r\n");
     ok(&d, "POST", &format!("/v1.44/containers/{id}/kill?signal=SIGUSR1"), Value::Null, 204);
     assert_eq!(chunk(&mut waiting)["StatusCode"], 5);
     let dead = ok(&d, "GET", &format!("/v1.44/containers/{id}/json"), Value::Null, 200);
-    assert!(
-        dead["State"]["OOMKilled"] == false
-            && dead["State"]["ExitCode"] == 5
-            && dead["State"]["FinishedAt"] != "0001-01-01T00:00:00Z"
-    );
+    assert!(dead["State"]["OOMKilled"] == false && dead["State"]["ExitCode"] == 5 && dead["State"]["FinishedAt"] != "0001-01-01T00:00:00Z");
     // Dangling containers are found by label, removed, and a second removal is told apart.
     ok(&d, "DELETE", &format!("/v1.44/containers/{id}?v=1&force=1"), Value::Null, 204);
     let gone = d.api("DELETE", &format!("/v1.44/containers/{id}?v=1&force=1"), "");
@@ -227,28 +167,10 @@ fn nomad() {
 #[test]
 fn portainer() {
     let d = daemon();
-    d.docker(&[
-        "run",
-        "-d",
-        "--name",
-        "app",
-        "-p",
-        "8080:80",
-        "-v",
-        "data:/data",
-        "--label",
-        "a=b",
-        "busybox",
-        "sleep",
-        "600",
-    ])
-    .ok();
+    d.docker(&["run", "-d", "--name", "app", "-p", "8080:80", "-v", "data:/data", "--label", "a=b", "busybox", "sleep", "600"]).ok();
     for prefix in ["", "/v1.41"] {
         let info = ok(&d, "GET", &format!("{prefix}/info"), Value::Null, 200);
-        assert_eq!(
-            (&info["Swarm"]["LocalNodeState"], &info["Swarm"]["ControlAvailable"]),
-            (&json!("inactive"), &json!(false))
-        );
+        assert_eq!((&info["Swarm"]["LocalNodeState"], &info["Swarm"]["ControlAvailable"]), (&json!("inactive"), &json!(false)));
         for kind in ["Volume", "Network", "Log"] {
             assert!(!info["Plugins"][kind].as_array().unwrap().is_empty(), "{kind}: {}", info["Plugins"]);
         }
@@ -256,41 +178,20 @@ fn portainer() {
         assert!(info["Plugins"]["Volume"].as_array().unwrap().contains(&json!("local")));
         for path in ["/swarm", "/nodes", "/services", "/tasks"] {
             let probe = d.api("GET", &format!("{prefix}{path}"), "");
-            assert!(
-                probe.status == 503 && probe.message().starts_with("This node is not a swarm manager."),
-                "{path}"
-            );
+            assert!(probe.status == 503 && probe.message().starts_with("This node is not a swarm manager."), "{path}");
         }
         let list = ok(&d, "GET", &format!("{prefix}/containers/json?all=1&size=0"), Value::Null, 200);
         assert!(list[0]["Ports"].as_array().unwrap().iter().any(|p| p["PublicPort"] == 8080), "{list}");
-        let volumes = ok(
-            &d,
-            "GET",
-            &format!("{prefix}/volumes?filters={}", filters(&json!({"dangling": ["false"]}))),
-            Value::Null,
-            200,
-        );
+        let volumes = ok(&d, "GET", &format!("{prefix}/volumes?filters={}", filters(&json!({"dangling": ["false"]}))), Value::Null, 200);
         assert_eq!(volumes["Volumes"][0]["Name"], "data");
-        assert!(
-            volumes["Volumes"][0]["CreatedAt"].is_string() && volumes["Volumes"][0]["Mountpoint"].is_string()
-        );
-        assert!(
-            ok(&d, "GET", &format!("{prefix}/images/json?all=1"), Value::Null, 200)[0]["RepoTags"].is_array()
-        );
-        assert!(
-            ok(&d, "GET", &format!("{prefix}/networks"), Value::Null, 200).as_array().unwrap().len() >= 3
-        );
+        assert!(volumes["Volumes"][0]["CreatedAt"].is_string() && volumes["Volumes"][0]["Mountpoint"].is_string());
+        assert!(ok(&d, "GET", &format!("{prefix}/images/json?all=1"), Value::Null, 200)[0]["RepoTags"].is_array());
+        assert!(ok(&d, "GET", &format!("{prefix}/networks"), Value::Null, 200).as_array().unwrap().len() >= 3);
         assert!(ok(&d, "GET", &format!("{prefix}/plugins"), Value::Null, 200).is_array());
     }
     let df = ok(&d, "GET", "/v1.41/system/df", Value::Null, 200);
     assert_eq!(df["Volumes"][0]["UsageData"]["RefCount"], 1);
-    let exec = ok(
-        &d,
-        "POST",
-        "/v1.41/containers/app/exec",
-        json!({"Cmd": ["sh"], "AttachStdin": true, "AttachStdout": true, "AttachStderr": true, "Tty": true, "User": ""}),
-        201,
-    );
+    let exec = ok(&d, "POST", "/v1.41/containers/app/exec", json!({"Cmd": ["sh"], "AttachStdin": true, "AttachStdout": true, "AttachStderr": true, "Tty": true, "User": ""}), 201);
     let exec = exec["Id"].as_str().unwrap();
     let mut stream = connect(&d.socket());
     let body = r#"{"Tty": true, "Detach": false}"#;
@@ -309,8 +210,7 @@ fn portainer() {
     ok(&d, "POST", "/v1.41/containers/app-old/stop", Value::Null, 204);
     let mut body = old["Config"].clone();
     body["HostConfig"] = old["HostConfig"].clone();
-    let new =
-        ok(&d, "POST", "/v1.41/containers/create?name=app", body, 201)["Id"].as_str().unwrap().to_owned();
+    let new = ok(&d, "POST", "/v1.41/containers/create?name=app", body, 201)["Id"].as_str().unwrap().to_owned();
     ok(&d, "POST", &format!("/v1.41/containers/{new}/start"), Value::Null, 204);
     ok(&d, "DELETE", "/v1.41/containers/app-old?force=true", Value::Null, 204);
     let new = ok(&d, "GET", "/v1.41/containers/app/json", Value::Null, 200);
@@ -325,30 +225,9 @@ fn traefik() {
     let only = filters(&json!({"type": {"container": true}}));
     let (status, mut events) = open(&d, "GET", &format!("/v1.24/events?filters={only}"), "");
     assert_eq!(status, 200);
-    d.docker(&[
-        "run",
-        "-d",
-        "--name",
-        "site",
-        "--network",
-        "web",
-        "--network-alias",
-        "www",
-        "--expose",
-        "8000",
-        "--health-cmd",
-        "true",
-        "--health-interval",
-        "100ms",
-        "--label",
-        "traefik.enable=true",
-        "--label",
-        "traefik.http.routers.r.rule=Host(`a.test`)",
-        "busybox",
-        "sleep",
-        "600",
-    ])
-    .ok();
+    d.docker(&["run", "-d", "--name", "site", "--network", "web", "--network-alias", "www", "--expose", "8000",
+        "--health-cmd", "true", "--health-interval", "100ms", "--label", "traefik.enable=true", "--label", "traefik.http.routers.r.rule=Host(`a.test`)",
+        "busybox", "sleep", "600"]).ok();
     let mut seen = Vec::new();
     while seen.last().is_none_or(|action: &String| action != "health_status: healthy") {
         let event = chunk(&mut events);
@@ -361,17 +240,8 @@ fn traefik() {
     assert!(running[0]["Status"].as_str().unwrap().contains("(healthy)"), "{running}");
     let site = ok(&d, "GET", "/v1.24/containers/site/json", Value::Null, 200);
     assert_eq!(site["State"]["Health"]["Status"], "healthy");
-    assert!(
-        site["NetworkSettings"]["Networks"]["web"]["IPAddress"]
-            .as_str()
-            .unwrap()
-            .parse::<std::net::Ipv4Addr>()
-            .is_ok()
-    );
-    assert!(
-        site["NetworkSettings"]["Ports"]["8000/tcp"].is_null()
-            && site["NetworkSettings"]["Ports"].as_object().unwrap().contains_key("8000/tcp")
-    );
+    assert!(site["NetworkSettings"]["Networks"]["web"]["IPAddress"].as_str().unwrap().parse::<std::net::Ipv4Addr>().is_ok());
+    assert!(site["NetworkSettings"]["Ports"]["8000/tcp"].is_null() && site["NetworkSettings"]["Ports"].as_object().unwrap().contains_key("8000/tcp"));
     assert_eq!(site["Config"]["Labels"]["traefik.http.routers.r.rule"], "Host(`a.test`)");
     d.docker(&["stop", "-t", "0", "site"]).ok();
     let mut last = String::new();
@@ -391,28 +261,8 @@ fn watchtower() {
     let d = daemon();
     d.docker(&["network", "create", "n1"]).ok();
     d.docker(&["network", "create", "n2"]).ok();
-    d.docker(&[
-        "run",
-        "-d",
-        "--name",
-        "app",
-        "--network",
-        "n1",
-        "--network-alias",
-        "one",
-        "--label",
-        "com.centurylinklabs.watchtower.enable=true",
-        "-e",
-        "KEY=value",
-        "-v",
-        "state:/state",
-        "--restart",
-        "unless-stopped",
-        "busybox",
-        "sleep",
-        "600",
-    ])
-    .ok();
+    d.docker(&["run", "-d", "--name", "app", "--network", "n1", "--network-alias", "one", "--label", "com.centurylinklabs.watchtower.enable=true",
+        "-e", "KEY=value", "-v", "state:/state", "--restart", "unless-stopped", "busybox", "sleep", "600"]).ok();
     d.docker(&["network", "connect", "--alias", "two", "n2", "app"]).ok();
     let old_image = ok(&d, "GET", "/v1.43/images/busybox/json", Value::Null, 200);
     assert!(old_image["RepoDigests"].is_array());
@@ -421,37 +271,22 @@ fn watchtower() {
     wharf_tests::image::entry(&mut tar, "new", b'0', 0o644, "", b"new");
     wharf_tests::image::finish(&mut tar);
     d.docker_with_input(&["import", "-", "busybox:latest"], &tar).ok();
-    let labelled =
-        filters(&json!({"status": ["running"], "label": ["com.centurylinklabs.watchtower.enable=true"]}));
+    let labelled = filters(&json!({"status": ["running"], "label": ["com.centurylinklabs.watchtower.enable=true"]}));
     let found = ok(&d, "GET", &format!("/v1.43/containers/json?filters={labelled}"), Value::Null, 200);
     let id = found[0]["Id"].as_str().unwrap();
     let c = ok(&d, "GET", &format!("/v1.43/containers/{id}/json"), Value::Null, 200);
     assert_eq!(c["Image"], old_image["Id"]);
     ok(&d, "POST", &format!("/v1.43/containers/{id}/kill?signal=SIGKILL"), Value::Null, 204);
-    eventually("the container's end", || {
-        (d.api("GET", &format!("/containers/{id}/json"), "").json()["State"]["Running"] == false)
-            .then_some(())
-    });
+    eventually("the container's end", || (d.api("GET", &format!("/containers/{id}/json"), "").json()["State"]["Running"] == false).then_some(()));
     ok(&d, "DELETE", &format!("/v1.43/containers/{id}?force=1"), Value::Null, 204);
     let networks = c["NetworkSettings"]["Networks"].as_object().unwrap();
     let mut body = c["Config"].clone();
     body["HostConfig"] = c["HostConfig"].clone();
     body["NetworkingConfig"] = json!({"EndpointsConfig": {"n1": networks["n1"]}});
-    let new =
-        ok(&d, "POST", "/v1.43/containers/create?name=app", body, 201)["Id"].as_str().unwrap().to_owned();
+    let new = ok(&d, "POST", "/v1.43/containers/create?name=app", body, 201)["Id"].as_str().unwrap().to_owned();
     for (name, endpoint) in networks {
-        d.api(
-            "POST",
-            &format!("/v1.43/networks/{name}/disconnect"),
-            &json!({"Container": new, "Force": true}).to_string(),
-        );
-        ok(
-            &d,
-            "POST",
-            &format!("/v1.43/networks/{name}/connect"),
-            json!({"Container": new, "EndpointConfig": endpoint}),
-            200,
-        );
+        d.api("POST", &format!("/v1.43/networks/{name}/disconnect"), &json!({"Container": new, "Force": true}).to_string());
+        ok(&d, "POST", &format!("/v1.43/networks/{name}/connect"), json!({"Container": new, "EndpointConfig": endpoint}), 200);
     }
     ok(&d, "POST", &format!("/v1.43/containers/{new}/start"), Value::Null, 204);
     let after = ok(&d, "GET", "/v1.43/containers/app/json", Value::Null, 200);
@@ -463,24 +298,14 @@ fn watchtower() {
         assert!(aliases.contains(&json!(alias)), "{name}: {aliases:?}");
     }
     // The old image is nobody's now and goes.
-    ok(
-        &d,
-        "DELETE",
-        &format!("/v1.43/images/{}?force=1", old_image["Id"].as_str().unwrap()),
-        Value::Null,
-        200,
-    );
+    ok(&d, "DELETE", &format!("/v1.43/images/{}?force=1", old_image["Id"].as_str().unwrap()), Value::Null, 200);
 }
 
 /// Debian's Docker Compose, taken out of its package without installing it.
 fn compose(d: &Daemon) -> Option<PathBuf> {
     let beside = bin_dir().join("clients/compose");
     let program = "usr/libexec/docker/cli-plugins/docker-compose";
-    let places = [
-        beside.join(program),
-        PathBuf::from("/").join(program),
-        "/usr/lib/docker/cli-plugins/docker-compose".into(),
-    ];
+    let places = [beside.join(program), PathBuf::from("/").join(program), "/usr/lib/docker/cli-plugins/docker-compose".into()];
     if let Some(found) = places.iter().find(|p| p.is_file()) {
         return Some(found.clone());
     }
@@ -505,16 +330,8 @@ fn compose(d: &Daemon) -> Option<PathBuf> {
         eprintln!("no Docker Compose can be had from here: {}", d.host());
         return None;
     }
-    let package = std::fs::read_dir(&state)
-        .ok()?
-        .flatten()
-        .find(|e| e.path().extension().is_some_and(|x| x == "deb"))?;
-    let done = Command::new("dpkg-deb")
-        .arg("-x")
-        .arg(package.path())
-        .arg(&beside)
-        .status()
-        .is_ok_and(|s| s.success());
+    let package = std::fs::read_dir(&state).ok()?.flatten().find(|e| e.path().extension().is_some_and(|x| x == "deb"))?;
+    let done = Command::new("dpkg-deb").arg("-x").arg(package.path()).arg(&beside).status().is_ok_and(|s| s.success());
     done.then(|| places[0].clone())
 }
 
@@ -562,11 +379,7 @@ volumes:
     let run = |args: &[&str]| {
         let mut command = Command::new(&program);
         // Alone or as a plugin, it takes the same words; HOME keeps its state out of the user's.
-        command
-            .current_dir(&dir)
-            .env("DOCKER_HOST", d.host())
-            .env("DOCKER_CONFIG", d.path("docker-config"))
-            .env("HOME", d.path("."));
+        command.current_dir(&dir).env("DOCKER_HOST", d.host()).env("DOCKER_CONFIG", d.path("docker-config")).env("HOME", d.path("."));
         command.args(["--ansi", "never"]).args(args);
         d.run_with_input(command, b"")
     };
@@ -578,15 +391,7 @@ volumes:
     assert_eq!(lines, ["db running healthy", "web running"]);
     assert!(run(&["logs", "--no-log-prefix", "db"]).ok().contains("db says hello"));
     assert!(run(&["port", "web", "80"]).ok().starts_with("127.0.0.1:"));
-    let said = run(&[
-        "exec",
-        "-T",
-        "web",
-        "sh",
-        "-c",
-        "cat /etc/motd /site/index; echo; echo $GREETING; ulimit -n; nc database 5432 </dev/null",
-    ])
-    .ok();
+    let said = run(&["exec", "-T", "web", "sh", "-c", "cat /etc/motd /site/index; echo; echo $GREETING; ulimit -n; nc database 5432 </dev/null"]).ok();
     assert_eq!(said, "words of the dayfrom the host\nhi there\n100\nanswer");
     std::fs::write(dir.join("copied"), "copied in").unwrap();
     run(&["cp", "copied", "web:/scratch-file"]).ok();
@@ -608,10 +413,7 @@ volumes:
     run(&["unpause", "web"]).ok();
     run(&["up", "-d", "--scale", "web=2", "--wait"]).ok();
     assert_eq!(run(&["ps", "-q", "web"]).ok().lines().count(), 2);
-    assert_eq!(
-        run(&["run", "--rm", "-T", "--no-deps", "web", "echo", "one off"]).ok().lines().last(),
-        Some("one off")
-    );
+    assert_eq!(run(&["run", "--rm", "-T", "--no-deps", "web", "echo", "one off"]).ok().lines().last(), Some("one off"));
     run(&["stop", "-t", "1"]).ok();
     run(&["start"]).ok();
     run(&["kill", "web"]).ok();
@@ -629,9 +431,7 @@ fn testcontainers() {
     if !dir.join(".installed").exists() {
         std::fs::create_dir_all(&dir).unwrap();
         let mut pip = Command::new("python3");
-        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target"])
-            .arg(&dir)
-            .arg("testcontainers>=4,<5");
+        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target"]).arg(&dir).arg("testcontainers>=4,<5");
         let out = pip.output().unwrap();
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
         std::fs::write(dir.join(".installed"), "").unwrap();
@@ -660,11 +460,7 @@ with Network() as network:
 print("story told")
 "#;
     let mut python = d.in_namespace("python3");
-    python
-        .env("PYTHONPATH", &dir)
-        .env("DOCKER_HOST", d.host())
-        .env("TESTCONTAINERS_RYUK_DISABLED", "true")
-        .env("HOME", d.path("."));
+    python.env("PYTHONPATH", &dir).env("DOCKER_HOST", d.host()).env("TESTCONTAINERS_RYUK_DISABLED", "true").env("HOME", d.path("."));
     python.args(["-c", script]);
     assert_eq!(d.run_with_input(python, b"").ok().lines().last(), Some("story told"));
     assert_eq!(d.docker(&["ps", "-aq"]).ok(), "");

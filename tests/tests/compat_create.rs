@@ -46,11 +46,7 @@ fn namespace(kind: &str) -> String {
 fn config() -> Vec<Row> {
     vec![
         ("Hostname", json!({"Hostname": "myhost"}), inside("hostname", "myhost")),
-        (
-            "Domainname",
-            json!({"Domainname": "dom.test"}),
-            inside("cat /proc/sys/kernel/domainname", "dom.test"),
-        ),
+        ("Domainname", json!({"Domainname": "dom.test"}), inside("cat /proc/sys/kernel/domainname", "dom.test")),
         ("User", json!({"User": "12:34"}), inside("id -u; id -g", "12\n34")),
         ("AttachStdin", json!({"AttachStdin": true}), Shown),
         ("AttachStdout", json!({"AttachStdout": true}), Shown),
@@ -87,178 +83,48 @@ fn config() -> Vec<Row> {
 
 fn host() -> Vec<Row> {
     let realtime = std::path::Path::new("/sys/fs/cgroup/cpu/cpu.rt_runtime_us").exists();
-    let real =
-        |fate: Fate| if realtime { fate } else { Refused("kernel does not support CPU real-time scheduler") };
+    let real = |fate: Fate| if realtime { fate } else { Refused("kernel does not support CPU real-time scheduler") };
     let host = |value: Value| json!({"HostConfig": value});
     vec![
-        (
-            "CpuShares",
-            host(json!({"CpuShares": 512})),
-            cgroup("cat /sys/fs/cgroup/cpu/cpu.shares", "512", "cat /sys/fs/cgroup/cpu.weight", "20"),
-        ),
-        (
-            "Memory",
-            host(json!({"Memory": 67_108_864})),
-            cgroup(
-                "cat /sys/fs/cgroup/memory/memory.limit_in_bytes",
-                "67108864",
-                "cat /sys/fs/cgroup/memory.max",
-                "67108864",
-            ),
-        ),
+        ("CpuShares", host(json!({"CpuShares": 512})), cgroup("cat /sys/fs/cgroup/cpu/cpu.shares", "512", "cat /sys/fs/cgroup/cpu.weight", "20")),
+        ("Memory", host(json!({"Memory": 67_108_864})), cgroup("cat /sys/fs/cgroup/memory/memory.limit_in_bytes", "67108864", "cat /sys/fs/cgroup/memory.max", "67108864")),
         ("CgroupParent", host(json!({"CgroupParent": "/some-parent"})), Shown),
         ("BlkioWeight", host(json!({"BlkioWeight": 300})), Shown),
-        (
-            "BlkioWeightDevice",
-            host(json!({"BlkioWeightDevice": [{"Path": "/dev/loop0", "Weight": 200}]})),
-            Shown,
-        ),
-        (
-            "BlkioDeviceReadBps",
-            host(json!({"BlkioDeviceReadBps": [{"Path": "/dev/loop0", "Rate": 1024}]})),
-            Shown,
-        ),
-        (
-            "BlkioDeviceWriteBps",
-            host(json!({"BlkioDeviceWriteBps": [{"Path": "/dev/loop0", "Rate": 1024}]})),
-            Shown,
-        ),
-        (
-            "BlkioDeviceReadIOps",
-            host(json!({"BlkioDeviceReadIOps": [{"Path": "/dev/loop0", "Rate": 10}]})),
-            Shown,
-        ),
-        (
-            "BlkioDeviceWriteIOps",
-            host(json!({"BlkioDeviceWriteIOps": [{"Path": "/dev/loop0", "Rate": 10}]})),
-            Shown,
-        ),
-        (
-            "CpuPeriod",
-            host(json!({"CpuPeriod": 50_000, "CpuQuota": 20_000})),
-            cgroup(
-                "cat /sys/fs/cgroup/cpu/cpu.cfs_period_us",
-                "50000",
-                "cat /sys/fs/cgroup/cpu.max",
-                "20000 50000",
-            ),
-        ),
-        (
-            "CpuQuota",
-            host(json!({"CpuPeriod": 50_000, "CpuQuota": 20_000})),
-            cgroup(
-                "cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us",
-                "20000",
-                "cat /sys/fs/cgroup/cpu.max",
-                "20000 50000",
-            ),
-        ),
+        ("BlkioWeightDevice", host(json!({"BlkioWeightDevice": [{"Path": "/dev/loop0", "Weight": 200}]})), Shown),
+        ("BlkioDeviceReadBps", host(json!({"BlkioDeviceReadBps": [{"Path": "/dev/loop0", "Rate": 1024}]})), Shown),
+        ("BlkioDeviceWriteBps", host(json!({"BlkioDeviceWriteBps": [{"Path": "/dev/loop0", "Rate": 1024}]})), Shown),
+        ("BlkioDeviceReadIOps", host(json!({"BlkioDeviceReadIOps": [{"Path": "/dev/loop0", "Rate": 10}]})), Shown),
+        ("BlkioDeviceWriteIOps", host(json!({"BlkioDeviceWriteIOps": [{"Path": "/dev/loop0", "Rate": 10}]})), Shown),
+        ("CpuPeriod", host(json!({"CpuPeriod": 50_000, "CpuQuota": 20_000})), cgroup("cat /sys/fs/cgroup/cpu/cpu.cfs_period_us", "50000", "cat /sys/fs/cgroup/cpu.max", "20000 50000")),
+        ("CpuQuota", host(json!({"CpuPeriod": 50_000, "CpuQuota": 20_000})), cgroup("cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us", "20000", "cat /sys/fs/cgroup/cpu.max", "20000 50000")),
         ("CpuRealtimePeriod", host(json!({"CpuRealtimePeriod": 1_000_000})), real(Shown)),
-        (
-            "CpuRealtimeRuntime",
-            host(json!({"CpuRealtimeRuntime": 1000, "CpuRealtimePeriod": 1_000_000})),
-            real(Shown),
-        ),
-        (
-            "CpusetCpus",
-            host(json!({"CpusetCpus": "0"})),
-            inside("grep Cpus_allowed_list /proc/self/status | cut -f2", "0"),
-        ),
-        (
-            "CpusetMems",
-            host(json!({"CpusetMems": "0"})),
-            inside("grep Mems_allowed_list /proc/self/status | cut -f2", "0"),
-        ),
-        (
-            "Devices",
-            host(
-                json!({"Devices": [{"PathOnHost": "/dev/null", "PathInContainer": "/dev/mine", "CgroupPermissions": "rw"}]}),
-            ),
-            inside("test -c /dev/mine && echo x > /dev/mine && echo ok", "ok"),
-        ),
+        ("CpuRealtimeRuntime", host(json!({"CpuRealtimeRuntime": 1000, "CpuRealtimePeriod": 1_000_000})), real(Shown)),
+        ("CpusetCpus", host(json!({"CpusetCpus": "0"})), inside("grep Cpus_allowed_list /proc/self/status | cut -f2", "0")),
+        ("CpusetMems", host(json!({"CpusetMems": "0"})), inside("grep Mems_allowed_list /proc/self/status | cut -f2", "0")),
+        ("Devices", host(json!({"Devices": [{"PathOnHost": "/dev/null", "PathInContainer": "/dev/mine", "CgroupPermissions": "rw"}]})), inside("test -c /dev/mine && echo x > /dev/mine && echo ok", "ok")),
         ("DeviceCgroupRules", host(json!({"DeviceCgroupRules": ["c 1:3 rw"]})), Shown),
-        (
-            "DeviceRequests",
-            host(json!({"DeviceRequests": [{"Driver": "", "Count": -1, "Capabilities": [["gpu"]]}]})),
-            Refused("could not select device driver \"\" with capabilities: [[gpu]]"),
-        ),
-        (
-            "MemoryReservation",
-            host(json!({"MemoryReservation": 33_554_432})),
-            cgroup(
-                "cat /sys/fs/cgroup/memory/memory.soft_limit_in_bytes",
-                "33554432",
-                "cat /sys/fs/cgroup/memory.low",
-                "33554432",
-            ),
-        ),
+        ("DeviceRequests", host(json!({"DeviceRequests": [{"Driver": "", "Count": -1, "Capabilities": [["gpu"]]}]})), Refused("could not select device driver \"\" with capabilities: [[gpu]]")),
+        ("MemoryReservation", host(json!({"MemoryReservation": 33_554_432})), cgroup("cat /sys/fs/cgroup/memory/memory.soft_limit_in_bytes", "33554432", "cat /sys/fs/cgroup/memory.low", "33554432")),
         ("MemorySwap", host(json!({"Memory": 67_108_864, "MemorySwap": 100_663_296})), Shown),
         ("MemorySwappiness", host(json!({"MemorySwappiness": 10})), Shown),
-        (
-            "NanoCpus",
-            host(json!({"NanoCpus": 500_000_000})),
-            cgroup(
-                "cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us",
-                "50000",
-                "cat /sys/fs/cgroup/cpu.max",
-                "50000 100000",
-            ),
-        ),
+        ("NanoCpus", host(json!({"NanoCpus": 500_000_000})), cgroup("cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us", "50000", "cat /sys/fs/cgroup/cpu.max", "50000 100000")),
         ("OomKillDisable", host(json!({"OomKillDisable": true, "Memory": 67_108_864})), Shown),
         ("Init", host(json!({"Init": true})), inside("test $$ != 1 && echo second", "second")),
-        (
-            "PidsLimit",
-            host(json!({"PidsLimit": 50})),
-            cgroup("cat /sys/fs/cgroup/pids/pids.max", "50", "cat /sys/fs/cgroup/pids.max", "50"),
-        ),
-        (
-            "Ulimits",
-            host(json!({"Ulimits": [{"Name": "nofile", "Soft": 100, "Hard": 200}]})),
-            inside("ulimit -Sn; ulimit -Hn", "100\n200"),
-        ),
+        ("PidsLimit", host(json!({"PidsLimit": 50})), cgroup("cat /sys/fs/cgroup/pids/pids.max", "50", "cat /sys/fs/cgroup/pids.max", "50")),
+        ("Ulimits", host(json!({"Ulimits": [{"Name": "nofile", "Soft": 100, "Hard": 200}]})), inside("ulimit -Sn; ulimit -Hn", "100\n200")),
         ("CpuCount", host(json!({"CpuCount": 2})), Shown),
         ("CpuPercent", host(json!({"CpuPercent": 5})), Shown),
-        (
-            "IOMaximumIOps",
-            host(json!({"IOMaximumIOps": 5})),
-            Refused("invalid option: QoS maximum IOPs configuration is not supported on linux"),
-        ),
-        (
-            "IOMaximumBandwidth",
-            host(json!({"IOMaximumBandwidth": 5})),
-            Refused("invalid option: QoS maximum bandwidth configuration is not supported on linux"),
-        ),
-        (
-            "Binds",
-            host(json!({"Binds": ["/tmp:/bound:ro", "named:/named"]})),
-            inside("grep -c -E ' /(bound|named) ' /proc/mounts", "2"),
-        ),
+        ("IOMaximumIOps", host(json!({"IOMaximumIOps": 5})), Refused("invalid option: QoS maximum IOPs configuration is not supported on linux")),
+        ("IOMaximumBandwidth", host(json!({"IOMaximumBandwidth": 5})), Refused("invalid option: QoS maximum bandwidth configuration is not supported on linux")),
+        ("Binds", host(json!({"Binds": ["/tmp:/bound:ro", "named:/named"]})), inside("grep -c -E ' /(bound|named) ' /proc/mounts", "2")),
         ("ContainerIDFile", host(json!({"ContainerIDFile": "/tmp/id"})), Shown),
-        (
-            "LogConfig",
-            host(json!({"LogConfig": {"Type": "json-file", "Config": {"max-size": "1m", "max-file": "2"}}})),
-            Shown,
-        ),
+        ("LogConfig", host(json!({"LogConfig": {"Type": "json-file", "Config": {"max-size": "1m", "max-file": "2"}}})), Shown),
         ("NetworkMode", host(json!({"NetworkMode": "host"})), Shown),
-        (
-            "PortBindings",
-            host(
-                json!({"NetworkMode": "bridge", "PortBindings": {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": ""}]}}),
-            ),
-            Shown,
-        ),
-        (
-            "RestartPolicy",
-            host(json!({"RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 2}})),
-            Shown,
-        ),
+        ("PortBindings", host(json!({"NetworkMode": "bridge", "PortBindings": {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": ""}]}})), Shown),
+        ("RestartPolicy", host(json!({"RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 2}})), Shown),
         ("AutoRemove", host(json!({"AutoRemove": true})), Shown),
         ("VolumeDriver", host(json!({"VolumeDriver": "local", "Binds": ["driven:/d"]})), Shown),
-        (
-            "VolumesFrom",
-            host(json!({"VolumesFrom": ["donor:ro"]})),
-            inside("cat /given/file; touch /given/x 2>/dev/null || echo fixed", "from the donor\nfixed"),
-        ),
+        ("VolumesFrom", host(json!({"VolumesFrom": ["donor:ro"]})), inside("cat /given/file; touch /given/x 2>/dev/null || echo fixed", "from the donor\nfixed")),
         (
             "Mounts",
             host(json!({"Mounts": [
@@ -268,104 +134,37 @@ fn host() -> Vec<Row> {
                     "BindOptions": {"Propagation": "rslave", "NonRecursive": true, "CreateMountpoint": true, "ReadOnlyNonRecursive": true}},
                 {"Type": "image", "Source": "busybox", "Target": "/img", "ImageOptions": {"Subpath": "bin"}},
             ]})),
-            inside(
-                "grep -c -E ' /(mem|vol|host|img) ' /proc/mounts; stat -c %a /mem; test -e /img/busybox && echo image",
-                "4\n700\nimage",
-            ),
+            inside("grep -c -E ' /(mem|vol|host|img) ' /proc/mounts; stat -c %a /mem; test -e /img/busybox && echo image", "4\n700\nimage"),
         ),
         ("ConsoleSize", host(json!({"ConsoleSize": [30, 90]})), Shown),
         ("Annotations", host(json!({"Annotations": {"io.test/note": "x"}})), Shown),
         ("CapAdd", host(json!({"CapAdd": ["SYS_TIME"]})), ShownAs(json!(["CAP_SYS_TIME"]))),
-        (
-            "CapDrop",
-            host(json!({"CapDrop": ["ALL"]})),
-            inside("grep CapEff /proc/self/status | cut -f2", "0000000000000000"),
-        ),
-        (
-            "CgroupnsMode",
-            host(json!({"CgroupnsMode": "host"})),
-            inside("readlink /proc/self/ns/cgroup", &namespace("cgroup")),
-        ),
-        (
-            "Dns",
-            host(json!({"NetworkMode": "bridge", "Dns": ["10.9.8.7"]})),
-            inside("grep -c 'nameserver 10.9.8.7' /etc/resolv.conf", "1"),
-        ),
-        (
-            "DnsOptions",
-            host(json!({"NetworkMode": "bridge", "DnsOptions": ["timeout:3"]})),
-            inside("grep -c 'options.*timeout:3' /etc/resolv.conf", "1"),
-        ),
-        (
-            "DnsSearch",
-            host(json!({"NetworkMode": "bridge", "DnsSearch": ["look.test"]})),
-            inside("grep -c 'search look.test' /etc/resolv.conf", "1"),
-        ),
-        (
-            "ExtraHosts",
-            host(json!({"ExtraHosts": ["other.test:10.1.2.3"]})),
-            inside("grep -c '10.1.2.3.*other.test' /etc/hosts", "1"),
-        ),
-        (
-            "GroupAdd",
-            host(json!({"GroupAdd": ["1234"]})),
-            inside("id -G | tr ' ' '\\n' | grep -x 1234", "1234"),
-        ),
-        (
-            "IpcMode",
-            host(json!({"IpcMode": "host"})),
-            inside("readlink /proc/self/ns/ipc", &namespace("ipc")),
-        ),
+        ("CapDrop", host(json!({"CapDrop": ["ALL"]})), inside("grep CapEff /proc/self/status | cut -f2", "0000000000000000")),
+        ("CgroupnsMode", host(json!({"CgroupnsMode": "host"})), inside("readlink /proc/self/ns/cgroup", &namespace("cgroup"))),
+        ("Dns", host(json!({"NetworkMode": "bridge", "Dns": ["10.9.8.7"]})), inside("grep -c 'nameserver 10.9.8.7' /etc/resolv.conf", "1")),
+        ("DnsOptions", host(json!({"NetworkMode": "bridge", "DnsOptions": ["timeout:3"]})), inside("grep -c 'options.*timeout:3' /etc/resolv.conf", "1")),
+        ("DnsSearch", host(json!({"NetworkMode": "bridge", "DnsSearch": ["look.test"]})), inside("grep -c 'search look.test' /etc/resolv.conf", "1")),
+        ("ExtraHosts", host(json!({"ExtraHosts": ["other.test:10.1.2.3"]})), inside("grep -c '10.1.2.3.*other.test' /etc/hosts", "1")),
+        ("GroupAdd", host(json!({"GroupAdd": ["1234"]})), inside("id -G | tr ' ' '\\n' | grep -x 1234", "1234")),
+        ("IpcMode", host(json!({"IpcMode": "host"})), inside("readlink /proc/self/ns/ipc", &namespace("ipc"))),
         ("Cgroup", host(json!({"Cgroup": ""})), Ignored),
         ("Links", host(json!({"Links": []})), Ignored),
         ("OomScoreAdj", host(json!({"OomScoreAdj": 321})), inside("cat /proc/self/oom_score_adj", "321")),
-        (
-            "PidMode",
-            host(json!({"PidMode": "host"})),
-            inside("readlink /proc/self/ns/pid", &namespace("pid")),
-        ),
-        (
-            "Privileged",
-            host(json!({"Privileged": true})),
-            inside("test -w /sys && grep -c Seccomp:.0 /proc/self/status", "1"),
-        ),
+        ("PidMode", host(json!({"PidMode": "host"})), inside("readlink /proc/self/ns/pid", &namespace("pid"))),
+        ("Privileged", host(json!({"Privileged": true})), inside("test -w /sys && grep -c Seccomp:.0 /proc/self/status", "1")),
         ("PublishAllPorts", host(json!({"PublishAllPorts": true})), Shown),
-        (
-            "ReadonlyRootfs",
-            host(json!({"ReadonlyRootfs": true})),
-            inside("touch /x 2>/dev/null || echo fixed", "fixed"),
-        ),
-        (
-            "SecurityOpt",
-            host(json!({"SecurityOpt": ["no-new-privileges"]})),
-            inside("grep NoNewPrivs /proc/self/status | cut -f2", "1"),
-        ),
+        ("ReadonlyRootfs", host(json!({"ReadonlyRootfs": true})), inside("touch /x 2>/dev/null || echo fixed", "fixed")),
+        ("SecurityOpt", host(json!({"SecurityOpt": ["no-new-privileges"]})), inside("grep NoNewPrivs /proc/self/status | cut -f2", "1")),
         ("StorageOpt", host(json!({"StorageOpt": {"nonsense": "1"}})), Refused("nonsense")),
         ("Tmpfs", host(json!({"Tmpfs": {"/t": "size=1m,mode=1770"}})), inside("stat -c %a /t", "1770")),
-        (
-            "UTSMode",
-            host(json!({"UTSMode": "host"})),
-            inside("readlink /proc/self/ns/uts", &namespace("uts")),
-        ),
+        ("UTSMode", host(json!({"UTSMode": "host"})), inside("readlink /proc/self/ns/uts", &namespace("uts"))),
         ("UsernsMode", host(json!({"UsernsMode": "host"})), Shown),
-        (
-            "ShmSize",
-            host(json!({"ShmSize": 1_048_576})),
-            inside("df -k /dev/shm | tail -1 | awk '{print $2}'", "1024"),
-        ),
-        (
-            "Sysctls",
-            host(json!({"Sysctls": {"kernel.msgmax": "9999"}})),
-            inside("cat /proc/sys/kernel/msgmax", "9999"),
-        ),
+        ("ShmSize", host(json!({"ShmSize": 1_048_576})), inside("df -k /dev/shm | tail -1 | awk '{print $2}'", "1024")),
+        ("Sysctls", host(json!({"Sysctls": {"kernel.msgmax": "9999"}})), inside("cat /proc/sys/kernel/msgmax", "9999")),
         ("Runtime", host(json!({"Runtime": "runc"})), Shown),
         ("Isolation", host(json!({"Isolation": "default"})), Shown),
         ("MaskedPaths", host(json!({"MaskedPaths": ["/proc/keys"]})), inside("cat /proc/keys | wc -c", "0")),
-        (
-            "ReadonlyPaths",
-            host(json!({"ReadonlyPaths": ["/proc/sys"]})),
-            inside("echo 1 2>/dev/null > /proc/sys/kernel/msgmax || echo fixed", "fixed"),
-        ),
+        ("ReadonlyPaths", host(json!({"ReadonlyPaths": ["/proc/sys"]})), inside("echo 1 2>/dev/null > /proc/sys/kernel/msgmax || echo fixed", "fixed")),
     ]
 }
 
@@ -379,17 +178,11 @@ fn endpoint() -> Vec<Row> {
             inside("ip addr show eth0 | grep -c -E 'inet (10.77.0.50/24|169.254.9.9/16)'", "2"),
         ),
         ("Links", own(json!({"Links": []})), Ignored),
-        (
-            "MacAddress",
-            own(json!({"MacAddress": "02:42:0a:4d:00:99"})),
-            inside("cat /sys/class/net/eth0/address", "02:42:0a:4d:00:99"),
-        ),
+        ("MacAddress", own(json!({"MacAddress": "02:42:0a:4d:00:99"})), inside("cat /sys/class/net/eth0/address", "02:42:0a:4d:00:99")),
         ("Aliases", own(json!({"Aliases": ["second"]})), Shown),
         (
             "DriverOpts",
-            own(
-                json!({"DriverOpts": {"com.docker.network.endpoint.ifname": "lan0", "com.docker.network.endpoint.sysctls": "net.ipv4.conf.IFNAME.arp_filter=1"}}),
-            ),
+            own(json!({"DriverOpts": {"com.docker.network.endpoint.ifname": "lan0", "com.docker.network.endpoint.sysctls": "net.ipv4.conf.IFNAME.arp_filter=1"}})),
             inside("cat /proc/sys/net/ipv4/conf/lan0/arp_filter", "1"),
         ),
         ("GwPriority", own(json!({"GwPriority": 5})), Shown),
@@ -410,20 +203,7 @@ fn daemon() -> Daemon {
     let d = Daemon::start();
     d.import_busybox();
     d.docker(&["network", "create", "--subnet", "10.77.0.0/24", "own"]).ok();
-    d.docker(&[
-        "run",
-        "--name",
-        "donor",
-        "-v",
-        "given:/given",
-        "--network",
-        "none",
-        "busybox",
-        "sh",
-        "-c",
-        "echo from the donor > /given/file",
-    ])
-    .ok();
+    d.docker(&["run", "--name", "donor", "-v", "given:/given", "--network", "none", "busybox", "sh", "-c", "echo from the donor > /given/file"]).ok();
     d
 }
 
@@ -573,8 +353,7 @@ fn what_inspect_shows_makes_the_same_container() {
         let one = d.api("GET", &format!("/v{version}/containers/first/json"), "").json();
         let mut again = one["Config"].clone();
         again["HostConfig"] = one["HostConfig"].clone();
-        let mut endpoints: Map<String, Value> =
-            one["NetworkSettings"]["Networks"].as_object().unwrap().clone();
+        let mut endpoints: Map<String, Value> = one["NetworkSettings"]["Networks"].as_object().unwrap().clone();
         for endpoint in endpoints.values_mut() {
             // Docker's own tools leave out what older versions put among the aliases.
             if version == "1.44" {
@@ -588,10 +367,7 @@ fn what_inspect_shows_makes_the_same_container() {
         let bare = |c: &Value| {
             let mut config = c["Config"].clone();
             // The host name is the id where none was given.
-            if config["Hostname"]
-                .as_str()
-                .is_some_and(|h| c["Id"].as_str().unwrap().starts_with(h) && h.len() == 12)
-            {
+            if config["Hostname"].as_str().is_some_and(|h| c["Id"].as_str().unwrap().starts_with(h) && h.len() == 12) {
                 config["Hostname"] = json!("");
             }
             config

@@ -65,11 +65,7 @@ fn records(path: &Path) -> Vec<Value> {
         }
     }
     files.push(fs::read_to_string(path).unwrap());
-    files
-        .concat()
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
-        .collect()
+    files.concat().lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
 }
 
 #[test]
@@ -100,18 +96,7 @@ fn rotation_under_followers_loses_and_doubles_nothing() {
     let d = daemon();
     let script = "i=0; while [ $i -lt 60000 ]; do echo line $i; i=$((i+1)); done";
     d.docker(&[
-        "create",
-        "--name",
-        "box",
-        "--network",
-        "none",
-        "--log-opt",
-        "max-size=20k",
-        "--log-opt",
-        "max-file=2",
-        "busybox",
-        "sh",
-        "-c",
+        "create", "--name", "box", "--network", "none", "--log-opt", "max-size=20k", "--log-opt", "max-file=2", "busybox", "sh", "-c",
         script,
     ])
     .ok();
@@ -130,19 +115,14 @@ fn rotation_under_followers_loses_and_doubles_nothing() {
     }
     for (n, follower) in followers.into_iter().enumerate() {
         let all = text(plain(&follower.join().unwrap()));
-        let numbers: Vec<u32> = all
-            .lines()
-            .map(|l| l.strip_prefix("line ").unwrap_or_else(|| panic!("{l}")).parse().unwrap())
-            .collect();
+        let numbers: Vec<u32> = all.lines().map(|l| l.strip_prefix("line ").unwrap_or_else(|| panic!("{l}")).parse().unwrap()).collect();
         assert_eq!(numbers.last(), Some(&59_999), "follower {n}");
         assert!(numbers.windows(2).all(|w| w[1] == w[0] + 1), "follower {n} missed or doubled a line");
     }
     let path = log_path(&d, "box");
     assert!(PathBuf::from(format!("{}.1", path.display())).exists());
     assert!(!PathBuf::from(format!("{}.2", path.display())).exists());
-    eventually("the last line in the file", || {
-        fs::read_to_string(&path).unwrap().contains("line 59999").then_some(())
-    });
+    eventually("the last line in the file", || fs::read_to_string(&path).unwrap().contains("line 59999").then_some(()));
     let numbers: Vec<u32> = records(&path)
         .iter()
         .map(|r| r["log"].as_str().unwrap().trim().strip_prefix("line ").unwrap().parse().unwrap())
@@ -160,9 +140,7 @@ fn times_and_numbers_of_lines() {
     for (time, _) in &lines {
         assert!(time.len() == 30 && time.ends_with('Z') && time.as_bytes()[19] == b'.', "{time}");
     }
-    let show = |query: &str| {
-        text(logs(&d, "box", &format!("stdout=1&stderr=1&{query}"))).lines().collect::<Vec<_>>().join(" ")
-    };
+    let show = |query: &str| text(logs(&d, "box", &format!("stdout=1&stderr=1&{query}"))).lines().collect::<Vec<_>>().join(" ");
     // As a Unix time with a fraction, as the CLI sends it.
     let unix = |time: &str| {
         let out = d.run_with_input(
@@ -180,11 +158,7 @@ fn times_and_numbers_of_lines() {
     assert_eq!(show(&format!("until={two}")), "one two");
     assert_eq!(show(&format!("since={two}&until={three}")), "two three");
     assert_eq!(show(&format!("since={one}&tail=2")), "three four");
-    assert_eq!(
-        show(&format!("since={three}&tail=3")),
-        "three four",
-        "tail does not bring back what is too old"
-    );
+    assert_eq!(show(&format!("since={three}&tail=3")), "three four", "tail does not bring back what is too old");
     // As RFC 3339, over the API and through the CLI, which also knows durations.
     assert_eq!(show(&format!("since={}", lines[1].0)), "two three four");
     assert_eq!(d.docker(&["logs", "--since", lines[2].0, "box"]).ok(), "four");
@@ -199,27 +173,8 @@ fn times_and_numbers_of_lines() {
 fn details_are_what_the_options_select() {
     let d = daemon();
     d.docker(&[
-        "run",
-        "-d",
-        "--name",
-        "box",
-        "--network",
-        "none",
-        "--label",
-        "team=blue",
-        "--label",
-        "other=x",
-        "-e",
-        "STAGE=test",
-        "-e",
-        "SECRET=s",
-        "--log-opt",
-        "labels=team",
-        "--log-opt",
-        "env=STAGE",
-        "busybox",
-        "echo",
-        "hi",
+        "run", "-d", "--name", "box", "--network", "none", "--label", "team=blue", "--label", "other=x", "-e", "STAGE=test", "-e", "SECRET=s",
+        "--log-opt", "labels=team", "--log-opt", "env=STAGE", "busybox", "echo", "hi",
     ])
     .ok();
     d.docker(&["wait", "box"]).ok();
@@ -252,9 +207,7 @@ fn the_file_is_dockers_and_long_lines_come_in_pieces() {
     let by_length: Vec<usize> = texts.iter().take(3).map(|t| t.len()).collect();
     assert_eq!(by_length, [16384, 16384, 7233]);
     assert!(!texts[0].ends_with('\n') && texts[2].ends_with("x\n"));
-    assert!(
-        texts.contains(&"q\"\\ \u{1} € \u{fffd}\n") && texts.contains(&"\t<&>\n") && texts.contains(&"last")
-    );
+    assert!(texts.contains(&"q\"\\ \u{1} € \u{fffd}\n") && texts.contains(&"\t<&>\n") && texts.contains(&"last"));
     for record in &all {
         let keys: Vec<&String> = record.as_object().unwrap().keys().collect();
         assert_eq!(keys.len(), 3, "{record}");
@@ -263,10 +216,7 @@ fn the_file_is_dockers_and_long_lines_come_in_pieces() {
     assert_eq!(all.iter().filter(|r| r["stream"] == "stderr").count(), 1);
     // The members' order is what line-based collectors have patterns for.
     for line in raw.lines() {
-        assert!(
-            line.starts_with(r#"{"log":""#) && line.contains(r#"","stream":"std"#) && line.ends_with("Z\"}"),
-            "{line}"
-        );
+        assert!(line.starts_with(r#"{"log":""#) && line.contains(r#"","stream":"std"#) && line.ends_with("Z\"}"), "{line}");
     }
     // Read back, the pieces are one line again, byte for byte.
     let whole = logs(&d, "box", "stdout=1");
@@ -326,54 +276,21 @@ fn drivers_that_read_and_one_that_does_not() {
     let d = daemon();
     for driver in ["json-file", "local"] {
         let name = format!("box-{driver}");
-        d.docker(&[
-            "run",
-            "--name",
-            &name,
-            "--log-driver",
-            driver,
-            "--network",
-            "none",
-            "busybox",
-            "seq",
-            "1",
-            "3",
-        ])
-        .ok();
+        d.docker(&["run", "--name", &name, "--log-driver", driver, "--network", "none", "busybox", "seq", "1", "3"]).ok();
         assert_eq!(d.docker(&["logs", &name]).ok(), "1\n2\n3", "{driver}");
     }
-    d.docker(&[
-        "run",
-        "--name",
-        "none",
-        "--log-driver",
-        "none",
-        "--network",
-        "none",
-        "busybox",
-        "echo",
-        "hi",
-    ])
-    .ok();
+    d.docker(&["run", "--name", "none", "--log-driver", "none", "--network", "none", "busybox", "echo", "hi"]).ok();
     let answer = d.api("GET", "/containers/none/logs?stdout=1", "");
-    assert_eq!(
-        (answer.status, answer.message().as_str()),
-        (501, "configured logging driver does not support reading")
-    );
+    assert_eq!((answer.status, answer.message().as_str()), (501, "configured logging driver does not support reading"));
     assert_eq!(log_path(&d, "none"), PathBuf::new());
-    d.docker(&["create", "--log-driver", "nosuch", "busybox"])
-        .fails(1, "logger: no log driver named 'nosuch' is registered");
+    d.docker(&["create", "--log-driver", "nosuch", "busybox"]).fails(1, "logger: no log driver named 'nosuch' is registered");
     for (options, text) in [
         (&["--log-opt", "max-size=x"][..], "invalid size: 'x'"),
         (&["--log-opt", "mode=never"], "logger: logging mode not supported: never"),
-        (
-            &["--log-opt", "max-buffer-size=1m"],
-            "max-buffer-size option is only supported with 'mode=non-blocking'",
-        ),
+        (&["--log-opt", "max-buffer-size=1m"], "max-buffer-size option is only supported with 'mode=non-blocking'"),
         (&["--log-opt", "nonsense=1"], "unknown log opt 'nonsense' for json-file log driver"),
     ] {
-        let args: Vec<&str> =
-            ["create"].into_iter().chain(options.iter().copied()).chain(["busybox"]).collect();
+        let args: Vec<&str> = ["create"].into_iter().chain(options.iter().copied()).chain(["busybox"]).collect();
         d.docker(&args).fails(1, text);
     }
 }
@@ -388,10 +305,7 @@ fn a_driver_that_loops_blocks_no_container_and_no_log() {
     let d = Daemon::with(Options { plugins: Some(plugins.path().into()), ..Options::default() });
     d.import_busybox();
     let other = d.docker(&["run", "-dt", "--network", "none", "busybox", "sleep", "1000"]).ok();
-    for (name, options) in [
-        ("plain", &[][..]),
-        ("ring", &["--log-opt", "mode=non-blocking", "--log-opt", "max-buffer-size=100k"]),
-    ] {
+    for (name, options) in [("plain", &[][..]), ("ring", &["--log-opt", "mode=non-blocking", "--log-opt", "max-buffer-size=100k"])] {
         let since = Instant::now();
         let mut args = vec!["run", "--name", name, "--log-driver", "tarpit", "--network", "none"];
         args.extend(options);
@@ -406,28 +320,14 @@ fn a_driver_that_loops_blocks_no_container_and_no_log() {
     let ids: Vec<String> = (0..10)
         .map(|_| {
             let script = "while :; do echo x; sleep 0.01; done";
-            d.docker(&[
-                "run",
-                "-d",
-                "--log-driver",
-                "tarpit",
-                "--network",
-                "none",
-                "busybox",
-                "sh",
-                "-c",
-                script,
-            ])
-            .ok()
+            d.docker(&["run", "-d", "--log-driver", "tarpit", "--network", "none", "busybox", "sh", "-c", script]).ok()
         })
         .collect();
     wharf_tests::pace::check(&d, &other, "log drivers that loop");
     // Other drivers' files are written all the same.
     let id = d.docker(&["run", "-d", "--network", "none", "busybox", "echo", "through"]).ok();
     let path = log_path(&d, &id);
-    eventually("the line in the other's file", || {
-        fs::read_to_string(&path).is_ok_and(|t| t.contains("through")).then_some(())
-    });
+    eventually("the line in the other's file", || fs::read_to_string(&path).is_ok_and(|t| t.contains("through")).then_some(()));
     assert!(d.log().contains("tarpit"), "the daemon says who it was");
     d.docker(&["logs", "--tail", "1", &ids[0]]).ok();
 }
@@ -442,25 +342,9 @@ fn following_ends_with_the_container_however_late_one_comes() {
     // One that was made and never started has an end too; removed under the follower as well.
     d.docker(&["create", "--name", "new", "busybox", "true"]).ok();
     assert_eq!(logs(&d, "new", "follow=1&stdout=1"), b"");
-    d.docker(&[
-        "run",
-        "-d",
-        "--name",
-        "gone",
-        "--network",
-        "none",
-        "busybox",
-        "sh",
-        "-c",
-        "echo x; sleep 600",
-    ])
-    .ok();
+    d.docker(&["run", "-d", "--name", "gone", "--network", "none", "busybox", "sh", "-c", "echo x; sleep 600"]).ok();
     let mut stream = connect(&d.socket());
-    write!(
-        stream,
-        "GET /containers/gone/logs?follow=1&stdout=1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-    )
-    .unwrap();
+    write!(stream, "GET /containers/gone/logs?follow=1&stdout=1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     while !line.contains('x') {
@@ -504,13 +388,7 @@ fn a_daemon_that_is_killed_under_followers_loses_no_line() {
     }
     drop(reader);
     let path = log_path(&d, "box");
-    eventually("the last line in the file", || {
-        fs::read_to_string(&path).unwrap().contains(r#""39999\n""#).then_some(())
-    });
+    eventually("the last line in the file", || fs::read_to_string(&path).unwrap().contains(r#""39999\n""#).then_some(()));
     let all = records(&path);
-    assert!(
-        all.len() == 40_000 && all.iter().enumerate().all(|(i, r)| r["log"] == format!("{i}\n")),
-        "{}",
-        all.len()
-    );
+    assert!(all.len() == 40_000 && all.iter().enumerate().all(|(i, r)| r["log"] == format!("{i}\n")), "{}", all.len());
 }

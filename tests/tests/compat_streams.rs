@@ -98,7 +98,9 @@ fn a_body_is_consumed_before_what_follows_is_input() {
     create(&d, "box", json!({}));
     post(&d, "/containers/box/start");
     let body = r#"{"Detach":false,"Tty":false}"#;
-    let exec = || make_exec(&d, "box", json!({"Cmd": ["cat"], "AttachStdin": true, "AttachStdout": true}));
+    let exec = || {
+        make_exec(&d, "box", json!({"Cmd": ["cat"], "AttachStdin": true, "AttachStdout": true}))
+    };
     // Body and input in one breath, by length and in chunks.
     let by_length = format!(
         "POST /v1.47/exec/{}/start HTTP/1.1\r\nHost: x\r\n{UPGRADE}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}first words",
@@ -141,8 +143,7 @@ fn attached_before_the_start_nothing_is_lost_and_the_end_follows_the_last_byte()
         let name = format!("loud{round}");
         // It ends at once, and a child of it keeps the pipe.
         shell(&d, &name, "seq 1 200000; sleep 600 & exit 3", json!({}));
-        let (status, _, mut reader) =
-            open(&d, &format!("/containers/{name}/attach?stream=1&stdout=1&stderr=1"), UPGRADE);
+        let (status, _, mut reader) = open(&d, &format!("/containers/{name}/attach?stream=1&stdout=1&stderr=1"), UPGRADE);
         assert_eq!(status, 101);
         post(&d, &format!("/containers/{name}/start"));
         let all = text_of(&mut reader, 1);
@@ -192,11 +193,8 @@ fn detach_keys_leave_the_process_and_are_told() {
         );
         (raw(&d, request.as_bytes()).2, exec)
     };
-    for (keys, typed) in
-        [("", &b"\x10\x11"[..]), ("&detachKeys=ctrl-x,q", b"\x18q"), ("&detachKeys=a,b,c", b"abc")]
-    {
-        let (status, head, mut reader) =
-            open(&d, &format!("/v1.47/containers/tty/attach?{query}{keys}"), UPGRADE);
+    for (keys, typed) in [("", &b"\x10\x11"[..]), ("&detachKeys=ctrl-x,q", b"\x18q"), ("&detachKeys=a,b,c", b"abc")] {
+        let (status, head, mut reader) = open(&d, &format!("/v1.47/containers/tty/attach?{query}{keys}"), UPGRADE);
         assert_eq!((status, header(&head, "content-type")), (101, Some("application/vnd.docker.raw-stream")));
         // The first of the keys alone is input; then all of them end the session.
         reader.get_ref().write_all(b"x\n").unwrap();
@@ -280,10 +278,8 @@ fn a_client_that_goes_while_nobody_takes_its_input_leaves_nothing() {
     let fds = || std::fs::read_dir(format!("/proc/{}/fd", d.pid())).unwrap().count();
     let before = fds();
     for _ in 0..20 {
-        let exec =
-            make_exec(&d, "box", json!({"Cmd": ["sleep", "600"], "AttachStdin": true, "AttachStdout": true}));
-        let request =
-            format!("POST /exec/{exec}/start HTTP/1.1\r\nHost: x\r\n{UPGRADE}Content-Length: 2\r\n\r\n{{}}");
+        let exec = make_exec(&d, "box", json!({"Cmd": ["sleep", "600"], "AttachStdin": true, "AttachStdout": true}));
+        let request = format!("POST /exec/{exec}/start HTTP/1.1\r\nHost: x\r\n{UPGRADE}Content-Length: 2\r\n\r\n{{}}");
         let (_, _, reader) = raw(&d, request.as_bytes());
         reader.get_ref().set_nonblocking(true).unwrap();
         // As much as goes into the pipe and both sockets.
@@ -313,11 +309,7 @@ fn execs_that_cannot_be_started() {
     let (_, _, mut reader) = open(&d, &format!("/exec/{exec}/start"), "Content-Length: 0\r\n");
     assert_eq!(text_of(&mut reader, 1), "");
     let seen = d.api("GET", &format!("/exec/{exec}/json"), "").json();
-    assert_eq!(
-        (&seen["ExitCode"], &seen["Running"]),
-        (&json!(4), &json!(false)),
-        "known as soon as the stream ends"
-    );
+    assert_eq!((&seen["ExitCode"], &seen["Running"]), (&json!(4), &json!(false)), "known as soon as the stream ends");
     let again = d.api("POST", &format!("/exec/{exec}/start"), "{}");
     assert_eq!((again.status, again.message()), (409, format!("exec {exec} has already run")));
     // One that does not exist: the stream says so and the exit code is the shell's.
@@ -363,12 +355,7 @@ fn unmasked(reader: &mut impl Read) -> (u8, Vec<u8>) {
 #[test]
 fn a_web_socket_carries_binary_frames_both_ways_and_ends() {
     let d = daemon();
-    shell(
-        &d,
-        "ws",
-        "head -c 5; echo; seq 1 20000; echo err >&2; exit 2",
-        json!({"OpenStdin": true, "StdinOnce": true}),
-    );
+    shell(&d, "ws", "head -c 5; echo; seq 1 20000; echo err >&2; exit 2", json!({"OpenStdin": true, "StdinOnce": true}));
     let request = "GET /v1.47/containers/ws/attach/ws?stream=1&stdin=1&stdout=1&stderr=1 HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nOrigin: http://localhost\r\n\r\n";
     let (status, head, mut reader) = raw(&d, request.as_bytes());
     assert_eq!(status, 101);
@@ -392,10 +379,7 @@ fn a_web_socket_carries_binary_frames_both_ways_and_ends() {
     let mut wanted = b"\x00\xffabc\n".to_vec();
     wanted.extend(numbers.bytes());
     // Both streams, in no certain order.
-    let text: Vec<u8> = all
-        .windows(4)
-        .position(|w| w == b"err\n")
-        .map_or(all.clone(), |at| [&all[..at], &all[at + 4..]].concat());
+    let text: Vec<u8> = all.windows(4).position(|w| w == b"err\n").map_or(all.clone(), |at| [&all[..at], &all[at + 4..]].concat());
     assert!(text == wanted && all.len() == wanted.len() + 4, "{} of {}", all.len(), wanted.len() + 4);
     assert_eq!(d.api("GET", "/containers/ws/attach/ws?stream=1", "").status, 400, "no web socket client");
 }
@@ -411,9 +395,7 @@ fn events_in_every_form_at_once() {
         ("Accept: application/json-seq\r\n", "application/json-seq"),
         ("Accept: text/plain, application/json-seq;q=0.9, */*\r\n", "application/json-seq"),
     ] {
-        let request = format!(
-            "GET /v1.52/events?filters=%7B%22event%22%3A%5B%22start%22%5D%7D HTTP/1.1\r\nHost: x\r\n{accept}\r\n"
-        );
+        let request = format!("GET /v1.52/events?filters=%7B%22event%22%3A%5B%22start%22%5D%7D HTTP/1.1\r\nHost: x\r\n{accept}\r\n");
         // The head is there though nothing happens.
         let (status, head, reader) = raw(&d, request.as_bytes());
         assert_eq!((status, header(&head, "content-type")), (200, Some(kind)), "{accept}");
@@ -450,11 +432,7 @@ fn in_order(events: &[Value], wanted: &[(&str, &str)]) {
 fn the_order_of_a_life() {
     let d = daemon();
     d.docker(&["network", "create", "lan"]).ok();
-    create(
-        &d,
-        "life",
-        json!({"HostConfig": {"NetworkMode": "lan", "Binds": ["data:/data"]}, "StopSignal": "SIGKILL"}),
-    );
+    create(&d, "life", json!({"HostConfig": {"NetworkMode": "lan", "Binds": ["data:/data"]}, "StopSignal": "SIGKILL"}));
     post(&d, "/containers/life/start");
     post(&d, "/containers/life/stop?t=5");
     post(&d, "/containers/life/restart?t=0");
@@ -482,9 +460,7 @@ fn the_order_of_a_life() {
             (c, "destroy"),
         ],
     );
-    let of = |kind: &str, action: &str| {
-        events.iter().find(|e| e["Type"] == kind && e["Action"] == action).unwrap()
-    };
+    let of = |kind: &str, action: &str| events.iter().find(|e| e["Type"] == kind && e["Action"] == action).unwrap();
     assert_eq!(of(c, "kill")["Actor"]["Attributes"]["signal"], "9");
     assert_eq!(of(c, "die")["Actor"]["Attributes"]["exitCode"], "137");
     let (mount, unmount) = (of(v, "mount"), of(v, "unmount"));
@@ -546,18 +522,14 @@ fn every_action_has_its_event() {
         for action in actions.split_whitespace() {
             let there = |e: &&Value| {
                 let has = e["Action"].as_str().unwrap();
-                e["Type"] == kind
-                    && if action.ends_with(':') { has.starts_with(action) } else { has == action }
+                e["Type"] == kind && if action.ends_with(':') { has.starts_with(action) } else { has == action }
             };
             assert!(events.iter().any(|e| there(&e)), "no event {kind} {action}");
         }
     }
     let exec = events.iter().find(|e| e["Action"] == "exec_create: true").unwrap();
     assert!(exec["Actor"]["Attributes"]["execID"].is_string());
-    assert_eq!(
-        events.iter().find(|e| e["Action"] == "exec_die").unwrap()["Actor"]["Attributes"]["exitCode"],
-        "0"
-    );
+    assert_eq!(events.iter().find(|e| e["Action"] == "exec_die").unwrap()["Actor"]["Attributes"]["exitCode"], "0");
     for event in &events {
         assert_eq!(event["scope"], "local", "{event}");
         assert!(event["timeNano"].as_u64().unwrap() / 1_000_000_000 == event["time"].as_u64().unwrap());
@@ -583,10 +555,7 @@ fn old_events_are_remembered() {
     assert_eq!(part.text().lines().count(), 11);
     let since = Instant::now();
     let quiet = d.api("GET", &format!("/events?until={}", stamp(to)), "");
-    assert!(
-        quiet.text().is_empty() && since.elapsed() < Duration::from_secs(10),
-        "a time that is over ends at once"
-    );
+    assert!(quiet.text().is_empty() && since.elapsed() < Duration::from_secs(10), "a time that is over ends at once");
 }
 
 #[test]

@@ -80,16 +80,17 @@ fn every_field_that_depends_on_the_version() {
         ),
         (
             "/containers/json?all=1&size=1",
-            &[("/0/Health", Since(52)), ("/0/SizeRootFs", Always), ("/0/HostConfig/Annotations", Since(46))],
+            &[
+                ("/0/Health", Since(52)),
+                ("/0/SizeRootFs", Always),
+                ("/0/HostConfig/Annotations", Since(46)),
+            ],
         ),
         (
             "/containers/json?all=1&filters=%7B%22name%22%3A%5B%22box%22%5D%7D",
             &[("/0/Health", Since(52)), ("/0/HostConfig/Annotations", Since(46))],
         ),
-        (
-            "/containers/box/stats?stream=false&one-shot=true",
-            &[("/os_type", Since(52)), ("/cpu_stats", Always)],
-        ),
+        ("/containers/box/stats?stream=false&one-shot=true", &[("/os_type", Since(52)), ("/cpu_stats", Always)]),
         (
             "/images/busybox/json",
             &[
@@ -135,10 +136,7 @@ fn every_field_that_depends_on_the_version() {
             ],
         ),
         ("/networks/own", &[("/Status", Since(52)), ("/Containers", Always), ("/IPAM/Config", Always)]),
-        (
-            "/version",
-            &[("/ApiVersion", Always), ("/MinAPIVersion", Always), ("/Components/0/Details", Always)],
-        ),
+        ("/version", &[("/ApiVersion", Always), ("/MinAPIVersion", Always), ("/Components/0/Details", Always)]),
     ];
     for version in 24..=55 {
         for (path, rules) in table {
@@ -202,88 +200,26 @@ fn requests_mean_what_they_meant_in_their_version() {
         (43, host(json!({"Annotations": {"a": "b"}})), "/HostConfig/Annotations", json!({"a": "b"})),
         (47, host(json!({"PidsLimit": -1})), "/HostConfig/PidsLimit", Value::Null),
         (47, host(json!({"PidsLimit": 7})), "/HostConfig/PidsLimit", json!(7)),
-        (
-            43,
-            json!({"Healthcheck": {"Test": ["CMD", "x"], "StartInterval": 5_000_000}}),
-            "/Config/Healthcheck/StartInterval",
-            Value::Null,
-        ),
-        (
-            44,
-            json!({"Healthcheck": {"Test": ["CMD", "x"], "StartInterval": 5_000_000}}),
-            "/Config/Healthcheck/StartInterval",
-            json!(5_000_000),
-        ),
-        (
-            43,
-            json!({"MacAddress": "02:42:ac:11:00:31"}),
-            "/NetworkSettings/Networks/bridge/MacAddress",
-            json!("02:42:ac:11:00:31"),
-        ),
+        (43, json!({"Healthcheck": {"Test": ["CMD", "x"], "StartInterval": 5_000_000}}), "/Config/Healthcheck/StartInterval", Value::Null),
+        (44, json!({"Healthcheck": {"Test": ["CMD", "x"], "StartInterval": 5_000_000}}), "/Config/Healthcheck/StartInterval", json!(5_000_000)),
+        (43, json!({"MacAddress": "02:42:ac:11:00:31"}), "/NetworkSettings/Networks/bridge/MacAddress", json!("02:42:ac:11:00:31")),
         (43, json!({"MacAddress": "02:42:ac:11:00:31"}), "/Config/MacAddress", json!("02:42:ac:11:00:31")),
-        (
-            51,
-            host(json!({"PortBindings": {"80/tcp": []}})),
-            "/HostConfig/PortBindings/80~1tcp/0/HostPort",
-            json!(""),
-        ),
+        (51, host(json!({"PortBindings": {"80/tcp": []}})), "/HostConfig/PortBindings/80~1tcp/0/HostPort", json!("")),
         (53, host(json!({"PortBindings": {"80/tcp": []}})), "/HostConfig/PortBindings", json!({})),
-        (
-            47,
-            host(json!({"Sysctls": {"net.ipv4.conf.eth0.forwarding": "1"}})),
-            "/NetworkSettings/Networks/bridge/DriverOpts/com.docker.network.endpoint.sysctls",
-            json!("net.ipv4.conf.IFNAME.forwarding=1"),
-        ),
+        (47, host(json!({"Sysctls": {"net.ipv4.conf.eth0.forwarding": "1"}})),
+            "/NetworkSettings/Networks/bridge/DriverOpts/com.docker.network.endpoint.sysctls", json!("net.ipv4.conf.IFNAME.forwarding=1")),
     ] {
         let (c, _) = create(version, body.clone()).unwrap();
-        assert_eq!(
-            c.pointer(pointer).cloned().unwrap_or(Value::Null),
-            wanted,
-            "1.{version} {body} {pointer}"
-        );
+        assert_eq!(c.pointer(pointer).cloned().unwrap_or(Value::Null), wanted, "1.{version} {body} {pointer}");
     }
     for (version, body, text) in [
-        (
-            43,
-            json!({"NetworkingConfig": {"EndpointsConfig": {"a": {}, "b": {}}}}),
-            "multiple network endpoints: a, b",
-        ),
-        (
-            43,
-            host(
-                json!({"Mounts": [{"Type": "bind", "Source": "/tmp", "Target": "/x", "BindOptions": {"ReadOnlyForceRecursive": true}}]}),
-            ),
-            "needs API v1.44",
-        ),
-        (
-            44,
-            host(
-                json!({"Mounts": [{"Type": "volume", "Source": "v", "Target": "/x", "VolumeOptions": {"Subpath": "a"}}]}),
-            ),
-            "needs API v1.45",
-        ),
-        (
-            47,
-            host(json!({"Mounts": [{"Type": "image", "Source": "busybox", "Target": "/x"}]})),
-            "needs API v1.48",
-        ),
-        (
-            42,
-            host(
-                json!({"Mounts": [{"Type": "bind", "Source": "/tmp", "Target": "/x", "VolumeOptions": {}}]}),
-            ),
-            "VolumeOptions must not be specified on mount type",
-        ),
-        (
-            43,
-            json!({"MacAddress": "02:42:ac:11:00:31", "HostConfig": {"NetworkMode": "host"}}),
-            "mac-address and the network mode",
-        ),
-        (
-            48,
-            host(json!({"Sysctls": {"net.ipv4.conf.eth0.forwarding": "1"}})),
-            "must be supplied using driver option",
-        ),
+        (43, json!({"NetworkingConfig": {"EndpointsConfig": {"a": {}, "b": {}}}}), "multiple network endpoints: a, b"),
+        (43, host(json!({"Mounts": [{"Type": "bind", "Source": "/tmp", "Target": "/x", "BindOptions": {"ReadOnlyForceRecursive": true}}]})), "needs API v1.44"),
+        (44, host(json!({"Mounts": [{"Type": "volume", "Source": "v", "Target": "/x", "VolumeOptions": {"Subpath": "a"}}]})), "needs API v1.45"),
+        (47, host(json!({"Mounts": [{"Type": "image", "Source": "busybox", "Target": "/x"}]})), "needs API v1.48"),
+        (42, host(json!({"Mounts": [{"Type": "bind", "Source": "/tmp", "Target": "/x", "VolumeOptions": {}}]})), "VolumeOptions must not be specified on mount type"),
+        (43, json!({"MacAddress": "02:42:ac:11:00:31", "HostConfig": {"NetworkMode": "host"}}), "mac-address and the network mode"),
+        (48, host(json!({"Sysctls": {"net.ipv4.conf.eth0.forwarding": "1"}})), "must be supplied using driver option"),
     ] {
         let (status, said) = create(version, body.clone()).unwrap_err();
         assert!(status == 400 && said.contains(text), "1.{version} {body}: {status} {said}");
@@ -309,19 +245,13 @@ fn parameters_that_came_later_are_not_heard_before() {
     assert_eq!(d.api("GET", "/v1.42/system/df?type=nonsense", "").status, 400);
     assert!(d.api("GET", "/v1.41/system/df?type=nonsense", "").json()["Images"].is_array());
     let only = d.api("GET", "/v1.51/system/df?type=volume&type=image", "").json();
-    assert!(
-        only["Volumes"].is_array() && only["Images"].is_array() && only.get("Containers").is_none(),
-        "{only}"
-    );
+    assert!(only["Volumes"].is_array() && only["Images"].is_array() && only.get("Containers").is_none(), "{only}");
     let terse = d.api("GET", "/v1.52/system/df?verbose=0", "").json();
     assert!(terse.get("Images").is_none() && terse["ImageUsage"]["Items"].is_null(), "{terse}");
     let verbose = d.api("GET", "/v1.55/system/df?verbose=true", "").json();
     assert_eq!(verbose["ImageUsage"]["Items"][0]["RepoTags"][0], "busybox:latest");
     assert_eq!(verbose["ContainerUsage"]["Items"][0]["Names"][0], "/box");
-    assert_eq!(
-        d.api("GET", "/v1.52/system/df?verbose=maybe", "").message(),
-        "invalid value for verbose: maybe"
-    );
+    assert_eq!(d.api("GET", "/v1.52/system/df?verbose=maybe", "").message(), "invalid value for verbose: maybe");
     // Limits of single devices are updated since 1.55 only; older ones say nothing of it and do nothing.
     let body = r#"{"BlkioDeviceReadBps": [{"Path": "/no/such/device", "Rate": 1000}]}"#;
     assert_eq!(d.api("POST", "/v1.54/containers/box/update", body).status, 200);
@@ -338,24 +268,10 @@ fn parameters_that_came_later_are_not_heard_before() {
 fn booleans_names_and_encodings_as_clients_write_them() {
     let d = daemon();
     d.docker(&["create", "--name", "box", "--network", "none", "busybox", "true"]).ok();
-    let count = |query: &str| {
-        d.api("GET", &format!("/v1.40/containers/json?{query}"), "").json().as_array().unwrap().len()
-    };
+    let count = |query: &str| d.api("GET", &format!("/v1.40/containers/json?{query}"), "").json().as_array().unwrap().len();
     for (query, found) in [
-        ("all=1", 1),
-        ("all=true", 1),
-        ("all=True", 1),
-        ("all=t", 1),
-        ("all=yes", 1),
-        ("all=", 0),
-        ("all", 0),
-        ("all=0", 0),
-        ("all=false", 0),
-        ("all=False", 0),
-        ("all=no", 0),
-        ("all=none", 0),
-        ("", 0),
-        ("ALL=1", 0),
+        ("all=1", 1), ("all=true", 1), ("all=True", 1), ("all=t", 1), ("all=yes", 1), ("all=", 0), ("all", 0),
+        ("all=0", 0), ("all=false", 0), ("all=False", 0), ("all=no", 0), ("all=none", 0), ("", 0), ("ALL=1", 0),
     ] {
         assert_eq!(count(query), found, "{query:?}");
     }
@@ -380,36 +296,15 @@ fn booleans_names_and_encodings_as_clients_write_them() {
     for (headers, body, status) in [
         ("Content-Type: text/plain\r\n", r#"{"IMAGE": "busybox", "cMd": ["true"], "zzz": {"a": [1]}}"#, 201),
         ("", r#"{"Image": "busybox", "Cmd": "true", "Env": null, "HostConfig": null, "Labels": null}"#, 201),
-        (
-            "Content-Type: application/json; charset=utf-8\r\n",
-            r#"{"Image": "busybox", "Cmd": ["true"]}"#,
-            201,
-        ),
-        (
-            "Content-Type: application/x-www-form-urlencoded\r\n",
-            r#"{"Image": "busybox", "Cmd": ["true"]}"#,
-            201,
-        ),
+        ("Content-Type: application/json; charset=utf-8\r\n", r#"{"Image": "busybox", "Cmd": ["true"]}"#, 201),
+        ("Content-Type: application/x-www-form-urlencoded\r\n", r#"{"Image": "busybox", "Cmd": ["true"]}"#, 201),
     ] {
         let mut s = connect(&d.socket());
-        write!(
-            s,
-            "POST /v1.40/containers/create HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: {}\r\n\r\n{body}",
-            body.len()
-        )
-        .unwrap();
+        write!(s, "POST /v1.40/containers/create HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: {}\r\n\r\n{body}", body.len()).unwrap();
         let answer = http::read_response(&mut BufReader::new(s), false).unwrap();
         assert_eq!(answer.status, status, "{headers}{body}: {}", answer.text());
     }
-    for path in [
-        "/containers/box/start",
-        "/containers/box/wait",
-        "/containers/box/restart?t=0",
-        "/containers/prune",
-        "/networks/prune",
-        "/volumes/create",
-        "/containers/box/kill",
-    ] {
+    for path in ["/containers/box/start", "/containers/box/wait", "/containers/box/restart?t=0", "/containers/prune", "/networks/prune", "/volumes/create", "/containers/box/kill"] {
         let mut s = connect(&d.socket());
         write!(s, "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\n\r\n").unwrap();
         let answer = http::read_response(&mut BufReader::new(s), false).unwrap();
@@ -441,11 +336,7 @@ fn every_error_is_json_with_the_engines_headers() {
     ] {
         let answer = d.api(method, path, body);
         assert_eq!(answer.status, status, "{method} {path}: {}", answer.text());
-        assert!(
-            answer.header("content-type").is_some_and(|t| t.starts_with("application/json")),
-            "{path}: {:?}",
-            answer.headers
-        );
+        assert!(answer.header("content-type").is_some_and(|t| t.starts_with("application/json")), "{path}: {:?}", answer.headers);
         assert!(!answer.message().is_empty());
         for (name, value) in [("api-version", "1.55"), ("ostype", "linux")] {
             assert_eq!(answer.header(name), Some(value), "{path}");
@@ -539,8 +430,7 @@ fn many_requests_on_one_connection_and_pipelined() {
         assert_eq!((answer.status, answer.text().as_str()), (200, "OK"));
     }
     // An error ends no connection.
-    write!(s, "GET /containers/none/json HTTP/1.1\r\nHost: x\r\n\r\nGET /_ping HTTP/1.1\r\nHost: x\r\n\r\n")
-        .unwrap();
+    write!(s, "GET /containers/none/json HTTP/1.1\r\nHost: x\r\n\r\nGET /_ping HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
     assert_eq!(http::read_response(&mut reader, false).unwrap().status, 404);
     assert_eq!(http::read_response(&mut reader, false).unwrap().status, 200);
     // Chunked bodies.

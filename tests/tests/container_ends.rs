@@ -22,20 +22,14 @@ fn inspect(d: &Daemon, name: &str, format: &str) -> String {
 
 /// What happened to one container so far: action, nanoseconds, attributes.
 fn story(d: &Daemon, name: &str) -> Vec<(String, u64, Value)> {
-    let filters: String = format!(r#"{{"type":["container"],"container":["{name}"]}}"#)
-        .bytes()
-        .map(|b| format!("%{b:02x}"))
-        .collect();
+    let filters: String =
+        format!(r#"{{"type":["container"],"container":["{name}"]}}"#).bytes().map(|b| format!("%{b:02x}")).collect();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() + 1;
     let all = d.api("GET", &format!("/v1.52/events?since=0&until={now}&filters={filters}"), "").text();
     all.lines()
         .map(|line| serde_json::from_str::<Value>(line).unwrap())
         .map(|e| {
-            (
-                e["Action"].as_str().unwrap().to_owned(),
-                e["timeNano"].as_u64().unwrap(),
-                e["Actor"]["Attributes"].clone(),
-            )
+            (e["Action"].as_str().unwrap().to_owned(), e["timeNano"].as_u64().unwrap(), e["Actor"]["Attributes"].clone())
         })
         .collect()
 }
@@ -60,8 +54,7 @@ fn out_of_memory_is_told() {
     let eat = "x=a; while :; do x=$x$x; done";
     let limits = ["run", "--network", "none", "--memory", "16m", "--memory-swap", "16m"];
     let run = |name: &str, script: &str| {
-        let args: Vec<&str> =
-            limits.iter().copied().chain(["--name", name, "busybox", "sh", "-c", script]).collect();
+        let args: Vec<&str> = limits.iter().copied().chain(["--name", name, "busybox", "sh", "-c", script]).collect();
         d.docker(&args)
     };
     // The program itself, and a child of one that goes on.
@@ -86,21 +79,7 @@ fn pauses_before_restarts_double_and_a_steady_run_makes_them_short_again() {
     let d = daemon();
     // Five quick failures, one run that is long enough, one more.
     let script = "echo x >> /n; n=$(wc -l < /n); [ $n -eq 6 ] && sleep 11; [ $n -ge 8 ] && sleep 600; exit 1";
-    d.docker(&[
-        "run",
-        "-d",
-        "--name",
-        "box",
-        "--network",
-        "none",
-        "--restart",
-        "always",
-        "busybox",
-        "sh",
-        "-c",
-        script,
-    ])
-    .ok();
+    d.docker(&["run", "-d", "--name", "box", "--network", "none", "--restart", "always", "busybox", "sh", "-c", script]).ok();
     eventually("eight runs", || (pauses(&story(&d, "box")).len() == 7).then_some(()));
     let seen = pauses(&story(&d, "box"));
     for (pause, least) in seen.iter().zip([100, 200, 400, 800, 1600, 100, 200]) {
@@ -116,19 +95,7 @@ fn pauses_before_restarts_double_and_a_steady_run_makes_them_short_again() {
 fn a_pending_restart_can_be_stopped_removed_and_made_now() {
     let d = daemon();
     let start = |name: &str| {
-        d.docker(&[
-            "run",
-            "-d",
-            "--name",
-            name,
-            "--network",
-            "none",
-            "--restart",
-            "always",
-            "busybox",
-            "false",
-        ])
-        .ok();
+        d.docker(&["run", "-d", "--name", name, "--network", "none", "--restart", "always", "busybox", "false"]).ok();
         // After some runs the pause is long.
         eventually("some restarts", || {
             (inspect(&d, name, "{{.RestartCount}} {{.State.Status}}") == "4 restarting").then_some(())
@@ -156,20 +123,7 @@ fn policies_over_the_daemons_own_end() {
     for policy in ["no", "always", "unless-stopped", "on-failure"] {
         for stopped in ["", "-stopped"] {
             let name = format!("{policy}{stopped}");
-            d.docker(&[
-                "run",
-                "-d",
-                "--name",
-                &name,
-                "--network",
-                "none",
-                "--restart",
-                policy,
-                "busybox",
-                "sleep",
-                "600",
-            ])
-            .ok();
+            d.docker(&["run", "-d", "--name", &name, "--network", "none", "--restart", policy, "busybox", "sleep", "600"]).ok();
             if !stopped.is_empty() {
                 d.docker(&["stop", "-t", "0", &name]).ok();
             }
@@ -195,9 +149,7 @@ fn policies_over_the_daemons_own_end() {
 fn removed_by_the_daemon_whoever_has_died() {
     let mut d = daemon();
     // Many who wait for the removal get the code, however short the life was.
-    let id = d
-        .docker(&["create", "--rm", "--name", "short", "--network", "none", "busybox", "sh", "-c", "exit 9"])
-        .ok();
+    let id = d.docker(&["create", "--rm", "--name", "short", "--network", "none", "busybox", "sh", "-c", "exit 9"]).ok();
     let waiting: Vec<_> = (0..50)
         .map(|n| {
             let condition = ["removed", "next-exit"][n % 2];
@@ -220,25 +172,10 @@ fn removed_by_the_daemon_whoever_has_died() {
     assert_eq!(d.api("POST", &format!("/containers/{id}/wait"), "").status, 404);
     // The client dies.
     let mut client = d
-        .docker_command(&[
-            "run",
-            "--rm",
-            "--name",
-            "orphan",
-            "-v",
-            "/anonymous",
-            "--network",
-            "none",
-            "busybox",
-            "sh",
-            "-c",
-            "sleep 2",
-        ])
+        .docker_command(&["run", "--rm", "--name", "orphan", "-v", "/anonymous", "--network", "none", "busybox", "sh", "-c", "sleep 2"])
         .spawn()
         .unwrap();
-    eventually("the container", || {
-        (d.docker(&["inspect", "-f", "{{.State.Running}}", "orphan"]).out.trim() == "true").then_some(())
-    });
+    eventually("the container", || (d.docker(&["inspect", "-f", "{{.State.Running}}", "orphan"]).out.trim() == "true").then_some(()));
     kill(Pid::from_raw(i32::try_from(client.id()).unwrap()), Signal::SIGKILL).unwrap();
     client.wait().unwrap();
     eventually("its removal", || (d.docker(&["ps", "-aq"]).ok().is_empty()).then_some(()));

@@ -51,8 +51,7 @@ fn a_bind_source_that_never_answers_is_told_and_hurts_nobody() {
     });
     again.fails(1, &format!("{dir} does not answer"));
     // At start, where the tree is taken.
-    let id =
-        daemon.docker(&["create", "--network", "none", "-v", &format!("{dir}:/m"), "busybox", "true"]).ok();
+    let id = daemon.docker(&["create", "--network", "none", "-v", &format!("{dir}:/m"), "busybox", "true"]).ok();
     for _ in 0..40 {
         let start = daemon.api("POST", &format!("/containers/{id}/start"), "");
         assert_eq!(start.status, 503, "{}", start.text());
@@ -65,17 +64,7 @@ fn a_bind_source_that_never_answers_is_told_and_hurts_nobody() {
     // It comes back as an error, and the place can be used again.
     fs.release();
     let ran = eventually("the place to be free", || {
-        let ran = daemon.docker(&[
-            "run",
-            "--rm",
-            "--network",
-            "none",
-            "-v",
-            &format!("{dir}:/m"),
-            "busybox",
-            "ls",
-            "/m",
-        ]);
+        let ran = daemon.docker(&["run", "--rm", "--network", "none", "-v", &format!("{dir}:/m"), "busybox", "ls", "/m"]);
         (ran.code == 0).then_some(ran)
     });
     assert_eq!(ran.ok(), "");
@@ -89,27 +78,12 @@ fn a_container_that_hangs_in_its_file_system() {
     let bind = format!("{dir}:/m");
     // The program itself hangs, and with it whoever looks into the container.
     let id = daemon
-        .docker(&[
-            "run",
-            "-d",
-            "--network",
-            "none",
-            "-v",
-            &bind,
-            "busybox",
-            "sh",
-            "-c",
-            "cat /m/x; sleep 1000",
-        ])
+        .docker(&["run", "-d", "--network", "none", "-v", &bind, "busybox", "sh", "-c", "cat /m/x; sleep 1000"])
         .ok();
     eventually("the program to hang", || (fs.waiting() > 0).then_some(()));
     let execs: Vec<_> = (0..40)
         .map(|_| {
-            let made = daemon.api(
-                "POST",
-                &format!("/containers/{id}/exec"),
-                r#"{"Cmd": ["ls", "/m/y"], "AttachStdout": true}"#,
-            );
+            let made = daemon.api("POST", &format!("/containers/{id}/exec"), r#"{"Cmd": ["ls", "/m/y"], "AttachStdout": true}"#);
             begin(&daemon, "POST", &format!("/exec/{}/start", made.json()["Id"].as_str().unwrap()))
         })
         .collect();
@@ -118,15 +92,9 @@ fn a_container_that_hangs_in_its_file_system() {
     check(&daemon, &other, "a program, execs and copies in a hung mount");
     assert_eq!(state(&daemon, &id), "running");
     // It does not even react to SIGKILL: a clear answer instead of none.
-    let removal = within(30, "removal of what cannot be killed", || {
-        daemon.api("DELETE", &format!("/containers/{id}?force=1"), "")
-    });
+    let removal = within(30, "removal of what cannot be killed", || daemon.api("DELETE", &format!("/containers/{id}?force=1"), ""));
     assert_eq!(removal.status, 500);
-    assert!(
-        removal.message().contains("tried to kill container, but did not receive an exit event"),
-        "{}",
-        removal.text()
-    );
+    assert!(removal.message().contains("tried to kill container, but did not receive an exit event"), "{}", removal.text());
     check(&daemon, &other, "a container that cannot be killed");
     fs.release();
     eventually("the end", || (state(&daemon, &id) == "exited").then_some(()));
@@ -147,18 +115,13 @@ fn a_set_up_that_hangs_in_the_kernel() {
     let second = daemon.path("second");
     fs::create_dir(&second).unwrap();
     let inner = format!("{}:/m/inner", second.display());
-    let id =
-        daemon.docker(&["create", "--network", "none", "-v", &bind, "-v", &inner, "busybox", "true"]).ok();
+    let id = daemon.docker(&["create", "--network", "none", "-v", &bind, "-v", &inner, "busybox", "true"]).ok();
     let start = begin(&daemon, "POST", &format!("/containers/{id}/start"));
     eventually("the set-up to hang", || (fs.waiting() > 0).then_some(()));
     check(&daemon, &other, "a set-up that hangs");
     let removal = within(30, "removal", || daemon.api("DELETE", &format!("/containers/{id}?force=1"), ""));
     assert_eq!(removal.status, 500);
-    assert!(
-        removal.message().contains("is being set up and does not even react to SIGKILL"),
-        "{}",
-        removal.text()
-    );
+    assert!(removal.message().contains("is being set up and does not even react to SIGKILL"), "{}", removal.text());
     check(&daemon, &other, "a set-up that cannot be killed");
     fs.release();
     let (status, text) = within(30, "the start's answer", || start.join().unwrap());
@@ -215,30 +178,17 @@ fn a_child_that_stands_still_before_its_program_runs() {
     let create = |n: u32| {
         let name = format!("still{n}");
         daemon
-            .docker(&[
-                "create",
-                "--name",
-                &name,
-                "--network",
-                "none",
-                "--cgroup-parent",
-                &format!("/{parent}"),
-                "busybox",
-                "sleep",
-                "1000",
-            ])
+            .docker(&["create", "--name", &name, "--network", "none", "--cgroup-parent", &format!("/{parent}"), "busybox", "sleep", "1000"])
             .ok()
     };
     let ids: Vec<String> = (0..3).map(create).collect();
-    let starts: Vec<_> =
-        ids.iter().map(|id| begin(&daemon, "POST", &format!("/containers/{id}/start"))).collect();
+    let starts: Vec<_> = ids.iter().map(|id| begin(&daemon, "POST", &format!("/containers/{id}/start"))).collect();
     // The keeper has made the process, and it is in its cgroup.
     eventually("the children to stand still", || {
         let dir = &frozen.0[0];
-        let count = fs::read_dir(dir)
-            .unwrap()
-            .flatten()
-            .filter(|e| fs::read_to_string(e.path().join("cgroup.procs")).is_ok_and(|text| !text.is_empty()));
+        let count = fs::read_dir(dir).unwrap().flatten().filter(|e| {
+            fs::read_to_string(e.path().join("cgroup.procs")).is_ok_and(|text| !text.is_empty())
+        });
         (count.count() == 3).then_some(())
     });
     check(&daemon, &other, "set-ups that stand still");

@@ -82,15 +82,7 @@ fn root_inside_is_nobody_outside() {
     d.crash();
     d.restart();
     let map = format!("0 {FIXED} 65536");
-    let exec = d
-        .docker(&[
-            "exec",
-            &id,
-            "sh",
-            "-c",
-            "cat /proc/self/uid_map; id -u; echo $$ > /made; stat -c %u /made",
-        ])
-        .ok();
+    let exec = d.docker(&["exec", &id, "sh", "-c", "cat /proc/self/uid_map; id -u; echo $$ > /made; stat -c %u /made"]).ok();
     assert_eq!(words(&exec), [&words(&map)[..], &["0", "0"]].concat());
     d.docker(&["restart", "-t", "0", &id]).ok();
     let exec = d.docker(&["exec", &id, "sh", "-c", "cat /proc/self/uid_map; stat -c %u /made"]).ok();
@@ -130,8 +122,9 @@ fn the_host_is_out_of_reach() {
     assert!(ran.out.starts_with("public"), "{ran:?}");
     assert!(ran.out.trim_end().ends_with("changed"), "its own host name is its own: {ran:?}");
     assert!(!ran.out.contains("secret"), "{ran:?}");
-    let refused =
-        ran.err.lines().filter(|l| ["denied", "not permitted", "Read-only"].iter().any(|w| l.contains(w)));
+    let refused = ran.err.lines().filter(|l| {
+        ["denied", "not permitted", "Read-only"].iter().any(|w| l.contains(w))
+    });
     assert!(refused.count() >= 12, "{}", ran.err);
     assert_eq!(fs::read_to_string(dir.join("public")).unwrap(), "public");
     assert_eq!(fs::metadata(dir.join("public")).unwrap().uid(), 0);
@@ -144,10 +137,7 @@ fn the_host_is_out_of_reach() {
     assert_eq!(fs::metadata(dir.join("theirs")).unwrap().uid(), FIXED + 7);
     // Asked for, the owners are translated like those of the image.
     let mapped = format!("{}:/h:idmap", dir.display());
-    assert_eq!(
-        sh(&d, &["-v", &mapped], "stat -c %u /h/public; cat /h/secret; echo y > /h/mine; chown 5 /h/mine"),
-        "0\nsecret"
-    );
+    assert_eq!(sh(&d, &["-v", &mapped], "stat -c %u /h/public; cat /h/secret; echo y > /h/mine; chown 5 /h/mine"), "0\nsecret");
     assert_eq!(fs::metadata(dir.join("mine")).unwrap().uid(), 5);
 }
 
@@ -164,16 +154,7 @@ fn capabilities_count_inside_and_nowhere_else() {
     assert_eq!(words(&range), ["0", "65535"]);
     // A low port of its own, and networks as ever.
     let id = d
-        .docker(&[
-            "run",
-            "-d",
-            "-p",
-            "127.0.0.1:0:80",
-            "busybox",
-            "sh",
-            "-c",
-            "mkdir /w; echo hi > /w/index.html; httpd -f -p 80 -h /w",
-        ])
+        .docker(&["run", "-d", "-p", "127.0.0.1:0:80", "busybox", "sh", "-c", "mkdir /w; echo hi > /w/index.html; httpd -f -p 80 -h /w"])
         .ok();
     let port = d.docker(&["port", &id, "80"]).ok();
     wharf_tests::eventually("an answer", || {
@@ -191,18 +172,8 @@ fn capabilities_count_inside_and_nowhere_else() {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(!table.contains(" /m "), "{table}");
     // Of a container without capabilities, an exec with all of them has them inside.
-    let caps = d.docker(&[
-        "exec",
-        "--privileged",
-        &id,
-        "sh",
-        "-c",
-        "grep CapEff /proc/self/status; echo x > /proc/sys/kernel/core_pattern",
-    ]);
-    assert!(
-        caps.err.contains("denied") || caps.err.contains("Read-only") || caps.err.contains("not permitted"),
-        "{caps:?}"
-    );
+    let caps = d.docker(&["exec", "--privileged", &id, "sh", "-c", "grep CapEff /proc/self/status; echo x > /proc/sys/kernel/core_pattern"]);
+    assert!(caps.err.contains("denied") || caps.err.contains("Read-only") || caps.err.contains("not permitted"), "{caps:?}");
 }
 
 #[test]
@@ -210,18 +181,7 @@ fn files_of_all_kinds_have_their_owners() {
     let d = remapped();
     let out = sh(
         &d,
-        &[
-            "--tmpfs",
-            "/t:uid=5",
-            "--mount",
-            "type=tmpfs,target=/u",
-            "-v",
-            "named:/v",
-            "-v",
-            "/anon",
-            "--ipc",
-            "shareable",
-        ],
+        &["--tmpfs", "/t:uid=5", "--mount", "type=tmpfs,target=/u", "-v", "named:/v", "-v", "/anon", "--ipc", "shareable"],
         "stat -c '%u %n' /dev /dev/null /dev/pts /dev/shm /dev/mqueue /t /u /v /anon /etc/hosts /etc/resolv.conf; \
          echo x > /dev/null && head -c 1 /dev/zero | wc -c; for f in /dev/shm /dev/mqueue /t /u /v /anon /tmp /; do touch $f/x || echo $f; done; \
          echo more >> /etc/hosts; echo x > /proc/self/oom_score_adj && ls -ln /v | tail -1 | tr -s ' ' | cut -d' ' -f3",
@@ -229,87 +189,32 @@ fn files_of_all_kinds_have_their_owners() {
     let expected = "0 /dev\n0 /dev/null\n0 /dev/pts\n0 /dev/shm\n0 /dev/mqueue\n5 /t\n0 /u\n0 /v\n0 /anon\n0 /etc/hosts\n0 /etc/resolv.conf\n1\n0";
     assert_eq!(out.replace("sh: write error: Invalid argument\n", ""), expected, "{out}");
     // A volume has the ids of inside on disk: containers of any map share it.
-    assert_eq!(
-        sh(&d, &["-v", "named:/v", "--userns", "host"], "stat -c %u /v/x; chown 9 /v/x; ls /v"),
-        "0\nx"
-    );
+    assert_eq!(sh(&d, &["-v", "named:/v", "--userns", "host"], "stat -c %u /v/x; chown 9 /v/x; ls /v"), "0\nx");
     assert_eq!(sh(&d, &["-v", "named:/v"], "stat -c %u /v/x"), "9");
     // The image's content comes into a new volume with its owners.
-    d.docker(&[
-        "run",
-        "--name",
-        "base",
-        "--network",
-        "none",
-        "busybox",
-        "sh",
-        "-c",
-        "mkdir /data && echo 1 > /data/f && chown 5:6 /data/f && chown 7 /data",
-    ])
-    .ok();
+    d.docker(&["run", "--name", "base", "--network", "none", "busybox", "sh", "-c", "mkdir /data && echo 1 > /data/f && chown 5:6 /data/f && chown 7 /data"]).ok();
     d.docker(&["commit", "base", "withdata"]).ok();
     let head = ["run", "--rm", "--network", "none", "-v", "filled:/data", "withdata"];
-    assert_eq!(
-        d.docker(&[&head[..], &["stat", "-c", "%u:%g", "/data", "/data/f"]].concat()).ok(),
-        "7:0\n5:6"
-    );
+    assert_eq!(d.docker(&[&head[..], &["stat", "-c", "%u:%g", "/data", "/data/f"]].concat()).ok(), "7:0\n5:6");
     // An image mount too.
-    assert_eq!(
-        sh(
-            &d,
-            &["--mount", "type=image,source=withdata,target=/img"],
-            "stat -c %u:%g /img/data/f /img/bin/busybox"
-        ),
-        "5:6\n0:0"
-    );
+    assert_eq!(sh(&d, &["--mount", "type=image,source=withdata,target=/img"], "stat -c %u:%g /img/data/f /img/bin/busybox"), "5:6\n0:0");
     // A file of the image is changed, deleted, linked: what overlay does behind the scenes works as well.
     assert_eq!(
-        sh(
-            &d,
-            &[],
-            "echo more >> /etc/passwd; rm /etc/group; mkdir /etc/new; rm -r /bin; stat -c %u /etc/passwd 2>/dev/null; echo done"
-        ),
+        sh(&d, &[], "echo more >> /etc/passwd; rm /etc/group; mkdir /etc/new; rm -r /bin; stat -c %u /etc/passwd 2>/dev/null; echo done"),
         "done"
     );
     // The terminal and the standard streams are the user's.
     let out = sh(&d, &["--user", "1234"], "echo via > /dev/stdout; echo err > /dev/stderr; id -u");
     assert_eq!(out, "via\n1234");
-    let tty = d
-        .docker(&[
-            "run",
-            "--rm",
-            "-t",
-            "--network",
-            "none",
-            "busybox",
-            "sh",
-            "-c",
-            "tty; stat -c %u $(tty); stat -c %u /dev/console",
-        ])
-        .ok();
+    let tty = d.docker(&["run", "--rm", "-t", "--network", "none", "busybox", "sh", "-c", "tty; stat -c %u $(tty); stat -c %u /dev/console"]).ok();
     assert_eq!(words(&tty), ["/dev/pts/0", "0", "0"]);
 }
 
 #[test]
 fn what_is_copied_in_and_out_keeps_its_owner() {
     let d = remapped();
-    let id = d
-        .docker(&[
-            "run",
-            "-d",
-            "--network",
-            "none",
-            "-v",
-            "vol:/vol",
-            "busybox",
-            "sh",
-            "-c",
-            "echo x > /made; chown 5:6 /made; mkdir /d; sleep 1000",
-        ])
-        .ok();
-    wharf_tests::eventually("the directory", || {
-        (d.docker(&["exec", &id, "ls", "/d"]).code == 0).then_some(())
-    });
+    let id = d.docker(&["run", "-d", "--network", "none", "-v", "vol:/vol", "busybox", "sh", "-c", "echo x > /made; chown 5:6 /made; mkdir /d; sleep 1000"]).ok();
+    wharf_tests::eventually("the directory", || (d.docker(&["exec", &id, "ls", "/d"]).code == 0).then_some(()));
     for running in [true, false] {
         if !running {
             d.docker(&["stop", "-t", "0", &id]).ok();
@@ -327,8 +232,7 @@ fn what_is_copied_in_and_out_keeps_its_owner() {
             d.docker(&["cp", source.to_str().unwrap(), &format!("{id}:{place}2")]).ok();
         }
         d.docker(&["start", &id]).ok();
-        let seen =
-            d.docker(&["exec", &id, "stat", "-c", "%u:%g", "/d/up", "/vol/up", "/d/up2", "/vol/up2"]).ok();
+        let seen = d.docker(&["exec", &id, "stat", "-c", "%u:%g", "/d/up", "/vol/up", "/d/up2", "/vol/up2"]).ok();
         assert_eq!(words(&seen), ["7:8", "7:8", "0:0", "0:0"], "running: {running}");
     }
     // An id that has no place there is the archive's fault, and leaves nothing.
@@ -349,14 +253,8 @@ fn what_is_copied_in_and_out_keeps_its_owner() {
 fn what_docker_refuses_is_refused_in_its_words() {
     let d = remapped();
     for (args, text) in [
-        (
-            &["--privileged"][..],
-            "privileged mode is incompatible with user namespaces.  You must run the container in the host namespace when running privileged mode",
-        ),
-        (
-            &["--network", "host"],
-            "cannot share the host's network namespace when user namespaces are enabled",
-        ),
+        (&["--privileged"][..], "privileged mode is incompatible with user namespaces.  You must run the container in the host namespace when running privileged mode"),
+        (&["--network", "host"], "cannot share the host's network namespace when user namespaces are enabled"),
         (&["--pid", "host"], "cannot share the host PID namespace when user namespaces are enabled"),
     ] {
         let line = [&["run", "--rm"][..], args, &["busybox", "true"]].concat();
@@ -378,32 +276,18 @@ fn what_docker_refuses_is_refused_in_its_words() {
     // An id beyond the range, also one that would wrap around.
     for user in ["65536", "70000:0", "0:70000"] {
         let ran = d.docker(&["run", "--rm", "--network", "none", "--user", user, "busybox", "true"]);
-        assert!(
-            ran.code != 0 && ran.err.contains("has no place in the container's user namespace"),
-            "{ran:?}"
-        );
+        assert!(ran.code != 0 && ran.err.contains("has no place in the container's user namespace"), "{ran:?}");
     }
-    d.docker(&["run", "--rm", "--user", "4294967296", "busybox", "true"])
-        .fails(125, "uids and gids must be in range 0-2147483647");
-    assert_eq!(
-        d.docker(&["ps", "-aq"]).ok().lines().filter(|l| !l.is_empty()).count(),
-        3,
-        "those that failed to start are still there"
-    );
+    d.docker(&["run", "--rm", "--user", "4294967296", "busybox", "true"]).fails(125, "uids and gids must be in range 0-2147483647");
+    assert_eq!(d.docker(&["ps", "-aq"]).ok().lines().filter(|l| !l.is_empty()).count(), 3, "those that failed to start are still there");
 }
 
 #[test]
 fn ranges_of_their_own() {
     let d = daemon(&["--userns-remap", "auto"]);
-    let start = |args: &[&str]| {
-        d.docker(&[&["run", "-d", "--network", "none"][..], args, &["busybox", "sleep", "1000"]].concat())
-            .ok()
-    };
+    let start = |args: &[&str]| d.docker(&[&["run", "-d", "--network", "none"][..], args, &["busybox", "sleep", "1000"]].concat()).ok();
     let map = |id: &str| -> Vec<u32> {
-        words(&d.docker(&["exec", id, "cat", "/proc/self/uid_map"]).ok())
-            .iter()
-            .map(|n| n.parse().unwrap())
-            .collect()
+        words(&d.docker(&["exec", id, "cat", "/proc/self/uid_map"]).ok()).iter().map(|n| n.parse().unwrap()).collect()
     };
     let (one, two) = (start(&["-v", "shared:/v"]), start(&["-v", "shared:/v"]));
     assert_eq!((map(&one), map(&two)), (vec![0, OWN, 65_536], vec![0, OWN + 65_536, 65_536]));
@@ -438,8 +322,7 @@ fn ranges_of_their_own() {
 #[test]
 fn containers_that_join_others_share_their_user_namespace() {
     let d = daemon(&["--userns-remap", "auto"]);
-    let donor =
-        d.docker(&["run", "-d", "--name", "donor", "--ipc", "shareable", "busybox", "sleep", "1000"]).ok();
+    let donor = d.docker(&["run", "-d", "--name", "donor", "--ipc", "shareable", "busybox", "sleep", "1000"]).ok();
     let pid = d.docker(&["inspect", "-f", "{{.State.Pid}}", &donor]).ok();
     let of = |kind: &str| fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap().display().to_string();
     for (flag, kind) in [("--network", "net"), ("--pid", "pid"), ("--ipc", "ipc")] {
@@ -448,122 +331,37 @@ fn containers_that_join_others_share_their_user_namespace() {
         assert_eq!(words(&d.docker(&args).ok()), [of("user"), of(kind)], "{kind}");
     }
     // With rights there, as the namespace is its own.
-    d.docker(&[
-        "run",
-        "--rm",
-        "--network",
-        "container:donor",
-        "--cap-add",
-        "NET_ADMIN",
-        "busybox",
-        "ip",
-        "link",
-        "set",
-        "lo",
-        "mtu",
-        "1300",
-    ])
-    .ok();
+    d.docker(&["run", "--rm", "--network", "container:donor", "--cap-add", "NET_ADMIN", "busybox", "ip", "link", "set", "lo", "mtu", "1300"]).ok();
     assert_eq!(d.docker(&["exec", "donor", "cat", "/sys/class/net/lo/mtu"]).ok(), "1300");
     d.docker(&["run", "-d", "--name", "other", "--network", "none", "busybox", "sleep", "1000"]).ok();
-    d.docker(&[
-        "run",
-        "-d",
-        "--name",
-        "plain",
-        "--userns",
-        "host",
-        "--network",
-        "none",
-        "busybox",
-        "sleep",
-        "1000",
-    ])
-    .ok();
+    d.docker(&["run", "-d", "--name", "plain", "--userns", "host", "--network", "none", "busybox", "sleep", "1000"]).ok();
     d.docker(&["run", "--rm", "--network", "container:donor", "--pid", "container:other", "busybox", "true"])
         .fails(125, "cannot join namespaces of donor and other: they are in different user namespaces");
     d.docker(&["run", "--rm", "--userns", "host", "--network", "container:donor", "busybox", "true"])
         .fails(125, "it is in a user namespace of its own");
     // One of the host's user namespace is joined as one of the host's.
-    let joined = d
-        .docker(&[
-            "run",
-            "--rm",
-            "--pid",
-            "container:plain",
-            "--network",
-            "none",
-            "busybox",
-            "readlink",
-            "/proc/self/ns/user",
-        ])
-        .ok();
+    let joined = d.docker(&["run", "--rm", "--pid", "container:plain", "--network", "none", "busybox", "readlink", "/proc/self/ns/user"]).ok();
     assert_eq!(joined, host_ns("user"));
 }
 
 #[test]
 fn limits_and_devices_hold() {
     let d = remapped();
-    let id = d
-        .docker(&[
-            "run",
-            "-d",
-            "--network",
-            "none",
-            "--memory",
-            "64m",
-            "--pids-limit",
-            "20",
-            "--ulimit",
-            "nofile=2048:1048576",
-            "--device",
-            "/dev/zero:/dev/deep/er/x:r",
-            "busybox",
-            "sleep",
-            "1000",
-        ])
-        .ok();
+    let id = d.docker(&["run", "-d", "--network", "none", "--memory", "64m", "--pids-limit", "20", "--ulimit", "nofile=2048:1048576",
+        "--device", "/dev/zero:/dev/deep/er/x:r", "busybox", "sleep", "1000"]).ok();
     let pid = d.docker(&["inspect", "-f", "{{.State.Pid}}", &id]).ok();
     // Every process of it, and of an exec, is in the limited cgroup.
-    for of in [pid, d.docker(&["exec", &id, "sh", "-c", "exec sleep 0; echo"]).ok()]
-        .iter()
-        .filter(|p| !p.is_empty())
-    {
+    for of in [pid, d.docker(&["exec", &id, "sh", "-c", "exec sleep 0; echo"]).ok()].iter().filter(|p| !p.is_empty()) {
         let groups = fs::read_to_string(format!("/proc/{of}/cgroup")).unwrap();
         for line in groups.lines().filter(|l| ["memory", "pids", "devices"].iter().any(|c| l.contains(c))) {
             assert!(line.contains(&id), "{line}");
         }
     }
-    let bomb = d.docker(&[
-        "exec",
-        &id,
-        "sh",
-        "-c",
-        "i=0; while [ $i -lt 60 ]; do sleep 5 & i=$((i+1)); done; echo $i",
-    ]);
+    let bomb = d.docker(&["exec", &id, "sh", "-c", "i=0; while [ $i -lt 60 ]; do sleep 5 & i=$((i+1)); done; echo $i"]);
     assert!(bomb.err.contains("can't fork"), "{bomb:?}");
     assert!(d.docker(&["exec", &id, "sh", "-c", "ulimit -n; ulimit -Hn"]).ok().starts_with("2048\n1048576"));
-    let device = d.docker(&[
-        "exec",
-        &id,
-        "sh",
-        "-c",
-        "head -c 2 /dev/deep/er/x | wc -c; stat -c %u /dev/deep /dev/deep/er/x; echo x > /dev/deep/er/x",
-    ]);
+    let device = d.docker(&["exec", &id, "sh", "-c", "head -c 2 /dev/deep/er/x | wc -c; stat -c %u /dev/deep /dev/deep/er/x; echo x > /dev/deep/er/x"]);
     assert!(device.out.starts_with("2\n0\n0") && device.err.contains("not permitted"), "{device:?}");
-    let out = d.docker(&[
-        "run",
-        "--rm",
-        "--network",
-        "none",
-        "--memory",
-        "32m",
-        "--memory-swap",
-        "32m",
-        "busybox",
-        "sh",
-        "-c",
-        "head -c 200m /dev/zero | tail",
-    ]);
+    let out = d.docker(&["run", "--rm", "--network", "none", "--memory", "32m", "--memory-swap", "32m", "busybox", "sh", "-c", "head -c 200m /dev/zero | tail"]);
     assert_eq!(out.code, 137, "{out:?}");
 }

@@ -90,9 +90,7 @@ fn write_maps(pid: i32, ids: &Ids) -> Result<()> {
         let lines = idmap::lines(maps);
         file::openat(None, &path, libc::O_WRONLY, 0)
             .and_then(|f| file::write_once(f.as_fd(), lines.as_bytes()))
-            .map_err(|e| {
-                e.note(format!("the {kind} of a user namespace: {}", lines.trim_end().replace('\n', ", ")))
-            })?;
+            .map_err(|e| e.note(format!("the {kind} of a user namespace: {}", lines.trim_end().replace('\n', ", "))))?;
     }
     Ok(())
 }
@@ -100,8 +98,7 @@ fn write_maps(pid: i32, ids: &Ids) -> Result<()> {
 /// Namespaces are made by a process in them, which lives until `take` has what it wants. The child calls nothing but the
 /// kernel, so that it may be forked from a process with threads.
 fn held<T>(flags: u64, join: Option<BorrowedFd<'_>>, take: impl FnOnce(i32) -> Result<T>) -> Result<T> {
-    let pipe =
-        || nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|e| Error::new("pipe2()", e as i32));
+    let pipe = || nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|e| Error::new("pipe2()", e as i32));
     let ((hold, release), (told, tell)) = (pipe()?, pipe()?);
     match process::clone_process(flags, None)? {
         Side::Child => {
@@ -126,9 +123,7 @@ fn held<T>(flags: u64, join: Option<BorrowedFd<'_>>, take: impl FnOnce(i32) -> R
             let result = match nix::unistd::read(&told, &mut byte) {
                 Ok(1) if byte == [0] => take(pid),
                 Ok(1) => Err(Error::refused("setns, unshare", byte[0].into(), "entering a user namespace")),
-                _ => {
-                    Err(Error::refused("clone3", libc::ECHILD, "the process of a user namespace ended early"))
-                }
+                _ => Err(Error::refused("clone3", libc::ECHILD, "the process of a user namespace ended early")),
             };
             drop(release);
             // The child ends at once; its status must be taken or it stays as a zombie.
@@ -216,10 +211,8 @@ pub fn as_root<T: Send>(maps: &[IdMap], work: impl FnOnce() -> T + Send) -> Resu
             process::set_file_ids(root, root)?;
             Ok(work())
         };
-        let thread = std::thread::Builder::new()
-            .name("mapped".into())
-            .spawn_scoped(scope, run)
-            .map_err(Error::from)?;
+        let thread =
+            std::thread::Builder::new().name("mapped".into()).spawn_scoped(scope, run).map_err(Error::from)?;
         thread.join().map_err(|_| Error::refused("thread", libc::EIO, "the thread panicked"))?
     })
 }
@@ -231,10 +224,7 @@ mod tests {
     use super::*;
 
     fn maps() -> Vec<IdMap> {
-        vec![
-            IdMap { inside: 0, outside: 300_000, size: 1000 },
-            IdMap { inside: 1000, outside: 400_000, size: 10 },
-        ]
+        vec![IdMap { inside: 0, outside: 300_000, size: 1000 }, IdMap { inside: 1000, outside: 400_000, size: 10 }]
     }
 
     #[test]
@@ -285,9 +275,6 @@ mod tests {
     fn what_cannot_be_mapped_says_so() {
         let tree = crate::mount::filesystem("proc", &[], crate::mount::Flags::default()).unwrap();
         let error = map_mount(tree.as_fd(), &maps(), false).unwrap_err().to_string();
-        assert!(
-            error.contains("(proc) has no idmapped mounts") && error.contains("--userns host"),
-            "{error}"
-        );
+        assert!(error.contains("(proc) has no idmapped mounts") && error.contains("--userns host"), "{error}");
     }
 }

@@ -53,7 +53,9 @@ pub(super) fn run(host: &Host, job: &Run<'_>, report: BorrowedFd<'_>) -> StartEr
 
 /// The child of an exec; returns only on failure.
 pub(super) fn exec(_host: &Host, job: &Exec<'_>, report: BorrowedFd<'_>) -> StartError {
-    use proc_sys::{CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWUTS};
+    use proc_sys::{
+        CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWUTS,
+    };
     let join = || -> Result<Built, StartError> {
         oom_score(job.process.oom_score_adj.as_deref())?;
         join_cgroups(&job.cgroups)?;

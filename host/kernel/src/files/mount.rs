@@ -11,11 +11,11 @@ use wharf_plan::types::IdMap;
 use super::tree::by_fd;
 use super::{Context, DIR, Error, Roots};
 use crate::sys::file::cstring;
+use crate::userns;
 use crate::sys::mount::{
     self as sys, AT_RECURSIVE, MountAttr, OPEN_TREE_CLONE, attr, fsconfig_create, fsconfig_fd, fsconfig_flag,
     fsconfig_string, fsmount, fsopen, open_tree,
 };
-use crate::userns;
 
 /// How this kernel takes overlay's directories.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
