@@ -15,7 +15,8 @@ use std::process::Command;
 
 use wharf_kernel::files::{self, Roots, tree};
 use wharf_plan::files::{
-    Extension, File, Mount, MountAttributes, Op, Owner, Place, Quota, Root, Source, SubvolumeCopy, TreeCopy, undo,
+    Extension, File, Mount, MountAttributes, Op, Owner, Place, Quota, Root, Source, SubvolumeCopy, TreeCopy,
+    undo,
 };
 
 struct Home {
@@ -49,10 +50,12 @@ impl Home {
         let dir = tempfile::tempdir_in("/var/tmp").unwrap();
         let image = dir.path().join("image");
         std::fs::File::create(&image).unwrap().set_len(1 << 30).unwrap();
-        let made = Command::new("mkfs.btrfs").arg("-q").arg(&image).output().expect("mkfs.btrfs (btrfs-progs)");
+        let made =
+            Command::new("mkfs.btrfs").arg("-q").arg(&image).output().expect("mkfs.btrfs (btrfs-progs)");
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         rustix::thread::unshare(rustix::thread::UnshareFlags::NEWNS).unwrap();
-        let private = rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC;
+        let private =
+            rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC;
         rustix::mount::mount_change("/", private).unwrap();
         let point = dir.path().join("mounted");
         std::fs::create_dir(&point).unwrap();
@@ -88,10 +91,8 @@ impl Home {
 impl Drop for Home {
     fn drop(&mut self) {
         if self.mounted {
-            let _ = rustix::mount::unmount(
-                self.dir.path().join("mounted"),
-                rustix::mount::UnmountFlags::DETACH,
-            );
+            let _ =
+                rustix::mount::unmount(self.dir.path().join("mounted"), rustix::mount::UnmountFlags::DETACH);
         }
     }
 }
@@ -166,7 +167,8 @@ fn a_failed_plan_brings_subvolumes_back() {
     }
     assert_eq!(home.subvolumes(), 2);
     // The journal's way: what a plan did is taken back by operations derived before.
-    let plan = [clone("old", "made", false), Op::SubvolumeCreate(at("made-too")), Op::SubvolumeCreate(at("old"))];
+    let plan =
+        [clone("old", "made", false), Op::SubvolumeCreate(at("made-too")), Op::SubvolumeCreate(at("old"))];
     let back = undo(&plan, |place| files::exists(&home.roots, place));
     home.apply(&plan).unwrap();
     files::take_back(&home.roots, &back).unwrap();
@@ -187,7 +189,8 @@ fn elsewhere_there_are_no_subvolumes() {
 #[test]
 fn a_subvolume_keeps_to_its_quota() {
     let home = Home::btrfs();
-    home.apply(&[Op::SubvolumeCreate(at("a")), Op::SubvolumeCreate(at("b")), limit("a", Some(16 << 20))]).unwrap();
+    home.apply(&[Op::SubvolumeCreate(at("a")), Op::SubvolumeCreate(at("b")), limit("a", Some(16 << 20))])
+        .unwrap();
     let write = |name: &str, bytes: usize| {
         let mut state = 1u32;
         let noise: Vec<u8> = (0..bytes)
@@ -219,14 +222,29 @@ fn nested_subvolumes_go() {
             std::fs::create_dir(home.path(name)).unwrap();
             continue;
         }
-        assert!(Command::new("btrfs").args(["subvolume", "create"]).arg(home.path(name)).output().unwrap().status.success());
+        assert!(
+            Command::new("btrfs")
+                .args(["subvolume", "create"])
+                .arg(home.path(name))
+                .output()
+                .unwrap()
+                .status
+                .success()
+        );
         std::fs::write(home.path(name).join("f"), "x").unwrap();
     }
     for (from, to) in [("top/a/b", "top/d/snapshot"), ("top/a/b", "top/a/snapshot")] {
-        let made = Command::new("btrfs").args(["subvolume", "snapshot", "-r"]).args([home.path(from), home.path(to)]).output();
+        let made = Command::new("btrfs")
+            .args(["subvolume", "snapshot", "-r"])
+            .args([home.path(from), home.path(to)])
+            .output();
         assert!(made.unwrap().status.success());
     }
-    let set = Command::new("btrfs").args(["property", "set", "-ts"]).arg(home.path("top/a")).args(["ro", "true"]).output();
+    let set = Command::new("btrfs")
+        .args(["property", "set", "-ts"])
+        .arg(home.path("top/a"))
+        .args(["ro", "true"])
+        .output();
     assert!(set.unwrap().status.success());
     assert_eq!(home.subvolumes(), 5);
     home.apply(&[Op::SubvolumeRemove(at("top"))]).unwrap();
@@ -240,7 +258,8 @@ fn foreign_image(home: &Home) -> Vec<u8> {
     let (source, image) = (home.dir.path().join("source"), home.dir.path().join("foreign"));
     std::fs::create_dir(&source).unwrap();
     std::fs::write(source.join("f"), "content").unwrap();
-    let made = Command::new("mkfs.erofs").arg(&image).arg(&source).output().expect("mkfs.erofs (erofs-utils)");
+    let made =
+        Command::new("mkfs.erofs").arg(&image).arg(&source).output().expect("mkfs.erofs (erofs-utils)");
     assert!(made.status.success());
     std::fs::read(image).unwrap()
 }
@@ -270,7 +289,11 @@ fn only_sealed_images_are_mounted() {
     let home = Home::plain();
     let content = foreign_image(&home);
     let mount = |place: Place| files::mount(&home.roots, &[image(place)]);
-    home.apply(&[dir("a"), Op::WriteFile(File { at: at("a/written"), content: content.clone(), mode: 0o600 })]).unwrap();
+    home.apply(&[
+        dir("a"),
+        Op::WriteFile(File { at: at("a/written"), content: content.clone(), mode: 0o600 }),
+    ])
+    .unwrap();
     let error = mount(at("a/written")).unwrap_err();
     assert!(error.to_string().contains("no image that this host wrote"), "{error}");
     sealed(&home, "a/own", &content);
@@ -291,9 +314,15 @@ fn only_sealed_images_are_mounted() {
     let mut with_option = image(at("b/fresh"));
     with_option.options.push(("device".into(), wharf_plan::files::OptionValue::Flag));
     assert!(files::mount(&home.roots, &[with_option]).unwrap_err().to_string().contains("no option"));
-    let set = Op::SetXattr(wharf_plan::files::Xattr { at: at("a"), name: "trusted.wharf.erofs".into(), value: vec![1] });
+    let set = Op::SetXattr(wharf_plan::files::Xattr {
+        at: at("a"),
+        name: "trusted.wharf.erofs".into(),
+        value: vec![1],
+    });
     let grants = wharf_plan::files::FileGrants { ops: ["set-xattr".to_owned()].into(), ..Default::default() };
-    assert!(wharf_plan::files::validate(&[set], &[], &grants).unwrap_err().to_string().contains("host's own"));
+    assert!(
+        wharf_plan::files::validate(&[set], &[], &grants).unwrap_err().to_string().contains("host's own")
+    );
 }
 
 #[test]

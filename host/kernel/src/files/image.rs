@@ -30,8 +30,14 @@ pub use wharf_plan::files::OWN_XATTRS;
 /// The mark of an image that this host wrote.
 const MARK: &str = "trusted.wharf.erofs";
 
-/// Mounts held; beyond that some are let go and made again when needed.
+/// Mounts held, where files may be opened without thrift; beyond that some are let go and made again when needed.
 const HELD: usize = 256;
+
+/// As [`HELD`], of this process: each takes two descriptors.
+fn may_hold() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    limit.map_or(HELD, |limit| usize::try_from(limit / 16).unwrap_or(HELD).clamp(8, HELD))
+}
 
 /// Makes a new file for an image at a place, for reading and writing.
 pub fn create_image(roots: &Roots, place: &Place) -> Result<File, Error> {
@@ -52,11 +58,11 @@ pub fn seal_image(image: &File) -> Result<(), Error> {
 pub fn images_work(lower: &File, upper: &File) -> bool {
     let attempt = || -> Result<(), Error> {
         let context = fsopen(c"overlay")?;
-        for image in [upper, lower] {
-            let mounted = fresh(image)?;
-            // Of a mount that is nowhere only newer kernels make a copy, which sharing needs.
-            let copy = detached(mounted.as_fd())?;
-            fsconfig_fd(context.as_fd(), c"lowerdir+", copy.as_fd())?;
+        // Of a mount that is nowhere only newer kernels make a copy, which sharing needs.
+        let copy = |image| detached(fresh(image)?.as_fd());
+        let layers = [copy(upper)?, copy(lower)?];
+        for layer in &layers {
+            fsconfig_fd(context.as_fd(), c"lowerdir+", layer.as_fd())?;
         }
         fsconfig_create(context.as_fd())?;
         fsmount(context.as_fd(), attr::RDONLY)?;
@@ -120,7 +126,7 @@ fn shared(image: OwnedFd, key: Key) -> Result<OwnedFd, Error> {
     let mount = fresh(&image)?;
     let Ok(copy) = detached(mount.as_fd()) else { return Ok(mount) };
     let mut held = held();
-    if held.len() >= HELD
+    if held.len() >= may_hold()
         && let Some(any) = held.keys().next().copied()
     {
         held.remove(&any);
