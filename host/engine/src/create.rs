@@ -87,7 +87,9 @@ impl Engine {
         let ids = self.choose_ids(&host, &blueprint)?;
         let links = self.wanted_links(&host)?;
         // From here on they follow the containers that they lead to; `inspect` shows them as they are then.
-        host.links = None;
+        if !links.is_empty() {
+            host.links = None;
+        }
         let networks = self.requested_networks(
             &blueprint.network,
             request.networking.endpoints_config.unwrap_or_default(),

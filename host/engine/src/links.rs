@@ -52,6 +52,10 @@ impl Engine {
     /// Finds the containers that a create request links to.
     pub(crate) fn wanted_links(&self, host: &HostConfig) -> Result<Vec<Link>> {
         let mut all: Vec<Link> = Vec::new();
+        if !matches!(host.network_mode.as_deref(), Some("bridge" | "default" | "")) {
+            // In a network of the user's they are the endpoint's, and lead to what may come later.
+            return Ok(all);
+        }
         for text in host.links.iter().flatten() {
             let (name, alias) = parse(text)?;
             // The request's fault: clients would take a 404 for a missing image.
@@ -175,7 +179,7 @@ impl Engine {
             .into_iter()
             .map(|(link, other)| format!("/{}:/{}/{}", other.def.name, def.name, link.alias))
             .collect();
-        (!all.is_empty()).then_some(all)
+        if all.is_empty() { def.host.links.clone() } else { Some(all) }
     }
 
     /// All names of a container: those that links give it come first.

@@ -121,12 +121,20 @@ impl Engine {
     }
 
     /// Changes the limits of a running container that another runtime made.
-    pub(crate) async fn update_limits(&self, now: &Now, resources: wharf_plan::run::Resources) -> Result<()> {
+    pub(crate) async fn update_limits(
+        &self,
+        now: &Now,
+        mut resources: wharf_plan::run::Resources,
+    ) -> Result<()> {
         let Some(runtime) = &now.state.runtime else {
             let (cgroups, path) = (self.inner.cgroups.clone(), now.state.cgroup.clone());
             return Ok(self.inner.pool.run(move || cgroups.update(&path, &resources)).await??);
         };
         let file = Path::new(&runtime.bundle).join(format!("update-{}.json", crate::planner::names::id()));
+        if now.blueprint.limits.pids.is_none_or(|limit| limit <= 0) {
+            // Still no limit of processes: older runtimes cannot write that down.
+            resources.pids = resources.pids.filter(|limit| *limit > 0);
+        }
         let text = document::resources(&resources).to_string();
         let path = file.clone();
         self.inner.pool.run(move || std::fs::write(&path, text)).await??;
