@@ -79,6 +79,7 @@ fn a_power_cut_leaves_whole_images_and_nothing_else() {
             assert!(right, "boot {boot}: {name} was {state:?}, and now the list is {listed:?}");
         }
         kept += listed.len();
+        guest.keep_compiled();
         // The check removed them all.
         told.clear();
         if cut == 0 {
@@ -125,6 +126,7 @@ fn the_engine_on_cgroup_v2() {
     let Some(guest) = guest(&[], &["one"]) else { return };
     let mut machine = guest.boot("smoke");
     let said = machine.until("end", 2 * PATIENCE);
+    guest.keep_compiled();
     let bad: Vec<&String> = said.iter().filter(|l| l.starts_with("bad") || l.starts_with("log")).collect();
     assert!(bad.is_empty(), "{bad:#?}\n{}", machine.console());
     assert!(said.iter().filter(|l| l.starts_with("ok ")).count() >= 25, "{said:#?}");

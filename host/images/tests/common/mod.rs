@@ -240,7 +240,7 @@ pub fn sha256(data: &[u8]) -> String {
 }
 
 /// One entry of an archive to be made.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Entry {
     pub path: Vec<u8>,
     pub kind: u8,
