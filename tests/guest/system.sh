@@ -59,6 +59,8 @@ start_daemon() {
     say "daemon answers"
 }
 
+# As the init of a usual system does at boot.
+modprobe overlay || say "bad module overlay"
 ip link set lo up
 if ! mount -t ext4 /dev/vdb /data; then
     say "bad data disk"
