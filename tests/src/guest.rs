@@ -30,6 +30,21 @@ const MODULES: [&str; 9] = [
     "kernel/drivers/block/loop.ko",
 ];
 
+/// Plugins that the guest's tasks need: its processor is another than the host's, so it compiles them itself, which takes
+/// an emulated machine minutes.
+const PLUGINS: [&str; 10] = [
+    "auth-peer",
+    "ipam-pool",
+    "log-json-file",
+    "log-none",
+    "network-bridge",
+    "network-host",
+    "network-none",
+    "registry-config",
+    "storage-overlay",
+    "volume-local",
+];
+
 /// A kernel and its modules.
 #[derive(Debug, Clone)]
 pub struct Kernel {
@@ -106,6 +121,19 @@ impl Guest {
         run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&path));
     }
 
+    /// Keeps what the guest compiled for the next one. The machine must be off, or have written its disk.
+    pub fn keep_compiled(&self) {
+        let Some(debugfs) = find("debugfs") else { return };
+        let fresh = self.path("compiled-fresh");
+        fs::create_dir_all(&fresh).expect("directory");
+        let request = format!("rdump /wharf/compiled {}", fresh.display());
+        let got = Command::new(debugfs).arg("-R").arg(request).arg(self.path("data.img")).output();
+        let fresh = fresh.join("compiled");
+        if got.is_ok_and(|output| output.status.success()) && fresh.is_dir() {
+            run(Command::new("cp").arg("-a").arg("-T").arg(&fresh).arg(compiled()));
+        }
+    }
+
     /// Modules that these need, and then these.
     fn modules(&self, wanted: &[&str]) -> Vec<String> {
         let table = fs::read_to_string(self.kernel.modules.join("modules.dep")).expect("modules.dep");
@@ -177,11 +205,14 @@ impl Guest {
         for program in [bin_dir().join("wharf"), bin_dir().join("wharf-compile"), docker] {
             add_program(&root, &program);
         }
-        for (dir, name) in [("plugins", "bin/plugins"), ("plugins-compiled", "compiled")] {
-            let from = bin_dir().join(dir);
-            if from.is_dir() {
-                run(Command::new("cp").arg("-a").arg(from).arg(root.join(name)));
-            }
+        fs::create_dir(root.join("bin/plugins")).expect("plugins");
+        for plugin in PLUGINS {
+            let name = format!("{plugin}.wasm");
+            fs::copy(bin_dir().join("plugins").join(&name), root.join("bin/plugins").join(&name)).expect("plugin");
+        }
+        // What an earlier guest compiled; their names say of what and with what result, so none can be a wrong one.
+        if compiled().is_dir() {
+            run(Command::new("cp").arg("-a").arg(compiled()).arg(root.join("compiled")));
         }
         let modules = root.join("lib/modules").join(self.kernel.modules.file_name().expect("version"));
         for module in self.modules(&MODULES) {
@@ -237,6 +268,11 @@ impl Guest {
         });
         Machine { child, lines, all: Vec::new() }
     }
+}
+
+/// Where the forms of plugins are that a guest compiled.
+fn compiled() -> PathBuf {
+    bin_dir().join("plugins-compiled-guest")
 }
 
 /// A program, without what debuggers need, and the libraries that it is linked with.
@@ -297,7 +333,12 @@ impl Machine {
             let Some(line) = self.next(end) else {
                 panic!("the guest did not say {last:?} within {patience:?}:\n{}", self.console())
             };
+            let slow = line == "slow";
             if line == last {
+                return said;
+            }
+            if slow {
+                said.push(line);
                 return said;
             }
             assert!(line != "off" && line != "end", "the guest ended before {last:?}:\n{}", self.console());

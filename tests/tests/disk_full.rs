@@ -138,6 +138,7 @@ fn a_database_without_space_is_an_error_and_not_the_end() {
     for piece in [1 << 20, 4096] {
         while file.write_all(&vec![b'x'; piece]).is_ok() {}
     }
+    drop(file);
     assert_eq!(free(&d), 0);
     let daemon = d.pid();
     // What needs a record fails and says why; the rest works.

@@ -121,7 +121,9 @@ fn user_files_without_end_or_that_are_no_files_cost_nothing() {
         for user in ["nobody-there", "root", "7", "7:nogroup"] {
             load(&d, "hostile:1", json!({"User": user, "Env": ["PATH=/bin"]}), &[base.clone(), hostile.clone()]);
             // Whether it runs is not the question; that it answers, and soon, is (the harness ends what hangs).
-            let ran = d.docker(&["run", "--rm", "--network", "none", "hostile:1", "id", "-u"]);
+            // The container's own programs would read these files too, so none that does is asked.
+            let own = "while read -r key id rest; do [ $key = Uid: ] && echo $id; done </proc/self/status; exit 0";
+            let ran = d.docker(&["run", "--rm", "--network", "none", "hostile:1", "sh", "-c", own]);
             assert!(!ran.err.contains("host secret") && !ran.out.contains("host secret"), "{what}: {ran:?}");
             if ran.code == 0 {
                 let expected = if user == "root" { "0" } else { "7" };
@@ -165,7 +167,7 @@ fn volumes_and_working_directories_stay_inside() {
         let ran = d.docker(&["run", "--rm", "--network", "none", "hostile:1", "sh", "-c", check]);
         assert!(ran.code == 0 || (ran.code >= 125 && !ran.err.is_empty()), "VOLUME {volume}: {ran:?}");
     }
-    for directory in (3..24).map(|n| format!("/proc/self/fd/{n}")).chain([
+    for directory in (3..16).map(|n| format!("/proc/self/fd/{n}")).chain([
         "/fd/7/../../..".to_owned(),
         "/abs".into(),
         "/rel/../..".into(),

@@ -26,17 +26,24 @@ fn main() -> ExitCode {
 
 fn run() -> Result<(), String> {
     match std::env::args().nth(1).as_deref() {
-        None => compile(),
+        None => compile(false),
+        Some("--portable") => compile(true),
         Some("--fingerprint") => {
             writeln!(io::stdout(), "{}", wharf_wasm::FINGERPRINT).map_err(|e| e.to_string())
         }
-        Some(_) => Err("usage: wharf-compile < component.wasm > component.cwasm (or --fingerprint)".into()),
+        Some(_) => Err("usage: wharf-compile [--portable] < component.wasm > component.cwasm (or --fingerprint)".into()),
     }
 }
 
-fn compile() -> Result<(), String> {
+/// For this machine's processor, or for every one of its kind.
+fn compile(portable: bool) -> Result<(), String> {
+    let mut config = wharf_wasm::config();
+    if portable {
+        let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+        config.target(&target).map_err(|e| format!("{target}: {e:#}"))?;
+    }
     // wasmtime's `parallel-compilation` is off: no right to make threads is needed.
-    let engine = Engine::new(&wharf_wasm::config()).map_err(|e| format!("engine: {e:#}"))?;
+    let engine = Engine::new(&config).map_err(|e| format!("engine: {e:#}"))?;
     confine::confine()?;
 
     let limit = wharf_wasm::MAX_COMPONENT;

@@ -417,6 +417,10 @@ impl Drop for Pin {
 
 /// What the driver may want to know of this host.
 fn facts(data: &OwnedFd) -> HostFacts {
+    // A file system in a module is not listed until somebody asks for it.
+    for name in ["overlay", "erofs"] {
+        let _ = rustix::mount::fsopen(name, rustix::mount::FsOpenFlags::FSOPEN_CLOEXEC);
+    }
     let mut filesystems: Vec<String> = std::fs::read_to_string("/proc/filesystems")
         .unwrap_or_default()
         .lines()

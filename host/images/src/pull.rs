@@ -135,8 +135,8 @@ impl Read for Pieces {
 
 /// A layer that has arrived.
 enum Arrived {
-    /// Somebody had it.
-    Known,
+    /// Somebody had it; it stays as long as this.
+    Known(Pin),
     Unpacked(Box<Unpacked>),
     /// Waits in a file for the layer below.
     Spooled(Ingest, std::fs::File),
@@ -253,10 +253,13 @@ impl Pulling {
         tokio::spawn(async move {
             let known = |inner: &Inner| inner.index.load().layers.contains_key(&chain_id);
             let making = inner.underway.lock(&chain_id).await;
+            // Before looking, so that it cannot go between the two, nor until the layers above it have arrived.
+            let pin = inner.pin(&chain_id);
             if known(&inner) {
                 on_stage(number, Stage::Exists);
-                return Ok((Arrived::Known, making));
+                return Ok((Arrived::Known(pin), making));
             }
+            drop(pin);
             if permits.available_permits() == 0 {
                 on_stage(number, Stage::Waiting);
             }
@@ -281,7 +284,7 @@ impl Pulling {
     async fn discard(&self, arrived: Arrived) -> Result<()> {
         match arrived {
             Arrived::Unpacked(unpacked) => self.inner.discard_unpacked(*unpacked).await,
-            Arrived::Known | Arrived::Spooled(..) => Ok(()),
+            Arrived::Known(_) | Arrived::Spooled(..) => Ok(()),
         }
     }
 
@@ -298,7 +301,7 @@ impl Pulling {
         // Before looking, so that it cannot go between the two.
         let pin = inner.pin(chain_id);
         let unpacked = match arrived {
-            Arrived::Known => {
+            Arrived::Known(_pin) => {
                 let _changing = inner.changing.lock().await;
                 return if inner.index.load().layers.contains_key(chain_id) {
                     Ok(pin)

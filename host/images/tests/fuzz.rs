@@ -347,7 +347,9 @@ fn references() {
             for shown in [named.full(), named.familiar()] {
                 let again = Reference::parse(&shown);
                 prop_assert_eq!(again.as_ref().ok(), Some(&named), "{:?} shown as {:?}", text, shown);
-                prop_assert!(!matches!(AnyReference::parse(&shown), Ok(AnyReference::Id(_))));
+                // A repository called as the algorithm of digests is; no name is ever given in it.
+                let ambiguous = named.familiar_name() == "sha256";
+                prop_assert!(ambiguous || !matches!(AnyReference::parse(&shown), Ok(AnyReference::Id(_))));
             }
             // No part can leave a path or an address that it becomes part of.
             let full = named.full();

@@ -122,6 +122,12 @@ impl Cache {
     /// As [`Cache::compiled`], though there is one: for a form that does not load.
     pub(crate) fn compile_anew(&self, component: &[u8], digest: &str) -> Result<File, String> {
         let compiled = self.compile(component)?;
+        // The one that does not load is not to be found in place of the new one.
+        for entry in std::fs::read_dir(&self.path).into_iter().flatten().flatten() {
+            if entry.file_name().to_str().is_some_and(|name| name.starts_with(digest)) {
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
         self.keep(digest, &compiled)
             .map_err(|e| format!("the plugin cache {}: {e}", self.shown.display()))?;
         self.find(digest).ok_or_else(|| "its compiled form is gone from the cache".to_owned())
