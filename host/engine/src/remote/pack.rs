@@ -253,13 +253,16 @@ fn alone(
 ) -> io::Result<()> {
     let mut packer = Packer::new(packing)?;
     let (mut next, mut seen) = (first, 0);
-    while !next.is_empty() {
+    // Once at least: nothing, compressed, is not nothing.
+    loop {
         seen += next.len() as u64;
         output.part(packer.pack(next)?)?;
         meter.at(seen);
         next = part(&mut stream)?;
+        if next.is_empty() {
+            return output.end();
+        }
     }
-    output.end()
 }
 
 #[cfg(test)]
