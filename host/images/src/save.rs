@@ -28,6 +28,7 @@ const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const QUEUE: usize = 4;
 
 /// An archive as it is being written. It ends early, and so is no archive, if writing fails.
+#[derive(Debug)]
 pub struct Saving {
     from: mpsc::Receiver<Bytes>,
     block: Bytes,

@@ -23,7 +23,7 @@ use crate::policy::Subject;
 use crate::{Caller, Engine};
 
 /// Pieces on their way from the compressor to the network.
-const QUEUE: usize = 8;
+const QUEUE: usize = 3;
 /// Blobs of a layer that the registry is asked about before it is sent.
 const TRIES: usize = 4;
 
