@@ -18,7 +18,8 @@ name=127.0.0.1:5000/bench/big:latest target=127.0.0.1:5001/push/big:latest
 # One to pull from and one to push to, which is emptied each time.
 serve() {
   printf 'version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\nstorage: {filesystem: {rootdirectory: %s}, delete: {enabled: true}}\nhttp: {addr: 127.0.0.1:%s}\n' "$work/registry$1" "$1" > "$work/$1.yml"
-  inside env PATH="$PATH:/usr/sbin" docker-registry serve "$work/$1.yml" > "$work/$1.log" 2>&1 &
+  # Not by a function, whose process would be a shell that stays in between.
+  nsenter -t "$daemon" -n env PATH="$PATH:/usr/sbin" docker-registry serve "$work/$1.yml" > "$work/$1.log" 2>&1 &
   for _ in $(seq 100); do inside curl -fs "http://127.0.0.1:$1/v2/" >/dev/null && return; sleep 0.1; done
 }
 serve 5000; from=$!

@@ -174,12 +174,7 @@ impl Inner {
     }
 }
 
-fn write(
-    inner: &Arc<Inner>,
-    runtime: &tokio::runtime::Handle,
-    saved: &[Saved],
-    out: &mut Out,
-) -> Result<()> {
+fn write(inner: &Arc<Inner>, runtime: &tokio::runtime::Handle, saved: &[Saved], out: &mut Out) -> Result<()> {
     directory(out, "blobs")?;
     directory(out, "blobs/sha256")?;
     let mut written: BTreeSet<String> = BTreeSet::new();

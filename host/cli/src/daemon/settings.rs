@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
-use wharf_engine::{Packing, Settings};
 use wharf_engine::models::ResourcesUlimits;
 use wharf_engine::planner::security::Seccomp;
 use wharf_engine::settings::RegistrySettings;
+use wharf_engine::{Packing, Settings};
 
 use super::config::Config;
 use super::{subids, values};

@@ -216,18 +216,19 @@ pub(super) fn pack(
     std::thread::scope(|scope| {
         let workers = (0..threads).map(|_| worker(scope, packing)).collect::<io::Result<Vec<_>>>()?;
         let (parts, packed): (Vec<_>, Vec<_>) = workers.into_iter().map(|w| (w.parts, w.packed)).unzip();
-        let reading = std::thread::Builder::new().name("read layer".into()).spawn_scoped(scope, move || {
-            let mut next = first;
-            // In turn, so that the order is known without being told.
-            for parts in parts.iter().cycle() {
-                let length = next.len() as u64;
-                if length == 0 || parts.send(next).is_err() {
-                    break;
+        let reading =
+            std::thread::Builder::new().name("read layer".into()).spawn_scoped(scope, move || {
+                let mut next = first;
+                // In turn, so that the order is known without being told.
+                for parts in parts.iter().cycle() {
+                    let length = next.len() as u64;
+                    if length == 0 || parts.send(next).is_err() {
+                        break;
+                    }
+                    next = part(&mut stream)?;
                 }
-                next = part(&mut stream)?;
-            }
-            Ok::<_, io::Error>(())
-        })?;
+                Ok::<_, io::Error>(())
+            })?;
         let mut seen = 0;
         for packed in packed.iter().cycle() {
             // A worker ends when the reader does.
@@ -253,13 +254,16 @@ fn alone(
 ) -> io::Result<()> {
     let mut packer = Packer::new(packing)?;
     let (mut next, mut seen) = (first, 0);
-    while !next.is_empty() {
+    // Once at least: nothing, compressed, is not nothing.
+    loop {
         seen += next.len() as u64;
         output.part(packer.pack(next)?)?;
         meter.at(seen);
         next = part(&mut stream)?;
+        if next.is_empty() {
+            return output.end();
+        }
     }
-    output.end()
 }
 
 #[cfg(test)]
@@ -352,8 +356,7 @@ mod tests {
     #[test]
     fn a_layer_that_cannot_be_read_is_no_end_of_it() {
         for length in [10, 5 * PART as u64 + 3] {
-            let (all, result) =
-                collect(move |to| pack(Failing(length), Packing::Gzip(1), &meter(), to));
+            let (all, result) = collect(move |to| pack(Failing(length), Packing::Gzip(1), &meter(), to));
             assert_eq!(result.unwrap_err().to_string(), "the disk is gone");
             let mut plain = Vec::new();
             assert!(flate2::read::GzDecoder::new(all.as_slice()).read_to_end(&mut plain).is_err());

@@ -9,8 +9,8 @@ use tokio::sync::{Semaphore, mpsc};
 use wharf_images::reference::Reference;
 use wharf_images::{Blob, Image, LayerRef, Manifest};
 use wharf_registry::manifest::{
-    DOCKER_CONFIG, DOCKER_LAYER, DOCKER_LAYER_TAR, DOCKER_MANIFEST, OCI_CONFIG, OCI_LAYER_GZIP, OCI_LAYER_TAR,
-    OCI_MANIFEST,
+    DOCKER_CONFIG, DOCKER_LAYER, DOCKER_LAYER_TAR, DOCKER_MANIFEST, OCI_CONFIG, OCI_LAYER_GZIP,
+    OCI_LAYER_TAR, OCI_MANIFEST,
 };
 use wharf_registry::{Access, Descriptor, Selector, Session};
 
@@ -23,7 +23,7 @@ use crate::policy::Subject;
 use crate::{Caller, Engine};
 
 /// Pieces on their way from the compressor to the network.
-const QUEUE: usize = 8;
+const QUEUE: usize = 3;
 /// Blobs of a layer that the registry is asked about before it is sent.
 const TRIES: usize = 4;
 

@@ -78,9 +78,10 @@ impl Read for Blocks {
             if self.ended {
                 return Ok(0);
             }
-            let next = self.full.recv().unwrap_or_else(|_| {
-                Err(io::Error::other("the stream was given up before its end"))
-            });
+            let next = self
+                .full
+                .recv()
+                .unwrap_or_else(|_| Err(io::Error::other("the stream was given up before its end")));
             let used = std::mem::replace(&mut self.block, next?);
             self.at = 0;
             self.ended = self.block.is_empty();
