@@ -16,14 +16,14 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 pub mod fsck;
-pub mod guest;
 pub mod fuse;
+pub mod guest;
 pub mod http;
 pub mod image;
 pub mod leftovers;
 pub mod pace;
-pub mod reference;
 pub mod proxy;
+pub mod reference;
 pub mod registry;
 pub mod serve;
 pub mod server;
@@ -368,9 +368,11 @@ impl Daemon {
             assert!(made.status.success(), "{program}: {}", String::from_utf8_lossy(&made.stderr));
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).expect("mount namespace");
             let private = nix::mount::MsFlags::MS_REC | nix::mount::MsFlags::MS_PRIVATE;
-            nix::mount::mount(None::<&str>, "/", None::<&str>, private, None::<&str>).expect("private mounts");
+            nix::mount::mount(None::<&str>, "/", None::<&str>, private, None::<&str>)
+                .expect("private mounts");
             fs::create_dir_all(self.path("data")).expect("data root");
-            let mounted = Command::new("mount").args(["-o", "loop"]).arg(&disk).arg(self.path("data")).output();
+            let mounted =
+                Command::new("mount").args(["-o", "loop"]).arg(&disk).arg(self.path("data")).output();
             let mounted = mounted.expect("mount");
             assert!(mounted.status.success(), "{}", String::from_utf8_lossy(&mounted.stderr));
         }

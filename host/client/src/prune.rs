@@ -90,8 +90,11 @@ async fn chosen_images(client: &Client, args: &ImagePruneArgs) -> Result<Removed
     if !args.policy {
         list.push(format!("dangling={}", !args.which.all));
     }
-    let switches: Vec<_> =
-        [("plan", args.plan), ("policy", args.policy)].iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect();
+    let switches: Vec<_> = [("plan", args.plan), ("policy", args.policy)]
+        .iter()
+        .filter(|(_, on)| *on)
+        .map(|(name, _)| *name)
+        .collect();
     let heading = if args.plan { "Images that would be deleted" } else { "Deleted Images" };
     post(client, "images", &list, heading, "ImagesDeleted", &switches).await
 }

@@ -207,8 +207,7 @@ impl Engine {
             .then(|| (self.inner.namespaces.clone(), Arc::clone(def), joined.clone()));
         let cgroup = self.inner.pool.start(move || {
             let made = if foreign { Ok(()) } else { cgroups.create(&path, &resources) };
-            let taken = namespaces
-                .map(|(source, def, joined)| source.take(&def.id_maps, joined.as_deref()));
+            let taken = namespaces.map(|(source, def, joined)| source.take(&def.id_maps, joined.as_deref()));
             (made, taken)
         });
         let prepared = self.prepare(now, state, joined.clone()).await;
@@ -397,61 +396,58 @@ impl Engine {
             .chain(edits.mounts.iter().map(|(source, ..)| source.display().to_string()))
             .collect();
         let work = move |at: Option<&crate::foreign::At>| -> Result<Files> {
-                if let Some(text) = hosts {
-                    filesystem::write_public(&dir.join("hosts"), &text)?;
-                }
-                let root = Root::new(rootfs);
-                let account = account(&root, def.config.user.as_deref().unwrap_or(""), &def.host)?;
-                let program = match searched.as_ref().and_then(|args| args.first()) {
-                    Some(name) => Some(find_program(&root, name, &def.config)?),
-                    None => None,
-                };
-                let mut own = Vec::new();
-                for (target, name) in OWN_FILES {
-                    own.push((target, own_file(&dir.join(name), &def.id_maps)?));
-                }
-                userns::check_user(&def.id_maps, &account.user)?;
-                let mut trees = Vec::with_capacity(def.mounts.len());
-                for (spec, volume) in def.mounts.iter().zip(volumes) {
-                    trees.push(match (spec.kind, volume) {
-                        (MountKind::Tmpfs, _) => None,
-                        (_, Some(tree)) => Some((tree, false)),
-                        (_, None) => {
-                            if let Some(at) = at {
-                                at.place(&spec.source);
-                            }
-                            Some(bind_tree(spec, &def.id_maps)?)
+            if let Some(text) = hosts {
+                filesystem::write_public(&dir.join("hosts"), &text)?;
+            }
+            let root = Root::new(rootfs);
+            let account = account(&root, def.config.user.as_deref().unwrap_or(""), &def.host)?;
+            let program = match searched.as_ref().and_then(|args| args.first()) {
+                Some(name) => Some(find_program(&root, name, &def.config)?),
+                None => None,
+            };
+            let mut own = Vec::new();
+            for (target, name) in OWN_FILES {
+                own.push((target, own_file(&dir.join(name), &def.id_maps)?));
+            }
+            userns::check_user(&def.id_maps, &account.user)?;
+            let mut trees = Vec::with_capacity(def.mounts.len());
+            for (spec, volume) in def.mounts.iter().zip(volumes) {
+                trees.push(match (spec.kind, volume) {
+                    (MountKind::Tmpfs, _) => None,
+                    (_, Some(tree)) => Some((tree, false)),
+                    (_, None) => {
+                        if let Some(at) = at {
+                            at.place(&spec.source);
                         }
-                    });
-                }
-                let shm =
-                    if shared_shm { Some(mount::bind_path(Path::new("/dev/shm"), true)?) } else { None };
-                let mut devices = host_devices(&def.host, privileged)?;
-                devices.extend(edits.devices);
-                let mut more = Vec::new();
-                for (source, target, read_only) in edits.mounts {
-                    if let Some(at) = at {
-                        at.place(&source.display().to_string());
+                        Some(bind_tree(spec, &def.id_maps)?)
                     }
-                    let is_file = !source.is_dir();
-                    let tree = mount::bind_path(&source, true).doing(format_args!(
-                        "CDI device injection failed: cannot mount {}",
-                        source.display()
-                    ))?;
-                    more.push((tree, target, read_only, is_file));
+                });
+            }
+            let shm = if shared_shm { Some(mount::bind_path(Path::new("/dev/shm"), true)?) } else { None };
+            let mut devices = host_devices(&def.host, privileged)?;
+            devices.extend(edits.devices);
+            let mut more = Vec::new();
+            for (source, target, read_only) in edits.mounts {
+                if let Some(at) = at {
+                    at.place(&source.display().to_string());
                 }
-                Ok(Files {
-                    more,
-                    env: edits.env,
-                    groups: edits.groups,
-                    account,
-                    rootfs: root.into_fd(),
-                    own,
-                    trees,
-                    devices,
-                    shm,
-                    program,
-                })
+                let is_file = !source.is_dir();
+                let tree = mount::bind_path(&source, true)
+                    .doing(format_args!("CDI device injection failed: cannot mount {}", source.display()))?;
+                more.push((tree, target, read_only, is_file));
+            }
+            Ok(Files {
+                more,
+                env: edits.env,
+                groups: edits.groups,
+                account,
+                rootfs: root.into_fd(),
+                own,
+                trees,
+                devices,
+                shm,
+                program,
+            })
         };
         if places.is_empty() {
             return self.inner.pool.run(move || work(None)).await?;

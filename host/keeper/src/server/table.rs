@@ -175,7 +175,9 @@ impl Server {
                     .and_then(|()| held(&plan.hold, &fds))
                     .and_then(|held| Ok((self.spawn(&plan, &fds)?, held)));
                 let stage = plan.foreign.is_some().then_some(Stage::Making);
-                match spawned.and_then(|(s, held)| self.add(sequence, plan.id, None, cgroup, s, held, fds, stage)) {
+                match spawned
+                    .and_then(|(s, held)| self.add(sequence, plan.id, None, cgroup, s, held, fds, stage))
+                {
                     Ok(()) => return None,
                     Err(error) => Answer::Failed(error),
                 }
