@@ -31,7 +31,11 @@ fn digest(bytes: &[u8]) -> String {
 fn images(d: &Daemon) -> String {
     // Without how long ago: that changes by itself.
     let format = "{{.Repository}}:{{.Tag}} {{.Digest}} {{.ID}}";
-    d.docker(&["images", "-a", "--digests", "--no-trunc", "--format", format]).ok()
+    let list = d.docker(&["images", "-a", "--digests", "--no-trunc", "--format", format]).ok();
+    // The CLI shows the names of one image in any order.
+    let mut lines: Vec<&str> = list.lines().collect();
+    lines.sort_unstable();
+    lines.join("\n")
 }
 
 #[test]
