@@ -153,6 +153,8 @@ fn finish(mut child: Child, patience: Duration, scratch: &Scratch, name: &str) -
 pub fn invoke(runtime: &Runtime, arguments: &[&str], patience: Duration) -> Result<(), String> {
     let work = || -> Result<(), String> {
         private_mounts().map_err(|e| format!("a mount namespace for {}: {e}", runtime.name))?;
+        // Whatever this process was started with is not the runtime's either.
+        sys::close_on_exec_from(3).map_err(about("closing descriptors"))?;
         let bundle = PathBuf::from(&runtime.bundle);
         // Never where others could lay a link for the log to follow.
         let dir = if bundle.is_dir() { bundle } else { PathBuf::from(&runtime.root) };
@@ -174,6 +176,7 @@ pub fn features(program: &str, arguments: &[String], patience: Duration) -> Opti
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     apart(move || {
         private_mounts().ok()?;
+        sys::close_on_exec_from(3).ok()?;
         let mut child = command.spawn().ok()?;
         let output = child.stdout.take()?;
         let reader = std::thread::Builder::new().name("runtime".into()).spawn(move || {
