@@ -179,7 +179,8 @@ impl Guest {
 
     fn system(&self, files: &[(&str, &Path)]) {
         let root = self.path("system");
-        for dir in ["bin", "sbin", "proc", "sys", "dev", "tmp", "run", "data", "etc", "images", "lib/modules"] {
+        for dir in ["bin", "sbin", "proc", "sys", "dev", "tmp", "run", "data", "etc", "images", "lib/modules"]
+        {
             fs::create_dir_all(root.join(dir)).expect("system disk");
         }
         let busybox = find("busybox").expect("busybox-static");
@@ -208,7 +209,8 @@ impl Guest {
         fs::create_dir(root.join("bin/plugins")).expect("plugins");
         for plugin in PLUGINS {
             let name = format!("{plugin}.wasm");
-            fs::copy(bin_dir().join("plugins").join(&name), root.join("bin/plugins").join(&name)).expect("plugin");
+            fs::copy(bin_dir().join("plugins").join(&name), root.join("bin/plugins").join(&name))
+                .expect("plugin");
         }
         // What an earlier guest compiled; their names say of what and with what result, so none can be a wrong one.
         if compiled().is_dir() {

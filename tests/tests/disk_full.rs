@@ -67,7 +67,11 @@ fn imports_loads_and_pulls_that_do_not_fit_leave_nothing() {
     let table = json!([{"Config": "config.json", "RepoTags": ["huge:1"], "Layers": ["layer.tar"]}]);
     std::fs::write(d.path("archive/manifest.json"), table.to_string()).unwrap();
     let mut pack = std::process::Command::new("tar");
-    pack.arg("-C").arg(d.path("archive")).arg("-cf").arg(d.path("archive.tar")).args(["config.json", "layer.tar", "manifest.json"]);
+    pack.arg("-C").arg(d.path("archive")).arg("-cf").arg(d.path("archive.tar")).args([
+        "config.json",
+        "layer.tar",
+        "manifest.json",
+    ]);
     assert!(pack.status().unwrap().success());
     let ran = d.docker(&["load", "-q", "-i", d.path("archive.tar").to_str().unwrap()]);
     assert!(ran.code == 1 && ran.err.to_lowercase().contains(said), "{ran:?}");
@@ -127,14 +131,32 @@ fn a_container_that_fills_the_disk_can_be_removed_and_not_committed() {
 #[test]
 fn a_database_without_space_is_an_error_and_not_the_end() {
     let mut d = daemon();
-    d.docker(&["run", "-d", "--name", "ends", "--network", "none", "busybox", "sh", "-c", "while [ ! -e /go ]; do sleep 0.1; done; exit 5"]).ok();
+    d.docker(&[
+        "run",
+        "-d",
+        "--name",
+        "ends",
+        "--network",
+        "none",
+        "busybox",
+        "sh",
+        "-c",
+        "while [ ! -e /go ]; do sleep 0.1; done; exit 5",
+    ])
+    .ok();
     d.docker(&["run", "-d", "--name", "stays", "--network", "none", "busybox", "sleep", "3600"]).ok();
     let before = free(&d);
     let pid: i32 = d.docker(&["inspect", "-f", "{{.State.Pid}}", "ends"]).ok().parse().unwrap();
     // Room for one file of the container, taken away last.
     std::fs::write(format!("/proc/{pid}/root/g"), "").unwrap();
     let filler = d.path("data/filler");
-    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&filler).unwrap();
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&filler)
+        .unwrap();
     for piece in [1 << 20, 4096] {
         while file.write_all(&vec![b'x'; piece]).is_ok() {}
     }
@@ -142,12 +164,27 @@ fn a_database_without_space_is_an_error_and_not_the_end() {
     assert_eq!(free(&d), 0);
     let daemon = d.pid();
     // What needs a record fails and says why; the rest works.
-    for line in [&["create", "--name", "new", "--network", "none", "busybox", "true"][..], &["tag", "busybox", "other:1"], &["volume", "create", "vv"]] {
+    for line in [
+        &["create", "--name", "new", "--network", "none", "busybox", "true"][..],
+        &["tag", "busybox", "other:1"],
+        &["volume", "create", "vv"],
+    ] {
         let ran = d.docker(line);
         let text = ran.err.to_lowercase();
-        assert!(ran.code != 0 && (text.contains("no space left") || text.contains("disk is full")), "{ran:?}");
+        assert!(
+            ran.code != 0 && (text.contains("no space left") || text.contains("disk is full")),
+            "{ran:?}"
+        );
     }
-    for line in [&["ps", "-a"][..], &["images"], &["inspect", "stays"], &["logs", "stays"], &["version"], &["info"], &["system", "df"]] {
+    for line in [
+        &["ps", "-a"][..],
+        &["images"],
+        &["inspect", "stays"],
+        &["logs", "stays"],
+        &["version"],
+        &["info"],
+        &["system", "df"],
+    ] {
         d.docker(line).ok();
     }
     std::fs::rename(format!("/proc/{pid}/root/g"), format!("/proc/{pid}/root/go")).unwrap();

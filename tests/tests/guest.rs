@@ -22,7 +22,8 @@ fn guest(pulled: &[&str], loaded: &[&str]) -> Option<Guest> {
     };
     let d = Daemon::start();
     let base = image::busybox_tar();
-    let archive = |repo: &str, name: &str| image::docker_archive(repo, &[base.clone(), image::own_layer(name)]);
+    let archive =
+        |repo: &str, name: &str| image::docker_archive(repo, &[base.clone(), image::own_layer(name)]);
     let mut files: Vec<(String, PathBuf)> = Vec::new();
     for name in loaded {
         let path = d.path(&format!("{name}.tar"));
@@ -34,7 +35,8 @@ fn guest(pulled: &[&str], loaded: &[&str]) -> Option<Guest> {
         drop(Serve::start(&d, 5000, pulled));
         files.push(("registry".into(), registry));
     }
-    let files: Vec<(&str, &Path)> = files.iter().map(|(name, path)| (name.as_str(), path.as_path())).collect();
+    let files: Vec<(&str, &Path)> =
+        files.iter().map(|(name, path)| (name.as_str(), path.as_path())).collect();
     Some(Guest::new(kernel, &files))
 }
 
@@ -76,7 +78,8 @@ fn a_power_cut_leaves_whole_images_and_nothing_else() {
         if is_too_slow(&said) {
             return;
         }
-        let bad: Vec<&String> = said.iter().filter(|l| l.starts_with("bad") || l.starts_with("log")).collect();
+        let bad: Vec<&String> =
+            said.iter().filter(|l| l.starts_with("bad") || l.starts_with("log")).collect();
         assert!(bad.is_empty(), "boot {boot}: {bad:#?}\ntold before: {told:?}\n{}", machine.console());
         let listed: Vec<&str> = said.iter().filter_map(|l| l.strip_prefix("listed ")).collect();
         let runs: Vec<&str> = said.iter().filter_map(|l| l.strip_prefix("runs ")).collect();
@@ -129,7 +132,11 @@ fn a_power_cut_leaves_whole_images_and_nothing_else() {
             });
         }
     }
-    eprintln!("{} boots, {changes} changes told, {kept} images over the cuts, {:?}", cuts.len(), started.elapsed());
+    eprintln!(
+        "{} boots, {changes} changes told, {kept} images over the cuts, {:?}",
+        cuts.len(),
+        started.elapsed()
+    );
     assert!(kept > 0 && changes > 0, "the cuts came too early to show anything");
 }
 

@@ -9,9 +9,10 @@ use wharf_tests::{Daemon, eventually, image};
 #[track_caller]
 fn load(d: &Daemon, name: &str, config: Value, layers: &[Vec<u8>]) {
     let diff_ids: Vec<String> = layers.iter().map(|l| format!("sha256:{}", image::sha256(l))).collect();
-    let file = json!({"os": "linux", "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
+    let file =
+        json!({"os": "linux", "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
         "config": config, "rootfs": {"type": "layers", "diff_ids": diff_ids}})
-    .to_string();
+        .to_string();
     let names: Vec<String> = (0..layers.len()).map(|n| format!("{n}.tar")).collect();
     let mut out = Vec::new();
     for (name, layer) in names.iter().zip(layers) {
@@ -60,7 +61,18 @@ fn untouched(dir: &Path) {
 fn users_that_are_no_users_never_become_root() {
     let d = Daemon::start();
     let base = image::busybox_tar();
-    for user in ["4294967296", "-1", "4294967295", "2147483648", "18446744073709551616", "0x0", "0:4294967296", "nobody-there", "1000:no-group", "\u{0}"] {
+    for user in [
+        "4294967296",
+        "-1",
+        "4294967295",
+        "2147483648",
+        "18446744073709551616",
+        "0x0",
+        "0:4294967296",
+        "nobody-there",
+        "1000:no-group",
+        "\u{0}",
+    ] {
         load(&d, "hostile:1", json!({"User": user, "Env": ["PATH=/bin"]}), std::slice::from_ref(&base));
         let ran = d.docker(&["run", "--rm", "--network", "none", "hostile:1", "id", "-u"]);
         assert!(ran.code != 0 && !ran.out.contains('0'), "USER {user:?}: {ran:?}");
@@ -69,7 +81,10 @@ fn users_that_are_no_users_never_become_root() {
     }
     // A number is a number, whatever passwd calls by it (CVE-2026-46680).
     let passwd = b"root:x:0:0::/:/bin/sh\n1000:x:0:0::/:/bin/sh\nzero:x:0:0::/:/bin/sh\nbig:x:4294967296:1::/:/bin/sh\nminus:x:-1:1::/:/bin/sh\n";
-    let lying = layer(&[("etc/passwd", b'0', "", passwd), ("etc/group", b'0', "", b"root:x:0:\n1000:x:0:\nbig:x:4294967296:\n")]);
+    let lying = layer(&[
+        ("etc/passwd", b'0', "", passwd),
+        ("etc/group", b'0', "", b"root:x:0:\n1000:x:0:\nbig:x:4294967296:\n"),
+    ]);
     let id = |user: &str| {
         load(&d, "hostile:1", json!({"User": user, "Env": ["PATH=/bin"]}), &[base.clone(), lying.clone()]);
         d.docker(&["run", "--rm", "--network", "none", "hostile:1", "sh", "-c", "echo $(id -u):$(id -g)"])
@@ -114,15 +129,30 @@ fn user_files_without_end_or_that_are_no_files_cost_nothing() {
         ("a line of a megabyte", layer(&[("etc/passwd", b'0', "", &vec![b'x'; 20 << 20])])),
         ("a pipe", layer(&[("etc/passwd", b'6', "", b""), ("etc/group", b'6', "", b"")])),
         ("a directory", layer(&[("etc/passwd", b'5', "", b""), ("etc/group", b'5', "", b"")])),
-        ("a link out", layer(&[("etc/passwd", b'2', &secret, b""), ("etc/group", b'2', "../../../../../../../../etc/group", b"")])),
-        ("a link to itself", layer(&[("etc/passwd", b'2', "passwd", b""), ("etc/group", b'2', "/etc/group", b"")])),
+        (
+            "a link out",
+            layer(&[
+                ("etc/passwd", b'2', &secret, b""),
+                ("etc/group", b'2', "../../../../../../../../etc/group", b""),
+            ]),
+        ),
+        (
+            "a link to itself",
+            layer(&[("etc/passwd", b'2', "passwd", b""), ("etc/group", b'2', "/etc/group", b"")]),
+        ),
     ];
     for (what, hostile) in layers {
         for user in ["nobody-there", "root", "7", "7:nogroup"] {
-            load(&d, "hostile:1", json!({"User": user, "Env": ["PATH=/bin"]}), &[base.clone(), hostile.clone()]);
+            load(
+                &d,
+                "hostile:1",
+                json!({"User": user, "Env": ["PATH=/bin"]}),
+                &[base.clone(), hostile.clone()],
+            );
             // Whether it runs is not the question; that it answers, and soon, is (the harness ends what hangs).
             // The container's own programs would read these files too, so none that does is asked.
-            let own = "while read -r key id rest; do [ $key = Uid: ] && echo $id; done </proc/self/status; exit 0";
+            let own =
+                "while read -r key id rest; do [ $key = Uid: ] && echo $id; done </proc/self/status; exit 0";
             let ran = d.docker(&["run", "--rm", "--network", "none", "hostile:1", "sh", "-c", own]);
             assert!(!ran.err.contains("host secret") && !ran.out.contains("host secret"), "{what}: {ran:?}");
             if ran.code == 0 {
@@ -154,9 +184,20 @@ fn volumes_and_working_directories_stay_inside() {
     ]);
     let layers = [base, links];
     // What an image declares as a volume is filled from the image, never from the host (CVE-2022-23648).
-    for volume in [up.as_str(), "/abs", "/rel", "/abs/new", "/procroot/x", "/cwd", &format!("/../..{out}"), "/fd/3"] {
+    for volume in
+        [up.as_str(), "/abs", "/rel", "/abs/new", "/procroot/x", "/cwd", &format!("/../..{out}"), "/fd/3"]
+    {
         load(&d, "hostile:1", json!({"Volumes": {volume: {}}, "Env": ["PATH=/bin"]}), &layers);
-        let ran = d.docker(&["run", "--rm", "--network", "none", "hostile:1", "sh", "-c", "find / -name secret -not -path '/proc/*' -exec cat {} \\; 2>/dev/null; exit 0"]);
+        let ran = d.docker(&[
+            "run",
+            "--rm",
+            "--network",
+            "none",
+            "hostile:1",
+            "sh",
+            "-c",
+            "find / -name secret -not -path '/proc/*' -exec cat {} \\; 2>/dev/null; exit 0",
+        ]);
         assert!(!ran.out.contains("host secret"), "VOLUME {volume}: {ran:?}");
         untouched(&victim);
     }
@@ -177,7 +218,10 @@ fn volumes_and_working_directories_stay_inside() {
         "relative".into(),
     ]) {
         load(&d, "hostile:1", json!({"WorkingDir": directory, "Env": ["PATH=/bin"]}), &layers);
-        let script = format!("cat {}{out}/secret secret ../secret 2>/dev/null; echo \"[$(ls -di /proc/self/cwd/. | head -c 0)]\"", "../".repeat(12));
+        let script = format!(
+            "cat {}{out}/secret secret ../secret 2>/dev/null; echo \"[$(ls -di /proc/self/cwd/. | head -c 0)]\"",
+            "../".repeat(12)
+        );
         let ran = d.docker(&["run", "--rm", "--network", "none", "hostile:1", "sh", "-c", &script]);
         assert!(!ran.out.contains("host secret"), "WORKDIR {directory}: {ran:?}");
         // At exec too.
@@ -198,7 +242,19 @@ fn roots_with_links_where_the_engine_mounts_stay_inside() {
     let up = format!("{}{out}", "../".repeat(12));
     let busybox = image::busybox_tar();
     // Each alone, absolute and relative (CVE-2026-41579, CVE-2023-28642).
-    let places = ["dev", "proc", "sys", "etc/hosts", "etc/resolv.conf", "etc/hostname", "dev/pts", "dev/shm", "dev/mqueue", "dev/console", "dev/null"];
+    let places = [
+        "dev",
+        "proc",
+        "sys",
+        "etc/hosts",
+        "etc/resolv.conf",
+        "etc/hostname",
+        "dev/pts",
+        "dev/shm",
+        "dev/mqueue",
+        "dev/console",
+        "dev/null",
+    ];
     for place in places {
         for target in [out.as_str(), &up, &format!("{out}/secret"), "/proc", "/etc", "loop"] {
             let link = if target == "loop" { place.rsplit('/').next().unwrap() } else { target };
@@ -220,10 +276,15 @@ fn labels_and_odd_values_of_an_image_steer_nothing() {
     let victim = victim(&d);
     let base = [image::busybox_tar()];
     let touch = format!("binary:///bin/sh?-c&touch+{}/made", victim.display());
-    load(&d, "hostile:1", json!({"Env": ["PATH=/bin"], "Labels": {
+    load(
+        &d,
+        "hostile:1",
+        json!({"Env": ["PATH=/bin"], "Labels": {
         "containerd.io/restart.loguri": touch, "io.containerd.image.name": "other:1", "wharf.volume": "/etc",
         "com.docker.network.bridge.name": "x", "io.kubernetes.container.logpath": "/etc/shadow", "": "empty",
-        "desktop.docker.io/binds/0/Source": "/etc", "log-driver": "syslog", "maintainer": "x\ny\u{0}z"}}), &base);
+        "desktop.docker.io/binds/0/Source": "/etc", "log-driver": "syslog", "maintainer": "x\ny\u{0}z"}}),
+        &base,
+    );
     d.docker(&["run", "--rm", "--network", "none", "hostile:1", "true"]).ok();
     let mounts = d.docker(&["run", "--rm", "--network", "none", "hostile:1", "cat", "/proc/mounts"]).ok();
     assert!(!mounts.contains("shadow"), "{mounts}");

@@ -18,14 +18,16 @@ fn names(d: &Daemon) -> Vec<String> {
 }
 
 fn load(d: &Daemon, name: &str) {
-    let archive = image::docker_archive(&format!("{name}:1"), &[image::busybox_tar(), image::own_layer(name)]);
+    let archive =
+        image::docker_archive(&format!("{name}:1"), &[image::busybox_tar(), image::own_layer(name)]);
     let path = image::save(&d.path("load.tar"), &archive);
     d.docker(&["load", "-q", "-i", &path]).ok();
 }
 
 #[test]
 fn pulls_and_garbage_collection_in_a_storm() {
-    let policy = json!({"image-gc": {"interval": "100ms", "policy": [{"filter": ["until=0s", "label!=keep"]}]}});
+    let policy =
+        json!({"image-gc": {"interval": "100ms", "policy": [{"filter": ["until=0s", "label!=keep"]}]}});
     // Begins to collect when the registry has its images.
     let mut d = Daemon::start();
     let serve = Serve::start(&d, 5000, &["a", "b", "c"]);
@@ -47,7 +49,12 @@ fn pulls_and_garbage_collection_in_a_storm() {
                     let out = d.docker(&[&["run", "--rm", "--network", "none", &full], &check[..]].concat());
                     // It may be gone before the container is there; then nothing of it is used.
                     if out.code != 0 {
-                        assert!(out.err.contains("No such image"), "{name}, round {round}: {}{}", out.out, out.err);
+                        assert!(
+                            out.err.contains("No such image"),
+                            "{name}, round {round}: {}{}",
+                            out.out,
+                            out.err
+                        );
                     } else {
                         ran.fetch_add(1, Ordering::Relaxed);
                     }

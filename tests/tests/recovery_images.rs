@@ -36,12 +36,16 @@ fn all_run(d: &Daemon, when: &str) -> usize {
 #[test]
 fn killed_at_random_points_images_are_whole_or_gone() {
     let mut d = Daemon::start();
-    let seed: u64 = std::env::var("WHARF_TEST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| std::process::id().into());
+    let seed: u64 = std::env::var("WHARF_TEST_SEED")
+        .ok()
+        .and_then(|s| s.parse().ok())
+        .unwrap_or_else(|| std::process::id().into());
     eprintln!("seed {seed} (WHARF_TEST_SEED repeats it)");
     let mut random = Random(seed);
     let _registry = Serve::start(&d, 5000, &["a", "b"]);
     let save = |d: &Daemon, name: &str| {
-        let archive = image::docker_archive(&format!("{name}:1"), &[image::busybox_tar(), image::own_layer(name)]);
+        let archive =
+            image::docker_archive(&format!("{name}:1"), &[image::busybox_tar(), image::own_layer(name)]);
         image::save(&d.path(&format!("{name}.tar")), &archive)
     };
     let (c, e) = (save(&d, "c"), save(&d, "e"));

@@ -31,7 +31,10 @@ fn run() -> Result<(), String> {
         Some("--fingerprint") => {
             writeln!(io::stdout(), "{}", wharf_wasm::FINGERPRINT).map_err(|e| e.to_string())
         }
-        Some(_) => Err("usage: wharf-compile [--portable] < component.wasm > component.cwasm (or --fingerprint)".into()),
+        Some(_) => {
+            Err("usage: wharf-compile [--portable] < component.wasm > component.cwasm (or --fingerprint)"
+                .into())
+        }
     }
 }
 

@@ -150,10 +150,8 @@ mod tests {
     }
 
     fn ids(images: &[Arc<Image>], uses: &[&str], policies: &[GcPolicy]) -> Vec<String> {
-        let uses: Vec<Use> = uses
-            .iter()
-            .map(|i| Use { container: "c".into(), image: (*i).into(), running: false })
-            .collect();
+        let uses: Vec<Use> =
+            uses.iter().map(|i| Use { container: "c".into(), image: (*i).into(), running: false }).collect();
         plan(images, &sizes(images), &uses, policies, 1000).into_iter().map(|d| d.image).collect()
     }
 

@@ -275,9 +275,7 @@ impl Inner {
         }
         let target = target.or_latest();
         if target.familiar_name() == "sha256" {
-            return Err(Error::invalid(
-                "refusing to create an ambiguous tag using digest algorithm as name",
-            ));
+            return Err(Error::invalid("refusing to create an ambiguous tag using digest algorithm as name"));
         }
         let _changing = self.changing.lock().await;
         let mut index = self.index.load().as_ref().clone();

@@ -211,13 +211,24 @@ fn layers() {
 /// Manifests that say more, less, or other than they should.
 fn document() -> impl Strategy<Value = String> {
     let text = prop::sample::select(vec![
-        "config.json", "layer.tar", "other.tar", "absent", "../x", "x:1", "Bad Name", "", "blobs/sha256/x", "manifest.json",
+        "config.json",
+        "layer.tar",
+        "other.tar",
+        "absent",
+        "../x",
+        "x:1",
+        "Bad Name",
+        "",
+        "blobs/sha256/x",
+        "manifest.json",
     ]);
     let list = vec(text.clone(), 0..3);
-    (text, prop::option::of(list.clone()), prop::option::of(list), 0..3usize).prop_map(|(config, layers, tags, times)| {
-        let one = serde_json::json!({"Config": config, "Layers": layers, "RepoTags": tags});
-        serde_json::json!(vec![one; times.max(1)]).to_string()
-    })
+    (text, prop::option::of(list.clone()), prop::option::of(list), 0..3usize).prop_map(
+        |(config, layers, tags, times)| {
+            let one = serde_json::json!({"Config": config, "Layers": layers, "RepoTags": tags});
+            serde_json::json!(vec![one; times.max(1)]).to_string()
+        },
+    )
 }
 
 #[test]
@@ -226,7 +237,8 @@ fn archives() {
     for copies in BOTH {
         let home = Home::new(copies);
         let images = runtime.block_on(home.open());
-        let (one, two) = (tar(&[file("a", "1"), directory("b")]), tar(&[file("b/c", "2"), file("b/.wh.a", "")]));
+        let (one, two) =
+            (tar(&[file("a", "1"), directory("b")]), tar(&[file("b/c", "2"), file("b/.wh.a", "")]));
         let good = config(&[one.clone(), two.clone()], &serde_json::json!({}));
         let whole = serde_json::json!([{"Config": "config.json", "Layers": ["layer.tar", "other.tar"], "RepoTags": ["x:1"]}]);
         let strategy = (
@@ -279,7 +291,15 @@ fn archives() {
 
 /// Links and further documents in an archive.
 fn one_of_order() -> impl Strategy<Value = Entry> {
-    let names = prop::sample::select(vec!["config.json", "layer.tar", "alias", "manifest.json", "index.json", "oci-layout", "repositories"]);
+    let names = prop::sample::select(vec![
+        "config.json",
+        "layer.tar",
+        "alias",
+        "manifest.json",
+        "index.json",
+        "oci-layout",
+        "repositories",
+    ]);
     (names.clone(), names, 0..3u8, document()).prop_map(|(name, target, kind, text)| match kind {
         0 => symlink(name, target),
         1 => hard_link(name, target),
@@ -291,8 +311,27 @@ fn one_of_order() -> impl Strategy<Value = Entry> {
 fn references() {
     let part = prop_oneof![
         prop::sample::select(vec![
-            "a", "library", "docker.io", "index.docker.io", "localhost", "localhost:5000", "[::1]:5000", "a.b", ":", "/", "@", "..",
-            "__", "-", "sha256:", "latest", "UPPER", "é", "%2f", " ", "\n",
+            "a",
+            "library",
+            "docker.io",
+            "index.docker.io",
+            "localhost",
+            "localhost:5000",
+            "[::1]:5000",
+            "a.b",
+            ":",
+            "/",
+            "@",
+            "..",
+            "__",
+            "-",
+            "sha256:",
+            "latest",
+            "UPPER",
+            "é",
+            "%2f",
+            " ",
+            "\n",
         ])
         .prop_map(str::to_owned),
         Just("a".repeat(64)),
@@ -315,8 +354,16 @@ fn references() {
             // No part can leave a path or an address that it becomes part of.
             let full = named.full();
             prop_assert!(full.is_ascii() && full.len() < 600);
-            prop_assert!(full.bytes().all(|b| b.is_ascii_graphic() && !b"?#%\\\"'<>".contains(&b)), "{}", full);
-            prop_assert!(named.path.split('/').all(|part| !part.is_empty() && part != "." && part != ".."), "{}", full);
+            prop_assert!(
+                full.bytes().all(|b| b.is_ascii_graphic() && !b"?#%\\\"'<>".contains(&b)),
+                "{}",
+                full
+            );
+            prop_assert!(
+                named.path.split('/').all(|part| !part.is_empty() && part != "." && part != ".."),
+                "{}",
+                full
+            );
             prop_assert_eq!(named.path.to_lowercase(), named.path.clone());
             Ok(())
         })

@@ -135,14 +135,38 @@ async fn headers_that_lie_about_sizes_and_names_are_refused() {
         ("a pax size below zero", tar(&[file("x", "").pax("size", "-1")]), "bad pax header"),
         ("a pax owner below zero", tar(&[file("x", "").pax("uid", "-1")]), "bad pax header"),
         ("an owner of 2^32", tar(&[file("x", "").pax("uid", "4294967296")]), "out of range"),
-        ("a pax record longer than the header", tar(&[entry(b'x', "p"), file("x", "")]).tap_record("999 a=b\n"), "bad pax header"),
-        ("a pax record of length 0", tar(&[entry(b'x', "p"), file("x", "")]).tap_record("0 a=b\n"), "bad pax header"),
+        (
+            "a pax record longer than the header",
+            tar(&[entry(b'x', "p"), file("x", "")]).tap_record("999 a=b\n"),
+            "bad pax header",
+        ),
+        (
+            "a pax record of length 0",
+            tar(&[entry(b'x', "p"), file("x", "")]).tap_record("0 a=b\n"),
+            "bad pax header",
+        ),
         ("an attribute without a name", tar(&[file("x", "").pax("SCHILY.xattr.", "y")]), "bad pax header"),
-        ("an attribute's name of 300 bytes", tar(&[file("x", "").pax(&format!("SCHILY.xattr.user.{}", "n".repeat(300)), "y")]), "bad pax header"),
-        ("an attribute of 70000 bytes", tar(&[file("x", "").pax("SCHILY.xattr.user.x", vec![b'y'; 70_000])]), "too long"),
+        (
+            "an attribute's name of 300 bytes",
+            tar(&[file("x", "").pax(&format!("SCHILY.xattr.user.{}", "n".repeat(300)), "y")]),
+            "bad pax header",
+        ),
+        (
+            "an attribute of 70000 bytes",
+            tar(&[file("x", "").pax("SCHILY.xattr.user.x", vec![b'y'; 70_000])]),
+            "too long",
+        ),
         ("a NUL in a name", tar(&[file("x", "").pax("path", b"a\0b")]), "NUL"),
-        ("a sparse map that overlaps", tar(&[file("s", "abc").pax("GNU.sparse.size", "10").pax("GNU.sparse.map", "0,2,1,1")]), "do not fit"),
-        ("a sparse map beyond the end", tar(&[file("s", "abc").pax("GNU.sparse.size", "10").pax("GNU.sparse.map", "9,3")]), "do not fit"),
+        (
+            "a sparse map that overlaps",
+            tar(&[file("s", "abc").pax("GNU.sparse.size", "10").pax("GNU.sparse.map", "0,2,1,1")]),
+            "do not fit",
+        ),
+        (
+            "a sparse map beyond the end",
+            tar(&[file("s", "abc").pax("GNU.sparse.size", "10").pax("GNU.sparse.map", "9,3")]),
+            "do not fit",
+        ),
         ("a whiteout of nothing", tar(&[file("a/.wh.", "")]), "whiteout of nothing"),
         ("a whiteout of itself", tar(&[file("a/.wh..", "")]), "whiteout of nothing"),
         ("a whiteout of what is above", tar(&[file("a/.wh...", "")]), "whiteout of nothing"),
@@ -284,7 +308,9 @@ async fn documents_that_nest_or_repeat_without_end_are_refused() {
         assert_eq!(error.kind(), Kind::Invalid, "{shown}: {error}");
         assert!(error.to_string().len() < 1000, "{shown}");
     }
-    for manifest in [nest(100_000), format!("[{{\"Config\":{}}}]", nest(100_000)), format!("{{\"a\":{}}}", nest(50_000))] {
+    for manifest in
+        [nest(100_000), format!("[{{\"Config\":{}}}]", nest(100_000)), format!("{{\"a\":{}}}", nest(50_000))]
+    {
         let error = load(&images, load_with(&good, &manifest)).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Invalid, "{error}");
     }

@@ -23,7 +23,13 @@ fn runner(cases: u32) -> TestRunner {
 
 /// Damage to a text: what to do, where, with what.
 fn damage() -> impl Strategy<Value = Vec<(u8, prop::sample::Index, String)>> {
-    let with = prop_oneof!["\\PC{0,3}", prop::sample::select(vec!["\"", "\\", ",", "=", "{", "[", "]", "}", "\n", "\0", " ", "://", "-1", "1e999"]).prop_map(str::to_owned)];
+    let with = prop_oneof![
+        "\\PC{0,3}",
+        prop::sample::select(vec![
+            "\"", "\\", ",", "=", "{", "[", "]", "}", "\n", "\0", " ", "://", "-1", "1e999"
+        ])
+        .prop_map(str::to_owned)
+    ];
     prop_oneof![1 => Just(Vec::new()), 3 => vec((0u8..4, any::<prop::sample::Index>(), with), 1..6)]
 }
 
@@ -97,7 +103,11 @@ fn registry_auth_headers() {
                 Err(error) => {
                     // An error is shown to users and written to logs: it says nothing of the secret.
                     let text = error.to_string();
-                    prop_assert!(text.starts_with("invalid X-Registry-Auth header: ") && text.len() < 200, "{}", text);
+                    prop_assert!(
+                        text.starts_with("invalid X-Registry-Auth header: ") && text.len() < 200,
+                        "{}",
+                        text
+                    );
                     prop_assert!(!text.contains("secret") && !text.contains("bWU6"), "{}", text);
                 }
             }
@@ -121,8 +131,13 @@ fn manifests() {
          "platform": {"architecture": "unknown", "os": "unknown"}, "annotations": {"vnd.docker.reference.type": "x"}}]})
     .to_string();
     let types = prop::sample::select(vec![
-        "", "application/json", "application/vnd.oci.image.manifest.v1+json", "application/vnd.oci.image.index.v1+json",
-        "application/vnd.docker.distribution.manifest.v2+json", "application/vnd.docker.distribution.manifest.v1+prettyjws", "text/html; x",
+        "",
+        "application/json",
+        "application/vnd.oci.image.manifest.v1+json",
+        "application/vnd.oci.image.index.v1+json",
+        "application/vnd.docker.distribution.manifest.v2+json",
+        "application/vnd.docker.distribution.manifest.v1+prettyjws",
+        "text/html; x",
     ]);
     let strategy = (prop::sample::select(vec![image, index]), damage(), types);
     let host = Platform::host();
@@ -137,7 +152,10 @@ fn manifests() {
                 Document::Image(image) => {
                     prop_assert!(plain.get("manifests").is_none_or(serde_json::Value::is_null), "{}", text);
                     prop_assert!(!media.contains("index") && !media.contains("list"));
-                    std::iter::once(&image.config).chain(&image.layers).chain(&image.subject).collect::<Vec<_>>()
+                    std::iter::once(&image.config)
+                        .chain(&image.layers)
+                        .chain(&image.subject)
+                        .collect::<Vec<_>>()
                 }
                 Document::Index(entries) => {
                     prop_assert!(plain.get("layers").is_none_or(serde_json::Value::is_null), "{}", text);
@@ -164,7 +182,11 @@ fn hosts_files() {
         "[host.\"http://10.0.0.1\"]\nca = [\"a.crt\", \"/etc/b.crt\"]\nclient = [[\"c.cert\", \"c.key\"]]\noverride_path = true\n[host.\"http://10.0.0.1\".header]\nx-y = [\"z\"]\n",
         "ca = \"x\"\n[host]\n",
     ];
-    let strategy = (prop::sample::select(seeds.to_vec()), damage(), prop::sample::select(vec!["docker.io", "localhost:5000", "example.org", "[::1]:80"]));
+    let strategy = (
+        prop::sample::select(seeds.to_vec()),
+        damage(),
+        prop::sample::select(vec!["docker.io", "localhost:5000", "example.org", "[::1]:80"]),
+    );
     runner(2000)
         .run(&strategy, |(seed, damage, registry)| {
             let text = damaged(seed, &damage);
@@ -177,13 +199,17 @@ fn hosts_files() {
                         prop_assert!(one.base.has_host() && one.base.username().is_empty(), "{}", one.base);
                         // The registry's credentials go to the registry alone.
                         if one.own && !text.contains("server") {
-                            let wanted = if registry == "docker.io" { "registry-1.docker.io" } else { registry };
+                            let wanted =
+                                if registry == "docker.io" { "registry-1.docker.io" } else { registry };
                             let port = one.base.port_or_known_default();
-                            let address = url::Url::parse(&format!("{}://{wanted}", one.base.scheme())).unwrap();
+                            let address =
+                                url::Url::parse(&format!("{}://{wanted}", one.base.scheme())).unwrap();
                             prop_assert_eq!(one.base.host(), address.host(), "{}", text);
                             prop_assert_eq!(port, address.port_or_known_default(), "{}", text);
                         }
-                        for path in one.tls.authorities.iter().chain(one.tls.client.iter().flat_map(|(a, b)| [a, b])) {
+                        for path in
+                            one.tls.authorities.iter().chain(one.tls.client.iter().flat_map(|(a, b)| [a, b]))
+                        {
                             prop_assert!(path.is_absolute(), "{:?}", path);
                         }
                     }
