@@ -149,6 +149,11 @@ fn overlay_mode() -> OverlayMode {
             if fsconfig_fd(context.as_fd(), c"lowerdir+", root.as_fd()).is_ok() {
                 return Ok(OverlayMode::Descriptors);
             }
+            // Before 6.5 overlay takes whatever it is told here, and says at the mount only that it does not know it.
+            let context = fsopen(c"overlay")?;
+            if fsconfig_string(context.as_fd(), c"wharf-no-such-option", c"/").is_ok() {
+                return Ok(OverlayMode::Page);
+            }
             let context = fsopen(c"overlay")?;
             if fsconfig_string(context.as_fd(), c"lowerdir+", c"/").is_ok() {
                 return Ok(OverlayMode::OneByOne);
