@@ -30,7 +30,7 @@ pub enum Packing {
     Uncompressed,
     /// `gzip`, which everybody understands, with this level (0 to 9).
     Gzip(u32),
-    /// `zstd`, with this level (1 to 22): smaller, and far faster on both sides; Docker understands it since 23.0.
+    /// `zstd`, with this level (1 to 22): smaller, and faster to unpack; Docker understands it since 23.0.
     Zstd(i32),
 }
 
