@@ -35,7 +35,7 @@ fn others(daemon: &Daemon, other: &str) -> Vec<Duration> {
         all.push(since.elapsed());
         assert!(response.status < 400, "{method} {path}: {} {}", response.status, response.text());
         if path == "/containers/create" {
-            own = response.json()["Id"].as_str().expect("id").to_owned();
+            response.json()["Id"].as_str().expect("id").clone_into(&mut own);
         }
     }
     all.sort();

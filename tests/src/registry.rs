@@ -11,6 +11,7 @@ use crate::{Daemon, Ran, eventually, http};
 
 /// How a registry is set up.
 #[derive(Debug, Clone, Copy, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "independent properties of a server")]
 pub struct Setup {
     /// With a certificate of an authority of its own.
     pub tls: bool,

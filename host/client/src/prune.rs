@@ -49,10 +49,12 @@ async fn post(
     query.extend(filters(list)?.map(|f| ("filters", f)));
     let answer = client.post(&format!("/{kind}/prune"), &query, None).await?;
     let line = |item: &Value| match item {
-        Value::Object(map) => map
-            .iter()
-            .map(|(what, name)| format!("{}: {}", what.to_lowercase(), name.as_str().unwrap_or_default()))
-            .collect(),
+        Value::Object(map) => {
+            let say = |(what, name): (&String, &Value)| {
+                format!("{}: {}", what.to_lowercase(), name.as_str().unwrap_or_default())
+            };
+            map.iter().map(say).collect::<Vec<_>>().join("\n")
+        }
         other => other.as_str().unwrap_or_default().to_owned(),
     };
     Ok(Removed {

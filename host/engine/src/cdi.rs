@@ -265,9 +265,10 @@ mod tests {
                     - name: \"0\"\n  containerEdits:\n    deviceNodes:\n    - path: /dev/n0\n      hostPath: /dev/null\n";
         std::fs::write(dir.path().join("a.yaml"), text).unwrap();
         std::fs::write(dir.path().join("b.yml"), "kind: v.test/other\ndevices: [{name: x}]\n").unwrap();
-        let bomb: String = (1..20)
+        let bomb = (1..20)
             .map(|n| format!("l{n}: &l{n} [{}]\n", vec![format!("*l{}", n - 1); 20].join(", ")))
-            .collect();
+            .collect::<Vec<_>>()
+            .concat();
         std::fs::write(dir.path().join("bomb.yaml"), format!("l0: &l0 [x]\n{bomb}kind: v.test/bomb\n"))
             .unwrap();
         std::fs::write(dir.path().join("broken.yaml"), "kind: [").unwrap();

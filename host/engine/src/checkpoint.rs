@@ -226,7 +226,7 @@ impl Engine {
             ));
         }
         let mut held = container.lock.lock().await;
-        self.check_startable(&container, &held)?;
+        crate::start::check_startable(&container, &held)?;
         held.backoff = 0;
         held.restore = Some(path);
         let result = self.start_locked(&container, &mut held, caller, 0).await;

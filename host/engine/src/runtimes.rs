@@ -61,7 +61,7 @@ impl Engine {
     }
 
     /// Turns the plan of a container into one for another runtime.
-    pub(crate) fn plan_for(&self, runtime: &Runtime, plan: &mut RunPlan, b: &Blueprint) -> Result<()> {
+    pub(crate) fn plan_for(runtime: &Runtime, plan: &mut RunPlan, b: &Blueprint) -> Result<()> {
         let seccomp = match crate::planner::run::seccomp(b) {
             Seccomp::Unconfined => None,
             Seccomp::Builtin | Seccomp::Default => Some(seccomp::docker_default_document(b.capabilities)),

@@ -66,24 +66,9 @@ impl Engine {
     pub async fn container_start(&self, reference: &str, caller: &Caller) -> Result<()> {
         let container = self.inner.registry.find(reference)?;
         let mut held = container.lock.lock().await;
-        self.check_startable(&container, &held)?;
+        check_startable(&container, &held)?;
         held.backoff = 0;
         self.start_locked(&container, &mut held, caller, 0).await
-    }
-
-    /// Refuses where there is nothing to start.
-    pub(crate) fn check_startable(&self, container: &Container, held: &Held) -> Result<()> {
-        if held.removing {
-            return Err(Error::conflict("container is marked for removal and cannot be started"));
-        }
-        match container.now().state.status {
-            Status::Running | Status::Starting => Err(Error::not_modified()),
-            Status::Paused => Err(Error::conflict("cannot start a paused container, try unpause instead")),
-            Status::Removing | Status::Dead => {
-                Err(Error::conflict("container is marked for removal and cannot be started"))
-            }
-            Status::Created | Status::Exited | Status::Restarting => Ok(()),
-        }
     }
 
     /// Starts it; the lock is held. `restarts` counts the restart policy's doings.
@@ -569,7 +554,7 @@ impl Engine {
             if let Some(program) = files.program {
                 plan.process.args.splice(..1, [program]);
             }
-            self.plan_for(runtime, &mut plan, b)?;
+            Self::plan_for(runtime, &mut plan, b)?;
             if let Some(foreign) = &mut plan.foreign {
                 foreign.restore.clone_from(&state.restore);
             }
@@ -843,6 +828,21 @@ fn command_failure(message: &str) -> Option<i32> {
         Some(127)
     } else {
         None
+    }
+}
+
+/// Refuses where there is nothing to start.
+pub(crate) fn check_startable(container: &Container, held: &Held) -> Result<()> {
+    if held.removing {
+        return Err(Error::conflict("container is marked for removal and cannot be started"));
+    }
+    match container.now().state.status {
+        Status::Running | Status::Starting => Err(Error::not_modified()),
+        Status::Paused => Err(Error::conflict("cannot start a paused container, try unpause instead")),
+        Status::Removing | Status::Dead => {
+            Err(Error::conflict("container is marked for removal and cannot be started"))
+        }
+        Status::Created | Status::Exited | Status::Restarting => Ok(()),
     }
 }
 

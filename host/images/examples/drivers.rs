@@ -40,7 +40,11 @@ struct Cost {
 
 fn since(start: Instant, before: (Duration, Duration)) -> Cost {
     let now = cpu();
-    Cost { wall: start.elapsed(), user: now.0 - before.0, system: now.1 - before.1 }
+    Cost {
+        wall: start.elapsed(),
+        user: now.0.checked_sub(before.0).unwrap(),
+        system: now.1.checked_sub(before.1).unwrap(),
+    }
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {
@@ -118,7 +122,7 @@ fn main() {
             }
             wharf_kernel::files::drain();
             let after = cpu();
-            let each = (after.0 + after.1 - before.0 - before.1) / rounds;
+            let each = ((after.0 + after.1).checked_sub(before.0 + before.1).unwrap()) / rounds;
             println!(
                 "{driver:<10} prepare {:>8.1?}  mount {:>8.1?}  remove {:>8.1?}  CPU of all three {each:>8.1?}",
                 median(prepare),

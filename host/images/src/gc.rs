@@ -58,9 +58,9 @@ impl GcPolicy {
 /// so do images that others were made from, as long as those are there.
 ///
 /// `layers` are the sizes of all layers by chain id, `now` is in seconds since 1970.
-pub fn plan(
+pub fn plan<S: std::hash::BuildHasher>(
     images: &[Arc<Image>],
-    layers: &HashMap<String, u64>,
+    layers: &HashMap<String, u64, S>,
     uses: &[Use],
     policies: &[GcPolicy],
     now: i64,
@@ -178,7 +178,7 @@ mod tests {
         let images =
             [image("a", 300, &["a"], &["keep"]), image("b", 990, &["b"], &[]), image("c", 0, &["c"], &[])];
         let all = GcPolicy::default();
-        assert_eq!(ids(&images, &["c"], &[all.clone()]), ["a", "b"]);
+        assert_eq!(ids(&images, &["c"], std::slice::from_ref(&all)), ["a", "b"]);
         let label = GcPolicy { not_labels: vec![("keep".into(), None)], ..all.clone() };
         assert_eq!(ids(&images, &[], &[label]), ["c", "b"]);
         let other = GcPolicy { not_labels: vec![("keep".into(), Some("2".into()))], ..all.clone() };
@@ -188,7 +188,7 @@ mod tests {
         let old = GcPolicy { min_age: 11, ..all.clone() };
         assert_eq!(ids(&images, &[], &[old]), ["c", "a"]);
         let dangling = GcPolicy { dangling: true, ..all.clone() };
-        assert_eq!(ids(&images, &[], &[dangling.clone()]), ["c"]);
+        assert_eq!(ids(&images, &[], std::slice::from_ref(&dangling)), ["c"]);
         // In order: each on what the others leave.
         assert_eq!(ids(&images, &[], &[dangling, GcPolicy { keep_storage: Some(10), ..all }]), ["c", "a"]);
     }

@@ -62,7 +62,7 @@ async fn from_an_archive_to_nothing() {
             std::fs::write(at(&root).join("written"), vec![0; 4096]).unwrap();
         }
         {
-            let view = snapshots.view(&image, &[]).await.unwrap();
+            let view = snapshots.view(&image).await.unwrap();
             look(&at(&view));
             assert_eq!(std::fs::read_to_string(at(&view).join("etc/new")).unwrap(), "n");
             assert!(std::fs::write(at(&view).join("x"), "x").is_err());

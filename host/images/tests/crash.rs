@@ -108,7 +108,7 @@ fn killed_at_any_point_nothing_half_made_stays() {
                     Some(image) => {
                         complete += 1;
                         assert_eq!(image.repo_tags, ["x:1"]);
-                        let view = images.snapshots().view(image, &[]).await.unwrap();
+                        let view = images.snapshots().view(image).await.unwrap();
                         for n in 0..4u8 {
                             for f in 0..30 {
                                 let found =

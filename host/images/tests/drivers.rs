@@ -171,7 +171,7 @@ async fn everything_in_layers(images: Images) {
     let second = tar(&[hard_link("etc/link-below", "etc/passwd"), file("etc/more", "more")]);
     let image = make(&images, "everything:1", vec![first, second]).await;
     let mounted = container(&images, "e", &image).await;
-    let view = images.snapshots().view(&image, &[]).await.unwrap();
+    let view = images.snapshots().view(&image).await.unwrap();
     for root in [at(&mounted), at(&view)] {
         let stat = |name: &str| std::fs::symlink_metadata(root.join(name)).unwrap();
         let look = |name: &str| (stat(name).uid(), stat(name).gid(), stat(name).mode() & 0o7777);
@@ -469,7 +469,7 @@ async fn mapped_users(images: Images) {
         let owner = |name: &str| std::fs::metadata(at(&mounted).join(name)).unwrap().uid();
         assert_eq!((owner("user-owned"), owner("dir"), owner("second")), (201_000, 200_010, 200_005));
         assert!(!at(&mounted).join("root-owned").exists());
-        let view = images.snapshots().view(&image, &maps).await.unwrap();
+        let view = images.snapshots().view_mapped(&image, &maps).await.unwrap();
         assert_eq!(std::fs::metadata(at(&view).join("second")).unwrap().uid(), 200_005);
     }
     // What is on the disk belongs to whom the image says.
@@ -611,6 +611,6 @@ async fn containers_side_by_side(images: Images) {
     images.snapshots().remove(&"0".repeat(64), wharf_store::Transaction::new()).await.unwrap().await;
     assert_eq!(std::fs::read_to_string(at(&roots[1]).join("data")).unwrap(), "1");
     // An image in use cannot be lost; its layers stay until the last container is gone.
-    let view = images.snapshots().view(&image, &[]).await.unwrap();
+    let view = images.snapshots().view(&image).await.unwrap();
     assert_eq!(std::fs::read_to_string(at(&view).join("data")).unwrap(), "image");
 }

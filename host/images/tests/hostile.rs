@@ -60,7 +60,7 @@ async fn no_leak(images: &Images, image: &wharf_images::Image, what: &str) {
             }
         }
     }
-    let view = images.snapshots().view(image, &[]).await.unwrap();
+    let view = images.snapshots().view(image).await.unwrap();
     look(&at(&view), 0, what);
 }
 
@@ -174,7 +174,7 @@ async fn repeated_and_contradicting_entries_end_as_the_last_one_says() {
         )
         .await
         .unwrap();
-        let view = images.snapshots().view(&image, &[]).await.unwrap();
+        let view = images.snapshots().view(&image).await.unwrap();
         let root = at(&view);
         let read = |p: &str| std::fs::read_to_string(root.join(p)).unwrap();
         assert_eq!(read("a"), "22");
@@ -220,7 +220,7 @@ async fn whiteouts_hide_lower_layers_in_any_order() {
             hard_link("copy", "linked"),
         ]);
         let loaded = load(&images, docker_archive(&[packed(vec![lower, upper], vec!["x:1"])])).await.unwrap();
-        let view = images.snapshots().view(&loaded[0].image, &[]).await.unwrap();
+        let view = images.snapshots().view(&loaded[0].image).await.unwrap();
         let root = at(&view);
         let there = |p: &str| root.join(p).exists();
         assert!(there("dir/new") && there("dir/kept") && !there("dir/old"), "copies {copies}");

@@ -98,7 +98,7 @@ async fn an_image_from_load_to_a_container_and_back_to_nothing() {
         }
         assert_eq!(snapshots.describe(&id).await.unwrap(), [("UpperDir".to_owned(), id.clone())]);
         {
-            let view = snapshots.view(&image, &[]).await.unwrap();
+            let view = snapshots.view(&image).await.unwrap();
             let root = at(&view);
             assert!(!root.join("written").exists());
             assert!(std::fs::write(root.join("x"), "x").is_err(), "an image's files cannot be written");
@@ -167,7 +167,7 @@ async fn everything_a_layer_can_hold_arrives() {
             entry(b'g', "global"),
         ]);
         let image = import(&images, "all", layer).await.unwrap();
-        let view = images.snapshots().view(&image, &[]).await.unwrap();
+        let view = images.snapshots().view(&image).await.unwrap();
         let root = at(&view);
         let stat = |p: &str| std::fs::symlink_metadata(root.join(p)).unwrap();
         assert_eq!(stat("bin/ping").mode() & 0o7777, 0o4755);
@@ -363,7 +363,7 @@ async fn embedded_images_are_made_once() {
     assert_eq!(one.id, two.id);
     assert_eq!(one.repo_tags, ["hello:latest"]);
     assert_eq!(images.list().len(), 1);
-    let view = images.snapshots().view(&one, &[]).await.unwrap();
+    let view = images.snapshots().view(&one).await.unwrap();
     assert_eq!(std::fs::metadata(at(&view).join("hello")).unwrap().mode() & 0o7777, 0o755);
 }
 

@@ -11,6 +11,7 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -60,15 +61,16 @@ fn tree_of(root: &OwnedFd) -> BTreeMap<String, String> {
         let mut told = format!("{:o} {}:{} {:x}", stat.st_mode, stat.st_uid, stat.st_gid, stat.st_rdev);
         let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
         if !kind.is_dir() {
-            told += &format!(" {} {} first={first}", stat.st_nlink, stat.st_mtime);
+            write!(told, " {} {} first={first}", stat.st_nlink, stat.st_mtime).unwrap();
         }
         if kind.is_file() {
             let content = std::fs::read(at(root).join(&path)).unwrap();
             let handle = tree::open_child(entry.dir, entry.name, rustix::fs::OFlags::RDONLY)?;
-            told += &format!(" {} {:?}", sha256(&content), tree::xattrs(&tree::by_fd(&handle))?);
+            write!(told, " {} {:?}", sha256(&content), tree::xattrs(&tree::by_fd(&handle))?).unwrap();
         }
         if kind.is_symlink() {
-            told += &format!(" -> {}", String::from_utf8_lossy(&tree::read_link(entry.dir, entry.name)?));
+            write!(told, " -> {}", String::from_utf8_lossy(&tree::read_link(entry.dir, entry.name)?))
+                .unwrap();
         }
         found.insert(path, told);
         Ok(())

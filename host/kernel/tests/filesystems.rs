@@ -53,7 +53,7 @@ impl Home {
         let made =
             Command::new("mkfs.btrfs").arg("-q").arg(&image).output().expect("mkfs.btrfs (btrfs-progs)");
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        rustix::thread::unshare(rustix::thread::UnshareFlags::NEWNS).unwrap();
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
         let private =
             rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC;
         rustix::mount::mount_change("/", private).unwrap();

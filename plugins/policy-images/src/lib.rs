@@ -89,7 +89,7 @@ impl Policy for ImageRules {
                     "allow-registries",
                     format!("images may not come from where {target} is"),
                     "use a registry that this host allows, or have it allowed",
-                )
+                );
             }
             "image-admit" if any(&config.require_signature, target) && !is_signed(&config, object) => deny(
                 "require-signature",

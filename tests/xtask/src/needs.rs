@@ -56,7 +56,7 @@ fn install_wishes() {
         return;
     }
     eprintln!("test: installing {}", missing.join(", "));
-    let installed = run_quiet(Command::new("apt-get").args(["update", "-qq"])).and_then(|_| {
+    let installed = run_quiet(Command::new("apt-get").args(["update", "-qq"])).and_then(|()| {
         run_quiet(
             Command::new("apt-get")
                 .env("DEBIAN_FRONTEND", "noninteractive")

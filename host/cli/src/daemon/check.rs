@@ -141,7 +141,7 @@ pub(crate) fn runtimes(
         if wharf_engine::planner::run::is_native(name) {
             return Err(format!("runtime name '{name}' is reserved"));
         }
-        let (path, typ) = (runtime.path.as_str(), runtime.runtime_type.as_str());
+        let (path, typ) = (runtime.path.as_str(), runtime.kind.as_str());
         let binary = runtime.options.get("BinaryName").and_then(serde_json::Value::as_str).unwrap_or("");
         let program = match (path, typ) {
             ("", "") => {
@@ -149,7 +149,7 @@ pub(crate) fn runtimes(
             }
             (path, "") if runtime.options.is_empty() => path,
             (_, "") => return Err(format!("runtime {name}: options cannot be used with a path runtime")),
-            ("", _) if !runtime.runtime_args.is_empty() => {
+            ("", _) if !runtime.args.is_empty() => {
                 return Err(format!("runtime {name}: args cannot be used with a runtimeType runtime"));
             }
             ("", "io.containerd.runc.v2") if !binary.is_empty() => binary,
@@ -166,7 +166,7 @@ pub(crate) fn runtimes(
             }
         };
         let path = program_path(program).map_err(|why| format!("runtime {name}: {why}"))?;
-        let arguments = runtime.runtime_args.clone();
+        let arguments = runtime.args.clone();
         all.insert(name.clone(), wharf_engine::settings::RuntimeSettings { path, arguments });
     }
     let default = config.default_runtime.as_str();

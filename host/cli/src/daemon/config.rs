@@ -120,8 +120,10 @@ pub(crate) struct Config {
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub(crate) struct Runtime {
     pub(crate) path: String,
-    pub(crate) runtime_args: Vec<String>,
-    pub(crate) runtime_type: String,
+    #[serde(rename = "runtimeArgs")]
+    pub(crate) args: Vec<String>,
+    #[serde(rename = "runtimeType")]
+    pub(crate) kind: String,
     pub(crate) options: Map<String, Value>,
 }
 

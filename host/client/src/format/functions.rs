@@ -179,7 +179,10 @@ fn printf(format: &str, arguments: &[Value]) -> Result<String, Error> {
             ('d', Value::Number(n)) if n.is_i64() || n.is_u64() => n.to_string(),
             ('x', Value::Number(n)) => format!("{:x}", n.as_i64().unwrap_or_default()),
             ('X', Value::Number(n)) => format!("{:X}", n.as_i64().unwrap_or_default()),
-            ('x', Value::String(s)) => s.bytes().map(|b| format!("{b:02x}")).collect(),
+            ('x', Value::String(s)) => s.bytes().fold(String::new(), |mut out, b| {
+                let _ = write!(out, "{b:02x}");
+                out
+            }),
             ('f', Value::Number(n)) => {
                 format!("{:.*}", precision.unwrap_or(6), n.as_f64().unwrap_or_default())
             }

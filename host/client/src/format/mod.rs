@@ -505,17 +505,17 @@ mod tests {
             (r#"{{printf "%05d %x %.2f %%" 7 255 1.5}}"#, "00007 ff 1.50 %"),
             (r#"{{title "some words"}}"#, "Some Words"),
             (r#"{{index (split "a:b:c" ":") 1}}"#, "b"),
-            (r#"{{if and .Id (gt .State.Code 2)}}yes{{end}}"#, "yes"),
-            (r#"{{if or false (le .State.Code 2)}}yes{{else}}no{{end}}"#, "no"),
-            (r#"{{truncate .Id 2}}|{{pad .Id 1 2}}|{{slice .Id 1 3}}"#, "ab| abc  |bc"),
-            (r#"{{println .Id}}"#, "abc\n"),
-            (r#"{{range .Names}}{{println .}}{{end}}"#, "x\ny\n"),
+            (r"{{if and .Id (gt .State.Code 2)}}yes{{end}}", "yes"),
+            (r"{{if or false (le .State.Code 2)}}yes{{else}}no{{end}}", "no"),
+            (r"{{truncate .Id 2}}|{{pad .Id 1 2}}|{{slice .Id 1 3}}", "ab| abc  |bc"),
+            (r"{{println .Id}}", "abc\n"),
+            (r"{{range .Names}}{{println .}}{{end}}", "x\ny\n"),
             (r#"{{.Label "a.b"}}"#, "c"),
             ("{{.HostConfig.Binds}} {{.HostConfig.PidsLimit}} {{.HostConfig.Labels}}", "[] <nil> map[]"),
             ("a {{- .Id -}} b", "aabcb"),
             ("{{.Id}}\\t{{.Id}}", "abc\tabc"),
             ("{{(index .Names 0) | upper}}", "X"),
-            (r#"{{(index .List 1).Name}}-{{len (index .List 0).Name}}"#, "two-3"),
+            (r"{{(index .List 1).Name}}-{{len (index .List 0).Name}}", "two-3"),
         ] {
             assert_eq!(Template::parse(template).unwrap().render(&value).unwrap(), text, "{template}");
         }

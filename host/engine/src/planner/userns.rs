@@ -175,6 +175,8 @@ mod tests {
         }
     }
 
+    type Change<'a> = &'a dyn Fn(&mut HostConfig);
+
     #[test]
     fn what_does_not_go_together() {
         let fixed = Remap::Fixed(range(100_000, 65_536));
@@ -185,7 +187,7 @@ mod tests {
         };
         assert_eq!(choose(&HostConfig::default(), &Remap::Off).unwrap(), Choice::Host);
         assert_eq!(choose(&HostConfig::default(), &Remap::Own).unwrap(), Choice::Own(65_536));
-        let cases: [(&dyn Fn(&mut HostConfig), &str); 3] = [
+        let cases: [(Change<'_>, &str); 3] = [
             (
                 &|h| h.privileged = Some(true),
                 "privileged mode is incompatible with user namespaces.  You must run the container in the host \

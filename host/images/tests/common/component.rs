@@ -78,7 +78,7 @@ impl Disk {
         std::fs::File::create(&image).unwrap().set_len(2 << 30).unwrap();
         let made = Command::new(mkfs[0]).args(&mkfs[1..]).arg(&image).output().unwrap();
         assert!(made.status.success(), "{mkfs:?}: {}", String::from_utf8_lossy(&made.stderr));
-        rustix::thread::unshare(rustix::thread::UnshareFlags::NEWNS).unwrap();
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
         let private =
             rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC;
         rustix::mount::mount_change("/", private).unwrap();

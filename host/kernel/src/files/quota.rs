@@ -43,8 +43,6 @@ pub(super) fn set(roots: &Roots, wanted: &Quota) -> Result<Option<Before>, Error
     if !has_projects(&dir) {
         return Err(unsupported());
     }
-    // Who looks for a free number must see what another one has just taken.
-    static CHOOSING: Mutex<()> = Mutex::new(());
     let _choosing = CHOOSING.lock().unwrap_or_else(PoisonError::into_inner);
     let (bytes, inodes) = (wanted.bytes.unwrap_or(0), wanted.inodes.unwrap_or(0));
     let known = quota::project(dir.as_fd())?;
@@ -87,6 +85,9 @@ fn subvolume_limit(dir: &OwnedFd, wanted: &Quota) -> Result<(), Error> {
     }
 }
 
+/// Who looks for a free number must see what another one has just taken.
+static CHOOSING: Mutex<()> = Mutex::new(());
+
 /// A project that nothing belongs to.
 fn free_number(dir: &OwnedFd) -> Result<u32, Error> {
     let inode = rustix::fs::fstat(dir).map_err(|e| Error::system("stat", e))?.st_ino;
@@ -94,9 +95,7 @@ fn free_number(dir: &OwnedFd) -> Result<u32, Error> {
     for attempt in 0..ATTEMPTS {
         let project = FIRST + start + attempt;
         match quota::usage(dir.as_fd(), project) {
-            Ok(found) if found == (quota::Project { space: 0, inodes: 0, byte_limit: 0, inode_limit: 0 }) => {
-                return Ok(project);
-            }
+            Ok(quota::Project { space: 0, inodes: 0, byte_limit: 0, inode_limit: 0 }) => return Ok(project),
             Ok(_) => {}
             // xfs has no record of a project that was never used.
             Err(error) if error.is(libc::ENOENT) => return Ok(project),

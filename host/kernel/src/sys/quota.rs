@@ -28,13 +28,13 @@ const INHERIT: u32 = 0x200;
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]
 struct Block {
-    block_hard: u64,
-    block_soft: u64,
+    space_hard: u64,
+    space_soft: u64,
     space: u64,
     inode_hard: u64,
     inode_soft: u64,
     inodes: u64,
-    block_time: u64,
+    space_time: u64,
     inode_time: u64,
     valid: u32,
 }
@@ -103,7 +103,7 @@ pub fn usage(file: BorrowedFd<'_>, project: u32) -> Result<Project> {
     Ok(Project {
         space: block.space,
         inodes: block.inodes,
-        byte_limit: block.block_hard.saturating_mul(UNIT),
+        byte_limit: block.space_hard.saturating_mul(UNIT),
         inode_limit: block.inode_hard,
     })
 }
@@ -112,8 +112,8 @@ pub fn usage(file: BorrowedFd<'_>, project: u32) -> Result<Project> {
 pub fn limit(file: BorrowedFd<'_>, project: u32, bytes: u64, inodes: u64) -> Result<()> {
     let blocks = bytes.div_ceil(UNIT);
     let mut block = Block {
-        block_hard: blocks,
-        block_soft: blocks,
+        space_hard: blocks,
+        space_soft: blocks,
         inode_hard: inodes,
         inode_soft: inodes,
         valid: LIMITS,
