@@ -14,6 +14,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use crate::bin_dir;
+use crate::image::sha256;
 
 /// What the memory file system needs to find the system disk.
 const EARLY: [&str; 2] = ["virtio_pci", "virtio_blk"];
@@ -30,8 +31,7 @@ const MODULES: [&str; 9] = [
     "kernel/drivers/block/loop.ko",
 ];
 
-/// Plugins that the guest's tasks need: its processor is another than the host's, so it compiles them itself, which takes
-/// an emulated machine minutes.
+/// Plugins that the guest's tasks need. Its processor is another than the host's, and compiling would take it minutes.
 const PLUGINS: [&str; 10] = [
     "auth-peer",
     "ipam-pool",
@@ -121,19 +121,6 @@ impl Guest {
         run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&path));
     }
 
-    /// Keeps what the guest compiled for the next one. The machine must be off, or have written its disk.
-    pub fn keep_compiled(&self) {
-        let Some(debugfs) = find("debugfs") else { return };
-        let fresh = self.path("compiled-fresh");
-        fs::create_dir_all(&fresh).expect("directory");
-        let request = format!("rdump /wharf/compiled {}", fresh.display());
-        let got = Command::new(debugfs).arg("-R").arg(request).arg(self.path("data.img")).output();
-        let fresh = fresh.join("compiled");
-        if got.is_ok_and(|output| output.status.success()) && fresh.is_dir() {
-            run(Command::new("cp").arg("-a").arg("-T").arg(&fresh).arg(compiled()));
-        }
-    }
-
     /// Modules that these need, and then these.
     fn modules(&self, wanted: &[&str]) -> Vec<String> {
         let table = fs::read_to_string(self.kernel.modules.join("modules.dep")).expect("modules.dep");
@@ -212,10 +199,7 @@ impl Guest {
             fs::copy(bin_dir().join("plugins").join(&name), root.join("bin/plugins").join(&name))
                 .expect("plugin");
         }
-        // What an earlier guest compiled; their names say of what and with what result, so none can be a wrong one.
-        if compiled().is_dir() {
-            run(Command::new("cp").arg("-a").arg(compiled()).arg(root.join("compiled")));
-        }
+        compile_plugins(&root.join("compiled"));
         let modules = root.join("lib/modules").join(self.kernel.modules.file_name().expect("version"));
         for module in self.modules(&MODULES) {
             let to = modules.join(&module);
@@ -272,9 +256,30 @@ impl Guest {
     }
 }
 
-/// Where the forms of plugins are that a guest compiled.
-fn compiled() -> PathBuf {
-    bin_dir().join("plugins-compiled-guest")
+/// The plugins in the form that every processor of this kind loads, as the daemon's own cache would have them.
+fn compile_plugins(cache: &Path) {
+    let compiler = bin_dir().join("wharf-compile");
+    let version = Command::new(&compiler).arg("--fingerprint").output().expect("wharf-compile").stdout;
+    let dir = cache.join(String::from_utf8_lossy(&version).trim());
+    fs::create_dir_all(&dir).expect("cache of plugins");
+    for one in [cache, &dir] {
+        fs::set_permissions(one, fs::Permissions::from_mode(0o700)).expect("cache of plugins");
+    }
+    for plugin in PLUGINS {
+        let path = bin_dir().join("plugins").join(format!("{plugin}.wasm"));
+        let component = fs::read(&path).expect("plugin");
+        let output = Command::new(&compiler)
+            .arg("--portable")
+            .stdin(fs::File::open(&path).expect("plugin"))
+            .stderr(Stdio::inherit())
+            .output()
+            .expect("wharf-compile");
+        assert!(output.status.success(), "wharf-compile --portable < {}", path.display());
+        let name = format!("{}-{}", sha256(&component), sha256(&output.stdout));
+        let form = dir.join(name);
+        fs::write(&form, &output.stdout).expect("compiled plugin");
+        fs::set_permissions(&form, fs::Permissions::from_mode(0o600)).expect("compiled plugin");
+    }
 }
 
 /// A program, without what debuggers need, and the libraries that it is linked with.

@@ -52,9 +52,15 @@ fn programs() -> Vec<(String, PathBuf)> {
     let source = source();
     let copy = dir.join(source.file_name().unwrap());
     if !copy.exists() {
+        let fresh = dir.join("fresh");
         std::fs::create_dir_all(&dir).unwrap();
         // Cargo writes nothing beside what it keeps.
-        output(Command::new("cp").arg("-r").arg(&source).arg(&copy));
+        output(Command::new("cp").arg("-r").arg("-T").arg(&source).arg(&fresh));
+        // It lies below this workspace, and is none of its members.
+        let mut manifest = std::fs::read_to_string(fresh.join("Cargo.toml")).unwrap();
+        manifest.push_str("\n[workspace]\n");
+        std::fs::write(fresh.join("Cargo.toml"), manifest).unwrap();
+        std::fs::rename(&fresh, &copy).unwrap();
     }
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);

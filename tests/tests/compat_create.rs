@@ -265,7 +265,7 @@ fn host() -> Vec<Row> {
                 {"Type": "tmpfs", "Target": "/mem", "TmpfsOptions": {"SizeBytes": 1_048_576, "Mode": 0o700, "Options": [["noexec"]]}},
                 {"Type": "volume", "Source": "mounted", "Target": "/vol", "VolumeOptions": {"NoCopy": true, "Labels": {"l": "m"}, "DriverConfig": {"Name": "local"}}},
                 {"Type": "bind", "Source": "/tmp", "Target": "/host", "ReadOnly": true, "Consistency": "cached",
-                    "BindOptions": {"Propagation": "rslave", "NonRecursive": true, "CreateMountpoint": true, "ReadOnlyNonRecursive": true}},
+                    "BindOptions": {"Propagation": "private", "NonRecursive": true, "CreateMountpoint": true, "ReadOnlyNonRecursive": true}},
                 {"Type": "image", "Source": "busybox", "Target": "/img", "ImageOptions": {"Subpath": "bin"}},
             ]})),
             inside(

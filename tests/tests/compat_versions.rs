@@ -275,7 +275,7 @@ fn requests_mean_what_they_meant_in_their_version() {
             host(
                 json!({"Mounts": [{"Type": "bind", "Source": "/tmp", "Target": "/x", "VolumeOptions": {}}]}),
             ),
-            "VolumeOptions must not be specified on mount type",
+            "field VolumeOptions must not be specified",
         ),
         (
             43,

@@ -94,7 +94,6 @@ fn a_power_cut_leaves_whole_images_and_nothing_else() {
             assert!(right, "boot {boot}: {name} was {state:?}, and now the list is {listed:?}");
         }
         kept += listed.len();
-        guest.keep_compiled();
         // The check removed them all.
         told.clear();
         if cut == 0 {
@@ -148,7 +147,6 @@ fn the_engine_on_cgroup_v2() {
     if is_too_slow(&said) {
         return;
     }
-    guest.keep_compiled();
     let bad: Vec<&String> = said.iter().filter(|l| l.starts_with("bad") || l.starts_with("log")).collect();
     assert!(bad.is_empty(), "{bad:#?}\n{}", machine.console());
     assert!(said.iter().filter(|l| l.starts_with("ok ")).count() >= 25, "{said:#?}");

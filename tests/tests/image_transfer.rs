@@ -77,7 +77,7 @@ fn gzip_unless_told() {
     assert_eq!(manifest["mediaType"], "application/vnd.docker.distribution.manifest.v2+json");
     assert_eq!(types(&manifest), ["application/vnd.docker.image.rootfs.diff.tar.gzip"; 2]);
     let size = manifest["layers"][1]["size"].as_u64().unwrap();
-    assert!(size < 7 << 20, "{size}");
+    assert!(size < 9 << 20, "{size}");
 }
 
 #[test]

@@ -117,11 +117,10 @@ fn names(dir: &Path) -> Vec<String> {
 
 /// A sparse file as GNU tar writes it.
 fn sparse(path: &str, size: u64, pieces: &[(u64, &str)]) -> Entry {
-    let mut map = format!("{}\n", pieces.len());
+    let mut content = format!("{}\n", pieces.len()).into_bytes();
     for (offset, data) in pieces {
-        map += &format!("{offset}\n{}\n", data.len());
+        content.extend(format!("{offset}\n{}\n", data.len()).bytes());
     }
-    let mut content = map.into_bytes();
     content.resize(content.len().next_multiple_of(512), 0);
     for (_, data) in pieces {
         content.extend_from_slice(data.as_bytes());
