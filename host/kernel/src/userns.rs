@@ -107,6 +107,14 @@ fn held<T>(flags: u64, join: Option<BorrowedFd<'_>>, take: impl FnOnce(i32) -> R
         Side::Child => {
             drop(release);
             drop(told);
+            // Above all the pipes of a child that another thread makes just now: two that hold each other's never end.
+            let mut keep = [
+                hold.as_raw_fd(),
+                tell.as_raw_fd(),
+                join.map_or_else(|| hold.as_raw_fd(), |user| user.as_raw_fd()),
+            ];
+            keep.sort_unstable();
+            let _ = process::close_all_but(&keep);
             let ready = match join {
                 Some(user) => process::setns(user, CLONE_NEWUSER)
                     .and_then(|()| process::unshare(CLONE_NEWNET))
@@ -237,6 +245,15 @@ mod tests {
             IdMap { inside: 0, outside: 300_000, size: 1000 },
             IdMap { inside: 1000, outside: 400_000, size: 10 },
         ]
+    }
+
+    /// Each child ends when its pipe is closed, of which the children of other threads must have no copy.
+    #[test]
+    fn many_at_once_do_not_hold_each_other() {
+        let makers: Vec<_> = (0..8)
+            .map(|_| std::thread::spawn(|| (0..20).all(|_| create_pair(&Ids::both(maps())).is_ok())))
+            .collect();
+        assert!(makers.into_iter().all(|maker| maker.join().unwrap()));
     }
 
     #[test]

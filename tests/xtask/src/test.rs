@@ -49,7 +49,7 @@ pub(crate) fn run(profile: Profile, filter: &[String]) -> Result<i32> {
             command.args(["test", "--no-fail-fast", "--profile", profile.name()]);
         }
         command.arg("--locked").args(selection).args(filter).env("WHARF_BIN_DIR", &bin);
-        let (count, ok) = counted(&mut command)?;
+        let (count, ok) = counted(&mut command, nextest)?;
         total.passed += count.passed;
         total.failed += count.failed;
         total.skipped += count.skipped;
@@ -63,8 +63,9 @@ pub(crate) fn run(profile: Profile, filter: &[String]) -> Result<i32> {
     Ok(i32::from(total.failed > 0))
 }
 
-/// Runs a test program, lets its output through, and reads its summaries.
-fn counted(command: &mut Command) -> Result<(Count, bool)> {
+/// Runs a test program, lets its output through, and reads its summaries. `nextest` repeats what failed tests said, which is
+/// not to be counted.
+fn counted(command: &mut Command, nextest: bool) -> Result<(Count, bool)> {
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -73,9 +74,10 @@ fn counted(command: &mut Command) -> Result<(Count, bool)> {
         .context("cannot start cargo")?;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     // nextest reports on standard error, cargo test on standard output.
-    let other =
-        std::thread::spawn(move || stderr.map(|stream| tee(stream, std::io::stderr())).unwrap_or_default());
-    let mut count = stdout.map(|stream| tee(stream, std::io::stdout())).unwrap_or_default();
+    let other = std::thread::spawn(move || {
+        stderr.map(|stream| tee(stream, std::io::stderr(), nextest)).unwrap_or_default()
+    });
+    let mut count = stdout.map(|stream| tee(stream, std::io::stdout(), nextest)).unwrap_or_default();
     let more = other.join().unwrap_or_default();
     let ok = child.wait()?.success();
     count.passed += more.passed;
@@ -84,13 +86,15 @@ fn counted(command: &mut Command) -> Result<(Count, bool)> {
     Ok((count, ok))
 }
 
-fn tee(from: impl std::io::Read, mut to: impl Write) -> Count {
+fn tee(from: impl std::io::Read, mut to: impl Write, nextest: bool) -> Count {
     let mut count = Count::default();
     let mut lines = BufReader::new(from);
     let mut line = Vec::new();
     while lines.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
         let _ = to.write_all(&line).and_then(|()| to.flush());
-        if let Some(found) = summary(&String::from_utf8_lossy(&line)) {
+        let text = String::from_utf8_lossy(&line);
+        let own = !nextest || without_colors(&text).trim_start().starts_with("Summary [");
+        if let Some(found) = summary(&text).filter(|_| own) {
             count.passed += found.passed;
             count.failed += found.failed;
             count.skipped += found.skipped;
@@ -169,5 +173,8 @@ mod tests {
             count(5, 1, 2)
         );
         assert_eq!(summary("test tests::reads_both_summaries ... ok"), None);
+        let said = "    test result: FAILED. 0 passed; 1 failed; 0 ignored\n     Summary [   1.0s] 1 test run: 0 passed, 1 failed\n";
+        assert_eq!(Some(tee(said.as_bytes(), std::io::sink(), true)), count(0, 1, 0));
+        assert_eq!(Some(tee(said.as_bytes(), std::io::sink(), false)), count(0, 2, 0));
     }
 }

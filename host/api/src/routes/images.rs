@@ -160,7 +160,8 @@ pub(crate) async fn load(mut call: Call) -> Outcome {
     let (body, engine) = call.grant_stream().await?;
     let (sender, lines) = mpsc::channel(PROGRESS);
     let work = async move { engine.image_load(body, quiet, platforms, sender).await };
-    progress(Box::pin(work), lines).await
+    // Unlike pulls and pushes: whatever becomes of the archive is told in the stream.
+    Ok(reply::stream("application/json", progress_lines(Box::pin(work), None, None, lines)))
 }
 
 type Work = Pin<Box<dyn Future<Output = EngineResult<()>> + Send>>;

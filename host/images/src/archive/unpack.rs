@@ -368,11 +368,11 @@ impl Unpack<'_> {
 
     /// The directory that shall hold `path`, made if absent.
     fn parent(&mut self, path: &[u8]) -> io::Result<Arc<OwnedFd>> {
-        self.directory(split(path).0)
+        self.dir_or_make(split(path).0)
     }
 
     /// A directory, made if absent.
-    fn directory(&mut self, dir: &[u8]) -> io::Result<Arc<OwnedFd>> {
+    fn dir_or_make(&mut self, dir: &[u8]) -> io::Result<Arc<OwnedFd>> {
         for _ in 0..2 {
             let implied = &mut self.outcome.implied;
             match self.tree.dir_or_make(dir, &mut |made| implied.push(made.to_vec())) {
@@ -648,7 +648,7 @@ impl Unpack<'_> {
             let root = self.tree.open(b"", OFlags::RDONLY | OFlags::DIRECTORY)?;
             return Ok(tree::set_xattr(&root, OPAQUE, b"y")?);
         }
-        self.directory(dir)?;
+        self.dir_or_make(dir)?;
         let opened = self.tree.open(dir, OFlags::RDONLY | OFlags::DIRECTORY)?;
         Ok(tree::set_xattr(&opened, OPAQUE, b"y")?)
     }
