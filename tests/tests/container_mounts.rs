@@ -173,7 +173,7 @@ fn errors_of_mounts_are_dockers() {
     let create = |mount: serde_json::Value| {
         let body =
             serde_json::json!({"Image": "busybox", "Cmd": ["true"], "HostConfig": {"Mounts": [mount]}});
-        let answer = d.api("POST", "/v1.47/containers/create", &body.to_string());
+        let answer = d.api("POST", "/v1.48/containers/create", &body.to_string());
         assert_eq!(answer.status, 400, "{}", answer.text());
         answer.message()
     };

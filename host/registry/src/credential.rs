@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use crate::error::{Error, Result};
 
@@ -39,13 +39,21 @@ impl std::fmt::Debug for Credential {
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Config {
+    #[serde(deserialize_with = "text")]
     username: String,
+    #[serde(deserialize_with = "text")]
     password: String,
+    #[serde(deserialize_with = "text")]
     auth: String,
-    #[serde(rename = "identitytoken")]
+    #[serde(rename = "identitytoken", deserialize_with = "text")]
     identity_token: String,
-    #[serde(rename = "registrytoken")]
+    #[serde(rename = "registrytoken", deserialize_with = "text")]
     registry_token: String,
+}
+
+/// Clients write `null` for what they do not have.
+fn text<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<String, D::Error> {
+    Option::<String>::deserialize(from).map(Option::unwrap_or_default)
 }
 
 /// Base 64 in either alphabet, with or without padding.
@@ -120,6 +128,10 @@ mod tests {
             Credential::of_header(&STANDARD.encode(auth)).unwrap(),
             Credential::Password("a".into(), "b:c".into())
         );
+        let nulls = STANDARD.encode(
+            r#"{"username":"a","password":null,"auth":null,"identitytoken":null,"registrytoken":null}"#,
+        );
+        assert_eq!(Credential::of_header(&nulls).unwrap(), Credential::Password("a".into(), String::new()));
         let token = STANDARD.encode(r#"{"username":"<token>","identitytoken":"t"}"#);
         assert_eq!(Credential::of_header(&token).unwrap(), Credential::IdentityToken("t".into()));
         for bad in [

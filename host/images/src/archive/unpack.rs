@@ -655,7 +655,12 @@ impl Unpack<'_> {
 
     fn finish(mut self) -> io::Result<Outcome> {
         for (path, meta) in std::mem::take(&mut self.dirs).iter_mut().rev() {
-            let dir = self.tree.open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW)?;
+            let dir = match self.tree.open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW) {
+                Ok(dir) => dir,
+                // Something else took its place later, under another name of the directory above.
+                Err(Errno::NOTDIR | Errno::LOOP | Errno::NOENT) => continue,
+                Err(error) => return Err(error.into()),
+            };
             set(meta, |m| m.set_open(&dir)).map_err(|e| {
                 let e = io::Error::from(e);
                 io::Error::new(e.kind(), format!("{}: {e}", show(path)))
