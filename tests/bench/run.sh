@@ -52,8 +52,9 @@ if want e; then echo "== e. a container that writes as fast as it can (100-byte 
 fi
 if want x; then echo "== x. ten thousand execs"; load execs --n 10000; fi
 if want h; then echo "== h. a thousand followers of logs and a thousand of events that die: closed, reset, half open"
-  load followers --n 1000; load followers --n 1000 --tcp 127.0.0.1:2399
   ns() { nsenter --net="/proc/$daemon/ns/net" "$@"; }
+  for _ in 1 2 3; do load followers --n 1000; done
+  ns "$work/loadgen" --sock "$sock" --procs wharf followers --n 1000 --tcp 127.0.0.1:2399
   unshare --net sleep 100000 & far=$!; sleep 0.5
   ns ip link add bench0 type veth peer name bench1 netns $far; ns ip addr add 10.213.0.1/24 dev bench0; ns ip link set bench0 up
   nsenter --net="/proc/$far/ns/net" sh -c 'ip link set bench1 up; ip addr add 10.213.0.2/24 dev bench1'

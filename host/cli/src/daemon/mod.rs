@@ -22,6 +22,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -31,6 +32,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer as _, Registry};
 use wharf_api::{Listen, ListenOptions, Server};
 use wharf_engine::{Engine, Settings};
+use wharf_kernel::sys::heap;
 
 use config::{Config, Given, Stop};
 use pidfile::PidFile;
@@ -131,6 +133,7 @@ fn start(loaded: Loaded) -> Result<(), String> {
     let _lock = lock(&config.data_root)?;
     let pidfile = config.pidfile.clone().unwrap_or_else(|| config.exec_root.join("wharf.pid"));
     let _pidfile = PidFile::create(&pidfile)?;
+    heap::limit_arenas(std::thread::available_parallelism().map_or(2, |n| n.get().max(2)));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -187,6 +190,18 @@ fn log(config: &Config) -> Level {
     level
 }
 
+/// Memory that a crowd of clients needed goes back to the system within a minute.
+async fn give_back() {
+    let mut minutes = tokio::time::interval(Duration::from_mins(1));
+    minutes.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        minutes.tick().await;
+        if tokio::task::spawn_blocking(heap::trim).await.is_err() {
+            return;
+        }
+    }
+}
+
 async fn run(
     loaded: Loaded,
     addresses: &[Listen],
@@ -198,6 +213,7 @@ async fn run(
     let mut terminate = handler(SignalKind::terminate())?;
     let mut interrupt = handler(SignalKind::interrupt())?;
     let hangup = handler(SignalKind::hangup())?;
+    tokio::spawn(give_back());
     // Clients that come while the engine opens wait for it, rather than finding nobody.
     let server = Server::bind_with(addresses, &options, inherited).map_err(|e| e.to_string())?;
     let metrics = match loaded.config.metrics_addr.as_deref().filter(|a| !a.is_empty()) {
