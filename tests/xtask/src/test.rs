@@ -49,6 +49,10 @@ pub(crate) fn run(profile: Profile, filter: &[String]) -> Result<i32> {
             command.args(["test", "--no-fail-fast", "--profile", profile.name()]);
         }
         command.arg("--locked").args(selection).args(filter).env("WHARF_BIN_DIR", &bin);
+        // Property tests try the same cases every time, unless another seed is asked for.
+        if std::env::var_os("PROPTEST_RNG_SEED").is_none() {
+            command.env("PROPTEST_RNG_SEED", "1");
+        }
         let (count, ok) = counted(&mut command, nextest)?;
         total.passed += count.passed;
         total.failed += count.failed;
