@@ -1,0 +1,302 @@
+//! Handing a prepared start over to the keeper: the plan of the process with its descriptors.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use wharf_kernel::{mount, seccomp};
+use wharf_plan::idmap;
+use wharf_plan::run::{Fd, Ids, Namespace, Namespaces, StartError, UserNamespace};
+
+use super::errors::start_error;
+use super::prepare::Files;
+use super::{NetNamespace, STAGES, Spaces};
+use crate::Engine;
+use crate::error::{Error, Result};
+use crate::planner::config;
+use crate::planner::modes::{Ipc, Mode, NetworkMode};
+use crate::planner::mounts::MountSpec;
+use crate::planner::run::{self, Start};
+use crate::planner::security::Seccomp;
+use crate::record::{State, Status};
+use crate::registry::{Container, Now};
+
+/// How long the making of a container's process may take, from the fork to its program.
+const SETUP_PATIENCE: std::time::Duration = std::time::Duration::from_mins(1);
+
+/// Descriptors on their way to the keeper, numbered as they are added.
+#[derive(Default)]
+pub(crate) struct Fds(pub(crate) Vec<OwnedFd>);
+
+impl Fds {
+    pub(crate) fn add(&mut self, fd: OwnedFd) -> Fd {
+        self.0.push(fd);
+        Fd::try_from(self.0.len() - 1).unwrap_or(Fd::MAX)
+    }
+}
+
+impl Engine {
+    pub(super) async fn hand_over(
+        &self,
+        container: &Arc<Container>,
+        now: &Now,
+        state: &mut State,
+        files: Files,
+        spaces: Spaces,
+        holders: Vec<OwnedFd>,
+    ) -> Result<()> {
+        let def = &now.def;
+        let b = &now.blueprint;
+        let stdio = container.io.start()?;
+        let mut fds = Fds::default();
+        let mut hold: Vec<(String, Fd)> = Vec::new();
+        let rootfs = fds.add(files.rootfs);
+        let own = files.own.into_iter().map(|(target, fd)| (target, fds.add(fd))).collect();
+        let is_file: Vec<bool> =
+            files.trees.iter().map(|t| t.as_ref().is_some_and(|(_, file)| *file)).collect();
+        let trees = files.trees.into_iter().map(|t| t.map(|(fd, _)| fds.add(fd))).collect();
+        let mut shm = files.shm.map(|fd| fds.add(fd));
+        let mut namespaces = Namespaces {
+            cgroup: if b.host_cgroupns { Namespace::Host } else { Namespace::New },
+            uts: if b.uts == Mode::Host { Namespace::Host } else { Namespace::New },
+            ..Namespaces::default()
+        };
+        let mut user = spaces.joined.map(|fd| fd.try_clone()).transpose()?;
+        let net = match spaces.net {
+            Some(NetNamespace::Pair(pair)) => {
+                user = Some(pair.user);
+                Some(NetNamespace::Fd(pair.net))
+            }
+            other => other,
+        };
+        namespaces.net = match net {
+            Some(NetNamespace::Fd(fd)) => {
+                let fd = fds.add(fd);
+                hold.push(("netns".into(), fd));
+                Namespace::Join(fd)
+            }
+            Some(NetNamespace::Host) => Namespace::Host,
+            // Matched above.
+            Some(NetNamespace::Pair(_)) | None => Namespace::New,
+        };
+        let user = match user {
+            _ if def.id_maps.is_empty() => None,
+            Some(fd) => Some(UserNamespace { namespace: fds.add(fd), ids: Ids::both(def.id_maps.clone()) }),
+            None => {
+                return Err(Error::conflict(
+                    "the container whose namespaces are joined does not run, so there is no user namespace to join",
+                ));
+            }
+        };
+        self.join_others(b, &mut namespaces, &mut fds, &mut shm).await?;
+        if b.ipc == (Ipc::Private { shareable: true }) {
+            let size = format!("size={}", b.shm_size);
+            let flags = mount::Flags { no_suid: true, no_dev: true, no_exec: true, read_only: false };
+            let root = idmap::outside(&def.id_maps, 0).unwrap_or(0);
+            let (uid, gid) = (format!("uid={root}"), format!("gid={root}"));
+            let tree = mount::tmpfs(&["mode=1777", &size, &uid, &gid], flags)?;
+            hold.push(("shm".into(), fds.add(mount::bind(tree.as_fd(), false)?)));
+            shm = Some(fds.add(tree));
+        }
+        for (n, fd) in holders.into_iter().enumerate() {
+            hold.push((format!("port-{n}"), fds.add(fd)));
+        }
+        for (name, fd) in stdio.hold {
+            hold.push((name, fds.add(fd)));
+        }
+        let child = stdio.child.map(|fd| fd.map(|fd| fds.add(fd)));
+        let specs: Vec<(MountSpec, bool)> = def.mounts.iter().cloned().zip(is_file).collect();
+        let hostname = match &b.network {
+            NetworkMode::Container(other) => {
+                let other = self.inner.registry.find(other)?.now();
+                config::hostname(&other.def.config, &other.def.id)
+            }
+            NetworkMode::None | NetworkMode::Host | NetworkMode::Network(_) => {
+                config::hostname(&def.config, &def.id)
+            }
+        };
+        let mut plan = run::plan(
+            &def.id,
+            &def.config,
+            &def.host,
+            b,
+            &self.inner.facts(),
+            &specs,
+            Start {
+                account: files.account,
+                rootfs,
+                files: own,
+                trees,
+                namespaces,
+                shm,
+                devices: files.devices,
+                seccomp: self.seccomp(b)?,
+                apparmor: self.apparmor(b),
+                stdio: child,
+                console_size: container.io.size().or_else(|| console_size(&def.host)),
+                cgroup_path: state.cgroup.clone(),
+                hold,
+                hostname: &hostname,
+                user,
+            },
+        );
+        plan.process.env.extend(files.env);
+        plan.process.user.groups.extend(files.groups);
+        for (tree, target, read_only, file) in files.more {
+            plan.mounts.push(run::tree_mount(&target, fds.add(tree), file, read_only, "rprivate"));
+        }
+        if let Some(runtime) = &state.runtime {
+            if let Some(program) = files.program {
+                plan.process.args.splice(..1, [program]);
+            }
+            Self::plan_for(runtime, &mut plan, b)?;
+            if let Some(foreign) = &mut plan.foreign {
+                foreign.restore.clone_from(&state.restore);
+            }
+        }
+        tracing::trace!(target: STAGES, id = def.id, "handed over");
+        let started = self
+            .set_up(container, plan, fds)
+            .await?
+            .map_err(|e| start_error(&b.args, def.config.working_dir.as_deref().unwrap_or(""), &e))?;
+        tracing::trace!(target: STAGES, id = def.id, "runs");
+        state.status = Status::Running;
+        state.pid = started.pid;
+        state.started_at = started.started_at;
+        container.io.started(started.pty);
+        let state = Arc::new(state.clone());
+        let new = Now { state, ..now.clone() };
+        container.change_life(|life| life.alive = true);
+        self.inner.registry.update(container, new.clone());
+        self.after_start(container, &new).await;
+        Ok(())
+    }
+
+    /// Has the keeper make the process. A set-up that hangs is killed after a while, or by who wants the container's end.
+    async fn set_up(
+        &self,
+        container: &Container,
+        plan: wharf_plan::run::RunPlan,
+        fds: Fds,
+    ) -> Result<Result<wharf_keeper::Started, StartError>> {
+        /// Also where the request is dropped.
+        struct Marked<'a>(&'a Container);
+        impl Drop for Marked<'_> {
+            fn drop(&mut self) {
+                self.0.setting_up.store(false, Ordering::SeqCst);
+            }
+        }
+        container.setting_up.store(true, Ordering::SeqCst);
+        let _marked = Marked(container);
+        let running = self.inner.keeper.run(plan, fds.0);
+        tokio::pin!(running);
+        if let Ok(started) = tokio::time::timeout(SETUP_PATIENCE, &mut running).await {
+            return Ok(started);
+        }
+        tracing::warn!(id = %container.id, "the set-up of a container hangs and is killed");
+        // Where it has just ended there is nothing to kill.
+        let _ = self.inner.keeper.signal(&container.id, crate::planner::signals::KILL).await;
+        match tokio::time::timeout(crate::stop::KILL_PATIENCE, &mut running).await {
+            Ok(Ok(started)) => {
+                // Killed before its program ran, or just as it did: either way its end is on its way.
+                drop(started);
+                Err(hangs(&container.id))
+            }
+            Ok(Err(_)) | Err(_) => Err(hangs(&container.id)),
+        }
+    }
+
+    async fn join_others(
+        &self,
+        b: &run::Blueprint,
+        namespaces: &mut Namespaces,
+        fds: &mut Fds,
+        shm: &mut Option<Fd>,
+    ) -> Result<()> {
+        let fetch = async |reference: &str, name: &str| -> Result<Option<OwnedFd>> {
+            let other = self.inner.registry.find(reference)?;
+            if !other.now().state.status.is_alive() {
+                return Err(Error::conflict(format!(
+                    "cannot join {name} of a non running container: {}",
+                    other.id
+                )));
+            }
+            let held = self.inner.keeper.fetch(&other.id).await?;
+            Ok(held.into_iter().find(|(held, _)| held == name).map(|(_, fd)| fd))
+        };
+        match &b.pid {
+            Mode::Private => {}
+            Mode::Host => namespaces.pid = Namespace::Host,
+            Mode::Container(other) => {
+                let pidfd =
+                    fetch(other, "pidfd").await?.ok_or_else(|| Error::internal("no pidfd is held"))?;
+                namespaces.pid = Namespace::Join(fds.add(pidfd));
+            }
+        }
+        match &b.ipc {
+            Ipc::Private { .. } | Ipc::None => {}
+            Ipc::Host => namespaces.ipc = Namespace::Host,
+            Ipc::Container(other) => {
+                let their = self.inner.registry.find(other)?.now();
+                if their.blueprint.ipc != (Ipc::Private { shareable: true }) {
+                    return Err(Error::invalid(format!(
+                        "cannot join IPC of a container {}: non-shareable IPC (hint: use IpcMode:shareable for the \
+                         donor container)",
+                        their.def.id
+                    )));
+                }
+                let pidfd =
+                    fetch(other, "pidfd").await?.ok_or_else(|| Error::internal("no pidfd is held"))?;
+                namespaces.ipc = Namespace::Join(fds.add(pidfd));
+                if let Some(tree) = fetch(other, "shm").await? {
+                    *shm = Some(fds.add(mount::bind(tree.as_fd(), false)?));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Programs of the container's seccomp rules; those of the default profile are made once per capability set.
+    pub(crate) fn seccomp(&self, b: &run::Blueprint) -> Result<Vec<Vec<u8>>> {
+        match run::seccomp(b) {
+            Seccomp::Unconfined => Ok(Vec::new()),
+            Seccomp::Builtin | Seccomp::Default => {
+                let mut known = self.inner.seccomp.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                if known.len() > 256 {
+                    known.clear();
+                }
+                Ok(known
+                    .entry(b.capabilities)
+                    .or_insert_with(|| seccomp::docker_default(b.capabilities))
+                    .clone())
+            }
+            Seccomp::Profile(json) => seccomp::from_profile(json, b.capabilities)
+                .map_err(|e| Error::invalid(format!("Decoding seccomp profile failed: {e}"))),
+        }
+    }
+
+    pub(crate) fn apparmor(&self, b: &run::Blueprint) -> Option<String> {
+        // No default profile is loaded by this engine yet, so only a named one applies.
+        if !self.inner.facts().apparmor || b.privileged {
+            return None;
+        }
+        b.security.apparmor.clone().filter(|p| p != "unconfined" && p != "docker-default")
+    }
+}
+
+fn console_size(host: &crate::models::HostConfig) -> Option<(u16, u16)> {
+    match host.console_size.as_deref() {
+        Some([rows, columns]) if *rows > 0 && *columns > 0 => {
+            Some((u16::try_from(*rows).ok()?, u16::try_from(*columns).ok()?))
+        }
+        _ => None,
+    }
+}
+
+fn hangs(id: &str) -> Error {
+    Error::internal(format!(
+        "failed to create task for container: {id} was not set up within {} seconds and was killed: a file system or device that \
+         it uses hangs",
+        SETUP_PATIENCE.as_secs()
+    ))
+}
