@@ -181,6 +181,7 @@ impl Guest {
             ("init", include_str!("../guest/system.sh")),
             ("storm.sh", include_str!("../guest/storm.sh")),
             ("smoke.sh", include_str!("../guest/smoke.sh")),
+            ("confine.sh", include_str!("../guest/confine.sh")),
             ("etc/passwd", "root:x:0:0:root:/:/bin/sh\n"),
             ("etc/group", "root:x:0:\n"),
             ("etc/hosts", "127.0.0.1 localhost\n"),

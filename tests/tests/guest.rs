@@ -12,7 +12,7 @@ use wharf_tests::{Daemon, image};
 const PATIENCE: Duration = Duration::from_mins(12);
 
 /// Archives of images, and a registry's directory with more of them, on a system disk. None: there is no machine here.
-fn guest(pulled: &[&str], loaded: &[&str]) -> Option<Guest> {
+fn guest(pulled: &[&str], loaded: &[&str], more: &[(&str, &Path)]) -> Option<Guest> {
     let kernel = match available() {
         Ok(kernel) => kernel,
         Err(why) => {
@@ -35,8 +35,9 @@ fn guest(pulled: &[&str], loaded: &[&str]) -> Option<Guest> {
         drop(Serve::start(&d, 5000, pulled));
         files.push(("registry".into(), registry));
     }
-    let files: Vec<(&str, &Path)> =
+    let mut files: Vec<(&str, &Path)> =
         files.iter().map(|(name, path)| (name.as_str(), path.as_path())).collect();
+    files.extend(more);
     Some(Guest::new(kernel, &files))
 }
 
@@ -66,7 +67,7 @@ const TURNS: [[&str; 3]; 2] = [
 
 #[test]
 fn a_power_cut_leaves_whole_images_and_nothing_else() {
-    let Some(guest) = guest(&["four", "five", "six"], &["one", "two", "three"]) else { return };
+    let Some(guest) = guest(&["four", "five", "six"], &["one", "two", "three"], &[]) else { return };
     let mut told: BTreeMap<String, Told> = BTreeMap::new();
     let (mut kept, mut changes) = (0, 0);
     let started = Instant::now();
@@ -139,15 +140,31 @@ fn a_power_cut_leaves_whole_images_and_nothing_else() {
     assert!(kept > 0 && changes > 0, "the cuts came too early to show anything");
 }
 
-#[test]
-fn the_engine_on_cgroup_v2() {
-    let Some(guest) = guest(&[], &["one"]) else { return };
-    let mut machine = guest.boot("smoke");
+/// Boots into a task that says what went well and what did not.
+fn all_well(guest: &Guest, task: &str, least: usize) {
+    let mut machine = guest.boot(task);
     let said = machine.until("end", 2 * PATIENCE);
     if is_too_slow(&said) {
         return;
     }
     let bad: Vec<&String> = said.iter().filter(|l| l.starts_with("bad") || l.starts_with("log")).collect();
     assert!(bad.is_empty(), "{bad:#?}\n{}", machine.console());
-    assert!(said.iter().filter(|l| l.starts_with("ok ")).count() >= 25, "{said:#?}");
+    assert!(said.iter().filter(|l| l.starts_with("ok ")).count() >= least, "{said:#?}");
+}
+
+#[test]
+fn the_engine_on_cgroup_v2() {
+    let Some(guest) = guest(&[], &["one"], &[]) else { return };
+    all_well(&guest, "smoke", 25);
+}
+
+#[test]
+fn containers_are_confined_by_apparmor() {
+    let parser = Path::new("/sbin/apparmor_parser");
+    if !parser.is_file() {
+        eprintln!("skipped: there is no apparmor_parser (Debian package apparmor)");
+        return;
+    }
+    let Some(guest) = guest(&[], &["one"], &[("sbin/apparmor_parser", parser)]) else { return };
+    all_well(&guest, "confine", 25);
 }

@@ -338,7 +338,7 @@ impl Engine {
                 container: def.id.clone(),
                 account,
                 seccomp: self.seccomp(&now.blueprint)?,
-                apparmor: self.apparmor(&now.blueprint),
+                apparmor: Self::profile_of(&now.state),
                 stdio: child,
                 console_size,
                 hostname: config::hostname(&def.config, &def.id),

@@ -192,7 +192,7 @@ impl Engine {
             "Platform": image.as_ref().map_or("linux", |i| i.os.as_str()),
             "MountLabel": "",
             "ProcessLabel": "",
-            "AppArmorProfile": self.apparmor(&now.blueprint).unwrap_or_default(),
+            "AppArmorProfile": self.profile_shown(&now.blueprint, &now.state),
             "ExecIDs": self.exec_ids(&container.exec_ids()),
             "HostConfig": host,
             "GraphDriver": {"Name": def.driver, "Data": if graph.is_empty() { Value::Null } else { Value::Object(graph) }},

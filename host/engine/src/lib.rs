@@ -7,6 +7,7 @@
 // Docker's `HostConfig` as one literal has more members than the macro may otherwise take.
 #![recursion_limit = "512"]
 
+mod apparmor;
 pub mod auth;
 mod cdi;
 pub mod checkpoint;
@@ -102,6 +103,7 @@ pub(crate) struct Inner {
     pub(crate) volumes: volumes::Volumes,
     pub(crate) execs: exec::Execs,
     pub(crate) dirs: filesystem::Dirs,
+    pub(crate) profiles: apparmor::Profiles,
     /// Seccomp programs of Docker's default profile, by capability set.
     pub(crate) seccomp: Mutex<HashMap<u64, Vec<Vec<u8>>>>,
     /// Set once the daemon is ending: nothing is started any more.

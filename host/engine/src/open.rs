@@ -109,6 +109,7 @@ impl Engine {
                 volumes: crate::volumes::Volumes::default(),
                 execs: crate::exec::Execs::default(),
                 dirs,
+                profiles: crate::apparmor::Profiles::default(),
                 seccomp: std::sync::Mutex::default(),
                 closing: AtomicBool::new(false),
                 tidying: tokio_util::task::TaskTracker::new(),
@@ -118,6 +119,7 @@ impl Engine {
                 resolver: ArcSwap::from_pointee(resolver),
             }),
         };
+        engine.load_profile();
         engine.recover().await?;
         engine.watch_images();
         engine.ask_runtimes();

@@ -57,7 +57,8 @@ impl Engine {
         let driver_status = inner.images.status().into_iter().map(|(k, v)| vec![k, v]).collect();
         let settings = inner.settings();
         let mut security = vec![format!("name=seccomp,profile={}", settings.seccomp_name)];
-        if inner.host.apparmor {
+        let missing = inner.profiles.missing();
+        if inner.host.apparmor && missing.is_none() {
             security.insert(0, "name=apparmor".into());
         }
         security.push("name=cgroupns".into());
@@ -170,7 +171,10 @@ impl Engine {
                 driver: Some("nftables".into()),
                 ..crate::models::FirewallInfo::default()
             }),
-            warnings: None,
+            warnings: missing.map(|why| {
+                let what = "WARNING: AppArmor is enabled, but containers run without the profile docker-default";
+                vec![format!("{what}: {why}")]
+            }),
             // Docker's word where a part is not there: clients of older versions look for the fields.
             containerd_commit: commit(),
             runc_commit: commit(),

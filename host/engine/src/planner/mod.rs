@@ -31,8 +31,6 @@ pub struct Facts {
     pub cgroup_version: u8,
     /// Cgroups share out real-time processor time.
     pub cpu_realtime: bool,
-    /// The kernel has `AppArmor`.
-    pub apparmor: bool,
     /// Log driver of containers that name none.
     pub log_driver: String,
     /// Its options.

@@ -131,7 +131,7 @@ impl Engine {
                 shm,
                 devices: files.devices,
                 seccomp: self.seccomp(b)?,
-                apparmor: self.apparmor(b),
+                apparmor: Self::profile_of(state),
                 stdio: child,
                 console_size: container.io.size().or_else(|| console_size(&def.host)),
                 cgroup_path: state.cgroup.clone(),
@@ -273,14 +273,6 @@ impl Engine {
             Seccomp::Profile(json) => seccomp::from_profile(json, b.capabilities)
                 .map_err(|e| Error::invalid(format!("Decoding seccomp profile failed: {e}"))),
         }
-    }
-
-    pub(crate) fn apparmor(&self, b: &run::Blueprint) -> Option<String> {
-        // No default profile is loaded by this engine yet, so only a named one applies.
-        if !self.inner.facts().apparmor || b.privileged {
-            return None;
-        }
-        b.security.apparmor.clone().filter(|p| p != "unconfined" && p != "docker-default")
     }
 }
 

@@ -87,6 +87,7 @@ impl Engine {
             boot: self.inner.host.boot.clone(),
             runtime: None,
             restore: held.restore.take().map(|path| path.display().to_string()),
+            apparmor: String::new(),
             health: health::Plan::of(&now.def.config).map(|_| health::Health::default()),
         };
         match self.try_start(container, &now, &mut state).await {
@@ -147,6 +148,7 @@ impl Engine {
         self.check_links(now)?;
         state.runtime = self.runtime_of(def)?;
         let b = &now.blueprint;
+        state.apparmor = self.choose_profile(b).await?;
         // The cgroup needs nothing else, so it is made beside everything.
         let resources = {
             let mut devices = self.devices_of(def, b.privileged).await?;
