@@ -15,6 +15,7 @@ pub mod commit;
 pub mod containers;
 pub mod copy;
 mod create;
+mod criu;
 mod drivers;
 mod endpoints;
 pub mod error;

@@ -9,6 +9,7 @@ pub mod apparmor;
 pub mod caps;
 pub mod cgroup;
 pub mod container;
+pub mod criu;
 pub mod error;
 pub mod files;
 pub mod fs;

@@ -651,6 +651,7 @@ pub fn plan(
         init: b.init,
         hold: start.hold,
         foreign: None,
+        restore: None,
     }
 }
 

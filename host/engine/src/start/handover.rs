@@ -24,6 +24,9 @@ use crate::registry::{Container, Now};
 /// How long the making of a container's process may take, from the fork to its program.
 const SETUP_PATIENCE: std::time::Duration = std::time::Duration::from_mins(1);
 
+/// The same for one that goes on from a checkpoint: its memory has to be read. CRIU is given up before.
+const RESTORE_PATIENCE: std::time::Duration = std::time::Duration::from_mins(11);
+
 /// Descriptors on their way to the keeper, numbered as they are added.
 #[derive(Default)]
 pub(crate) struct Fds(pub(crate) Vec<OwnedFd>);
@@ -154,10 +157,17 @@ impl Engine {
                 foreign.restore.clone_from(&state.restore);
             }
         }
+        if let (None, Some(path)) = (&state.runtime, &state.restore) {
+            plan.restore = Some(Box::new(self.restore_plan(&def.id, std::path::Path::new(path)).await?));
+        }
+        let work = plan.restore.as_ref().map(|restore| std::path::PathBuf::from(&restore.work));
         tracing::trace!(target: STAGES, id = def.id, "handed over");
-        let started = self
-            .set_up(container, plan, fds)
-            .await?
+        let started = self.set_up(container, plan, fds).await;
+        if let Some(work) = work {
+            // What was mounted there only the keeper's child has seen.
+            let _ = self.inner.pool.run(move || std::fs::remove_dir_all(&work)).await?;
+        }
+        let started = started?
             .map_err(|e| start_error(&b.args, def.config.working_dir.as_deref().unwrap_or(""), &e))?;
         tracing::trace!(target: STAGES, id = def.id, "runs");
         state.status = Status::Running;
@@ -188,9 +198,10 @@ impl Engine {
         }
         container.setting_up.store(true, Ordering::SeqCst);
         let _marked = Marked(container);
+        let patience = if plan.restore.is_some() { RESTORE_PATIENCE } else { SETUP_PATIENCE };
         let running = self.inner.keeper.run(plan, fds.0);
         tokio::pin!(running);
-        if let Ok(started) = tokio::time::timeout(SETUP_PATIENCE, &mut running).await {
+        if let Ok(started) = tokio::time::timeout(patience, &mut running).await {
             return Ok(started);
         }
         tracing::warn!(id = %container.id, "the set-up of a container hangs and is killed");

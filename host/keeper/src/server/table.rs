@@ -174,7 +174,8 @@ impl Server {
                     .usable(&plan.id)
                     .and_then(|()| held(&plan.hold, &fds))
                     .and_then(|held| Ok((self.spawn(&plan, &fds)?, held)));
-                let stage = plan.foreign.is_some().then_some(Stage::Making);
+                let conducted = plan.foreign.is_some() || plan.restore.is_some();
+                let stage = conducted.then_some(Stage::Making);
                 match spawned
                     .and_then(|(s, held)| self.add(sequence, plan.id, None, cgroup, s, held, fds, stage))
                 {
@@ -290,12 +291,15 @@ impl Server {
         Ok((spawned, held, cgroup))
     }
 
-    /// Starts a container, or what has another runtime start it.
+    /// Starts a container, or what has another runtime or CRIU make it.
     fn spawn(&mut self, plan: &wharf_plan::run::RunPlan, fds: &[OwnedFd]) -> Result<Spawned, StartError> {
-        if plan.foreign.is_none() {
+        if plan.foreign.is_none() && plan.restore.is_none() {
             return container::run(&self.host, plan, fds);
         }
         self.take_children().map_err(|e| refused(e.errno(), e.to_string()))?;
+        if plan.restore.is_some() {
+            return wharf_kernel::criu::restore(&self.host, plan, fds);
+        }
         wharf_kernel::runtime::run(&self.host, plan, fds)
     }
 

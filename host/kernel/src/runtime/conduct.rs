@@ -17,7 +17,7 @@ const TERMINAL: Duration = Duration::from_secs(5);
 /// For taking down what was made in vain.
 const UNDO: Duration = Duration::from_secs(10);
 
-fn failed(what: impl Into<String>) -> StartError {
+pub(crate) fn failed(what: impl Into<String>) -> StartError {
     StartError { stage: Stage::Runtime, errno: 0, what: what.into() }
 }
 
@@ -91,7 +91,7 @@ fn foreign(foreign: Option<&Foreign>) -> Result<&Foreign, StartError> {
 }
 
 /// In the child, before anything is called.
-fn prepare(host: &Host) -> Result<(), StartError> {
+pub(crate) fn prepare(host: &Host) -> Result<(), StartError> {
     let prepare = || -> crate::Result<()> {
         // A group of its own, so that a signal to a start that hangs reaches what it called, too.
         sys::setsid()?;
@@ -104,7 +104,7 @@ fn prepare(host: &Host) -> Result<(), StartError> {
         }
         private_mounts()
     };
-    prepare().map_err(|e| failed(format!("preparing to call the runtime: {e}")))
+    prepare().map_err(|e| failed(format!("preparing to call another program: {e}")))
 }
 
 fn enter(dir: &Path) -> Result<(), StartError> {

@@ -4,8 +4,8 @@
 //! host's. It gets a clean environment and no descriptor but the three standard ones. [`run`] and [`exec`] are the keeper's;
 //! [`invoke`] is for everything that makes no process.
 
-mod bundle;
-mod conduct;
+pub(crate) mod bundle;
+pub(crate) mod conduct;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -34,7 +34,7 @@ const LONGEST: usize = 256 << 10;
 
 /// A mount namespace for this thread alone, in which what is mounted stays, while the host's own changes still arrive: a file
 /// system that the host unmounts is not kept busy.
-fn private_mounts() -> Result<()> {
+pub(crate) fn private_mounts() -> Result<()> {
     sys::unshare(sys::CLONE_NEWNS)?;
     sys_mount::set_root_propagation(libc::MS_SLAVE)?;
     // Some runtimes refuse a machine that has both versions of cgroups. The first is the one with the controllers there.
@@ -188,7 +188,7 @@ fn readable(fd: std::os::fd::BorrowedFd<'_>, patience: Duration) -> std::io::Res
 }
 
 /// Runs something on a thread of its own, which may leave the namespaces of the others.
-fn apart<T: Send>(work: impl FnOnce() -> T + Send) -> Option<T> {
+pub(crate) fn apart<T: Send>(work: impl FnOnce() -> T + Send) -> Option<T> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("runtime".into()).spawn_scoped(scope, work);
         thread.ok().and_then(|thread| thread.join().ok())
