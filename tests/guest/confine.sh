@@ -13,7 +13,7 @@ same unconfined "unconfined" "$(docker run --rm $free $image $current 2>&1)"
 same privileged "unconfined" "$(docker run --rm --privileged $image $current 2>&1)"
 same init "$default" "$(docker run --rm --init $image $current 2>&1)"
 same user "$default" "$(docker run --rm -u 1000 --security-opt no-new-privileges $image $current 2>&1)"
-same "user namespace" "$default" "$(docker run --rm --userns auto $image $current 2>&1)"
+same "user namespace" "$default" "$(wharf run --rm --userns auto $image $current 2>&1)"
 docker run --rm --security-opt apparmor=nosuch $image true >/run/out 2>&1
 same "unknown ends with" "127" "$?"
 has unknown "unable to apply apparmor profile: apparmor failed to apply profile: write /proc/thread-self/attr/apparmor/exec: no such file or directory" "$(cat /run/out)"
@@ -40,7 +40,7 @@ attack mount "$open" 'mkdir /m && mount -t tmpfs x /m'
 attack bind "$open" 'mkdir /m && mount -o bind /proc /m'
 attack remount "$open" 'mount -o remount,bind,rw /sys'
 attack core_pattern "$open" 'echo core >/proc/sys/kernel/core_pattern'
-attack modprobe "$open" 'cat /proc/sys/kernel/modprobe >/run/m; cat /run/m >/proc/sys/kernel/modprobe'
+attack modprobe "$open" 'cat /proc/sys/kernel/modprobe >/m; cat /m >/proc/sys/kernel/modprobe'
 attack sysrq "$open" 'echo h >/proc/sysrq-trigger'
 attack kcore "$open --cap-add SYS_RAWIO" 'head -c 16 /proc/kcore'
 attack sys "-v /sys:/sys" 'echo 128 >/sys/block/vdb/queue/read_ahead_kb'
@@ -63,7 +63,7 @@ docker run --rm --pid host $free $image kill -9 $victim
 sleep 1
 grep -q State:.Z /proc/$victim/status 2>/dev/null || [ ! -d /proc/$victim ] && ok "signal without" || bad "signal without" "it lives"
 # Signals that the engine sends, and those among the container's own.
-same "own signal" "143" "$(docker run --rm $image sh -c 'sleep 1000 & kill $!; wait $!; echo $?' 2>&1)"
+same "own signal" "143" "$(docker run --rm $image sh -c 'sleep 1000 & kill $!; wait $!; echo $?' 2>/dev/null)"
 docker run -d --name trap $image sh -c 'trap "exit 5" TERM; while :; do sleep 0.1; done' >/dev/null
 sleep 2
 docker stop trap >/dev/null 2>&1
@@ -89,7 +89,15 @@ same oci "mine (enforce)" "$(wharf oci run -b /run/bundle confined </dev/null 2>
 docker rm -f box free mine trap >/dev/null 2>&1
 echo 'profile docker-default { }' | apparmor_parser -R
 same unloaded "" "$(grep docker-default /sys/kernel/security/apparmor/profiles)"
-same "loaded again" "$default" "$(docker run --rm $image $current 2>&1)"
+found=$(docker run --rm $image $current 2>&1)
+case "$found" in
+*"set aside for"*)
+    # The translation of the profile took the emulated processor so long that plugins did not answer.
+    sleep 70
+    found=$(docker run --rm $image $current 2>&1)
+    ;;
+esac
+same "loaded again" "$default" "$found"
 echo 'profile docker-default flags=(attach_disconnected,mediate_deleted,complain) { file, }' | apparmor_parser -Kr
 kill -9 $daemon
 wait $daemon 2>/dev/null

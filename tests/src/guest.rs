@@ -184,6 +184,8 @@ impl Guest {
             ("confine.sh", include_str!("../guest/confine.sh")),
             ("etc/passwd", "root:x:0:0:root:/:/bin/sh\n"),
             ("etc/group", "root:x:0:\n"),
+            ("etc/subuid", "containers:2147483647:2147483648\n"),
+            ("etc/subgid", "containers:2147483647:2147483648\n"),
             ("etc/hosts", "127.0.0.1 localhost\n"),
             ("etc/resolv.conf", ""),
         ] {

@@ -40,6 +40,9 @@ fn check_whole(def: &Definition, b: &Blueprint) -> Result<()> {
         "it shares its pid namespace (--pid)"
     } else if matches!(b.ipc, Ipc::Container(_) | Ipc::Private { shareable: true }) {
         "it shares its IPC namespace with other containers (--ipc)"
+    } else if b.init {
+        // CRIU finds a program again by its path.
+        "its first process is the engine's own init, which is in no file system (--init)"
     } else {
         return Ok(());
     };

@@ -33,7 +33,8 @@ const NEEDS: &[(&str, &str)] = &[
 ];
 
 /// What only some tests need, which say that they are skipped without it: a file, and its Debian package.
-const WISHES: [(&str, &str); 4] = [
+const WISHES: [(&str, &str); 5] = [
+    ("/usr/bin/mmdebstrap", "mmdebstrap"),
     ("/sbin/apparmor_parser", "apparmor"),
     ("/usr/bin/qemu-system-x86_64", "qemu-system-x86"),
     ("/sbin/mkfs.ext4", "e2fsprogs"),
