@@ -43,7 +43,8 @@ fn guest(pulled: &[&str], loaded: &[&str], more: &[(&str, &Path)]) -> Option<Gue
 
 /// Whether plugins did not answer in time because the emulation is slow, which tells nothing of the engine.
 fn is_too_slow(said: &[String]) -> bool {
-    let slow = said.iter().any(|line| line == "slow");
+    let late = |line: &String| line.contains("did not answer within") || line.contains("is set aside for");
+    let slow = said.iter().any(|line| line == "slow" || line.starts_with("bad") && late(line));
     if slow {
         eprintln!("skipped: the emulated machine is too slow on this busy host");
     }
