@@ -62,7 +62,8 @@ fn a_counter_goes_on_from_where_it_was() {
     let id = d.docker(&["inspect", "-f", "{{.Id}}", "cc"]).ok();
     let kept = d.path("data/containers").join(&id).join("checkpoints");
     assert_eq!(std::fs::metadata(kept.join("first")).unwrap().permissions().mode() & 0o777, 0o700);
-    d.docker(&["checkpoint", "create", "cc", "first"]).fails(1, "checkpoint with name first already exists for container");
+    d.docker(&["checkpoint", "create", "cc", "first"])
+        .fails(1, "checkpoint with name first already exists for container");
 
     // It ends with it, and no restart policy or user's order is taken for that.
     let at = count(&d, "cc");
@@ -73,12 +74,17 @@ fn a_counter_goes_on_from_where_it_was() {
     counts_on(&d, "cc", at);
     assert_eq!(d.docker(&["exec", "cc", "cat", "/t/x", "/y"]).ok(), "kept\nlayer");
     let logs = d.docker(&["logs", "cc"]).ok();
-    let numbers: Vec<u64> = logs.lines().map(|line| line.strip_prefix("count ").unwrap().parse().unwrap()).collect();
+    let numbers: Vec<u64> =
+        logs.lines().map(|line| line.strip_prefix("count ").unwrap().parse().unwrap()).collect();
     assert!(numbers.windows(2).all(|two| two[1] == two[0] + 1), "{numbers:?}");
     // Its limits, its network, its keeper.
     let pid: i32 = d.docker(&["inspect", "-f", "{{.State.Pid}}", "cc"]).ok().parse().unwrap();
     let cgroups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
-    assert!(cgroups.lines().any(|line| line.contains("memory") && line.contains(&id)) || cgroups.contains(&format!("0::/wharf/{id}")), "{cgroups}");
+    assert!(
+        cgroups.lines().any(|line| line.contains("memory") && line.contains(&id))
+            || cgroups.contains(&format!("0::/wharf/{id}")),
+        "{cgroups}"
+    );
     let inside = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null";
     assert_eq!(d.docker(&["exec", "cc", "sh", "-c", inside]).out.trim(), "67108864");
     let address = d.docker(&["exec", "cc", "ip", "-4", "addr", "show", "eth0"]).ok();
@@ -86,7 +92,8 @@ fn a_counter_goes_on_from_where_it_was() {
     assert!(address.contains(&now) && !before.is_empty(), "{address} {now}");
     let capabilities = |pid: i32| {
         let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        let lines = text.lines().filter(|l| ["Cap", "Seccomp:", "NoNewPrivs"].iter().any(|k| l.starts_with(k)));
+        let lines =
+            text.lines().filter(|l| ["Cap", "Seccomp:", "NoNewPrivs"].iter().any(|k| l.starts_with(k)));
         lines.map(str::to_owned).collect::<Vec<_>>()
     };
     let restored = capabilities(pid);
@@ -167,7 +174,23 @@ fn containers_of_all_kinds() {
 #[test]
 fn who_listens_is_still_there() {
     let Some(d) = daemon() else { return };
-    d.docker(&["run", "-d", "--name", "web", "-p", "127.0.0.1:8080:80", "busybox", "nc", "-ll", "-p", "80", "-e", "echo", "hello"]).ok();
+    d.docker(&[
+        "run",
+        "-d",
+        "--name",
+        "web",
+        "-p",
+        "127.0.0.1:8080:80",
+        "busybox",
+        "nc",
+        "-ll",
+        "-p",
+        "80",
+        "-e",
+        "echo",
+        "hello",
+    ])
+    .ok();
     let asks = || {
         let output = d.in_namespace("busybox").args(["nc", "-w", "5", "127.0.0.1", "8080"]).output().unwrap();
         String::from_utf8_lossy(&output.stdout).contains("hello").then_some(())
@@ -206,9 +229,17 @@ fn what_cannot_be_saved_or_restored_is_told() {
         d.docker(&["rm", "-f", name]).ok();
     }
     // A file system that the container mounted itself, and has no right to name.
-    run(&d, "mounter", &["--privileged", "--network", "none"], "mkdir /a /b /m && mount -t overlay -o lowerdir=/a:/b x /m && sleep 1000");
-    eventually("the mount", || d.docker(&["exec", "mounter", "grep", " /m ", "/proc/mounts"]).out.contains("/m").then_some(()));
-    d.docker(&["checkpoint", "create", "mounter", "cp"]).fails(1, "/m (overlay) was mounted inside the container");
+    run(
+        &d,
+        "mounter",
+        &["--privileged", "--network", "none"],
+        "mkdir /a /b /m && mount -t overlay -o lowerdir=/a:/b x /m && sleep 1000",
+    );
+    eventually("the mount", || {
+        d.docker(&["exec", "mounter", "grep", " /m ", "/proc/mounts"]).out.contains("/m").then_some(())
+    });
+    d.docker(&["checkpoint", "create", "mounter", "cp"])
+        .fails(1, "/m (overlay) was mounted inside the container");
     assert_eq!(status(&d, "mounter"), "running");
     d.docker(&["rm", "-f", "mounter"]).ok();
 

@@ -186,9 +186,12 @@ impl Engine {
         }
         let done = match now.state.runtime.clone() {
             None => self.criu_dump(&now, path.clone(), !asked.exit).await?.map(Some),
-            Some(runtime) => self.runtime_dump(runtime, &now.def.id, path.clone(), !asked.exit).await?.map(|()| None),
+            Some(runtime) => {
+                self.runtime_dump(runtime, &now.def.id, path.clone(), !asked.exit).await?.map(|()| None)
+            }
         };
-        let description = |outside| Description { created: rfc3339(clock()), name, exit: asked.exit, outside };
+        let description =
+            |outside| Description { created: rfc3339(clock()), name, exit: asked.exit, outside };
         let done = match done.map(description) {
             Ok(description) => {
                 let path = path.clone();

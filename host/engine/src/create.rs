@@ -187,6 +187,9 @@ impl Engine {
         name.clone_into(&mut def.name);
         let made = match self.take_range(&id, &draft.ids) {
             Ok(maps) => {
+                if matches!(draft.ids, userns::Choice::Own(_)) {
+                    self.expect_range(&maps);
+                }
                 def.id_maps = maps;
                 draft.now.def = Arc::new(def);
                 self.make_container(&draft).await

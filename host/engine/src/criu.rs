@@ -62,7 +62,8 @@ fn given<'a>(def: &'a Definition, b: &Blueprint) -> Vec<&'a str> {
 
 /// Whether the pidfd is one of this process, which has not been reaped.
 fn is_of(pidfd: &OwnedFd, pid: i32) -> bool {
-    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).unwrap_or_default();
+    let info =
+        std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).unwrap_or_default();
     info.lines().find_map(|line| line.strip_prefix("Pid:")).is_some_and(|text| text.trim().parse() == Ok(pid))
 }
 
@@ -76,7 +77,8 @@ fn dump(
 ) -> std::result::Result<Outside, String> {
     let pid = now.state.pid;
     let find = |name: &str| held.iter().find(|(held, _)| held == name).map(|(_, fd)| fd);
-    let mountinfo = std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).map_err(|e| format!("its mounts: {e}"))?;
+    let mountinfo =
+        std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).map_err(|e| format!("its mounts: {e}"))?;
     let mounts = criu::external(&mountinfo, &given(&now.def, &now.blueprint))?;
     let net = match now.blueprint.network {
         NetworkMode::Host => None,
@@ -85,7 +87,8 @@ fn dump(
             Some(namespace.map_err(|e| format!("its network namespace: {e}"))?.ino())
         }
     };
-    let inode = |name: &str| find(name).and_then(|fd| std::fs::File::from(fd.try_clone().ok()?).metadata().ok());
+    let inode =
+        |name: &str| find(name).and_then(|fd| std::fs::File::from(fd.try_clone().ok()?).metadata().ok());
     let pipes = ["stdin", "stdout", "stderr"].map(|name| inode(name).map(|meta| meta.ino()));
     let work = image.join("criu.work");
     std::fs::create_dir(&work).map_err(|e| format!("{}: {e}", work.display()))?;
@@ -185,7 +188,8 @@ mod tests {
 
     #[test]
     fn descriptions_without_what_is_outside_are_others() {
-        let outside: Outside = serde_json::from_str(r#"{"mounts": ["/data"], "pipes": [null, 7, 8]}"#).unwrap();
+        let outside: Outside =
+            serde_json::from_str(r#"{"mounts": ["/data"], "pipes": [null, 7, 8]}"#).unwrap();
         assert_eq!(outside.pipes, [None, Some(7), Some(8)]);
         assert!(!outside.net);
     }

@@ -342,7 +342,7 @@ impl Engine {
                 stdio: child,
                 console_size,
                 hostname: config::hostname(&def.config, &def.id),
-                ids: (!def.id_maps.is_empty()).then(|| wharf_plan::run::Ids::both(def.id_maps.clone())),
+                ids: (!def.id_maps.is_empty()).then(|| wharf_plan::run::Ids::of(&def.id_maps)),
             },
         );
         if let Some(runtime) = &now.state.runtime {

@@ -172,7 +172,8 @@ impl Engine {
                 ..crate::models::FirewallInfo::default()
             }),
             warnings: missing.map(|why| {
-                let what = "WARNING: AppArmor is enabled, but containers run without the profile docker-default";
+                let what =
+                    "WARNING: AppArmor is enabled, but containers run without the profile docker-default";
                 vec![format!("{what}: {why}")]
             }),
             // Docker's word where a part is not there: clients of older versions look for the fields.

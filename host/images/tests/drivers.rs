@@ -459,7 +459,8 @@ async fn mapped_users(images: Images) {
         tar(&[file("second", "x").ids(5, 5), file(".wh.root-owned", "")]),
     ];
     let image = make(&images, "mapped:1", layers).await;
-    let maps = vec![IdMap { inside: 0, outside: 200_000, size: 65_536 }];
+    let maps =
+        vec![IdMap { inside: 0, outside: 200_000, size: 65_536, kind: wharf_plan::types::IdKind::Both }];
     let id = "1d".repeat(32);
     let options = SnapshotOptions { id_maps: maps.clone(), ..SnapshotOptions::default() };
     images.snapshots().prepare(&id, &image, options).await.unwrap();

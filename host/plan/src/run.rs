@@ -5,7 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::IdMap;
+use crate::idmap;
+use crate::types::{IdKind, IdMap};
 
 /// Index into the descriptors that travel with the plan.
 pub type Fd = u32;
@@ -323,9 +324,9 @@ pub struct Ids {
 }
 
 impl Ids {
-    /// The same ranges for users and groups.
-    pub fn both(maps: Vec<IdMap>) -> Self {
-        Self { uids: maps.clone(), gids: maps }
+    /// Those of users and those of groups of one list.
+    pub fn of(maps: &[IdMap]) -> Self {
+        Self { uids: idmap::only(maps, IdKind::Users), gids: idmap::only(maps, IdKind::Groups) }
     }
 }
 

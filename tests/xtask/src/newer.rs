@@ -52,6 +52,7 @@ fn unpack(place: &Path) -> Result<()> {
         arch = std::env::consts::ARCH,
     );
     let program = place.join("criu");
-    fs::write(&program, script).and_then(|()| fs::set_permissions(&program, fs::Permissions::from_mode(0o755)))?;
+    fs::write(&program, script)
+        .and_then(|()| fs::set_permissions(&program, fs::Permissions::from_mode(0o755)))?;
     Ok(())
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use wharf_kernel::{mount, seccomp};
 use wharf_plan::idmap;
 use wharf_plan::run::{Fd, Ids, Namespace, Namespaces, StartError, UserNamespace};
+use wharf_plan::types::IdKind;
 
 use super::errors::start_error;
 use super::prepare::Files;
@@ -84,7 +85,7 @@ impl Engine {
         };
         let user = match user {
             _ if def.id_maps.is_empty() => None,
-            Some(fd) => Some(UserNamespace { namespace: fds.add(fd), ids: Ids::both(def.id_maps.clone()) }),
+            Some(fd) => Some(UserNamespace { namespace: fds.add(fd), ids: Ids::of(&def.id_maps) }),
             None => {
                 return Err(Error::conflict(
                     "the container whose namespaces are joined does not run, so there is no user namespace to join",
@@ -95,8 +96,9 @@ impl Engine {
         if b.ipc == (Ipc::Private { shareable: true }) {
             let size = format!("size={}", b.shm_size);
             let flags = mount::Flags { no_suid: true, no_dev: true, no_exec: true, read_only: false };
-            let root = idmap::outside(&def.id_maps, 0).unwrap_or(0);
-            let (uid, gid) = (format!("uid={root}"), format!("gid={root}"));
+            let root = |kind| idmap::outside(&def.id_maps, kind, 0).unwrap_or(0);
+            let (uid, gid) =
+                (format!("uid={}", root(IdKind::Users)), format!("gid={}", root(IdKind::Groups)));
             let tree = mount::tmpfs(&["mode=1777", &size, &uid, &gid], flags)?;
             hold.push(("shm".into(), fds.add(mount::bind(tree.as_fd(), false)?)));
             shm = Some(fds.add(tree));

@@ -84,7 +84,11 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
         let parser = dir.path().join("parser");
-        std::fs::write(&parser, "#!/bin/sh\ngrep -q 'profile docker-default' || exit 9\necho \"no: $*\" >&2\nexit 1\n").unwrap();
+        std::fs::write(
+            &parser,
+            "#!/bin/sh\ngrep -q 'profile docker-default' || exit 9\necho \"no: $*\" >&2\nexit 1\n",
+        )
+        .unwrap();
         std::fs::set_permissions(&parser, std::fs::Permissions::from_mode(0o755)).unwrap();
         assert_eq!(load(&parser, &text(None)).unwrap_err(), "no: --replace --skip-cache");
     }

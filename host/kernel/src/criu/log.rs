@@ -22,11 +22,14 @@ pub(super) fn causes(text: &str) -> Option<String> {
         .filter_map(|line| {
             let (before, said) = line.split_once("Error (")?;
             // Nothing but a time stands before it.
-            let is_time = |c: char| c.is_ascii_digit() || matches!(c, '(' | ')' | '.' | ' ' | ':' | 'p' | 'i' | 'd');
+            let is_time =
+                |c: char| c.is_ascii_digit() || matches!(c, '(' | ')' | '.' | ' ' | ':' | 'p' | 'i' | 'd');
             before.chars().all(is_time).then(|| said.split_once("): ").map_or(said, |(_, said)| said).trim())
         })
         .collect();
-    let beside = |said: &&str| said.starts_with("rlimit: ") || said.ends_with(" FAILED.") || said.starts_with("exited, status=");
+    let beside = |said: &&str| {
+        said.starts_with("rlimit: ") || said.ends_with(" FAILED.") || said.starts_with("exited, status=")
+    };
     let mut causes: Vec<&str> = said.iter().filter(|said| !beside(said)).take(MOST).copied().collect();
     if causes.is_empty() {
         causes = said.into_iter().take(MOST).collect();

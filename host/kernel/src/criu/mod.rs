@@ -65,7 +65,9 @@ fn finish(mut command: Command, patience: Duration, log: &Path) -> Result<(), St
     drop(command);
     match program::wait(&mut child, patience).map_err(|e| format!("{name}: {e}"))? {
         End::Status(status) if status.success() => Ok(()),
-        End::Status(status) => Err(log::errors(log).unwrap_or_else(|| format!("{status}, and it did not say why"))),
+        End::Status(status) => {
+            Err(log::errors(log).unwrap_or_else(|| format!("{status}, and it did not say why")))
+        }
         End::Late => Err(format!("it did not end within {} seconds and was killed", patience.as_secs())),
     }
 }

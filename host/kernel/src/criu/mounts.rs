@@ -44,7 +44,8 @@ fn parse(line: &str) -> Option<Line> {
 
 /// Whether a path is another or below it.
 fn within(path: &str, place: &str) -> bool {
-    path.strip_prefix(place.trim_end_matches('/')).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    path.strip_prefix(place.trim_end_matches('/'))
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// The paths of a container whose mounts come from outside, of its `mountinfo`. `given` are the paths at which the engine
@@ -55,7 +56,9 @@ fn within(path: &str, place: &str) -> bool {
 pub fn external(mountinfo: &str, given: &[&str]) -> Result<Vec<String>, String> {
     let mut external = Vec::new();
     for line in mountinfo.lines() {
-        let Some(mount) = parse(line) else { return Err(format!("the kernel's list of mounts has the line {line:?}")) };
+        let Some(mount) = parse(line) else {
+            return Err(format!("the kernel's list of mounts has the line {line:?}"));
+        };
         if mount.target == "/" {
             continue;
         }
@@ -68,9 +71,14 @@ pub fn external(mountinfo: &str, given: &[&str]) -> Result<Vec<String>, String> 
                 return Err(format!("a mount at {:?}: CRIU cannot be told of such a path", mount.target));
             }
             external.push(mount.target);
-        } else if !matches!(mount.fstype.as_str(), "proc" | "sysfs" | "tmpfs" | "devpts" | "mqueue" | "cgroup2") {
+        } else if !matches!(
+            mount.fstype.as_str(),
+            "proc" | "sysfs" | "tmpfs" | "devpts" | "mqueue" | "cgroup2"
+        ) {
             let Line { target, fstype, .. } = mount;
-            return Err(format!("{target} ({fstype}) was mounted inside the container, and is not to be had again"));
+            return Err(format!(
+                "{target} ({fstype}) was mounted inside the container, and is not to be had again"
+            ));
         }
     }
     external.sort();
@@ -92,7 +100,9 @@ pub(super) enum Stand {
 /// Finds it in the plan: the images have the paths, but what lies there is never taken from them.
 pub(super) fn stand(plan: &RunPlan, path: &str) -> Result<Stand, String> {
     let trees = plan.mounts.iter().filter_map(|mount| match mount.source {
-        MountSource::Tree(number) if within(path, &mount.target) => Some((mount.target.trim_end_matches('/'), number)),
+        MountSource::Tree(number) if within(path, &mount.target) => {
+            Some((mount.target.trim_end_matches('/'), number))
+        }
         _ => None,
     });
     // Of places within each other the inner one; of mounts on each other the later one.
@@ -107,8 +117,12 @@ pub(super) fn stand(plan: &RunPlan, path: &str) -> Result<Stand, String> {
         return Ok(Stand::Null);
     }
     match path.strip_prefix(CGROUPS) {
-        Some(name) if !name.is_empty() && !name.contains('/') && name != ".." => Ok(Stand::Cgroup(name.to_owned())),
-        _ => Err(format!("the checkpoint was made with a mount at {path}, which the container no longer has")),
+        Some(name) if !name.is_empty() && !name.contains('/') && name != ".." => {
+            Ok(Stand::Cgroup(name.to_owned()))
+        }
+        _ => {
+            Err(format!("the checkpoint was made with a mount at {path}, which the container no longer has"))
+        }
     }
 }
 
@@ -130,7 +144,8 @@ mod tests {
     #[test]
     fn mounts_from_outside() {
         let found = external(INFO, &["/data", "/etc/hostname"]).unwrap();
-        let expected = ["/data", "/data/with blank", "/etc/hostname", "/proc/keys", "/sys/fs/cgroup/cpu,cpuacct"];
+        let expected =
+            ["/data", "/data/with blank", "/etc/hostname", "/proc/keys", "/sys/fs/cgroup/cpu,cpuacct"];
         assert_eq!(found, expected);
     }
 
@@ -171,7 +186,16 @@ mod tests {
         assert_eq!(stand(&plan, "/data/inner/y"), Ok(Stand::Tree(2, "y".into())));
         assert_eq!(stand(&plan, "/proc/keys"), Ok(Stand::Null));
         assert_eq!(stand(&plan, "/sys/fs/cgroup/cpu"), Ok(Stand::Cgroup("cpu".into())));
-        for bad in ["/database", "/data/../etc", "/proc/kcore", "/sys/fs/cgroup/", "/sys/fs/cgroup/..", "/sys/fs/cgroup/a/b", "/etc/shadow", "relative"] {
+        for bad in [
+            "/database",
+            "/data/../etc",
+            "/proc/kcore",
+            "/sys/fs/cgroup/",
+            "/sys/fs/cgroup/..",
+            "/sys/fs/cgroup/a/b",
+            "/etc/shadow",
+            "relative",
+        ] {
             assert!(stand(&plan, bad).is_err(), "{bad}");
         }
     }

@@ -63,7 +63,9 @@ fn usable(plan: &RunPlan) -> Result<&Restore, StartError> {
         return Err(refuse("CRIU and the directories of a checkpoint are named by absolute paths"));
     }
     if plan.user.is_some() || plan.namespaces.pid != Namespace::New {
-        return Err(refuse("a container goes on in a pid namespace of its own and the host's user namespace"));
+        return Err(refuse(
+            "a container goes on in a pid namespace of its own and the host's user namespace",
+        ));
     }
     if given.net != matches!(plan.namespaces.net, Namespace::Join(_)) {
         return Err(refuse("the checkpoint is one of a container with another kind of network"));
