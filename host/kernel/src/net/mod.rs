@@ -10,6 +10,7 @@ mod filter;
 mod flows;
 mod forwarding;
 mod links;
+mod names;
 mod nft;
 mod ports;
 mod route;
@@ -28,6 +29,7 @@ use wharf_plan::net::{Desired, Item, LinkName, LinkRef, Protocol, Publish, diff,
 
 use filter::Filter;
 use links::Worker;
+pub use names::{NAME_SERVER, NameSockets};
 use scope::{dies, endpoint, forget, network, restore, sweep_links};
 pub use watch::Watch;
 
@@ -270,6 +272,12 @@ impl Net {
         container: BorrowedFd<'_>,
     ) -> Result<AppliedEndpoint, Error> {
         self.run(|worker, shared| endpoint(worker, shared, id, old, new, container))
+    }
+
+    /// Opens the sockets on which the names of a container's networks are asked for, inside its namespace: whoever asks
+    /// [`NAME_SERVER`] there reaches them. Done once more, the new sockets take the place of the old ones.
+    pub fn open_names(&self, container: BorrowedFd<'_>) -> Result<NameSockets, Error> {
+        self.run(|worker, _| worker.inside(container, names::open))
     }
 
     /// Removes an endpoint. Removing what is not there is no error.
