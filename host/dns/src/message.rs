@@ -13,14 +13,10 @@ use rand::seq::SliceRandom;
 
 use crate::view::{Found, View};
 
-/// The shortest message: a header.
-const HEADER: usize = 12;
 /// What every client of datagrams takes (RFC 1035).
 const DATAGRAM: usize = 512;
 /// Records beside the question that a question may have: OPT, a signature, a little more.
 const BESIDE: u16 = 4;
-/// An OPT record without options.
-const OPT: usize = 11;
 /// Bytes that we say we take in a datagram.
 const PAYLOAD: u16 = 1232;
 
@@ -83,7 +79,11 @@ pub fn decide(view: &View, packet: &[u8], transport: Transport) -> Decision {
 }
 
 /// The question and what belongs to it.
-fn read(header: Header, decoder: &mut BinDecoder<'_>, transport: Transport) -> Result<Question, ResponseCode> {
+fn read(
+    header: Header,
+    decoder: &mut BinDecoder<'_>,
+    transport: Transport,
+) -> Result<Question, ResponseCode> {
     let counts = header.counts;
     if counts.queries != 1 || counts.answers != 0 || counts.authorities > 1 || counts.additionals > BESIDE {
         return Err(ResponseCode::FormErr);
@@ -221,22 +221,18 @@ impl Question {
     /// An answer with these records, as many as the client takes.
     fn reply(&self, data: Vec<(RData, u32)>) -> Vec<u8> {
         let mut message = self.message(ResponseCode::NoError);
-        // Each record begins with a reference to the question's name: 2 bytes, and 10 more before its data.
-        let length = |data: &RData| match data {
-            RData::A(_) => 12 + 4,
-            RData::AAAA(_) => 12 + 16,
-            _ => 12 + 255,
-        };
-        let mut room = self.limit.saturating_sub(HEADER + self.query.name().len() + 5 + OPT);
-        for (data, ttl) in data {
-            let Some(rest) = room.checked_sub(length(&data)) else {
-                message.metadata.truncation = true;
-                break;
-            };
-            room = rest;
-            message.add_answer(Record::from_rdata(self.query.name().clone(), ttl, data));
+        let record = |(data, ttl)| Record::from_rdata(self.query.name().clone(), ttl, data);
+        message.add_answers(data.into_iter().map(record));
+        loop {
+            let written = bytes(&message);
+            let count = message.answers.len();
+            if written.len() <= self.limit || count == 0 {
+                return written;
+            }
+            // As many as their share of the bytes; the writer may have shortened the first ones' names more than the last.
+            message.metadata.truncation = true;
+            message.answers.truncate((count * self.limit / written.len()).min(count - 1));
         }
-        bytes(&message)
     }
 
     /// That no answer could be had.
@@ -248,7 +244,8 @@ impl Question {
     pub fn answered_by(&self, id: u16, packet: &[u8]) -> Option<Said> {
         let mut decoder = BinDecoder::new(packet);
         let header = Header::read(&mut decoder).ok()?;
-        if header.id != id || header.message_type != MessageType::Response || header.op_code != OpCode::Query {
+        if header.id != id || header.message_type != MessageType::Response || header.op_code != OpCode::Query
+        {
             return None;
         }
         let failure = matches!(header.response_code, ResponseCode::ServFail | ResponseCode::Refused);
@@ -270,7 +267,8 @@ impl Question {
     pub fn passed_on(&self, mut packet: Vec<u8>) -> Vec<u8> {
         if packet.len() > self.limit {
             let mut decoder = BinDecoder::new(&packet);
-            let code = Header::read(&mut decoder).map_or(ResponseCode::ServFail, |header| header.response_code);
+            let code =
+                Header::read(&mut decoder).map_or(ResponseCode::ServFail, |header| header.response_code);
             let mut message = self.message(code);
             message.metadata.truncation = true;
             return bytes(&message);

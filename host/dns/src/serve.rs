@@ -196,12 +196,10 @@ impl Guest {
             let reply = match decision {
                 Decision::Drop => return Ok(()),
                 Decision::Reply(reply) => reply,
-                Decision::Forward(question) => {
-                    match Taken::one(&self.common.forwards, &self.forwards) {
-                        Some(_taken) => self.elsewhere(&question, &packet, Transport::Tcp).await,
-                        None => question.failure(),
-                    }
-                }
+                Decision::Forward(question) => match Taken::one(&self.common.forwards, &self.forwards) {
+                    Some(_taken) => self.elsewhere(&question, &packet, Transport::Tcp).await,
+                    None => question.failure(),
+                },
             };
             let length = u16::try_from(reply.len()).map_err(io::Error::other)?;
             let mut message = length.to_be_bytes().to_vec();

@@ -118,7 +118,7 @@ mod tests {
         assert_eq!(times, [0, 1200, 2400]);
         assert_eq!(order(&Servers::new([ip(1)]), 5), [1, 1, 1]);
         assert_eq!(order(&Servers::new((1..9).map(ip)), 5), [1, 2, 3]);
-        assert_eq!(order(&Servers::default(), 5), []);
+        assert!(order(&Servers::default(), 5).is_empty());
     }
 
     #[test]

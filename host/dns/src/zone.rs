@@ -119,19 +119,15 @@ impl Zone {
                 if name.is_empty() || names.contains(&name) {
                     continue;
                 }
-                let target = Target {
-                    owner: Arc::clone(owner),
-                    addresses: Arc::clone(&addresses),
-                    ttl: record.ttl,
-                };
+                let target =
+                    Target { owner: Arc::clone(owner), addresses: Arc::clone(&addresses), ttl: record.ttl };
                 next.names.add(name.as_str().into(), target);
                 names.push(name);
             }
             let Some(first) = names.first() else { continue };
             let name: Arc<str> = first.as_str().into();
             for address in &record.addresses {
-                let called =
-                    Called { owner: Arc::clone(owner), name: Arc::clone(&name), ttl: record.ttl };
+                let called = Called { owner: Arc::clone(owner), name: Arc::clone(&name), ttl: record.ttl };
                 next.addresses.add(*address, called);
             }
         }

@@ -24,7 +24,14 @@ fn runner(cases: u32) -> TestRunner {
 /// Names that exist, some that do not, and some that are odd.
 fn name() -> impl Strategy<Value = String> {
     let known = prop::sample::select(vec![
-        "web", "WEB.net", "web.net.", "a.b", "2.0.0.10.in-addr.arpa", "example.org", "", "x.ip6.arpa",
+        "web",
+        "WEB.net",
+        "web.net.",
+        "a.b",
+        "2.0.0.10.in-addr.arpa",
+        "example.org",
+        "",
+        "x.ip6.arpa",
     ]);
     prop_oneof![known.prop_map(str::to_owned), "[a-zA-Z0-9_.\\-]{0,80}"]
 }

@@ -27,21 +27,23 @@ use wharf_kernel::sys::process::{CLONE_NEWNET, setns, unshare};
 const LONG: Duration = Duration::from_secs(60);
 
 fn lab(test: impl FnOnce() + Send) {
-    netns::within(|| {
-        unshare(CLONE_NEWNET)?;
-        loopback_up()?;
-        test();
-        Ok(())
-    })
-    .unwrap();
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            unshare(CLONE_NEWNET).and_then(|()| loopback_up()).unwrap();
+            test();
+        });
+        thread.join().unwrap();
+    });
 }
 
 fn inside<T: Send>(namespace: &OwnedFd, work: impl FnOnce() -> T + Send) -> T {
-    netns::within(|| {
-        setns(namespace.as_fd(), CLONE_NEWNET)?;
-        Ok(work())
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            setns(namespace.as_fd(), CLONE_NEWNET).unwrap();
+            work()
+        });
+        thread.join().unwrap()
     })
-    .unwrap()
 }
 
 /// What a server does with a question: the answers to send, as (bytes).
@@ -150,7 +152,8 @@ impl Host {
     fn container(&self, id: &str, upstream: Upstream, outside: bool) -> Container {
         let namespace = netns::create().unwrap();
         let address = IpAddr::from([10, 0, 0, u8::try_from(self.names.len() + 2).unwrap()]);
-        let records = vec![Record { names: vec![id.into(), "all".into()], addresses: vec![address], ttl: 600 }];
+        let records =
+            vec![Record { names: vec![id.into(), "all".into()], addresses: vec![address], ttl: 600 }];
         let place = Place { network: "n".into(), name: "net".into(), records, links: Vec::new() };
         let presence = Presence { places: vec![place], upstream, outside, keep_single: false };
         self.names.publish(id, presence);
@@ -167,7 +170,7 @@ impl Container {
             socket.connect((NAME_SERVER, 53)).unwrap();
             socket.set_read_timeout(Some(LONG)).unwrap();
             socket.send(&message.to_vec().unwrap()).unwrap();
-            let mut buffer = [0; 65_535];
+            let mut buffer = vec![0; 65_535];
             let length = socket.recv(&mut buffer).unwrap();
             let reply = Message::from_vec(&buffer[..length]).unwrap();
             assert_eq!(reply.metadata.id, message.metadata.id);
@@ -248,10 +251,8 @@ fn long_answers_come_on_connections() {
 #[test]
 fn one_server_that_is_silent_is_no_obstacle() {
     lab(|| {
-        let (_one, two) = (
-            Server::start([127, 0, 0, 51], silent()),
-            Server::start([127, 0, 0, 52], says("192.0.2.2")),
-        );
+        let (_one, two) =
+            (Server::start([127, 0, 0, 51], silent()), Server::start([127, 0, 0, 52], says("192.0.2.2")));
         // Nobody is at the first one.
         let host = Host::new(&[[127, 0, 0, 50], [127, 0, 0, 51], [127, 0, 0, 52]]);
         let web = host.container("web", Upstream::Host, true);
@@ -374,7 +375,10 @@ fn a_flood_takes_nothing_from_others() {
                 }
                 if round % 10 == 9 {
                     assert!(matches!(good.find("all.").as_str(), "10.0.0.2" | "10.0.0.3"));
-                    assert_eq!(good.converse(&[question("good.")])[0].answers[0].data.to_string(), "10.0.0.3");
+                    assert_eq!(
+                        good.converse(&[question("good.")])[0].answers[0].data.to_string(),
+                        "10.0.0.3"
+                    );
                 }
                 most.fetch_max(descriptors(), Ordering::Relaxed);
             }
@@ -402,7 +406,8 @@ fn sockets_are_taken_over() {
             udp: sockets.udp.try_clone().unwrap(),
             tcp: sockets.tcp.try_clone().unwrap(),
         };
-        let record = Record { names: vec!["web".into()], addresses: vec![Ipv4Addr::LOCALHOST.into()], ttl: 1 };
+        let record =
+            Record { names: vec!["web".into()], addresses: vec![Ipv4Addr::LOCALHOST.into()], ttl: 1 };
         let place = Place { network: "n".into(), name: "net".into(), records: vec![record], links: vec![] };
         let presence = Presence { places: vec![place], ..Presence::default() };
         // The first one never serves: as a daemon that dies.

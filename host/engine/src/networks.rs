@@ -909,7 +909,8 @@ impl Engine {
             return Ok(namespace);
         }
         // A keeper that took over from one that died holds its process, and no more.
-        let pid = self.inner.registry.get(id).map(|container| container.now().state.pid).filter(|pid| *pid > 0);
+        let pid =
+            self.inner.registry.get(id).map(|container| container.now().state.pid).filter(|pid| *pid > 0);
         let found = find("pidfd").zip(pid).and_then(|(process, pid)| {
             let namespace = std::fs::File::open(format!("/proc/{pid}/ns/net")).ok()?;
             // Its number was not another's when that was opened, as it is still there.

@@ -157,7 +157,7 @@ impl Engine {
         let given = self.given_resolver(now, &networks);
         let host = self.inner.resolver.load();
         if now.blueprint.network == NetworkMode::Host {
-            return files::resolv_conf(&files::first(&[&given, &host]));
+            return files::resolv_conf(&files::without_root(files::first(&[&given, &host])));
         }
         let endpoints = now.state.endpoints.values();
         if endpoints.clone().any(has_names) || self.inner.names.is_served(&now.def.id) {

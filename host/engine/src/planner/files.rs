@@ -59,7 +59,7 @@ pub fn resolver(given: &Resolver, host: &Resolver, ipv6: bool) -> Resolver {
 }
 
 /// `--dns-search .` is how no search domain is asked for.
-fn without_root(mut all: Resolver) -> Resolver {
+pub fn without_root(mut all: Resolver) -> Resolver {
     all.search.retain(|s| s != ".");
     all
 }
@@ -73,9 +73,10 @@ pub fn ndots(options: &[String]) -> Option<u32> {
 /// others. Names of one word are to reach it as they are.
 pub fn internal_conf(given: &Resolver, host: &Resolver) -> String {
     let mut all = without_root(first(&[given, host]));
-    let behind = all.servers.iter().map(|server| {
-        if given.servers.is_empty() { format!("host({server})") } else { server.clone() }
-    });
+    let behind = all
+        .servers
+        .iter()
+        .map(|server| if given.servers.is_empty() { format!("host({server})") } else { server.clone() });
     let behind = behind.collect::<Vec<_>>().join(" ");
     all.servers = vec![wharf_kernel::net::NAME_SERVER.to_string()];
     if ndots(&all.options).is_none() {

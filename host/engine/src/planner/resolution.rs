@@ -26,12 +26,13 @@ pub(crate) fn of_drivers(now: &Now, networks: &[Arc<Network>]) -> Resolver {
 pub(crate) fn presence(now: &Now, networks: &[Arc<Network>], given: &Resolver, host: &Resolver) -> Presence {
     let attached =
         networks.iter().filter_map(|network| Some((network, now.state.endpoints.get(&network.name)?)));
-    let places = attached.clone().filter(|(_, endpoint)| has_names(endpoint)).map(|(network, endpoint)| Place {
-        network: network.id.clone(),
-        name: network.name.clone(),
-        records: records(endpoint),
-        links: links(now, &network.name),
-    });
+    let places =
+        attached.clone().filter(|(_, endpoint)| has_names(endpoint)).map(|(network, endpoint)| Place {
+            network: network.id.clone(),
+            name: network.name.clone(),
+            records: records(endpoint),
+            links: links(now, &network.name),
+        });
     let servers: Vec<IpAddr> = given.servers.iter().filter_map(|text| text.parse().ok()).collect();
     let options = if given.options.is_empty() { &host.options } else { &given.options };
     Presence {

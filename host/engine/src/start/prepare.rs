@@ -103,9 +103,7 @@ impl Engine {
         }
         .await;
         match files {
-            Ok(files) => {
-                Ok(Prepared { files, namespace: made.namespace.or(source), network: made.sockets })
-            }
+            Ok(files) => Ok(Prepared { files, namespace: made.namespace.or(source), network: made.sockets }),
             Err(e) => {
                 self.undo_endpoints(state.endpoints.clone()).await;
                 Err(e)

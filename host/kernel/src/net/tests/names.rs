@@ -1,6 +1,5 @@
 //! Questions to 127.0.0.11 reach the sockets, whatever else the container does with port 53.
 
-
 use super::*;
 use crate::netns::Visitor;
 
