@@ -147,7 +147,7 @@ fn answer(view: &View, question: Question) -> Decision {
 /// A name as it is looked up; None where it holds what no container's name does.
 fn text(name: &Name) -> Option<String> {
     let mut text = String::with_capacity(64);
-    for label in name.iter() {
+    for label in name {
         if !text.is_empty() {
             text.push('.');
         }

@@ -21,9 +21,9 @@ use crate::upstream::{From, Upstream};
 use crate::view::View;
 
 /// Questions that are out at once, of all containers and of one. Each has up to three sockets.
-const FORWARDS: Shared = Shared::new(2048, 256);
+const FORWARDS: (usize, usize) = (2048, 256);
 /// Connections of clients, of all containers and of one.
-const CONNECTIONS: Shared = Shared::new(1024, 32);
+const CONNECTIONS: (usize, usize) = (1024, 32);
 /// Datagrams a second of one container; what is more waits in its socket, or is dropped there at its own cost.
 const RATE: u32 = 20_000;
 /// Datagrams of one container that are taken before others have their turn.
@@ -42,7 +42,8 @@ pub(crate) struct Common {
 
 impl Common {
     pub(crate) fn new(outside: Outside, host: Arc<HostServers>) -> Self {
-        Self { outside, host, forwards: FORWARDS, connections: CONNECTIONS }
+        let shared = |(all, most)| Shared::new(all, most);
+        Self { outside, host, forwards: shared(FORWARDS), connections: shared(CONNECTIONS) }
     }
 }
 
@@ -118,11 +119,10 @@ impl Guest {
                 Ok::<_, io::Error>(None)
             });
             match taken {
-                Ok(None) => {}
                 Ok(Some((from, question, packet))) => self.forward_datagram(question, packet, from, work),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return count,
-                // Of an earlier answer that nobody wanted.
-                Err(_) => {}
+                // An error is of an earlier answer that nobody wanted.
+                Ok(None) | Err(_) => {}
             }
         }
         BATCH

@@ -24,7 +24,7 @@ use wharf_kernel::sys::net_device::loopback_up;
 use wharf_kernel::sys::process::{CLONE_NEWNET, setns, unshare};
 
 /// What must come comes long before.
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_mins(1);
 
 fn lab(test: impl FnOnce() + Send) {
     std::thread::scope(|scope| {

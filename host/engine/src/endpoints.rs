@@ -65,6 +65,8 @@ pub(crate) struct Planned {
     pub(crate) said: Vec<(String, String)>,
     /// Held until what was staged is committed, so that two starts do not get one address.
     pub(crate) turns: Vec<tokio::sync::OwnedMutexGuard<()>>,
+    /// Held until what was planned is applied, so that two starts do not choose one port out of a range.
+    pub(crate) ranges: Option<tokio::sync::OwnedMutexGuard<()>>,
 }
 
 impl Engine {
@@ -162,7 +164,9 @@ impl Engine {
         let address = |v6: bool| addresses.iter().map(|a| split_cidr(a).0).find(|ip| ip.contains(':') == v6);
         // Ports are published on the way out only.
         let publishes = if at == 0 {
-            ports::publishes(&now.blueprint.ports, address(false), address(true))
+            let (v4, v6) = (address(false), address(true));
+            let chosen = self.choose_ports(now, v4.is_some(), v6.is_some(), dry_run, planned).await?;
+            ports::publishes(&chosen, v4, v6)
         } else {
             Vec::new()
         };
@@ -190,6 +194,31 @@ impl Engine {
         };
         planned.endpoints.insert(record.name.clone(), endpoint);
         Ok(())
+    }
+
+    /// Ports of the host for a container's bindings: of each range the first one that is free. No other start chooses from a
+    /// range until `planned` is dropped.
+    async fn choose_ports(
+        &self,
+        now: &Now,
+        v4: bool,
+        v6: bool,
+        dry_run: bool,
+        planned: &mut Planned,
+    ) -> Result<Vec<ports::Binding>> {
+        if !ports::has_ranges(&now.blueprint.ports) {
+            return Ok(now.blueprint.ports.clone());
+        }
+        if !dry_run {
+            planned.ranges = Some(Arc::clone(&self.inner.networks.ranges).lock_owned().await);
+        }
+        let (net, blueprint) = (self.inner.net.clone(), Arc::clone(&now.blueprint));
+        let choosing = move || {
+            ports::choose(&blueprint.ports, v4, v6, |protocol, hosts, range, taken| {
+                net.first_free_port(protocol, hosts, range, taken)
+            })
+        };
+        self.inner.pool.run(choosing).await
     }
 
     /// The state of a running container under another name: what the drivers say that its endpoints are called then. None:

@@ -43,6 +43,8 @@ pub(crate) struct Networks {
     by_id: RwLock<BTreeMap<String, Arc<Object>>>,
     /// One creation or removal at a time: names and pools are given once.
     pub(crate) change: tokio::sync::Mutex<()>,
+    /// Held from choosing a host port out of a range until it is applied.
+    pub(crate) ranges: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Networks {

@@ -16,8 +16,8 @@ pub(crate) fn has_names(endpoint: &Endpoint) -> bool {
 
 /// What a driver says of the resolver of its containers; of several networks the first one that says something.
 pub(crate) fn of_drivers(now: &Now, networks: &[Arc<Network>]) -> Resolver {
-    let endpoints = networks.iter().filter_map(|network| now.state.endpoints.get(&network.name));
-    let said = endpoints.filter_map(|endpoint| endpoint.desired.resolver.clone()).next();
+    let mut endpoints = networks.iter().filter_map(|network| now.state.endpoints.get(&network.name));
+    let said = endpoints.find_map(|endpoint| endpoint.desired.resolver.clone());
     said.map(|r| Resolver { servers: r.servers, search: r.search, options: r.options }).unwrap_or_default()
 }
 

@@ -81,6 +81,7 @@ impl Engine {
         let mut tx = planned.kv;
         put(&mut tx, STATES, &now.def.id, &*state)?;
         let turns = planned.turns;
+        let _until_applied = planned.ranges;
         let store = self.inner.store.clone();
         let recording = async move {
             let result = store.commit(tx).await;
@@ -168,7 +169,9 @@ impl Engine {
                         let named = endpoints.values().any(has_names);
                         let names = named.then(|| net.open_names(fd.as_fd())).transpose();
                         let names = names.map_err(|error| {
-                            endpoints.values().for_each(|endpoint| endpoints::undo(&net, endpoint));
+                            for endpoint in endpoints.values() {
+                                endpoints::undo(&net, endpoint);
+                            }
                             (String::new(), error)
                         })?;
                         Sockets { holders, names }
