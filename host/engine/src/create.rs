@@ -336,19 +336,11 @@ impl Engine {
 
     /// The three files that a container starts its life with.
     fn first_files(&self, now: &Now) -> Vec<(&'static str, String)> {
-        let own = now.blueprint.network != NetworkMode::Host;
-        let settings = self.inner.settings();
-        let engine = files::Resolver {
-            servers: settings.dns.clone(),
-            search: settings.dns_search.clone(),
-            options: settings.dns_options.clone(),
-        };
-        let resolver = files::resolver(&now.blueprint.resolver, &engine, &self.inner.resolver.load(), own);
         let hostname = config::hostname(&now.def.config, &now.def.id);
         vec![
             ("hostname", format!("{hostname}\n")),
             ("hosts", self.hosts_file(now)),
-            ("resolv.conf", files::resolv_conf(&resolver)),
+            ("resolv.conf", self.resolv_conf(now)),
         ]
     }
 

@@ -60,6 +60,7 @@ pub(crate) fn endpoint_settings(engine: &Engine, now: &Now, name: &str, asked: &
         dns.push(now.def.name.clone());
         dns.extend(asked.aliases.clone().unwrap_or_default());
         dns.push(crate::planner::names::short(&now.def.id).to_owned());
+        dns.push(crate::planner::config::hostname(&now.def.config, &now.def.id));
         let mut seen = std::collections::HashSet::new();
         dns.retain(|n| seen.insert(n.clone()));
     }

@@ -42,6 +42,7 @@ mod recover;
 mod registry;
 pub mod remote;
 mod remove;
+mod resolution;
 mod runtimes;
 pub mod settings;
 mod start;
@@ -120,8 +121,10 @@ pub(crate) struct Inner {
     pub(crate) experimental: std::sync::atomic::AtomicBool,
     /// What other runtimes said they can do.
     pub(crate) runtime_features: ArcSwap<runtimes::Features>,
-    /// What the host's own resolver says, read at start.
-    pub(crate) resolver: ArcSwap<planner::files::Resolver>,
+    /// What the host's own resolver says.
+    pub(crate) resolver: Arc<resolution::HostFile>,
+    /// Who has which name in which network; answers containers that ask.
+    pub(crate) names: wharf_dns::Names,
 }
 
 /// What a reload of the configuration replaces.
@@ -167,6 +170,7 @@ impl Engine {
         if runtimes {
             self.ask_runtimes();
         }
+        self.republish_names();
     }
 
     /// Names of the runtimes that containers may name, and of the one for those that name none.

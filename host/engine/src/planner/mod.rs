@@ -13,6 +13,7 @@ pub mod names;
 pub mod paths;
 pub mod ports;
 pub(crate) mod report;
+pub(crate) mod resolution;
 pub mod run;
 pub mod security;
 pub mod signals;

@@ -10,7 +10,7 @@ use wharf_plan::run::{Fd, Ids, Namespace, Namespaces, StartError, UserNamespace}
 use wharf_plan::types::IdKind;
 
 use super::errors::start_error;
-use super::prepare::Files;
+use super::prepare::{Files, Sockets};
 use super::{NetNamespace, STAGES, Spaces};
 use crate::Engine;
 use crate::error::{Error, Result};
@@ -47,7 +47,7 @@ impl Engine {
         state: &mut State,
         files: Files,
         spaces: Spaces,
-        holders: Vec<OwnedFd>,
+        network: Sockets,
     ) -> Result<()> {
         let def = &now.def;
         let b = &now.blueprint;
@@ -103,8 +103,15 @@ impl Engine {
             hold.push(("shm".into(), fds.add(mount::bind(tree.as_fd(), false)?)));
             shm = Some(fds.add(tree));
         }
-        for (n, fd) in holders.into_iter().enumerate() {
+        for (n, fd) in network.holders.into_iter().enumerate() {
             hold.push((format!("port-{n}"), fds.add(fd)));
+        }
+        if let Some(sockets) = network.names {
+            // Before the program runs: it finds others, and itself, from its first moment.
+            let view = Now { state: Arc::new(state.clone()), ..now.clone() };
+            for (name, fd) in self.begin_names(&view, sockets)? {
+                hold.push((name, fds.add(fd)));
+            }
         }
         for (name, fd) in stdio.hold {
             hold.push((name, fds.add(fd)));

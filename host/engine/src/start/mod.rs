@@ -182,11 +182,12 @@ impl Engine {
             Ok(namespace) => {
                 let namespace = prepared.namespace.or(namespace);
                 let spaces = Spaces { net: namespace, joined };
-                self.hand_over(container, now, state, prepared.files, spaces, prepared.holders).await
+                self.hand_over(container, now, state, prepared.files, spaces, prepared.network).await
             }
             Err(e) => Err(e),
         };
         if result.is_err() {
+            self.inner.names.withdraw(&def.id);
             self.undo_endpoints(state.endpoints.clone()).await;
         }
         result
