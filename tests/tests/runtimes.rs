@@ -1,4 +1,5 @@
-//! `--runtime`: other OCI runtimes through the same keeper. One body for the engine's own, runc, crun and `wharf oci`.
+//! `--runtime`: other runtimes through the same keeper. One body for the engine's own, runc, crun and `wharf oci`, and runc and crun
+//! behind containerd's shim.
 
 #![cfg(test)]
 
@@ -9,19 +10,34 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use wharf_tests::{Daemon, Options, bin_dir, eventually};
 
-/// What stands for itself, and three that are called.
-const RUNTIMES: [&str; 4] = ["runc", "debian-runc", "crun", "wharf-oci"];
+/// What stands for itself, three that are called, and two that a shim calls.
+const RUNTIMES: [&str; 6] = ["runc", "debian-runc", "crun", "wharf-oci", "shim-runc", "shim-crun"];
+
+/// `$PATH` with the shim on it, which the tests' preparation has fetched where it is not installed.
+fn path_with_shim() -> String {
+    let fetched = bin_dir().join("../shims");
+    let path = format!("{}:{}", fetched.display(), std::env::var("PATH").unwrap());
+    let found = path.split(':').any(|dir| Path::new(dir).join("containerd-shim-runc-v2").is_file());
+    assert!(found, "containerd-shim-runc-v2 is missing; `cargo xtask test` fetches it");
+    path
+}
 
 fn config() -> Value {
     json!({"runtimes": {
         "debian-runc": {"path": "/usr/sbin/runc"},
         "crun": {"path": "/usr/bin/crun"},
         "wharf-oci": {"path": bin_dir().join("wharf"), "runtimeArgs": ["oci"]},
+        "shim-runc": {"runtimeType": "io.containerd.runc.v2", "options": {"BinaryName": "/usr/sbin/runc"}},
+        "shim-crun": {"runtimeType": "io.containerd.runc.v2", "options": {"BinaryName": "/usr/bin/crun"}},
     }})
 }
 
 fn with(config: &Value) -> Daemon {
-    let daemon = Daemon::with(Options { config: Some(config.to_string()), ..Options::default() });
+    let daemon = Daemon::with(Options {
+        config: Some(config.to_string()),
+        env: vec![("PATH".into(), path_with_shim())],
+        ..Options::default()
+    });
     daemon.import_busybox();
     daemon
 }
@@ -389,7 +405,7 @@ fn zombies(parent: i32) -> Vec<i32> {
 fn only_the_administrator_names_runtimes() {
     let mut own = config();
     let daemon = with(&own);
-    for name in ["nosuch", "/bin/sh", "../../bin/sh", "io.containerd.kata.v2"] {
+    for name in ["nosuch", "/bin/sh", "../../bin/sh"] {
         let body = json!({"Image": "busybox", "Cmd": ["true"], "HostConfig": {"Runtime": name}});
         let refused = daemon.api("POST", "/containers/create", &body.to_string());
         let text = format!("unknown or invalid runtime name: {name}");
@@ -450,8 +466,13 @@ fn a_runtime_that_fails_is_quoted() {
         (json!({"x": {}}), "runtime x: either a runtimeType or a path must be configured"),
         (json!({"x": {"path": "/x", "runtimeType": "y"}}), "cannot configure both path and runtimeType"),
         (
-            json!({"x": {"runtimeType": "io.containerd.kata.v2"}}),
-            "shim io.containerd.kata.v2 is not supported",
+            json!({"x": {"runtimeType": "io.containerd.kata.v2", "options": {"Path": "x"}}}),
+            "runtime x: unknown option Path",
+        ),
+        (json!({"x": {"runtimeType": "nonsense"}}), "runtime x: invalid runtime type: nonsense"),
+        (
+            json!({"x": {"runtimeType": "io.containerd.kata.v2", "runtimeArgs": ["x"]}}),
+            "args cannot be used with a runtimeType runtime",
         ),
         (json!({"x": {"path": "/x", "options": {"a": 1}}}), "options cannot be used with a path runtime"),
     ] {

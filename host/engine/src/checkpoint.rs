@@ -168,7 +168,14 @@ impl Engine {
                 arguments.push("--leave-running");
             }
             arguments.push(&id);
-            runtime::invoke(&runtime, &arguments, PATIENCE)?;
+            if runtime.shim.is_some() {
+                let bundle = Path::new(&runtime.bundle);
+                let task = wharf_shim::Task::at(bundle, &id);
+                task.and_then(|mut task| task.checkpoint(&image, &work, exit, PATIENCE))
+                    .map_err(|failure| failure.to_string())?;
+            } else {
+                runtime::invoke(&runtime, &arguments, PATIENCE)?;
+            }
             let text = serde_json::to_vec(&description).map_err(|e| e.to_string())?;
             std::fs::write(Path::new(&image).join(DESCRIPTION), text).map_err(|e| e.to_string())
         });

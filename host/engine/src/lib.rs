@@ -41,6 +41,7 @@ mod registry;
 pub mod remote;
 mod remove;
 mod runtimes;
+mod shims;
 pub mod settings;
 mod start;
 mod stats;

@@ -158,7 +158,12 @@ impl Engine {
         }
         let (cgroups, path, pid) = (self.inner.cgroups.clone(), now.state.cgroup.clone(), now.state.pid);
         let networked = !now.state.endpoints.is_empty();
-        let look = move || (cgroups.stats(&path), networked.then(|| interfaces(pid)));
+        // A shim of a virtual machine, or None.
+        let told = self.counters(&now).await?;
+        let look = move || {
+            let stats = told.map_or_else(|| cgroups.stats(&path), Ok);
+            (stats, networked.then(|| interfaces(pid)))
+        };
         let (stats, networks) = self.inner.pool.run(look).await?;
         let stats = stats.doing("cannot read the counters")?;
         let v2 = self.inner.facts().cgroup_version == 2;
@@ -185,6 +190,7 @@ impl Engine {
         }
         let columns = columns(ps_args)?;
         let (cgroups, path) = (self.inner.cgroups.clone(), now.state.cgroup.clone());
+        let told = self.pids_by_shim(&now).await?;
         let titles = columns.iter().map(|c| c.title().to_owned()).collect();
         // A command line is in a process's own memory, which a file system that hangs may have to page in.
         let place = format!("the list of processes of container {}", now.def.id);
@@ -193,7 +199,7 @@ impl Engine {
             .foreign
             .run(&[&place], move |_| -> Result<Vec<Vec<String>>> {
                 let boot = boot_time();
-                let mut pids = cgroups.pids(&path)?;
+                let mut pids = told.map_or_else(|| cgroups.pids(&path), Ok)?;
                 pids.sort_unstable();
                 pids.dedup();
                 Ok(pids

@@ -7,6 +7,7 @@ mod needs;
 mod plugins;
 mod run;
 mod shell;
+mod shim;
 mod test;
 mod toolchain;
 
