@@ -78,7 +78,7 @@ impl Shims {
 fn a_virtual_machine() {
     let shims = Shims::new(&["machine", "oom"]);
     let d = &shims.daemon;
-    let mut create = vec!["-d", "-i", "--memory", "64m", "--name", "m", "busybox", "sleep", "1000"];
+    let mut create = vec!["-d", "-i", "--memory", "64m", "--name", "machine", "busybox", "sleep", "1000"];
     let id = shims.run("machine", &create).ok();
     let bundle = shims.bundle(&id);
     eventually("its output", || (d.docker(&["logs", &id]).out.trim() == "from the machine").then_some(()));
@@ -94,7 +94,7 @@ fn a_virtual_machine() {
     d.docker(&["pause", &id]).fails(1, "does not implement");
     assert_eq!(d.docker(&["inspect", "-f", "{{.State.Status}}", &id]).ok(), "running");
     // Accounts are those of the container's files, not of the host's, on which its process has its eyes.
-    let users = d.docker_with_input(&["cp", "-", "m:/"], &passwd("inside:x:77:78::/:/bin/sh\n"));
+    let users = d.docker_with_input(&["cp", "-", "machine:/"], &passwd("inside:x:77:78::/:/bin/sh\n"));
     users.ok();
     d.docker(&["exec", "-u", "inside", &id, "true"]).fails(126, "");
     let seen: Value = serde_json::from_slice(&std::fs::read(bundle.join("exec-seen")).unwrap()).unwrap();
@@ -112,7 +112,7 @@ fn a_virtual_machine() {
     assert_eq!(d.docker(&["inspect", "-f", "{{.State.ExitCode}} {{.State.OOMKilled}}", &id]).ok(), "137 true");
     d.docker(&["rm", &id]).ok();
     // Options of the configuration, as the message that shims understand.
-    create.retain(|a| *a != "--name" && *a != "m");
+    create.retain(|a| *a != "--name" && *a != "machine");
     let id = d.docker(&[&["run", "--runtime", "configured", "--network", "none"], &create[..]].concat()).ok();
     let options = std::fs::read(shims.bundle(&id).join("options-seen")).unwrap();
     let text = String::from_utf8_lossy(&options);
@@ -141,7 +141,7 @@ fn what_is_not_there_is_said() {
     shims.run("nosuch", &["busybox", "true"]).fails(125, missing);
     // A request names no program by its path.
     for name in ["/bin/sh", "../x.v2", "a/b.v2", "plain"] {
-        let body = json!({"Image": "busybox", "HostConfig": {"Runtime": name}});
+        let body = json!({"Image": "busybox", "Cmd": ["true"], "HostConfig": {"Runtime": name}});
         let refused = shims.daemon.api("POST", "/containers/create", &body.to_string());
         let text = format!("unknown or invalid runtime name: {name}");
         assert_eq!((refused.status, refused.message()), (400, text));
@@ -155,7 +155,7 @@ fn a_start_that_goes_wrong_leaves_nothing() {
         ("fail-start", "no room on the moon"),
         ("garbage", "printed no address"),
         ("endless", "printed without end"),
-        ("nobody", "the shim is gone"),
+        ("nobody", "nobody listens at the address"),
         ("die-create", "the shim is gone"),
         ("fail-create", "OCI runtime create failed: the moon is wrong"),
         ("lie-pid", "named process 1 as the container's"),
@@ -228,7 +228,7 @@ fn a_shim_that_goes_wrong_later_ends_with_its_container() {
 #[test]
 fn daemon_and_keeper_may_die() {
     let mut shims = Shims::new(&["machine"]);
-    let id = shims.run("machine", &["-d", "--name", "m", "busybox", "sleep", "1000"]).ok();
+    let id = shims.run("machine", &["-d", "--name", "machine", "busybox", "sleep", "1000"]).ok();
     shims.daemon.crash();
     shims.daemon.restart();
     assert_eq!(shims.daemon.docker(&["inspect", "-f", "{{.State.Status}}", &id]).ok(), "running");

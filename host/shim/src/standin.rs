@@ -426,7 +426,8 @@ fn open(started: &Started, id: &str, until: &Until<'_>) -> Result<Task, String> 
         }
         wait *= 2;
     }
-    Task::open(started, id).map_err(|e| format!("{e} at the address that it printed"))
+    // Not in the kernel's words: those of a missing file would be taken for the container's program.
+    Task::open(started, id).map_err(|_| "nobody listens at the address that the shim printed".into())
 }
 
 /// The pipe that a shim writes its log to, in the place where it looks for one.

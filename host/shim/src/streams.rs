@@ -18,7 +18,8 @@ const PLACE: &str = "io";
 pub(crate) struct Io {
     pub(crate) named: Streams,
     outputs: Vec<Flow>,
-    input: Option<Flow>,
+    /// With what keeps its pipe from ending before all has gone in.
+    input: Option<(Flow, OwnedFd)>,
     /// The end of a terminal that is the container's in the eyes of the keeper.
     terminal: Option<OwnedFd>,
     size: Option<(u16, u16)>,
@@ -100,12 +101,12 @@ impl Io {
             }
             if index == 0 {
                 nonblocking(end.as_fd())?;
-                io.input = Some(Flow::new(end, pipe.end, !process.tty));
+                io.input = Some((Flow::new(end, pipe.end, !process.tty), pipe.other));
             } else {
                 nonblocking(end.as_fd())?;
                 io.outputs.push(Flow::new(pipe.end, end, !process.tty));
+                io.open.push(pipe.other);
             }
-            io.open.push(pipe.other);
             io.paths.push(pipe.path);
         }
         Ok(io)
@@ -128,7 +129,7 @@ impl Io {
 
     /// What to wait for, with the number that [`step`](Self::step) takes.
     pub(crate) fn waits(&self) -> impl Iterator<Item = (usize, BorrowedFd<'_>, nix::poll::PollFlags)> {
-        let all = self.input.iter().map(|flow| (0, flow));
+        let all = self.input.iter().map(|(flow, _)| (0, flow));
         all.chain(self.outputs.iter().enumerate().map(|(n, flow)| (n + 1, flow)))
             .filter_map(|(n, flow)| flow.waits().map(|(fd, flags)| (n, fd, flags)))
     }
@@ -136,9 +137,9 @@ impl Io {
     /// Moves one stream on. True: that was the end of the input, of which the shim is to be told.
     pub(crate) fn step(&mut self, number: usize) -> bool {
         if number == 0 {
-            let ended = self.input.as_mut().is_some_and(|flow| flow.step() == Step::Ended);
+            let ended = self.input.as_mut().is_some_and(|(flow, _)| flow.step() == Step::Ended);
             if ended {
-                // The pipe's end closes with it.
+                // The pipe's ends here close with it.
                 self.input = None;
             }
             return ended;
