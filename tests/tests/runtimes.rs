@@ -483,3 +483,69 @@ fn a_runtime_that_fails_is_quoted() {
         daemon.run_with_input(command, b"").fails(125, text);
     }
 }
+
+#[test]
+fn kill_9_of_the_keeper_loses_no_container() {
+    let mut daemon = with(&config());
+    let mut running = Vec::new();
+    for runtime in RUNTIMES {
+        let script = "echo up; while ! test -e /go; do sleep 0.05; done; echo down; exit 9";
+        let args = ["run", "-d", "--runtime", runtime, "--network", "none", "busybox", "sh", "-c", script];
+        let id = daemon.docker(&args).ok();
+        let pid = daemon.docker(&["inspect", "-f", "{{.State.Pid}}", &id]).ok();
+        running.push((id, pid));
+    }
+    kill(Pid::from_raw(daemon_keeper(&daemon)), Signal::SIGKILL).unwrap();
+    daemon.crash();
+    daemon.restart();
+    for (id, pid) in &running {
+        let shown = daemon.docker(&["inspect", "-f", "{{.State.Status}} {{.State.Pid}}", id]).ok();
+        assert_eq!(shown, format!("running {pid}"));
+        assert_eq!(daemon.docker(&["exec", id, "echo", "still"]).ok(), "still");
+        daemon.docker(&["exec", id, "touch", "/go"]).ok();
+        eventually("its end", || {
+            (daemon.docker(&["inspect", "-f", "{{.State.Status}}", id]).ok() == "exited").then_some(())
+        });
+        // And one that is to be ended by force.
+        daemon.docker(&["start", id]).ok();
+        daemon.docker(&["rm", "-f", id]).ok();
+    }
+    no_traces(&daemon);
+}
+
+#[test]
+fn no_other_runtime_makes_a_container_without_the_user_namespace_that_it_is_to_have() {
+    let mut own = config();
+    own["userns-remap"] = json!("default");
+    let subids = "dockremap:400000:65536\n";
+    let accounts = |file: &str, line: &str| {
+        let own = std::fs::read_to_string(file).unwrap();
+        let others: Vec<&str> = own.lines().filter(|l| !l.starts_with("dockremap:")).collect();
+        format!("{}\n{line}\n", others.join("\n"))
+    };
+    let daemon = Daemon::with(Options {
+        config: Some(own.to_string()),
+        env: vec![("PATH".into(), path_with_shim())],
+        etc: vec![
+            ("subuid".into(), subids.into()),
+            ("subgid".into(), subids.into()),
+            ("passwd".into(), accounts("/etc/passwd", "dockremap:x:4990:4990::/:/usr/sbin/nologin")),
+            ("group".into(), accounts("/etc/group", "dockremap:x:4990:")),
+        ],
+        ..Options::default()
+    });
+    daemon.import_busybox();
+    let map = ["busybox", "cat", "/proc/self/uid_map"];
+    for runtime in RUNTIMES {
+        let first = ["run", "--rm", "--network", "none", "--runtime", runtime];
+        let ran = daemon.docker(&[&first[..], &map[..]].concat());
+        if runtime == "runc" {
+            assert!(ran.ok().contains("400000"));
+        } else {
+            ran.fails(125, "cannot be used for a container with a user namespace");
+        }
+        let host = daemon.docker(&[&first[..], &["--userns", "host"], &map[..]].concat()).ok();
+        assert_eq!(host.split_whitespace().collect::<Vec<_>>(), ["0", "0", "4294967295"], "{runtime}");
+    }
+    no_traces(&daemon);
+}

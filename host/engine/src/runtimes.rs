@@ -54,6 +54,16 @@ impl Engine {
         if is_native(name) {
             return Ok(None);
         }
+        // Others would make it without the user namespace, with the host's own root inside.
+        if !def.id_maps.is_empty() {
+            return Err(Error::new(
+                crate::error::Kind::Unsupported,
+                format!(
+                    "runtime {name} cannot be used for a container with a user namespace; run it with the runtime {NATIVE}, or \
+                     with --userns=host"
+                ),
+            ));
+        }
         let bundle = bundles(&settings.exec_root).join(&def.id);
         let found = match settings.runtimes.get(name) {
             Some(found) => found,

@@ -445,6 +445,9 @@ fn log(bundle: &Path) -> std::io::Result<std::fs::File> {
 /// A shim's error, in its own words as far as it has any; what died without any may have said it in its log.
 fn said(stand_in: &mut StandIn, failure: Failure) -> String {
     match failure {
+        Failure::Status(..) if failure.is_unimplemented() => {
+            format!("the container's runtime does not implement this: {failure}")
+        }
         Failure::Status(_, words) => {
             let words = words.trim_end_matches(": unknown");
             let heads = ["OCI runtime create failed: ", "OCI runtime exec failed: ", "failed to create shim task: "];
