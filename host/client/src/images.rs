@@ -100,7 +100,7 @@ pub(crate) async fn remove(client: &Client, args: RmiArgs) -> Result<u8, Error> 
 }
 
 pub(crate) async fn list(client: &Client, args: ImagesArgs) -> Result<u8, Error> {
-    let mut filter = args.filter.clone();
+    let mut filter = args.list.filter.clone();
     filter.extend(args.reference.iter().map(|r| format!("reference={r}")));
     let mut query = vec![("all", args.all.to_string()), ("digests", args.digests.to_string())];
     if let Some(filters) = filters(&filter)? {
@@ -134,7 +134,7 @@ pub(crate) async fn list(client: &Client, args: ImagesArgs) -> Result<u8, Error>
         for name in names {
             let (repository, tag) = split_reference(name);
             rows.push(json!({
-                "Repository": repository, "Tag": tag, "Digest": digest, "ID": if args.no_trunc { id } else { short(id) },
+                "Repository": repository, "Tag": tag, "Digest": digest, "ID": if args.list.no_trunc { id } else { short(id) },
                 "CreatedSince": format!("{} ago", units::ago(units::now() - created)), "CreatedAt": local_time(created),
                 "Size": units::human(number("Size").unwrap_or(0)), "VirtualSize": units::human_exact(number("Size").unwrap_or(0)),
                 "Containers": count("Containers", &|n| n.to_string()), "SharedSize": count("SharedSize", &units::human_exact),
@@ -142,7 +142,7 @@ pub(crate) async fn list(client: &Client, args: ImagesArgs) -> Result<u8, Error>
             }));
         }
     }
-    if args.quiet {
+    if args.list.quiet {
         for row in &rows {
             println!("{}", text(row, "/ID"));
         }
@@ -158,7 +158,7 @@ pub(crate) async fn list(client: &Client, args: ImagesArgs) -> Result<u8, Error>
     if args.digests {
         columns.insert(2, ("DIGEST", "Digest"));
     }
-    format::print_list(&rows, &columns, args.format.as_deref())?;
+    format::print_list(&rows, &columns, args.list.format.as_deref())?;
     Ok(0)
 }
 

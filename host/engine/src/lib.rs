@@ -47,6 +47,7 @@ mod start;
 mod stats;
 mod stop;
 pub mod system;
+mod top;
 mod userns;
 pub mod variants;
 pub mod volumes;
@@ -60,6 +61,7 @@ pub use error::{Error, Kind, Result};
 pub use options::{Caller, CreateOptions, Filters, ListOptions, RemoveOptions, WaitCondition};
 pub use remote::Packing;
 pub use settings::Settings;
+pub use stats::Sample;
 pub use wharf_io as io;
 
 /// Version of the engine, as `docker version` shows it.
@@ -94,6 +96,8 @@ pub(crate) struct Inner {
     pub(crate) namespaces: userns::Source,
     pub(crate) ranges: userns::Ranges,
     pub(crate) pool: pool::Pool,
+    /// For what all followers of statistics ask at the same tick.
+    pub(crate) looks: pool::Batch,
     /// For what touches file systems that may hang.
     pub(crate) foreign: foreign::Foreign,
     pub(crate) registry: registry::Registry,

@@ -14,7 +14,7 @@ use crate::error::{Context, Result};
 use crate::filesystem::Dirs;
 use crate::host::Host;
 use crate::planner::{files, names};
-use crate::pool::Pool;
+use crate::pool::{Batch, Pool};
 use crate::record::ENGINE;
 use crate::settings::Settings;
 use crate::{Engine, Inner, Live, io};
@@ -101,6 +101,7 @@ impl Engine {
                 net_watch: std::sync::OnceLock::new(),
                 namespaces,
                 ranges: crate::userns::Ranges::default(),
+                looks: Batch::new(pool.clone()),
                 pool,
                 foreign: crate::foreign::Foreign::default(),
                 registry: crate::registry::Registry::default(),

@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::mpsc;
 
 use crate::archive::blocks::{BLOCK, fill};
-use crate::digest::{self, HashReader};
+use crate::digest::{self, Beside};
 use crate::error::{Error, Result};
 use crate::import::header;
 use crate::inner::{Inner, Pin};
@@ -61,17 +61,20 @@ struct Out {
 }
 
 impl Out {
-    fn pass(&mut self) -> io::Result<()> {
+    /// Sends what has been collected; answers it.
+    fn pass(&mut self) -> io::Result<Bytes> {
         if self.block.is_empty() {
-            return Ok(());
+            return Ok(Bytes::new());
         }
-        let block = std::mem::replace(&mut self.block, Vec::with_capacity(BLOCK));
-        self.to.blocking_send(block.into()).map_err(|_| io::ErrorKind::BrokenPipe.into())
+        let block = Bytes::from(std::mem::replace(&mut self.block, Vec::with_capacity(BLOCK)));
+        self.to.blocking_send(block.clone()).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+        Ok(block)
     }
 
-    /// Writes all that `from` has; answers the bytes.
-    fn all_of(&mut self, from: &mut impl Read) -> io::Result<u64> {
+    /// Writes all that `from` has; answers its bytes and their hash.
+    fn all_of(&mut self, from: &mut impl Read) -> io::Result<(u64, String)> {
         let mut total = 0;
+        let hash = Beside::begin()?;
         loop {
             let start = self.block.len();
             self.block.resize(BLOCK.max(start), 0);
@@ -79,9 +82,10 @@ impl Out {
             self.block.truncate(start + n);
             total += n as u64;
             if self.block.len() < BLOCK {
-                return Ok(total);
+                hash.update(Bytes::copy_from_slice(self.block.get(start..).unwrap_or_default()))?;
+                return Ok((total, hash.finish()?));
             }
-            self.pass()?;
+            hash.update(self.pass()?.slice(start..))?;
         }
     }
 }
@@ -91,13 +95,13 @@ impl Write for Out {
         let n = data.len().min(BLOCK - self.block.len().min(BLOCK));
         self.block.extend_from_slice(data.get(..n).unwrap_or_default());
         if self.block.len() >= BLOCK {
-            self.pass()?;
+            self.flush()?;
         }
         Ok(n)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.pass()
+        self.pass().map(drop)
     }
 }
 
@@ -263,9 +267,7 @@ fn pad(out: &mut impl Write, size: u64) -> Result<()> {
 /// Writes a blob and makes sure that it is what its name says.
 fn blob(out: &mut Out, digest: &str, size: u64, input: &mut impl Read) -> Result<()> {
     out.write_all(&header(&path(digest), b'0', 0o644, size)?)?;
-    let mut hashed = HashReader::new(input.take(size));
-    out.all_of(&mut hashed)?;
-    let (found, length) = hashed.finish();
+    let (length, found) = out.all_of(&mut input.take(size))?;
     if length != size || found != digest {
         return Err(Error::internal(format!("the files of blob {digest} have changed on the disk")));
     }

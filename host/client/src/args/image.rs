@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 
-use super::{Command, InspectArgs, PruneAllArgs, Pruning};
+use super::{Command, InspectArgs, ListArgs, PruneAllArgs, Pruning};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImageCommand {
@@ -52,24 +52,14 @@ impl From<ImageCommand> for Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct ImagesArgs {
+    #[command(flatten)]
+    pub(crate) list: ListArgs,
     /// Show also intermediate ones
     #[arg(short, long)]
     pub(crate) all: bool,
     /// Show digests
     #[arg(long)]
     pub(crate) digests: bool,
-    /// Filter (key=value)
-    #[arg(short, long)]
-    pub(crate) filter: Vec<String>,
-    /// Format with a Go template, `json` or `table`
-    #[arg(long)]
-    pub(crate) format: Option<String>,
-    /// Do not shorten
-    #[arg(long)]
-    pub(crate) no_trunc: bool,
-    /// Only ids
-    #[arg(short, long)]
-    pub(crate) quiet: bool,
     /// Only images of this name
     pub(crate) reference: Option<String>,
 }

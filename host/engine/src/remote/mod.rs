@@ -6,6 +6,7 @@ mod progress;
 mod pull;
 mod push;
 mod serve;
+mod signatures;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -14,7 +14,7 @@ use wharf_images::{Blob, Image, Manifest};
 use wharf_registry::{Access, Descriptor, Piece, Platform, Resolved, Selector, Session};
 
 use super::progress::{Lines, Meter};
-use super::{credential, explain, short};
+use super::{credential, explain, short, signatures};
 use crate::error::{Error, Result};
 use crate::images::Progress;
 use crate::policy::Subject;
@@ -159,6 +159,7 @@ impl Engine {
                 break;
             }
         }
+        let signatures = signatures::contents(session, &referrers).await;
         let target = one.reference.full();
         let subject = Subject { point: "image-admit", target: &target, labels: Vec::new(), dry_run: false };
         let object = || {
@@ -166,7 +167,7 @@ impl Engine {
             json!({
                 "reference": target, "digest": found.root.digest, "platform": one.platform.text(),
                 "descriptor": found.manifest.descriptor(), "manifest": parsed(&found.manifest.bytes),
-                "config": parsed(&found.config), "referrers": referrers,
+                "config": parsed(&found.config), "referrers": referrers, "signatures": signatures,
             })
         };
         let reviewed = self.review(one.caller, subject, object).await?;
