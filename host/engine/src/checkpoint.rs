@@ -228,6 +228,12 @@ impl Engine {
                 arguments.push("--leave-running");
             }
             arguments.push(&id);
+            if runtime.shim.is_some() {
+                let task = wharf_shim::Task::at(Path::new(&runtime.bundle), &id);
+                return task
+                    .and_then(|mut task| task.checkpoint(&image, &work, !leave_running, PATIENCE))
+                    .map_err(|failure| failure.to_string());
+            }
             runtime::invoke(&runtime, &arguments, PATIENCE)
         });
         done.await

@@ -45,6 +45,7 @@ mod remove;
 mod resolution;
 mod runtimes;
 pub mod settings;
+mod shims;
 mod start;
 mod stats;
 mod stop;

@@ -194,7 +194,12 @@ impl Engine {
         let (cgroups, path, pid) = (self.inner.cgroups.clone(), now.state.cgroup.clone(), now.state.pid);
         let (run, most) = (now.state.run, self.inner.host.most_files);
         let networked = !now.state.endpoints.is_empty();
+        // Of a virtual machine only its shim knows, and its counters cannot be kept open.
+        let told = self.counters(&now).await?;
         let look = move || -> wharf_kernel::Result<_> {
+            if let Some(told) = told {
+                return Ok((told, None, networked.then(|| interfaces(pid))));
+            }
             let (stats, kept) = match kept {
                 Some(mut kept) => (kept.counters.read()?, Some(kept)),
                 None => {

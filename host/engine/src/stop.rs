@@ -183,6 +183,14 @@ impl Engine {
         let (cgroups, path) = (self.inner.cgroups.clone(), now.state.cgroup.clone());
         // A cgroup that is gone, or none that can be frozen: then nothing stood in the way.
         drop(self.inner.pool.start(move || cgroups.thaw(&path)));
+        if tokio::time::timeout(KILL_PATIENCE, ended(life, exits)).await.is_ok() {
+            return true;
+        }
+        if now.state.runtime.as_ref().is_none_or(|runtime| runtime.shim.is_none()) {
+            return false;
+        }
+        // Its shim said that it was killed, and does not say that it has ended.
+        let _ = self.end_by_force(now).await;
         tokio::time::timeout(KILL_PATIENCE, ended(life, exits)).await.is_ok()
     }
 

@@ -20,6 +20,7 @@ impl Engine {
         let columns = columns(ps_args)?;
         let memory = self.inner.host.memory;
         let (cgroups, path) = (self.inner.cgroups.clone(), now.state.cgroup.clone());
+        let told = self.pids_by_shim(&now).await?;
         let titles = columns.iter().map(|c| c.title().to_owned()).collect();
         // A command line is in a process's own memory, which a file system that hangs may have to page in.
         let place = format!("the list of processes of container {}", now.def.id);
@@ -28,7 +29,7 @@ impl Engine {
             .foreign
             .run(&[&place], move |_| -> Result<Vec<Vec<String>>> {
                 let boot = boot_time();
-                let mut pids = cgroups.pids(&path)?;
+                let mut pids = told.map_or_else(|| cgroups.pids(&path), Ok)?;
                 pids.sort_unstable();
                 pids.dedup();
                 Ok(pids

@@ -340,8 +340,8 @@ pub struct UserNamespace {
     pub ids: Ids,
 }
 
-/// A program with runc's command line that runs containers in place of the keeper's own code. Only the administrator
-/// names such a program.
+/// A program that runs containers in place of the keeper's own code: one with runc's command line, or a shim of containerd's
+/// kind. Only the administrator names such a program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub struct Runtime {
     /// Name in the configuration, as `HostConfig.Runtime` has it.
@@ -354,6 +354,25 @@ pub struct Runtime {
     pub root: String,
     /// Directory of this container's bundle.
     pub bundle: String,
+    /// Set where the program is a shim (containerd's runtime v2) and not called as runc is.
+    #[serde(default)]
+    pub shim: Option<Shim>,
+}
+
+/// What a shim is told besides the bundle.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Shim {
+    /// The options of its configuration.
+    pub options: Option<ShimOptions>,
+}
+
+/// A message of the shim's own kind (`google.protobuf.Any`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct ShimOptions {
+    /// Name of the message's type.
+    pub type_url: String,
+    /// The message.
+    pub value: Vec<u8>,
 }
 
 /// A process that another runtime makes.

@@ -8,6 +8,7 @@ mod newer;
 mod plugins;
 mod run;
 mod shell;
+mod shim;
 mod test;
 mod toolchain;
 

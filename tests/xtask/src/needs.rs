@@ -77,7 +77,7 @@ pub(crate) fn install() -> Result<()> {
     let mut missing: Vec<&str> =
         NEEDS.iter().filter(|(program, _)| !present(program)).map(|(_, packages)| *packages).collect();
     if missing.is_empty() {
-        return Ok(());
+        return crate::shim::fetch();
     }
     if !is_root() || !on_path("apt-get") {
         bail!("the tests need: {}", missing.join(", "));
@@ -93,7 +93,8 @@ pub(crate) fn install() -> Result<()> {
             .args(["install", "-y", "-qq", "--no-install-recommends"])
             .args(&missing),
     )
-    .with_context(|| format!("the tests need: {}", missing.join(", ")))
+    .with_context(|| format!("the tests need: {}", missing.join(", ")))?;
+    crate::shim::fetch()
 }
 
 /// Whether the distribution has this package.

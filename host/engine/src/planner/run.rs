@@ -340,6 +340,8 @@ pub fn is_native(name: &str) -> bool {
 pub fn check_runtime(host: &HostConfig, facts: &Facts) -> Result<()> {
     match host.runtime.as_deref().unwrap_or("") {
         name if is_native(name) || facts.runtimes.contains(name) => Ok(()),
+        // Whether its program is there is seen at the start, as with Docker.
+        other if crate::shims::is_shim(other) => Ok(()),
         other => Err(crate::runtimes::unknown(other)),
     }
 }

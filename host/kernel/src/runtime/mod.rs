@@ -21,7 +21,7 @@ use crate::program::{self, End, PATH};
 use crate::sys::mount as sys_mount;
 use crate::sys::process as sys;
 
-pub use conduct::{exec, run};
+pub use conduct::{exec, foreign, open_bundle, prepare, run};
 
 /// A runtime that has not made its container by then never will.
 const MAKING: Duration = Duration::from_mins(2);
@@ -34,7 +34,7 @@ const LONGEST: usize = 256 << 10;
 
 /// A mount namespace for this thread alone, in which what is mounted stays, while the host's own changes still arrive: a file
 /// system that the host unmounts is not kept busy.
-pub(crate) fn private_mounts() -> Result<()> {
+pub fn private_mounts() -> Result<()> {
     sys::unshare(sys::CLONE_NEWNS)?;
     sys_mount::set_root_propagation(libc::MS_SLAVE)?;
     // Some runtimes refuse a machine that has both versions of cgroups. The first is the one with the controllers there.
@@ -188,7 +188,7 @@ fn readable(fd: std::os::fd::BorrowedFd<'_>, patience: Duration) -> std::io::Res
 }
 
 /// Runs something on a thread of its own, which may leave the namespaces of the others.
-pub(crate) fn apart<T: Send>(work: impl FnOnce() -> T + Send) -> Option<T> {
+pub fn apart<T: Send>(work: impl FnOnce() -> T + Send) -> Option<T> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("runtime".into()).spawn_scoped(scope, work);
         thread.ok().and_then(|thread| thread.join().ok())
