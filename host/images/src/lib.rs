@@ -10,11 +10,13 @@ use std::sync::Arc;
 
 use tokio::io::AsyncRead;
 use tokio_util::io::SyncIoBridge;
+use wharf_plan::platform::Platform;
 use wharf_store::Store;
 
 use crate::archive::unpack::Budget;
 use crate::inner::{Inner, blocking};
 use crate::load::{Archive, Loading};
+use crate::image_index::{INDEXES, IndexRecord};
 use crate::record::{ImageRecord, Index, LayerRecord, NameRecord};
 
 pub mod archive;
@@ -26,6 +28,7 @@ mod distribution;
 pub mod driver;
 mod error;
 pub mod gc;
+pub mod image_index;
 mod import;
 mod inner;
 mod layers;
@@ -44,11 +47,13 @@ pub use commit::{Change, Changes, CommitOptions};
 pub use distribution::{Blob, Manifest};
 pub use driver::StorageDriver;
 pub use error::{Error, Kind, Result};
+pub use image_index::{ImageIndex, Target};
 pub use model::{
     Deleted, EmbeddedFile, Healthcheck, History, Image, ImageConfig, ImageUsage, ImportOptions, LayerRef,
     LoadOptions, Loaded, Progress, PruneOptions, Pruned, RemoveOptions, Usage, Use,
 };
-pub use save::Saving;
+pub use remove::Found;
+pub use save::{SaveOptions, Saving};
 pub use snapshots::Snapshots;
 
 /// Bounds on what an archive may make this host do.
@@ -157,6 +162,10 @@ impl Images {
         if let Err(error) = distribution::sweep(&self.inner, &self.inner.index.load_full()).await {
             tracing::error!(%error, "could not forget what registries had of images that are gone");
         }
+        self.inner.sweep_blobs(&self.inner.index.load());
+        if let Err(error) = self.inner.sweep_indexes(&self.inner.index.load_full()).await {
+            tracing::error!(%error, "could not forget image indexes without a name");
+        }
         if let Err(error) = self.inner.sweep_recipes().await {
             tracing::error!(%error, "could not remove recipes of layers that are gone");
         }
@@ -227,8 +236,8 @@ impl Images {
 
     /// Images as an archive that `load` takes, here and in Docker (`docker save` and OCI layout in one). Names that do
     /// not exist are told at once; if writing fails later the stream ends before the archive does.
-    pub fn save(&self, references: &[String]) -> Result<Saving> {
-        self.inner.save(references)
+    pub fn save(&self, references: &[String], options: &SaveOptions) -> Result<Saving> {
+        self.inner.save(references, options)
     }
 
     /// Makes an image of files given as bytes, if it is not there yet.
@@ -265,9 +274,25 @@ impl Images {
         images
     }
 
-    /// Finds an image by name, digest, id or unique start of an id, as Docker does.
+    /// Finds an image by name, digest, id or unique start of an id, as Docker does. Of an index it is the image that this
+    /// host runs best.
     pub fn resolve(&self, reference: &str) -> Result<Arc<Image>> {
         remove::resolve(&self.inner.index.load(), reference)
+    }
+
+    /// What a name or an id leads to.
+    pub fn find(&self, reference: &str) -> Result<Found> {
+        remove::find(&self.inner.index.load(), reference)
+    }
+
+    /// Removes platforms of an image, and what only they needed. The name stays, also if nothing of it is here any more.
+    pub async fn remove_platforms(
+        &self,
+        reference: &str,
+        platforms: &[Platform],
+        options: RemoveOptions,
+    ) -> Result<Vec<Deleted>> {
+        self.inner.remove_platforms(reference, platforms, &options).await
     }
 
     /// Gives an image another name. Answers the familiar name, and the id of the image that lost it.
@@ -329,7 +354,14 @@ fn read_index(inner: &Inner) -> Result<Index> {
         index.layers.insert(id, Arc::new(layer));
     }
     for (name, found) in record::load::<NameRecord>(store, record::NAMES, &inner.plugin)? {
-        index.names.insert(name, found.image);
+        index.names.insert(name, found.into());
+    }
+    for (digest, found) in record::load::<IndexRecord>(store, INDEXES, &inner.plugin)? {
+        match ImageIndex::read(found) {
+            Ok(read) if read.digest == digest => drop(index.indexes.insert(digest, Arc::new(read))),
+            Ok(_) => tracing::error!(digest, "a record of an image index is not what its name says"),
+            Err(error) => tracing::error!(%error, digest, "an image index is damaged"),
+        }
     }
     for (id, image) in record::load::<ImageRecord>(store, record::IMAGES, &inner.plugin)? {
         // An image that lost a layer is told of and left out; the rest works.
@@ -337,5 +369,6 @@ fn read_index(inner: &Inner) -> Result<Index> {
             tracing::error!(%error, "an image is damaged");
         }
     }
+    index.repair();
     Ok(index)
 }
