@@ -340,6 +340,21 @@ impl Index {
         all
     }
 
+    /// Layers of an image and of the other platforms that its names lead to, each once.
+    pub(crate) fn layers_of(&self, image: &Image) -> Vec<crate::LayerRef> {
+        let mut layers = image.layers.as_ref().clone();
+        if image.indexes.is_empty() {
+            return layers;
+        }
+        for id in self.companions(&image.id) {
+            let Some(other) = self.images.get(&id).filter(|other| other.is_companion()) else { continue };
+            layers.extend(other.layers.iter().cloned());
+        }
+        layers.sort_by(|a, b| a.chain_id.cmp(&b.chain_id));
+        layers.dedup_by(|a, b| a.chain_id == b.chain_id);
+        layers
+    }
+
     /// Lets a name lead somewhere; answers where it led before. An index that loses its last name by this goes.
     pub(crate) fn point(
         &mut self,
@@ -471,6 +486,10 @@ impl Index {
             }
         }
         for Statement { manifest, blobs } in statements {
+            let digest = digest::of(manifest.content.as_bytes());
+            if index.entry(&digest).is_none_or(|entry| !entry.is_statement()) {
+                continue;
+            }
             let named: BTreeSet<String> = statement_blobs(&manifest.content).into_iter().collect();
             let found: BTreeSet<String> = blobs.iter().map(|b| digest::of(b)).collect();
             if !named.is_subset(&found) {
@@ -479,7 +498,7 @@ impl Index {
             for blob in &blobs {
                 inner.content.write_blob(&digest::of(blob), blob)?;
             }
-            index.statements.insert(digest::of(manifest.content.as_bytes()), manifest);
+            index.statements.insert(digest, manifest);
         }
         self.put_index(inner, transaction, index)?;
         Ok(digest)

@@ -4,7 +4,7 @@
 //! snapshot of it and never wait. Layers are unpacked by the host into snapshots that a storage plugin plans.
 #![forbid(unsafe_code)]
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -326,21 +326,34 @@ impl Images {
         self.inner.collect_garbage(policies, uses, now).await
     }
 
-    /// Disk use, each layer counted once.
+    /// Bytes of the layers of an image and of the other platforms that its names lead to.
+    pub fn size_of(&self, image: &Image) -> u64 {
+        self.inner.index.load().layers_of(image).iter().map(|l| l.size).sum()
+    }
+
+    /// Ids of an image and of the other platforms that its names lead to.
+    pub fn companions(&self, image: &str) -> BTreeSet<String> {
+        self.inner.index.load().companions(image)
+    }
+
+    /// Disk use, each layer counted once. Platforms of one index are counted with the image that its names stand for.
     pub fn usage(&self) -> Usage {
         let index = self.inner.index.load();
-        let mut users: HashMap<&str, u32> = HashMap::new();
-        for layer in index.images.values().flat_map(|image| image.layers.iter()) {
-            *users.entry(&layer.chain_id).or_default() += 1;
+        let mut users: HashMap<String, u32> = HashMap::new();
+        let listed: Vec<(&String, Vec<LayerRef>)> = index
+            .images
+            .iter()
+            .filter(|(_, image)| !image.is_companion())
+            .map(|(id, image)| (id, index.layers_of(image)))
+            .collect();
+        for layer in listed.iter().flat_map(|(_, layers)| layers) {
+            *users.entry(layer.chain_id.clone()).or_default() += 1;
         }
-        let images = index.images.values().map(|image| {
-            let shared = image
-                .layers
-                .iter()
-                .filter(|l| users.get(l.chain_id.as_str()).is_some_and(|n| *n > 1))
-                .map(|l| l.size)
-                .sum();
-            (image.id.clone(), ImageUsage { size: image.size, shared, unique: image.size - shared })
+        let images = listed.iter().map(|(id, layers)| {
+            let size = layers.iter().map(|l| l.size).sum();
+            let shared =
+                layers.iter().filter(|l| users.get(&l.chain_id).is_some_and(|n| *n > 1)).map(|l| l.size).sum();
+            ((*id).clone(), ImageUsage { size, shared, unique: size - shared })
         });
         Usage { layers_size: index.layers.values().map(|l| l.size).sum(), images: images.collect() }
     }

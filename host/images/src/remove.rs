@@ -305,15 +305,13 @@ pub(crate) fn plan_garbage(index: &Index, policies: &[GcPolicy], uses: &[Use], n
     let mut stands: HashMap<String, String> = HashMap::new();
     let mut images: Vec<Arc<Image>> = Vec::new();
     for image in index.images.values().filter(|image| !image.is_companion()) {
-        let mut whole = Arc::clone(image);
         for id in index.companions(&image.id) {
             let Some(other) = index.images.get(&id).filter(|other| other.is_companion()) else { continue };
-            stands.insert(id, image.id.clone());
-            let whole = Arc::make_mut(&mut whole);
-            let layers = Arc::make_mut(&mut whole.layers);
-            layers.extend(other.layers.iter().cloned());
-            layers.sort_by(|a, b| a.chain_id.cmp(&b.chain_id));
-            layers.dedup_by(|a, b| a.chain_id == b.chain_id);
+            stands.insert(other.id.clone(), image.id.clone());
+        }
+        let mut whole = Arc::clone(image);
+        if !image.indexes.is_empty() {
+            Arc::make_mut(&mut whole).layers = Arc::new(index.layers_of(image));
         }
         images.push(whole);
     }

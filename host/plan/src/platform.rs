@@ -80,7 +80,7 @@ impl Platform {
         let (architecture, variant) = match (self.architecture.as_str(), self.variant.as_str()) {
             ("x86_64" | "x86-64", v) => ("amd64", v),
             ("i386" | "i686", _) => ("386", ""),
-            ("aarch64" | "arm64", "" | "8" | "v8") => ("arm64", "v8"),
+            ("aarch64" | "arm64", "8" | "v8") => ("arm64", ""),
             ("aarch64", v) => ("arm64", v),
             ("armhf", _) | ("arm", "" | "7") => ("arm", "v7"),
             ("armel", _) | ("arm", "6") => ("arm", "v6"),
@@ -139,9 +139,9 @@ mod tests {
         for (text, wanted) in [
             ("linux/amd64", "linux/amd64"),
             ("linux/x86_64", "linux/amd64"),
-            ("arm64", "linux/arm64/v8"),
+            ("arm64", "linux/arm64"),
             ("linux/arm", "linux/arm/v7"),
-            ("Linux/ARM64/v8", "linux/arm64/v8"),
+            ("Linux/ARM64/v8", "linux/arm64"),
             ("linux/amd64/v1", "linux/amd64"),
             ("windows/amd64", "windows/amd64"),
         ] {

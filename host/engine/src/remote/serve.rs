@@ -231,6 +231,7 @@ impl Engine {
                 root_type: pushed.media_type.clone(),
                 root_size: pushed.manifest.len() as u64,
             }),
+            index: None,
             parallel: self.inner.settings().registry.concurrent_downloads,
             stop: CancellationToken::new(),
         };
