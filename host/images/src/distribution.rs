@@ -149,10 +149,10 @@ impl Images {
         Ok(())
     }
 
-    /// Notes that a registry has an index now, whose images are here under these manifests: image ids and manifests.
-    pub async fn pushed_index(
+    /// Lets names lead to an index whose images are here under these manifests: image ids and manifests.
+    pub async fn name_index(
         &self,
-        source: &str,
+        names: &[Reference],
         incoming: IncomingIndex,
         images: &[(String, Document)],
     ) -> Result<()> {
@@ -161,11 +161,13 @@ impl Images {
         let mut index = inner.index.load().as_ref().clone();
         let mut transaction = Transaction::new();
         let digest = index.take_index(inner, &mut transaction, incoming, images)?;
-        let name = Reference::parse(&format!("{source}@{digest}"))?;
         let target = index.indexes.get(&digest).map(|x| Target::index(x));
         let target = target.ok_or_else(|| Error::internal("a lost index"))?;
-        index.point(inner, &mut transaction, &name, target)?;
-        inner.settings.store.commit(transaction).await?;
+        for name in names {
+            index.point(inner, &mut transaction, name, target.clone())?;
+        }
+        inner.commit_lasting(transaction).await?;
+        inner.sweep_blobs(&index);
         inner.index.store(Arc::new(index));
         Ok(())
     }

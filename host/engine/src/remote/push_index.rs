@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::json;
+use wharf_images::reference::Reference;
 use wharf_images::image_index::{Document, IncomingIndex, Present, Statement};
 use wharf_images::{Image, ImageIndex};
 use wharf_registry::{Descriptor, Selector};
@@ -50,7 +51,8 @@ impl Push<'_> {
         let now = self.session.put_manifest(&selector, &root.media_type, root.content.clone().into()).await?;
         let statements = self.kept_statements(index)?;
         let incoming = IncomingIndex { document: root, nested, statements };
-        self.engine.inner.images.pushed_index(&self.name.name(), incoming, &manifests).await?;
+        let name = Reference { tag: None, digest: Some(digest), ..self.name.clone() };
+        self.engine.inner.images.name_index(&[name], incoming, &manifests).await?;
         Ok(now)
     }
 
