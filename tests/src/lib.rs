@@ -23,6 +23,7 @@ pub mod http;
 pub mod image;
 pub mod leftovers;
 pub mod pace;
+pub mod platforms;
 pub mod proxy;
 pub mod reference;
 pub mod registry;

@@ -191,6 +191,7 @@ impl Engine {
             "RestartCount": now.state.restarts,
             "Driver": def.driver,
             "Platform": image.as_ref().map_or("linux", |i| i.os.as_str()),
+            "ImageManifestDescriptor": image.as_ref().and_then(|i| self.manifest_descriptor(i)),
             "MountLabel": "",
             "ProcessLabel": "",
             "AppArmorProfile": self.profile_shown(&now.blueprint, &now.state),

@@ -217,13 +217,16 @@ impl Engine {
             let usage = self.inner.images.usage();
             let used: std::collections::BTreeSet<String> =
                 self.inner.registry.all().iter().map(|c| c.now().def.image.clone()).collect();
+            let in_use = |id: &str| {
+                used.contains(id) || self.inner.images.companions(id).iter().any(|one| used.contains(one))
+            };
             let active = images
                 .iter()
                 .filter_map(|i| i.get("Id").and_then(Value::as_str))
-                .filter(|id| used.contains(*id))
+                .filter(|id| in_use(id))
                 .count();
             let reclaimable: u64 =
-                usage.images.iter().filter(|(id, _)| !used.contains(*id)).map(|(_, u)| u.unique).sum();
+                usage.images.iter().filter(|(id, _)| !in_use(id)).map(|(_, u)| u.unique).sum();
             answer.insert("LayersSize".into(), json!(usage.layers_size));
             answer.insert("Images".into(), json!(images));
             answer.insert(

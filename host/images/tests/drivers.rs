@@ -574,7 +574,7 @@ async fn the_stream_comes_back(images: Images) {
         ]),
     ];
     make(&images, "stream:1", layers.clone()).await;
-    let mut saved = images.save(&["stream:1".to_owned()]).unwrap();
+    let mut saved = images.save(&["stream:1".to_owned()], &wharf_images::SaveOptions::default()).unwrap();
     let mut bytes = Vec::new();
     tokio::io::AsyncReadExt::read_to_end(&mut saved, &mut bytes).await.unwrap();
     let mut blobs: BTreeMap<String, Vec<u8>> = BTreeMap::new();
