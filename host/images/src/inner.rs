@@ -360,7 +360,7 @@ impl Inner {
         let roots = Arc::clone(&self.roots);
         let found = blocking(move || {
             files::empty_trash(&roots)?;
-            Ok(files::tree::names(&roots.data).map_err(io::Error::from)?)
+            Ok(files::entries(&roots)?)
         })
         .await?;
         if let Err(error) = self.collect_strays(found).await {
@@ -371,7 +371,6 @@ impl Inner {
 
     /// Asks the driver about files that may belong to nothing.
     async fn collect_strays(&self, found: Vec<String>) -> Result<()> {
-        let found: Vec<String> = found.into_iter().filter(|name| name != wharf_plan::files::TRASH).collect();
         if found.is_empty() {
             return Ok(());
         }

@@ -76,7 +76,11 @@ impl Home {
 
     fn names(&self) -> Vec<String> {
         files::drain();
-        tree::names(&self.roots.data).unwrap().into_iter().filter(|name| name != ".trash").collect()
+        tree::names(&self.roots.data)
+            .unwrap()
+            .into_iter()
+            .filter(|name| name != ".trash" && name != ".images")
+            .collect()
     }
 
     /// Subvolumes of the whole file system.
@@ -303,8 +307,12 @@ fn only_sealed_images_are_mounted() {
     let copy = Op::CopyTree(TreeCopy { source: at("a"), target: at("b"), reflink: true });
     home.apply(&[copy]).unwrap();
     assert!(mount(at("b/own")).unwrap_err().to_string().contains("no image"));
-    home.apply(&[Op::WriteFile(File { at: at("a/own"), content, mode: 0o600 })]).unwrap();
-    assert!(mount(at("a/own")).unwrap_err().to_string().contains("no image"));
+    home.apply(&[Op::WriteFile(File { at: at("a/own"), content: b"other".to_vec(), mode: 0o600 })]).unwrap();
+    assert_eq!(seen(&mount(at("a/own")).unwrap()), "content", "a plan's file is not the image of its place");
+    // Nor does the mark make one of a file, were it to come there.
+    let written = std::fs::File::open(home.path("a/written")).unwrap();
+    files::seal_image(&written).unwrap();
+    assert!(mount(at("a/written")).unwrap_err().to_string().contains("no image"));
     // Not a directory, not nothing, not from elsewhere, no options.
     assert!(mount(at("a")).is_err() && mount(at("absent")).is_err());
     sealed(&home, "b/fresh", b"no file system at all");
@@ -323,6 +331,100 @@ fn only_sealed_images_are_mounted() {
     assert!(
         wharf_plan::files::validate(&[set], &[], &grants).unwrap_err().to_string().contains("host's own")
     );
+}
+
+/// What a hostile plan, with all grants that a storage driver can have, makes of a sealed image.
+#[test]
+fn no_plan_brings_an_image_to_where_a_container_writes() {
+    let home = Home::plain();
+    let content = foreign_image(&home);
+    let sees = |place: &str| files::mount(&home.roots, &[image(at(place))]).map(|mounted| seen(&mounted));
+    // What a container that is root, and has every capability, finds beneath a directory that is its own.
+    let written_over = || {
+        let mut found = Vec::new();
+        let opened = tree::open_host_dir(&home.path("c/diff")).unwrap();
+        tree::walk::<rustix::io::Errno>(opened.as_fd(), &mut |entry| {
+            found.push(String::from_utf8_lossy(entry.path).into_owned());
+            if !rustix::fs::FileType::from_raw_mode(entry.stat.st_mode).is_dir() {
+                std::fs::write(home.path("c/diff").join(found.last().unwrap()), vec![0xee; content.len()])
+                    .unwrap();
+            }
+            Ok(())
+        })
+        .unwrap();
+        found
+    };
+    home.apply(&[dir("l"), dir("c/diff")]).unwrap();
+    sealed(&home, "l/layer", &content);
+    // The image alone, and with the directory that it is in.
+    home.apply(&[Op::Rename((at("l/layer"), at("c/diff/layer")))]).unwrap();
+    assert_eq!(written_over(), Vec::<String>::new());
+    assert_eq!(sees("c/diff/layer").unwrap(), "content");
+    assert!(sees("l/layer").is_err());
+    home.apply(&[Op::Rename((at("c/diff/layer"), at("l/layer")))]).unwrap();
+    home.apply(&[Op::Rename((at("l"), at("c/diff/l")))]).unwrap();
+    assert_eq!(written_over(), ["l"]);
+    assert_eq!(sees("c/diff/l/layer").unwrap(), "content");
+    // Copied, it is nothing; and neither is what the container makes at a place that had an image.
+    home.apply(&[Op::CopyTree(TreeCopy { source: at("c"), target: at("d"), reflink: true })]).unwrap();
+    assert!(sees("d/diff/l/layer").is_err());
+    std::fs::write(home.path("c/diff/l/layer"), "evil").unwrap();
+    assert_eq!(written_over(), ["l", "l/layer"]);
+    assert_eq!(sees("c/diff/l/layer").unwrap(), "content");
+    let owner = Op::SetOwner(Owner { at: at("c/diff/l/layer"), uid: 7, gid: 7, mode: 0o777 });
+    home.apply(&[owner]).unwrap();
+    let stored = std::fs::metadata(home.path(".images/c/diff/l/layer")).unwrap();
+    assert_eq!((stored.uid(), stored.mode() & 0o7777), (0, 0o400));
+    // Out of the plugin's data it does not go, by no way; nothing of the plan was done.
+    for root in [Root::Run, Root::Granted("other".into())] {
+        let to = Place { root, path: "x".into() };
+        let plan = [dir("new"), Op::Rename((at("c/diff/l"), to))];
+        let error = home.apply(&plan).unwrap_err();
+        assert!(error.to_string().contains("images stay"), "{error}");
+        assert!(!home.path("new").exists() && home.path("c/diff/l").exists());
+    }
+    // Directories in between are its owner's too.
+    assert_eq!(std::fs::metadata(home.path(".images")).unwrap().mode() & 0o777, 0o700);
+    home.apply(&[Op::RemoveTree(at("c"))]).unwrap();
+    assert!(sees("c/diff/l/layer").is_err());
+    files::drain();
+    assert_eq!(files::entries(&home.roots).unwrap(), ["d"]);
+}
+
+#[test]
+fn images_go_and_come_back_with_what_is_at_their_place() {
+    let home = Home::plain();
+    let content = foreign_image(&home);
+    let mount = |place: &str| files::mount(&home.roots, &[image(at(place))]);
+    home.apply(&[dir("a"), dir("taken")]).unwrap();
+    sealed(&home, "a/layer", &content);
+    // A plan that fails later brings them back.
+    for gone in [Op::RemoveTree(at("a")), Op::Rename((at("a"), at("b")))] {
+        let plan = [gone, Op::MakeSparse(wharf_plan::files::Sparse { at: at("taken"), size: 1 })];
+        home.apply(&plan).unwrap_err();
+        assert_eq!(seen(&mount("a/layer").unwrap()), "content");
+        assert_eq!(files::entries(&home.roots).unwrap(), ["a", "taken"]);
+    }
+    // Onto what is there they do not go.
+    home.apply(&[Op::Rename((at("a"), at("taken")))]).unwrap_err();
+    assert_eq!(seen(&mount("a/layer").unwrap()), "content");
+    // The daemon died after the images had moved and before the rest: undoing finds both.
+    let plan = [Op::Rename((at("a"), at("b")))];
+    let back = undo(&plan, |place| files::exists(&home.roots, place));
+    std::fs::rename(home.path(".images/a"), home.path(".images/b")).unwrap();
+    files::take_back(&home.roots, &back).unwrap();
+    assert_eq!(seen(&mount("a/layer").unwrap()), "content");
+    // … and it died when nothing had, or all.
+    files::take_back(&home.roots, &back).unwrap();
+    home.apply(&plan).unwrap();
+    assert_eq!(seen(&mount("b/layer").unwrap()), "content");
+    files::take_back(&home.roots, &back).unwrap();
+    assert_eq!(seen(&mount("a/layer").unwrap()), "content");
+    // An image without anything at its place is found, to be collected.
+    std::fs::remove_dir(home.path("a")).unwrap();
+    assert_eq!(files::entries(&home.roots).unwrap(), ["a", "taken"]);
+    files::take_back(&home.roots, &[Op::RemoveTree(at("a"))]).unwrap();
+    assert_eq!(files::entries(&home.roots).unwrap(), ["taken"]);
 }
 
 #[test]

@@ -2,23 +2,27 @@
 //!
 //! A file system's code in the kernel trusts what is on its disk more than it should, so no image from outside is ever
 //! mounted: an image carries a mark that only this host can set (a `trusted` attribute that neither archives nor plans
-//! can bring in), and what has no mark is refused.
+//! can bring in), and what has no mark is refused. And it lies apart, in [`IMAGES`] of the plugin's data, at the path that
+//! its place has: what plans name, mount and hand to containers never reaches it, so that nobody writes what is mounted
+//! later. Renaming and removing what is at a place does the same with the images of it.
 //!
 //! A layer's image is mounted once and that mount is held; every container gets a copy of the mount. So all containers
 //! of a layer share one superblock and with it the pages of its files.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::CStr;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::fs::{FileType, Mode, OFlags, XattrFlags};
-use wharf_plan::files::{Mount, Place, Root, Source};
+use rustix::io::Errno;
+use wharf_plan::files::{IMAGES, Mount, Place, Root, Source, TRASH};
 
+use super::apply::{exists, rename};
 use super::mount::{attributes, detached};
 use super::tree::{self, by_fd};
-use super::{Context, Error, Roots, show};
+use super::{Context, DIR, Error, Roots, show};
 use crate::sys::file::cstring;
 use crate::sys::mount::{
     MountAttr, attr, fsconfig_create, fsconfig_fd, fsconfig_string, fsmount, fsopen, mount_setattr,
@@ -39,9 +43,39 @@ fn may_hold() -> usize {
     limit.map_or(HELD, |limit| usize::try_from(limit / 16).unwrap_or(HELD).clamp(8, HELD))
 }
 
-/// Makes a new file for an image at a place, for reading and writing.
+/// Where the images of a place are: itself, or what is beneath. None where there cannot be any.
+pub(super) fn room(place: &Place) -> Option<Place> {
+    (place.root == Root::Data && !place.path.is_empty())
+        .then(|| Place { root: Root::Data, path: format!("{IMAGES}/{}", place.path) })
+}
+
+/// Renames the images of a place as what is there is renamed. Answers from where to where, if there are any.
+pub(super) fn move_along(roots: &Roots, from: &Place, to: &Place) -> Result<Option<(Place, Place)>, Error> {
+    let Some(from_room) = room(from).filter(|room| exists(roots, room)) else { return Ok(None) };
+    let to_room = room(to).ok_or_else(|| {
+        Error::Invalid(format!("rename {} to {}: images stay in the plugin's own data", show(from), show(to)))
+    })?;
+    rename(roots, &from_room, &to_room, true)?;
+    Ok(Some((from_room, to_room)))
+}
+
+/// The names in a plugin's data, of files and of images, without the host's own.
+pub fn entries(roots: &Roots) -> Result<Vec<String>, Error> {
+    let what = || "read the data directory".to_owned();
+    let mut all: BTreeSet<String> = tree::names(&roots.data).context(what)?.into_iter().collect();
+    match tree::open_child(roots.data.as_fd(), IMAGES.as_bytes(), DIR) {
+        Ok(images) => all.extend(tree::names(images).context(what)?),
+        Err(Errno::NOENT) => {}
+        Err(error) => return Err(error).context(what),
+    }
+    all.retain(|name| name != TRASH && name != IMAGES);
+    Ok(all.into_iter().collect())
+}
+
+/// Makes a new file for the image of a place, for reading and writing.
 pub fn create_image(roots: &Roots, place: &Place) -> Result<File, Error> {
-    let (dir, name) = roots.parent(place, false)?;
+    let room = room(place).ok_or_else(|| elsewhere(place))?;
+    let (dir, name) = roots.parent(&room, true)?;
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::openat(&dir, name, flags, Mode::RUSR | Mode::WUSR)
         .map(File::from)
@@ -77,22 +111,24 @@ pub fn has_filesystem(name: &CStr) -> bool {
 }
 
 /// The mount of an image out of a plan.
-pub(super) fn mount(roots: &Roots, made: &[OwnedFd], mount: &Mount) -> Result<OwnedFd, Error> {
+pub(super) fn mount(roots: &Roots, mount: &Mount) -> Result<OwnedFd, Error> {
     let Source::Place(place) = &mount.source else {
         return Err(Error::Invalid("an image needs a place as its source".into()));
     };
-    if place.root != Root::Data {
-        return Err(Error::Invalid(format!("{}: images are in the plugin's own data only", show(place))));
-    }
+    let room = room(place).ok_or_else(|| elsewhere(place))?;
     if let Some((name, _)) = mount.options.first() {
         return Err(Error::Invalid(format!("an image has no option {name}")));
     }
-    let image = roots.open_in(place, made, OFlags::PATH | OFlags::NOFOLLOW)?;
+    let none = || Error::Invalid(format!("{} is no image that this host wrote", show(place)));
+    let image = match roots.open(&room, OFlags::PATH | OFlags::NOFOLLOW) {
+        Err(error) if error.errno() == Some(Errno::NOENT.raw_os_error()) => return Err(none()),
+        other => other?,
+    };
     let stat = rustix::fs::fstat(&image).context(|| show(place))?;
     let marked = FileType::from_raw_mode(stat.st_mode).is_file()
         && tree::get_xattr(&by_fd(&image), MARK.as_bytes()).context(|| show(place))?.is_some();
     if !marked {
-        return Err(Error::Invalid(format!("{} is no image that this host wrote", show(place))));
+        return Err(none());
     }
     let tree = shared(image, (stat.st_dev, stat.st_ino))?;
     let set = attributes(mount.attributes) & !attr::RDONLY;
@@ -101,6 +137,10 @@ pub(super) fn mount(roots: &Roots, made: &[OwnedFd], mount: &Mount) -> Result<Ow
         mount_setattr(tree.as_fd(), false, &MountAttr { set, clear, ..MountAttr::default() })?;
     }
     Ok(tree)
+}
+
+fn elsewhere(place: &Place) -> Error {
+    Error::Invalid(format!("{}: images are in the plugin's own data only", show(place)))
 }
 
 /// An image, the name held for its number to stay its own, and its mount.

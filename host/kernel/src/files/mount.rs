@@ -55,7 +55,7 @@ fn all(roots: &Roots, mounts: &[Mount], mode: OverlayMode) -> Result<Vec<OwnedFd
     for mount in mounts {
         let one = match mount.fstype.as_str() {
             "bind" | "none" => bind(roots, &made, mount)?,
-            "erofs" => super::image::mount(roots, &made, mount)?,
+            "erofs" => super::image::mount(roots, mount)?,
             // Overlay makes whiteouts as whoever mounted it, which a mapped layer must have a place for.
             "overlay" => userns::as_root(layer_maps(mounts), || overlay_of(roots, &made, mount, mode))??,
             _ => filesystem(roots, &made, mount)?,
