@@ -19,8 +19,10 @@ use crate::image::sha256;
 /// What the memory file system needs to find the system disk.
 const EARLY: [&str; 2] = ["virtio_pci", "virtio_blk"];
 /// Directories of modules that the engine may need, with all that those need.
-const MODULES: [&str; 9] = [
+const MODULES: [&str; 11] = [
     "kernel/fs/overlayfs",
+    "kernel/fs/erofs",
+    "kernel/fs/xfs",
     "kernel/drivers/net/veth.ko",
     "kernel/drivers/net/dummy.ko",
     "kernel/net/bridge",
@@ -32,7 +34,7 @@ const MODULES: [&str; 9] = [
 ];
 
 /// Plugins that the guest's tasks need. Its processor is another than the host's, and compiling would take it minutes.
-const PLUGINS: [&str; 10] = [
+const PLUGINS: [&str; 11] = [
     "auth-peer",
     "ipam-pool",
     "log-json-file",
@@ -41,6 +43,7 @@ const PLUGINS: [&str; 10] = [
     "network-host",
     "network-none",
     "registry-config",
+    "storage-erofs",
     "storage-overlay",
     "volume-local",
 ];

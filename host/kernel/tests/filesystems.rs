@@ -8,6 +8,7 @@
 )]
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -446,4 +447,101 @@ fn mounts_of_an_image_share_a_superblock_and_let_it_go() {
     home.apply(&[dir("layer")]).unwrap();
     sealed(&home, "layer/image", &content);
     assert_ne!(device(&mount()), device(&second), "another file is another file system");
+}
+
+/// Loop devices that show a file beneath a directory.
+fn devices_of(home: &Home) -> Vec<PathBuf> {
+    let devices = std::fs::read_dir("/sys/block").unwrap().map(|entry| entry.unwrap().path());
+    let ours = |device: &PathBuf| {
+        std::fs::read_to_string(device.join("loop/backing_file"))
+            .is_ok_and(|file| file.contains(home.dir.path().file_name().unwrap().to_str().unwrap()))
+    };
+    devices.filter(ours).collect()
+}
+
+/// What older kernels need, asked of this one; the child is this program with the setting.
+#[test]
+fn images_are_mounted_as_loop_devices_where_they_must() {
+    let again = Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "--nocapture", "by_loop_devices"])
+        .env("WHARF_EROFS_LOOP", "1")
+        .output()
+        .unwrap();
+    let told =
+        format!("{}{}", String::from_utf8_lossy(&again.stdout), String::from_utf8_lossy(&again.stderr));
+    assert!(again.status.success() && told.contains("1 passed"), "{told}");
+}
+
+#[test]
+#[ignore = "run by images_are_mounted_as_loop_devices_where_they_must with a setting in its environment"]
+fn by_loop_devices() {
+    let home = Home::plain();
+    let content = foreign_image(&home);
+    home.apply(&[dir("layer"), dir("other"), dir("own")]).unwrap();
+    for place in ["layer/image", "other/image", "own/image"] {
+        sealed(&home, place, &content);
+    }
+    let mount = |place: &str| files::mount(&home.roots, &[image(at(place))]).unwrap();
+    let device = |fd: &OwnedFd| rustix::fs::fstat(fd.as_fd()).unwrap().st_dev;
+    // Many mounts of an image are one superblock and one device, which only shows.
+    let many: Vec<OwnedFd> = (0..50).map(|_| mount("layer/image")).collect();
+    assert!(many.iter().all(|one| device(one) == device(&many[0]) && seen(one) == "content"));
+    let other = mount("other/image");
+    assert_ne!(device(&other), device(&many[0]));
+    let devices = devices_of(&home);
+    assert_eq!(devices.len(), 2);
+    for device in &devices {
+        let flag = |name: &str| std::fs::read_to_string(device.join(name)).unwrap().trim().to_owned();
+        assert_eq!((flag("ro"), flag("loop/autoclear")), ("1".into(), "1".into()));
+    }
+    // They are layers of an overlay like others.
+    let nth = |n| Place { root: Root::Mount(n), path: String::new() };
+    let option = wharf_plan::files::OptionValue::Places(vec![nth(0), nth(1)]);
+    let both = Mount {
+        fstype: "overlay".into(),
+        source: Source::None,
+        options: vec![("lowerdir+".into(), option)],
+        attributes: MountAttributes::READ_ONLY,
+        id_maps: vec![],
+    };
+    let plan = [image(at("layer/image")), image(at("other/image")), both];
+    assert_eq!(seen(&files::mount(&home.roots, &plan).unwrap()), "content");
+    // Another process, as a daemon that starts again, finds the device that is there; killed, it leaves none.
+    let mut second = Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "--nocapture", "holds_images_until_it_is_killed"])
+        .env("WHARF_TEST_DIR", home.dir.path())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut told = BufReader::new(second.stdout.take().unwrap()).lines();
+    let line = told.by_ref().map(Result::unwrap).find(|line| line.contains("devices")).unwrap();
+    let wanted = format!("devices {} and another", device(&many[0]));
+    assert!(line.contains(&wanted), "{line}, not {wanted}");
+    assert_eq!(devices_of(&home).len(), 3, "one for what only the other has");
+    second.kill().unwrap();
+    second.wait().unwrap();
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while devices_of(&home).len() > 2 {
+        assert!(std::time::Instant::now() < end, "a device is left of who was killed");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    drop((many, other));
+    home.apply(&[Op::RemoveTree(at("layer")), Op::RemoveTree(at("other"))]).unwrap();
+    files::drain();
+    assert_eq!(devices_of(&home), Vec::<PathBuf>::new(), "a device without a user is free");
+}
+
+#[test]
+#[ignore = "run by by_loop_devices, to be killed"]
+fn holds_images_until_it_is_killed() {
+    let top = PathBuf::from(std::env::var_os("WHARF_TEST_DIR").unwrap());
+    let open = |name: &str| tree::open_host_dir(&top.join(name)).unwrap();
+    let roots =
+        Roots { data: open("data"), run: open("run"), granted: BTreeMap::new(), objects: BTreeMap::new() };
+    let mount = |place: &str| files::mount(&roots, &[image(at(place))]).unwrap();
+    let device = |fd: &OwnedFd| rustix::fs::fstat(fd.as_fd()).unwrap().st_dev;
+    let (shared, own) = (mount("layer/image"), mount("own/image"));
+    assert_ne!(device(&shared), device(&own));
+    println!("devices {} and another", device(&shared));
+    std::thread::sleep(std::time::Duration::from_secs(600));
 }

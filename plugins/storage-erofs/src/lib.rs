@@ -41,8 +41,8 @@ impl Driver for Erofs {
         }
         if !facts.features.iter().any(|feature| feature == "erofs-images") {
             return Err(Error::unsupported(format!(
-                "erofs: Linux {} on {backing} cannot mount images out of files and stack them (6.15 and later can, from \
-                 ext4, xfs and btrfs); use the driver overlay2",
+                "erofs: Linux {} on {backing} cannot mount images and stack them: 6.15 and later can out of files of ext4, \
+                 xfs and btrfs, earlier ones with loop devices (/dev/loop-control); use the driver overlay2",
                 facts.kernel
             )));
         }

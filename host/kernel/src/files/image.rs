@@ -7,7 +7,8 @@
 //! later. Renaming and removing what is at a place does the same with the images of it.
 //!
 //! A layer's image is mounted once and that mount is held; every container gets a copy of the mount. So all containers
-//! of a layer share one superblock and with it the pages of its files.
+//! of a layer share one superblock and with it the pages of its files. Where the kernel does not mount out of files, or does
+//! not copy such mounts (before Linux 6.15), the image becomes a loop device and is mounted from that.
 
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::CStr;
@@ -20,12 +21,12 @@ use rustix::io::Errno;
 use wharf_plan::files::{IMAGES, Mount, Place, Root, Source, TRASH};
 
 use super::apply::{exists, rename};
-use super::mount::{attributes, detached};
+use super::mount::{attributes, detached, stack, takes_detached};
 use super::tree::{self, by_fd};
-use super::{Context, DIR, Error, Roots, show};
+use super::{Context, DIR, Error, Roots, loopdev, show};
 use crate::sys::file::cstring;
 use crate::sys::mount::{
-    MountAttr, attr, fsconfig_create, fsconfig_fd, fsconfig_string, fsmount, fsopen, mount_setattr,
+    MountAttr, attr, fsconfig_create, fsconfig_flag, fsconfig_string, fsmount, fsopen, mount_setattr,
 };
 
 /// Attributes whose names begin so are this host's own: archives do not bring them and plans do not set them.
@@ -88,21 +89,15 @@ pub fn seal_image(image: &File) -> Result<(), Error> {
     rustix::fs::fsetxattr(image, MARK, b"1", XattrFlags::empty()).context(|| "seal image".into())
 }
 
-/// Whether this kernel can stack two images: it mounts them from files, and out of no mount namespace (Linux 6.15).
-pub fn images_work(lower: &File, upper: &File) -> bool {
-    let attempt = || -> Result<(), Error> {
-        let context = fsopen(c"overlay")?;
-        // Of a mount that is nowhere only newer kernels make a copy, which sharing needs.
-        let copy = |image| detached(fresh(image)?.as_fd());
-        let layers = [copy(upper)?, copy(lower)?];
-        for layer in &layers {
-            fsconfig_fd(context.as_fd(), c"lowerdir+", layer.as_fd())?;
-        }
-        fsconfig_create(context.as_fd())?;
-        fsmount(context.as_fd(), attr::RDONLY)?;
-        Ok(())
+/// Whether this kernel can mount images of a directory and stack them: tried with two that have no name. It mounts them
+/// out of files, or as loop devices.
+pub fn images_work(data: &OwnedFd, lower: &File, upper: &File) -> Result<(), Error> {
+    let open = |image: &File| -> Result<OwnedFd, Error> {
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        rustix::fs::open(by_fd(image), flags, Mode::empty()).context(|| "open an image".into())
     };
-    attempt().is_ok()
+    let layers = [Mounted::new(&open(lower)?)?.again()?, Mounted::new(&open(upper)?)?.again()?];
+    stack(data, &layers).map(drop)
 }
 
 /// Whether the kernel has a file system of this name, loading its module if there is one.
@@ -143,10 +138,55 @@ fn elsewhere(place: &Place) -> Error {
     Error::Invalid(format!("{}: images are in the plugin's own data only", show(place)))
 }
 
-/// An image, the name held for its number to stay its own, and its mount.
+/// An image's mount, and its device where the kernel wants one.
+struct Mounted {
+    mount: OwnedFd,
+    device: Option<OwnedFd>,
+}
+
+impl Mounted {
+    fn new(image: &OwnedFd) -> Result<Self, Error> {
+        // Of a mount that is nowhere only newer kernels make a copy, without which files would not be shared.
+        if takes_detached() && !loop_wanted() {
+            match from(image) {
+                // It takes block devices only.
+                Err(error) if error.errno() == Some(libc::ENOTBLK) => {}
+                other => return Ok(Self { mount: other?, device: None }),
+            }
+        }
+        let device = loopdev::device_of(image)?;
+        Ok(Self { mount: from(&device)?, device: Some(device) })
+    }
+
+    /// One more mount of the same superblock.
+    fn again(&self) -> Result<OwnedFd, Error> {
+        match &self.device {
+            Some(device) => from(device),
+            None => detached(self.mount.as_fd()),
+        }
+    }
+}
+
+/// Whether loop devices are to be used though the kernel can do without (`WHARF_EROFS_LOOP=1`).
+fn loop_wanted() -> bool {
+    static WANTED: OnceLock<bool> = OnceLock::new();
+    *WANTED.get_or_init(|| std::env::var_os("WHARF_EROFS_LOOP").is_some_and(|value| value == "1"))
+}
+
+/// A mount of the file system that is in a file or on a device.
+fn from(source: &impl AsRawFd) -> Result<OwnedFd, Error> {
+    let context = fsopen(c"erofs")?;
+    fsconfig_string(context.as_fd(), c"source", &cstring(by_fd(source))?)?;
+    // Or the kernel wants to write to the device.
+    fsconfig_flag(context.as_fd(), c"ro")?;
+    fsconfig_create(context.as_fd())?;
+    Ok(fsmount(context.as_fd(), attr::RDONLY)?)
+}
+
+/// A mounted image, with the name held for its number to stay its own.
 struct Held {
     image: OwnedFd,
-    mount: OwnedFd,
+    mounted: Mounted,
 }
 
 type Key = (u64, u64);
@@ -159,27 +199,24 @@ fn held() -> MutexGuard<'static, HashMap<Key, Held>> {
 /// A mount of the image that shares the superblock of earlier ones.
 fn shared(image: OwnedFd, key: Key) -> Result<OwnedFd, Error> {
     if let Some(found) = held().get(&key)
-        && let Ok(copy) = detached(found.mount.as_fd())
+        && let Ok(copy) = found.mounted.again()
     {
         return Ok(copy);
     }
-    let mount = fresh(&image)?;
-    let Ok(copy) = detached(mount.as_fd()) else { return Ok(mount) };
+    let mounted = Mounted::new(&image)?;
+    let copy = mounted.again()?;
     let mut held = held();
-    if held.len() >= may_hold()
-        && let Some(any) = held.keys().next().copied()
-    {
-        held.remove(&any);
-    }
-    held.insert(key, Held { image, mount });
+    let let_go = if held.len() >= may_hold() {
+        let any = held.keys().next().copied();
+        any.and_then(|any| held.remove(&any))
+    } else {
+        None
+    };
+    let before = held.insert(key, Held { image, mounted });
+    drop(held);
+    // Outside of the lock: the end of a mount takes its time.
+    drop((let_go, before));
     Ok(copy)
-}
-
-fn fresh(image: &impl AsRawFd) -> Result<OwnedFd, Error> {
-    let context = fsopen(c"erofs")?;
-    fsconfig_string(context.as_fd(), c"source", &cstring(by_fd(image))?)?;
-    fsconfig_create(context.as_fd())?;
-    Ok(fsmount(context.as_fd(), attr::RDONLY)?)
 }
 
 /// Lets go the mounts of images that have been deleted, so that their space is freed.

@@ -13,6 +13,7 @@ use wharf_plan::files::{Place, Root};
 mod apply;
 mod copy;
 mod image;
+mod loopdev;
 mod mount;
 mod quota;
 mod subvolume;

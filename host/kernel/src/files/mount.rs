@@ -1,5 +1,6 @@
 //! Mount plans as detached trees.
 
+use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
@@ -237,8 +238,28 @@ fn overlay_of(roots: &Roots, made: &[OwnedFd], mount: &Mount, mode: OverlayMode)
     })
 }
 
-/// Whether this kernel's overlay takes layers out of detached mounts.
-fn takes_detached() -> bool {
+/// A read-only overlay of mounts that are nowhere, the lowest first.
+pub(super) fn stack(any: &OwnedFd, made: &[OwnedFd]) -> Result<OwnedFd, Error> {
+    let dup = || rustix::io::fcntl_dupfd_cloexec(any, 0).context(|| "dup".into());
+    // Every place is one of the mounts.
+    let roots = Roots { data: dup()?, run: dup()?, granted: BTreeMap::new(), objects: BTreeMap::new() };
+    let nth = |n: usize| Place {
+        root: wharf_plan::files::Root::Mount(u32::try_from(n).unwrap_or(u32::MAX)),
+        path: String::new(),
+    };
+    let lower = (0..made.len()).rev().map(nth).collect();
+    let mount = Mount {
+        fstype: "overlay".into(),
+        source: Source::None,
+        options: vec![("lowerdir".into(), OptionValue::Places(lower))],
+        attributes: MountAttributes::READ_ONLY,
+        id_maps: Vec::new(),
+    };
+    overlay_of(&roots, made, &mount, overlay_mode())
+}
+
+/// Whether this kernel's overlay takes layers out of detached mounts, and copies these.
+pub(super) fn takes_detached() -> bool {
     static TAKES: OnceLock<bool> = OnceLock::new();
     // The same version brought both.
     *TAKES.get_or_init(crate::sys::process::pidfd_tells_exit)
