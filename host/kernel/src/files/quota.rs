@@ -68,7 +68,7 @@ pub(super) fn restore(roots: &Roots, wanted: &Quota, before: Before) -> Result<(
 
 /// Whether directories of this file system can be limited by project.
 pub fn has_projects(dir: impl AsFd) -> bool {
-    quota::usage(dir.as_fd(), 0).is_ok()
+    quota::enforced(dir.as_fd()).unwrap_or(false)
 }
 
 fn subvolume_limit(dir: &OwnedFd, wanted: &Quota) -> Result<(), Error> {
