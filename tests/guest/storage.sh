@@ -99,7 +99,7 @@ projects() {
 
 # Writes so many MiB to a file in a container, and says whether it could.
 fill() {
-    docker exec "$1" sh -c "dd if=/dev/zero of=$2 bs=1M count=$3 2>/tmp/said && echo written || cat /tmp/said" 2>&1 | tail -1
+    found=$(docker exec "$1" dd if=/dev/zero "of=$2" bs=1M "count=$3" 2>&1) && echo written || echo "$found"
 }
 
 refused() {
@@ -134,12 +134,16 @@ limits() {
     refused "after a crash: $what" "$(fill limited /b 16)"
     docker restart -t 0 limited >/dev/null 2>&1
     refused "after a restart: $what" "$(fill limited /b 16)"
+    # Full, it starts all the same, and can be emptied.
+    docker exec limited rm -f /a /b || bad "emptied: $what" "$(docker exec limited mount)"
+    same "emptied: $what" written "$(fill limited /a 16)"
     for n in 1 2 3 4 5 6; do
         docker create --name "more$n" --storage-opt size=1m $image true >/dev/null 2>/run/out || bad "create: $what" "$(cat /run/out)"
     done
     docker rm -f limited free user more1 more2 more3 more4 more5 more6 >/dev/null 2>/run/out || bad "rm: $what" "$(cat /run/out)"
     docker volume rm small >/dev/null 2>/run/out || bad "volume rm: $what" "$(cat /run/out)"
     becomes "projects come back: $what" 0 projects
+    [ "$(projects)" = 0 ] || bad "projects of $what" "$(xfs_quota -x -f -c 'report -pnN -b' /data 2>&1)"
     end
 }
 

@@ -20,10 +20,11 @@ use crate::{Daemon, bin_dir};
 /// What the memory file system needs to find the system disk.
 const EARLY: [&str; 2] = ["virtio_pci", "virtio_blk"];
 /// Directories of modules that the engine may need, with all that those need.
-const MODULES: [&str; 11] = [
+const MODULES: [&str; 12] = [
     "kernel/fs/overlayfs",
     "kernel/fs/erofs",
     "kernel/fs/xfs",
+    "kernel/fs/quota",
     "kernel/drivers/net/veth.ko",
     "kernel/drivers/net/dummy.ko",
     "kernel/net/bridge",
@@ -301,7 +302,9 @@ impl Guest {
             more.push(format!("file={},format=raw,if=virtio,cache=writeback", disk.display()));
         }
         let mut child = Command::new("qemu-system-x86_64")
-            .args(["-accel", "tcg,thread=multi", "-cpu", "max,la57=off", "-smp", "1", "-m", "1024"])
+            // Its clock counts instructions while it works, so that a busy host makes no time-out of a guest's run out.
+            .args(["-accel", "tcg,thread=single", "-icount", "shift=1,sleep=on"])
+            .args(["-cpu", "max,la57=off", "-smp", "1", "-m", "1024"])
             .args(["-nographic", "-no-reboot", "-nic", "none", "-monitor", "none", "-serial", "stdio"])
             .arg("-kernel")
             .arg(&self.kernel.image)

@@ -66,6 +66,20 @@ pub(super) fn restore(roots: &Roots, wanted: &Quota, before: Before) -> Result<(
     Ok(quota::limit(dir.as_fd(), before.project, before.bytes, before.inodes)?)
 }
 
+/// What a full directory gets for as long as [`with_more_room`] takes, in bytes.
+const MORE: u64 = 4 << 20;
+
+/// Does something that needs a little room in a directory that has reached its limit.
+pub(super) fn with_more_room<T>(dir: &OwnedFd, job: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    let limits =
+        project_of(dir).and_then(|project| Some((project, quota::usage(dir.as_fd(), project).ok()?)));
+    let Some((project, limits)) = limits.filter(|(_, limits)| limits.byte_limit > 0) else { return job() };
+    quota::limit(dir.as_fd(), project, limits.byte_limit.saturating_add(MORE), limits.inode_limit)?;
+    let done = job();
+    quota::limit(dir.as_fd(), project, limits.byte_limit, limits.inode_limit)?;
+    done
+}
+
 /// Whether directories of this file system can be limited by project.
 pub fn has_projects(dir: impl AsFd) -> bool {
     quota::enforced(dir.as_fd()).unwrap_or(false)
