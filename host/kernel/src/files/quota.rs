@@ -140,6 +140,27 @@ pub(super) fn project_of(dir: impl AsFd) -> Option<u32> {
     quota::project(dir.as_fd()).ok().filter(|project| *project >= FIRST)
 }
 
+/// Directories of one that goes which are looked at for projects of their own.
+const PARTS: usize = 64;
+
+/// The projects of a directory that is about to be deleted: its own, or else those of the directories in it, where one may
+/// be what is limited (`_data` of a volume).
+pub(super) fn projects_of(dir: &OwnedFd) -> Vec<u32> {
+    if let Some(own) = project_of(dir) {
+        return vec![own];
+    }
+    if !has_projects(dir) {
+        return Vec::new();
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+    let names = tree::names(dir).unwrap_or_default();
+    let parts = names.iter().take(PARTS);
+    parts
+        .filter_map(|name| tree::open_child(dir.as_fd(), name.as_bytes(), flags).ok())
+        .filter_map(project_of)
+        .collect()
+}
+
 /// Lifts the limit of a project whose files are gone, so that its number is free.
 pub(super) fn forget(near: impl AsFd, project: u32) {
     if let Err(error) = quota::limit(near.as_fd(), project, 0, 0) {
