@@ -51,18 +51,18 @@ finish() {
 }
 
 start_daemon() {
-    if [ ! -d /data/wharf/compiled ]; then
-        mkdir -p /data/wharf
-        chmod 710 /data/wharf
+    if [ ! -d "$root/compiled" ]; then
+        mkdir -p "$root"
+        chmod 710 "$root"
         if [ -d /compiled ]; then
-            cp -a /compiled /data/wharf/compiled
-            chmod 700 /data/wharf/compiled
+            cp -a /compiled "$root/compiled"
+            chmod 700 "$root/compiled"
         fi
         sync
     fi
     # An emulated machine on a busy host is so slow that plugins do not answer in time: that is not what is tested.
     for attempt in 1 2 3 4 5 6 7 8 9 10; do
-        wharf daemon --host unix:///run/wharf.sock --data-root /data/wharf --exec-root /run/wharf --pidfile /run/wharf.pid \
+        wharf daemon --host unix:///run/wharf.sock --data-root "$root" --exec-root /run/wharf --pidfile /run/wharf.pid \
             --config-file /run/daemon.json >/run/daemon.log 2>&1 &
         daemon=$!
         n=0
@@ -94,5 +94,8 @@ if ! mount -t ext4 /dev/vdb /data; then
     finish
 fi
 echo '{}' >/run/daemon.json
+# Where the daemon's data is: a directory of the data disk, or all of it.
+root=$(word at)
+root=${root:-/data/wharf}
 . "/$(word task).sh"
 finish

@@ -11,7 +11,8 @@ use crate::{Daemon, image};
 /// The chain ids, without `sha256:`, of all layers of all images that the daemon lists, of each platform that is here.
 pub fn layers(d: &Daemon) -> BTreeSet<String> {
     let mut all = BTreeSet::new();
-    for listed in d.api("GET", "/v1.55/images/json?all=1&manifests=1", "").json().as_array().expect("a list") {
+    for listed in d.api("GET", "/v1.55/images/json?all=1&manifests=1", "").json().as_array().expect("a list")
+    {
         let id = listed["Id"].as_str().expect("an id");
         let name = listed["RepoTags"].get(0).or(listed["RepoDigests"].get(0)).and_then(Value::as_str);
         for manifest in listed["Manifests"].as_array().expect("manifests") {

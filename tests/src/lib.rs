@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+pub mod blocklog;
 pub mod criu;
 pub mod fsck;
 pub mod fuse;

@@ -84,7 +84,8 @@ pub fn layout(name: &str, platforms: &[&str], attested: bool) -> Layout {
         }
         let mut config = shown.clone();
         config["created"] = "2024-05-01T10:00:00Z".into();
-        config["config"] = json!({"Cmd": ["cat", "/platform"], "Env": ["PATH=/bin"], "Labels": {"p": platform}});
+        config["config"] =
+            json!({"Cmd": ["cat", "/platform"], "Env": ["PATH=/bin"], "Labels": {"p": platform}});
         config["rootfs"] = json!({
             "type": "layers", "diff_ids": layers.iter().map(|l| l["digest"].clone()).collect::<Vec<_>>(),
         });
@@ -121,8 +122,9 @@ pub fn layout(name: &str, platforms: &[&str], attested: bool) -> Layout {
         digest
     });
     // Not as this program would write it: only who keeps the bytes keeps the digest.
-    let index = serde_json::to_string_pretty(&json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}))
-        .expect("an index");
+    let index =
+        serde_json::to_string_pretty(&json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}))
+            .expect("an index");
     let (digest, size) = blobs.add(index.as_bytes());
     let top = json!({"schemaVersion": 2, "manifests": [{
         "mediaType": INDEX, "digest": digest, "size": size,

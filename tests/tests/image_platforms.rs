@@ -93,8 +93,9 @@ fn one_platform_after_the_other_comes_under_one_name() {
     };
     assert_eq!(manifests(&d, &name), told(false, ours == "amd64", ours == "arm64"));
     // What is not here is said in Docker's words, and is not taken for something else.
-    let missing =
-        format!("image with reference {name} was found but does not provide the specified platform (linux/s390x)");
+    let missing = format!(
+        "image with reference {name} was found but does not provide the specified platform (linux/s390x)"
+    );
     for (method, path) in [
         ("GET", format!("/images/{name}/json?platform={}", query("linux/s390x"))),
         ("GET", format!("/images/{name}/history?platform={}", query("linux/s390x"))),
@@ -105,7 +106,8 @@ fn one_platform_after_the_other_comes_under_one_name() {
         let answer = d.api(method, &format!("/v1.55{path}"), "");
         assert_eq!((answer.status, answer.message()), (404, missing.clone()), "{method} {path}");
     }
-    let create = d.api("POST", "/v1.55/containers/create?platform=linux/s390x", &json!({"Image": name}).to_string());
+    let create =
+        d.api("POST", "/v1.55/containers/create?platform=linux/s390x", &json!({"Image": name}).to_string());
     assert_eq!((create.status, create.message()), (404, missing));
     // The second platform is added.
     let pulled = d.docker(&["pull", "--platform", "linux/s390x", &name]).ok();
@@ -130,7 +132,8 @@ fn one_platform_after_the_other_comes_under_one_name() {
     let usual = d.api("GET", &format!("/v1.55/images/{name}/json"), "").json();
     assert_eq!((&usual["RepoDigests"], &usual["Descriptor"]["digest"]), (&digests, &json!(made.digest)));
     assert!(d.api("GET", &format!("/v1.47/images/{name}/json"), "").json().get("Descriptor").is_none());
-    let history = d.docker(&["history", "--platform", "linux/s390x", "--format", "{{.CreatedBy}}", &name]).ok();
+    let history =
+        d.docker(&["history", "--platform", "linux/s390x", "--format", "{{.CreatedBy}}", &name]).ok();
     assert_eq!(history, "linux/s390x\nbusybox");
     // All of it, by wharf's own flag and by the word that other clients can say.
     d.wharf(&["pull", "--all-platforms", &name]).ok();
@@ -145,7 +148,10 @@ fn one_platform_after_the_other_comes_under_one_name() {
     // By a manifest's digest it is that image alone.
     let alone = format!("{}/team/app@{}", registry.address, made.members[0].manifest);
     d.docker(&["pull", "--platform", "linux/s390x", &alone]).ok();
-    assert_eq!(d.docker(&["run", "--rm", "--platform", "linux/s390x", &alone]).ok(), "linux/s390x of made.example/team/app:1");
+    assert_eq!(
+        d.docker(&["run", "--rm", "--platform", "linux/s390x", &alone]).ok(),
+        "linux/s390x of made.example/team/app:1"
+    );
     fsck::whole(&d, "after pulls");
 }
 
@@ -171,7 +177,8 @@ fn containers_are_of_the_platform_that_was_asked_for() {
     let conflict = d.docker(&["rmi", "app:1"]);
     conflict.fails(1, "container");
     assert!(conflict.err.contains("is using its referenced image"), "{}", conflict.err);
-    d.docker(&["image", "rm", "--platform", "linux/s390x", "app:1"]).fails(1, "image is being used by stopped container");
+    d.docker(&["image", "rm", "--platform", "linux/s390x", "app:1"])
+        .fails(1, "image is being used by stopped container");
     let listed = d.docker(&["ps", "-aq", "--no-trunc", "--filter", "ancestor=app:1"]).ok();
     assert_eq!(listed, other["Id"].as_str().unwrap());
     let image = d.api("GET", "/v1.55/images/json?manifests=1", "").json()[0].clone();
@@ -257,8 +264,7 @@ fn platforms_are_removed_one_by_one_or_with_the_name() {
 fn pushes_send_the_index_if_all_of_it_is_here() {
     let config = json!({"registry-push-compression": "uncompressed"}).to_string();
     let d = Daemon::with(Options { config: Some(config), ..Options::default() });
-    let (a, b) =
-        (Registry::start(&d, 5000, Setup::default()), Registry::start(&d, 5001, Setup::default()));
+    let (a, b) = (Registry::start(&d, 5000, Setup::default()), Registry::start(&d, 5001, Setup::default()));
     let made = publish(&d, &a, "team/app:1", &THREE, true);
     let name = format!("{}/team/app:1", a.address);
     d.docker(&["pull", "-q", &name]).ok();
@@ -278,7 +284,10 @@ fn pushes_send_the_index_if_all_of_it_is_here() {
         let copy = format!("{}/{repository}:all", registry.address);
         d.docker(&["tag", &name, &copy]).ok();
         let pushed = d.docker(&["push", &copy]).ok();
-        assert!(pushed.contains(&format!("all: digest: {} size: {}", made.digest, made.index.len())), "{pushed}");
+        assert!(
+            pushed.contains(&format!("all: digest: {} size: {}", made.digest, made.index.len())),
+            "{pushed}"
+        );
         assert_eq!(raw(&d, &registry.address, repository, "all"), made.index);
         let said = raw(&d, &registry.address, repository, made.attestation.as_ref().unwrap());
         assert!(said.contains("in-toto"), "{said}");
@@ -306,8 +315,7 @@ fn pushes_send_the_index_if_all_of_it_is_here() {
 #[test]
 fn an_index_whose_layers_are_compressed_again_is_rewritten() {
     let d = Daemon::start();
-    let (a, b) =
-        (Registry::start(&d, 5000, Setup::default()), Registry::start(&d, 5001, Setup::default()));
+    let (a, b) = (Registry::start(&d, 5000, Setup::default()), Registry::start(&d, 5001, Setup::default()));
     let made = publish(&d, &a, "team/app:1", &THREE, true);
     let (name, copy) = (format!("{}/team/app:1", a.address), format!("{}/team/app:1", b.address));
     d.docker(&["pull", "-q", "--platform", "all", &name]).ok();
@@ -378,7 +386,10 @@ fn archives_hold_all_platforms_or_some() {
     for (file, count) in [(&all, 3), (&two, 2)] {
         assert_eq!(d.docker(&["load", "-q", "-i", file]).ok(), "Loaded image: app:1");
         assert_eq!(ids("app:1"), count, "{file}");
-        assert_eq!(d.docker(&["run", "--rm", "--platform", "linux/s390x", "app:1"]).ok(), "linux/s390x of app:1");
+        assert_eq!(
+            d.docker(&["run", "--rm", "--platform", "linux/s390x", "app:1"]).ok(),
+            "linux/s390x of app:1"
+        );
         d.docker(&["rmi", "app:1"]).ok();
     }
     // One platform of several, at saving and at loading.
@@ -395,7 +406,8 @@ fn archives_hold_all_platforms_or_some() {
         .fails(1, "does not provide the specified platform (linux/riscv64)");
     // skopeo's copy of all, as an archive.
     let archive = d.path("skopeo.tar").display().to_string();
-    skopeo(&d, &["copy", "--all", &format!("oci-archive:{all}"), &format!("oci-archive:{archive}:copied:2")]).ok();
+    skopeo(&d, &["copy", "--all", &format!("oci-archive:{all}"), &format!("oci-archive:{archive}:copied:2")])
+        .ok();
     d.docker(&["load", "-i", &archive]).ok();
     assert_eq!(ids("copied:2"), 3);
     d.docker(&["rmi", "app:1", "copied:2"]).ok();
@@ -437,7 +449,10 @@ fn the_daemons_registry_serves_and_takes_indexes() {
     // What was pushed is an image with all its platforms, and is served as it came.
     assert!(manifests(&d, "team/app:1").iter().all(|m| m.2), "{:?}", manifests(&d, "team/app:1"));
     assert_eq!(names(&d, "{{.Repository}}:{{.Tag}}"), ["team/app:1"]);
-    assert_eq!(d.docker(&["run", "--rm", "--platform", "linux/s390x", "team/app:1"]).ok(), "linux/s390x of pushed.example/app:1");
+    assert_eq!(
+        d.docker(&["run", "--rm", "--platform", "linux/s390x", "team/app:1"]).ok(),
+        "linux/s390x of pushed.example/app:1"
+    );
     assert_eq!(raw(&d, "127.0.0.1:5000", "team/app", "1"), made.index);
     let digests = d.docker(&["image", "inspect", "-f", "{{json .RepoDigests}}", "team/app:1"]).ok();
     assert_eq!(digests, json!([format!("team/app@{}", made.digest)]).to_string());

@@ -294,7 +294,10 @@ impl Engine {
             }
             if options.manifests {
                 let indexes: Vec<Arc<ImageIndex>> = found.index.into_iter().collect();
-                map.insert("Manifests".into(), self.image_manifests(&i, &indexes, true, &self.users())?.into());
+                map.insert(
+                    "Manifests".into(),
+                    self.image_manifests(&i, &indexes, true, &self.users())?.into(),
+                );
             }
             for key in ["Variant", "OsVersion"] {
                 if map.get(key).and_then(Value::as_str) == Some("") {
@@ -375,7 +378,8 @@ impl Engine {
         caller: &Caller,
     ) -> Result<Vec<ImageDeleteResponseItem>> {
         let found = self.inner.images.find(reference)?;
-        let wanted = platforms.iter().map(|p| Platform::parse(p)).collect::<std::result::Result<Vec<_>, _>>()?;
+        let wanted =
+            platforms.iter().map(|p| Platform::parse(p)).collect::<std::result::Result<Vec<_>, _>>()?;
         // Whatever goes, the policies see it.
         let mut doomed: Vec<Arc<Image>> = Vec::new();
         for platform in platforms {
@@ -428,7 +432,8 @@ impl Engine {
         progress: Progress,
     ) -> Result<()> {
         let lines = progress.clone();
-        let platforms = platforms.iter().map(|p| Platform::parse(p)).collect::<std::result::Result<Vec<_>, _>>()?;
+        let platforms =
+            platforms.iter().map(|p| Platform::parse(p)).collect::<std::result::Result<Vec<_>, _>>()?;
         let options = LoadOptions { platforms };
         let loaded = self
             .inner
@@ -473,7 +478,8 @@ impl Engine {
                 platforms.iter().try_for_each(|platform| check_platform(image, name, Some(platform)))?;
             }
         }
-        let platforms = platforms.iter().map(|p| Platform::parse(p)).collect::<std::result::Result<Vec<_>, _>>()?;
+        let platforms =
+            platforms.iter().map(|p| Platform::parse(p)).collect::<std::result::Result<Vec<_>, _>>()?;
         let stream = self.inner.images.save(names, &SaveOptions { platforms })?;
         for name in names {
             let id = self.inner.images.resolve(name).map_or_else(|_| name.clone(), |image| image.id.clone());

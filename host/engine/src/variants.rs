@@ -115,7 +115,9 @@ impl Summaries<'_> {
             "Containers": self.uses.get(&image.id).cloned().unwrap_or_default(),
             "Size": {"Unpacked": image.size},
         });
-        if let (true, Some(map), Some(identity)) = (self.with_identity, data.as_object_mut(), identity(&known)) {
+        if let (true, Some(map), Some(identity)) =
+            (self.with_identity, data.as_object_mut(), identity(&known))
+        {
             map.insert("Identity".into(), identity);
         }
         Ok(json!({
@@ -204,7 +206,11 @@ impl Engine {
     }
 
     /// Tags and digests to show for an image that was found as one of an index.
-    pub(crate) fn names_shown(&self, image: &Image, index: Option<&ImageIndex>) -> (Vec<String>, Vec<String>) {
+    pub(crate) fn names_shown(
+        &self,
+        image: &Image,
+        index: Option<&ImageIndex>,
+    ) -> (Vec<String>, Vec<String>) {
         match index {
             Some(index) if image.is_companion() => self.names_of_index(index),
             _ => (image.repo_tags.clone(), image.repo_digests.clone()),
@@ -217,7 +223,8 @@ impl Engine {
         let (mut digests, mut tags): (Vec<_>, Vec<_>) = own.partition(|n| n.digest.is_some());
         digests.sort();
         tags.sort();
-        let familiar = |names: Vec<wharf_images::reference::Reference>| names.iter().map(|n| n.familiar()).collect();
+        let familiar =
+            |names: Vec<wharf_images::reference::Reference>| names.iter().map(|n| n.familiar()).collect();
         (familiar(tags), familiar(digests))
     }
 
@@ -234,7 +241,9 @@ impl Engine {
         }
         let shelf = crate::remote::Shelf::new(self.clone(), false);
         let (digest, text) = shelf.shown(image)?.manifest();
-        Some(json!({"mediaType": wharf_registry::manifest::OCI_MANIFEST, "digest": digest, "size": text.len()}))
+        Some(
+            json!({"mediaType": wharf_registry::manifest::OCI_MANIFEST, "digest": digest, "size": text.len()}),
+        )
     }
 
     /// The descriptor of what a name leads to.

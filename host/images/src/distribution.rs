@@ -9,8 +9,8 @@ use crate::Images;
 use crate::error::{Error, Result};
 use crate::image_index::{Document, IncomingIndex, Target};
 use crate::inner::Inner;
-use crate::reference::Reference;
 use crate::record::{Index, encode};
+use crate::reference::Reference;
 
 pub(crate) const MANIFESTS: &str = "image-manifests";
 pub(crate) const BLOBS: &str = "layer-blobs";
@@ -122,13 +122,7 @@ impl Images {
 
     /// Notes that a registry has an image now: its manifest, its layers' blobs (lowest first), and a name by digest, unless
     /// it is here only as one platform of something else.
-    pub async fn pushed(
-        &self,
-        image: &str,
-        manifest: &Manifest,
-        blobs: &[Blob],
-        named: bool,
-    ) -> Result<()> {
+    pub async fn pushed(&self, image: &str, manifest: &Manifest, blobs: &[Blob], named: bool) -> Result<()> {
         let inner = &self.inner;
         let _changing = inner.changing.lock().await;
         let mut index = inner.index.load().as_ref().clone();

@@ -174,7 +174,9 @@ impl ImageIndex {
         let mut seen: BTreeSet<String> = BTreeSet::new();
         while let Some((entry, depth)) = open.pop() {
             if found.len() + open.len() > MOST_ENTRIES {
-                return Err(Error::too_large(format!("the image index has more than {MOST_ENTRIES} entries")));
+                return Err(Error::too_large(format!(
+                    "the image index has more than {MOST_ENTRIES} entries"
+                )));
             }
             match nested.get(&entry.digest).filter(|_| is_index(&entry.media_type) && depth < DEPTH) {
                 Some(inside) => {
@@ -226,7 +228,8 @@ impl ImageIndex {
     /// Whether every image and every statement of it is here.
     pub fn is_complete(&self) -> bool {
         self.entries.iter().all(|e| {
-            self.present.contains_key(&e.digest) || (e.is_statement() && self.statements.contains_key(&e.digest))
+            self.present.contains_key(&e.digest)
+                || (e.is_statement() && self.statements.contains_key(&e.digest))
         })
     }
 

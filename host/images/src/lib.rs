@@ -14,9 +14,9 @@ use wharf_plan::platform::Platform;
 use wharf_store::Store;
 
 use crate::archive::unpack::Budget;
+use crate::image_index::{INDEXES, IndexRecord};
 use crate::inner::{Inner, blocking};
 use crate::load::{Archive, Loading};
-use crate::image_index::{INDEXES, IndexRecord};
 use crate::record::{ImageRecord, Index, LayerRecord, NameRecord};
 
 pub mod archive;
@@ -351,8 +351,11 @@ impl Images {
         }
         let images = listed.iter().map(|(id, layers)| {
             let size = layers.iter().map(|l| l.size).sum();
-            let shared =
-                layers.iter().filter(|l| users.get(&l.chain_id).is_some_and(|n| *n > 1)).map(|l| l.size).sum();
+            let shared = layers
+                .iter()
+                .filter(|l| users.get(&l.chain_id).is_some_and(|n| *n > 1))
+                .map(|l| l.size)
+                .sum();
             ((*id).clone(), ImageUsage { size, shared, unique: size - shared })
         });
         Usage { layers_size: index.layers.values().map(|l| l.size).sum(), images: images.collect() }

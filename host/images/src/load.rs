@@ -439,7 +439,8 @@ impl Loading<'_> {
             let target = target.ok_or_else(|| Error::internal("a lost index"))?;
             let moved = give_names(&inner, index, &mut transaction, &names, &target)?;
             // As a pull names it: so it is found by its digest, and keeps a name when another takes its tag.
-            let by_digest = |n: &Reference| Reference { tag: None, digest: Some(digest.clone()), ..n.clone() };
+            let by_digest =
+                |n: &Reference| Reference { tag: None, digest: Some(digest.clone()), ..n.clone() };
             let by_digest: Vec<Reference> = names.iter().map(by_digest).collect();
             give_names(&inner, index, &mut transaction, &by_digest, &target)?;
             loaded.push((target.image, names, moved));

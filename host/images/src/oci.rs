@@ -151,7 +151,8 @@ pub(crate) fn images(archive: &Archive, options: &LoadOptions, limits: &Limits) 
         }
     }
     if let (true, Some(platform)) = (layout.images.is_empty(), options.platforms.first()) {
-        return Err(Error::not_found(format!("no images providing the requested platform {} found",
+        return Err(Error::not_found(format!(
+            "no images providing the requested platform {} found",
             platform.text()
         )));
     }

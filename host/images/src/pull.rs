@@ -386,10 +386,11 @@ impl Pulling {
         let record = ImageRecord { config: self.pull.config.clone(), parent, last_tag_time: now };
         transaction.put(IMAGES, &inner.key(id), encode(&record)?);
         index.insert(id, &record)?;
-        let manifest = self.pull.manifest.as_ref().map(|m| Document {
-            media_type: m.media_type.clone(),
-            content: m.content.clone(),
-        });
+        let manifest = self
+            .pull
+            .manifest
+            .as_ref()
+            .map(|m| Document { media_type: m.media_type.clone(), content: m.content.clone() });
         if let Some(manifest) = &manifest {
             index.arrived(inner, transaction, id, manifest)?;
         }

@@ -49,10 +49,8 @@ pub(crate) fn resolve(index: &Index, text: &str) -> Result<Arc<Image>> {
 
 /// The same, with the index that the name leads to.
 pub(crate) fn find(index: &Index, text: &str) -> Result<Found> {
-    let by_id = |image: Arc<Image>| Found {
-        index: index.index_of_image(&image.id).cloned(),
-        image: Some(image),
-    };
+    let by_id =
+        |image: Arc<Image>| Found { index: index.index_of_image(&image.id).cloned(), image: Some(image) };
     let named = match AnyReference::parse(text)? {
         AnyReference::Id(id) => {
             return index.images.get(&id).cloned().map(by_id).ok_or_else(|| no_such(&id));

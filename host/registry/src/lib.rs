@@ -31,7 +31,7 @@ pub use error::{Error, Kind, Result};
 pub use hosts::{Endpoint, Settings};
 pub use manifest::{Descriptor, Document, Image};
 pub use name::{Repository, Selector};
-pub use wharf_plan::platform::{self, Platform};
 pub use search::Found;
 pub use session::{Access, Fetched, Finder, Registry, Resolved, Session};
 pub use upload::{Source, Upload};
+pub use wharf_plan::platform::{self, Platform};

@@ -464,8 +464,7 @@ impl Session {
                 if open.len() + all.len() >= MAX_PLATFORMS {
                     return Err(Error::broken(format!("the index has more than {MAX_PLATFORMS} platforms")));
                 }
-                let next =
-                    self.manifest(&Selector::Digest(entry.digest.clone()), Some(entry.size)).await?;
+                let next = self.manifest(&Selector::Digest(entry.digest.clone()), Some(entry.size)).await?;
                 open.push((next, above.clone(), entry.platform));
             }
         }

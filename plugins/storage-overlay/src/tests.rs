@@ -3,6 +3,8 @@ use wharf_plugin_sdk::files::{Mount, OptionValue, Root, Source};
 use wharf_plugin_sdk::mock::MockHost;
 use wharf_plugin_sdk::types::{IdKind, IdMap};
 
+use wharf_plugin_sdk::storage::Features;
+
 use super::*;
 
 #[test]

@@ -23,6 +23,7 @@ const NEEDS: &[(&str, &str)] = &[
     ("fsck.erofs", "erofs-utils"),
     ("mkfs.btrfs", "btrfs-progs"),
     ("mkfs.ext4", "e2fsprogs"),
+    ("mkfs.xfs", "xfsprogs"),
     ("nft", "nftables"),
     ("nsenter", "util-linux"),
     ("openssl", "openssl"),

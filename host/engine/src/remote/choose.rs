@@ -42,9 +42,9 @@ pub(super) fn choose(index: &ImageIndex, platform: Option<&Platform>, name: &str
         ([(entry, _)], None) => Ok(Chosen::Image(entry.digest.clone())),
         (_, None) => match index.present_for(&Platform::host()) {
             Some((entry, _)) => Ok(Chosen::Image(entry.digest.clone())),
-            None => Err(Error::conflict(
-                "multiple matching manifests found but no specific platform requested",
-            )),
+            None => {
+                Err(Error::conflict("multiple matching manifests found but no specific platform requested"))
+            }
         },
     }
 }

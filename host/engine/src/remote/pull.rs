@@ -8,9 +8,9 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use wharf_images::image_index::{Document as IndexText, ImageIndex, IncomingIndex, Statement};
 use wharf_images::pull::{Incoming, Pull, Stage};
 use wharf_images::reference::Reference;
-use wharf_images::image_index::{Document as IndexText, ImageIndex, IncomingIndex, Statement};
 use wharf_images::{Blob, Manifest};
 use wharf_plan::platform::Platform;
 use wharf_registry::{Access, Descriptor, Document, Fetched, Piece, Resolved, Selector, Session};
@@ -333,7 +333,8 @@ impl Engine {
         let known = self.inner.images.index(&found.root.digest);
         let mut statements = Vec::new();
         let mut left = STATEMENT_BYTES;
-        for entry in found.indexes.iter().flat_map(statements_of).filter(|e| about(e) == Some(&found.manifest.digest))
+        for entry in
+            found.indexes.iter().flat_map(statements_of).filter(|e| about(e) == Some(&found.manifest.digest))
         {
             if known.as_ref().is_some_and(|index| index.statements.contains_key(&entry.digest)) {
                 continue;
@@ -341,7 +342,9 @@ impl Engine {
             match statement(session, entry, &mut left).await {
                 Ok(statement) => statements.extend(statement),
                 // What is said about an image is not needed to run it.
-                Err(error) => tracing::warn!(%error, digest = entry.digest, "a statement about an image is left out"),
+                Err(error) => {
+                    tracing::warn!(%error, digest = entry.digest, "a statement about an image is left out")
+                }
             }
         }
         Ok(Some(IncomingIndex { document: root, nested, statements }))

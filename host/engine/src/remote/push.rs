@@ -6,8 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, mpsc};
-use wharf_images::reference::Reference;
 use wharf_images::image_index::{Document, Present};
+use wharf_images::reference::Reference;
 use wharf_images::{Blob, Image, ImageIndex, LayerRef, Manifest, Target};
 use wharf_plan::platform::Platform;
 use wharf_registry::manifest::{
@@ -147,15 +147,9 @@ impl Engine {
 /// What a name's push sends.
 pub(super) enum What {
     /// One image.
-    Image {
-        image: Arc<Image>,
-        of: Option<OfIndex>,
-    },
+    Image { image: Arc<Image>, of: Option<OfIndex> },
     /// An index, and its images with what it says of them.
-    Index {
-        index: Arc<ImageIndex>,
-        images: Vec<(Arc<Image>, Present)>,
-    },
+    Index { index: Arc<ImageIndex>, images: Vec<(Arc<Image>, Present)> },
 }
 
 /// An image is sent as one of an index.

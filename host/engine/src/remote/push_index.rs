@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::json;
-use wharf_images::reference::Reference;
 use wharf_images::image_index::{Document, IncomingIndex, Present, Statement};
+use wharf_images::reference::Reference;
 use wharf_images::{Image, ImageIndex};
 use wharf_registry::{Descriptor, Selector};
 
@@ -111,8 +111,7 @@ impl Push<'_> {
 
 /// Digests of what a statement's manifest names.
 fn manifest_blobs(manifest: &Document) -> Result<Vec<String>> {
-    let (document, _) =
-        wharf_registry::Document::parse(manifest.content.as_bytes(), &manifest.media_type)?;
+    let (document, _) = wharf_registry::Document::parse(manifest.content.as_bytes(), &manifest.media_type)?;
     let wharf_registry::Document::Image(image) = document else {
         return Err(Error::internal("a statement that is an index"));
     };

@@ -22,7 +22,11 @@ fn entry(platform: &str) -> Value {
 
 fn present(platform: &str) -> Present {
     let manifest = Document { media_type: MANIFEST.into(), content: platform.into() };
-    Present { image: of(&format!("image {platform}")), manifest, platform: Platform::parse(platform).unwrap() }
+    Present {
+        image: of(&format!("image {platform}")),
+        manifest,
+        platform: Platform::parse(platform).unwrap(),
+    }
 }
 
 fn index(here: &[bool]) -> ImageIndex {
@@ -41,7 +45,8 @@ fn wants(platform: &str) -> Platform {
 #[test]
 fn the_best_platform_is_meant_and_only_what_runs_there() {
     let all = index(&[true; 5]);
-    let found = |index: &ImageIndex, text: &str| index.present_for(&wants(text)).map(|(e, _)| e.digest.clone());
+    let found =
+        |index: &ImageIndex, text: &str| index.present_for(&wants(text)).map(|(e, _)| e.digest.clone());
     assert_eq!(found(&all, "linux/arm/v7"), Some(of("linux/arm/v7")));
     assert_eq!(found(&all, "linux/arm/v6"), Some(of("linux/arm/v6")));
     assert_eq!(found(&all, "linux/amd64/v3"), Some(of("linux/amd64")));

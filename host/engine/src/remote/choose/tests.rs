@@ -55,7 +55,11 @@ fn index(platforms: &[(&str, bool)], statement: Option<bool>) -> ImageIndex {
     }
 }
 
-fn chosen(platforms: &[(&str, bool)], statement: Option<bool>, wanted: Option<&str>) -> Result<Chosen, String> {
+fn chosen(
+    platforms: &[(&str, bool)],
+    statement: Option<bool>,
+    wanted: Option<&str>,
+) -> Result<Chosen, String> {
     let wanted = wanted.map(|text| Platform::parse(text).unwrap());
     choose(&index(platforms, statement), wanted.as_ref(), "a:1").map_err(|e| e.message)
 }
