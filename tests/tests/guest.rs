@@ -1,6 +1,7 @@
 //! In a virtual machine: power cuts while images come and go, and the engine where there is only cgroup v2.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use wharf_tests::guest::Guest;
