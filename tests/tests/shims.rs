@@ -103,13 +103,19 @@ fn a_virtual_machine() {
     let seen: Value = serde_json::from_slice(&std::fs::read(bundle.join("update-seen")).unwrap()).unwrap();
     assert_eq!(seen["memory"]["limit"], 96 << 20);
     d.docker(&["stop", "-t", "20", &id]).ok();
-    assert_eq!(d.docker(&["inspect", "-f", "{{.State.ExitCode}} {{.State.OOMKilled}}", &id]).ok(), "143 false");
+    assert_eq!(
+        d.docker(&["inspect", "-f", "{{.State.ExitCode}} {{.State.OOMKilled}}", &id]).ok(),
+        "143 false"
+    );
     d.docker(&["rm", &id]).ok();
     // A lack of memory inside is told by the shim alone.
     let id = shims.run("oom", &["-d", "busybox", "sleep", "1000"]).ok();
     eventually("the event of the shim", || shims.bundle(&id).join("oom").exists().then_some(()));
     d.docker(&["kill", &id]).ok();
-    assert_eq!(d.docker(&["inspect", "-f", "{{.State.ExitCode}} {{.State.OOMKilled}}", &id]).ok(), "137 true");
+    assert_eq!(
+        d.docker(&["inspect", "-f", "{{.State.ExitCode}} {{.State.OOMKilled}}", &id]).ok(),
+        "137 true"
+    );
     d.docker(&["rm", &id]).ok();
     // Options of the configuration, as the message that shims understand.
     create.retain(|a| *a != "--name" && *a != "machine");

@@ -250,7 +250,9 @@ impl Engine {
             all.insert(
                 name.clone(),
                 models::Runtime {
-                    path: Some(runtime.shim.as_ref().map_or_else(|| runtime.path.clone(), |s| s.kind.clone())),
+                    path: Some(
+                        runtime.shim.as_ref().map_or_else(|| runtime.path.clone(), |s| s.kind.clone()),
+                    ),
                     runtime_args: (!runtime.arguments.is_empty()).then(|| runtime.arguments.clone()),
                     status,
                 },

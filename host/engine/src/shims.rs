@@ -70,10 +70,15 @@ pub(crate) fn root_of(state: &State) -> PathBuf {
 /// A shim's failure as Docker's users see it.
 fn failed(id: &str, what: &str, failure: &Failure) -> Error {
     if failure.is_unimplemented() {
-        return Error::new(Kind::Unsupported, format!("{what}: the runtime of container {id} does not implement it"));
+        return Error::new(
+            Kind::Unsupported,
+            format!("{what}: the runtime of container {id} does not implement it"),
+        );
     }
     match failure {
-        Failure::Status(_, words) => Error::internal(format!("{what}: {}", words.trim_end_matches(": unknown"))),
+        Failure::Status(_, words) => {
+            Error::internal(format!("{what}: {}", words.trim_end_matches(": unknown")))
+        }
         other => Error::internal(format!(
             "{what}: container {id}: {other}; `docker kill` ends the container without its shim"
         )),

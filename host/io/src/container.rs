@@ -156,9 +156,9 @@ impl Streams {
             Limits::of(options.max_size, options.max_file)
         };
         let spool = Arc::new(Spool::new(spec.dir.join("spool"), limits));
-        let ring = options.buffer.map(|most| {
-            Arc::new(Ring::new(Arc::clone(&spool), usize::try_from(most).unwrap_or(usize::MAX)))
-        });
+        let ring = options
+            .buffer
+            .map(|most| Arc::new(Ring::new(Arc::clone(&spool), usize::try_from(most).unwrap_or(usize::MAX))));
         let driver = (spec.log_driver != NONE).then(|| self.drivers.add(&spec, options, &spool));
         Arc::new(ContainerIo {
             thread: self.pump.choose(),

@@ -53,14 +53,17 @@ fn nameless(bundle: &Path) -> Result<File, String> {
     let mut options = std::fs::OpenOptions::new();
     options.read(true).write(true).mode(0o600).custom_flags(libc::O_TMPFILE);
     let text = |e: std::io::Error| format!("a file in {}: {e}", bundle.display());
-    options.open(bundle).or_else(|_| {
-        let path = bundle.join(format!("call-{}", sys::own_pid()));
-        let mut options = std::fs::OpenOptions::new();
-        options.read(true).write(true).create_new(true).mode(0o600);
-        let file = options.open(&path)?;
-        std::fs::remove_file(&path)?;
-        Ok(file)
-    }).map_err(text)
+    options
+        .open(bundle)
+        .or_else(|_| {
+            let path = bundle.join(format!("call-{}", sys::own_pid()));
+            let mut options = std::fs::OpenOptions::new();
+            options.read(true).write(true).create_new(true).mode(0o600);
+            let file = options.open(&path)?;
+            std::fs::remove_file(&path)?;
+            Ok(file)
+        })
+        .map_err(text)
 }
 
 fn beginning(file: &mut File) -> Vec<u8> {
@@ -113,11 +116,7 @@ fn call(
             }
             Err(Failure::Late(_)) if std::time::Instant::now() < until.end => {}
             Err(Failure::Late(_)) => {
-                break Some(format!(
-                    "{} did not end within {} seconds",
-                    runtime.program,
-                    patience.as_secs()
-                ));
+                break Some(format!("{} did not end within {} seconds", runtime.program, patience.as_secs()));
             }
             Err(other) => break Some(other.to_string()),
         }

@@ -356,21 +356,35 @@ impl Container<'_> {
         let pid = task
             .create(&runtime.bundle, &stand_in.io.named, options, foreign.restore.as_deref(), &until)
             .map_err(|e| said(stand_in, e))?;
+        // One that is restored from a checkpoint has a process only when it is started.
+        let restored = pid == 0 && foreign.restore.is_some();
+        if !restored {
+            self.has_process(pid, &mut record)?;
+        }
+        if let Some(size) = stand_in.io.first_size() {
+            let _ = task.send_resize("", size, &until).map_err(|e| said(stand_in, e))?;
+        }
+        let begun = task.start("", &until).map_err(|e| said(stand_in, e))?;
+        if restored {
+            self.has_process(begun, &mut record)?;
+        }
+        stand_in.task = Some(task);
+        self.conductor.runs().map_err(|e| e.to_string())
+    }
+
+    /// The container's process is there.
+    fn has_process(&self, pid: i32, record: &mut Record) -> Result<(), String> {
         // Nobody but a process of its own is ever to be signalled, or looked into, for this container.
         if !family::is_below(pid, sys::own_pid()) {
-            return Err(format!("the shim named process {pid} as the container's, which is not of its making"));
+            return Err(format!(
+                "the shim named process {pid} as the container's, which is not of its making"
+            ));
         }
         let mounts = |pid: i32| std::fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
         record.family = family::own();
         record.elsewhere = mounts(pid) == mounts(sys::own_pid());
         record.write(self.bundle()).map_err(|e| format!("a record of the shim: {e}"))?;
-        self.conductor.stands_in(pid).map_err(|e| e.to_string())?;
-        if let Some(size) = stand_in.io.first_size() {
-            let _ = task.send_resize("", size, &until).map_err(|e| said(stand_in, e))?;
-        }
-        task.start("", &until).map_err(|e| said(stand_in, e))?;
-        stand_in.task = Some(task);
-        self.conductor.runs().map_err(|e| e.to_string())
+        self.conductor.stands_in(pid).map_err(|e| e.to_string())
     }
 
     /// Waits for the container's end and clears up; the exit code.
@@ -450,7 +464,8 @@ fn said(stand_in: &mut StandIn, failure: Failure) -> String {
         }
         Failure::Status(_, words) => {
             let words = words.trim_end_matches(": unknown");
-            let heads = ["OCI runtime create failed: ", "OCI runtime exec failed: ", "failed to create shim task: "];
+            let heads =
+                ["OCI runtime create failed: ", "OCI runtime exec failed: ", "failed to create shim task: "];
             heads.iter().fold(words, |words, head| words.strip_prefix(head).unwrap_or(words)).to_owned()
         }
         Failure::Interrupted => "the start was ended".into(),
@@ -481,17 +496,16 @@ fn exec_begins(
     let order = order_to_end()?;
     let until = Until::after(MAKING, Some(order.as_fd()));
     let io = Io::new(bundle, &plan.id, &plan.process, stdio, conductor)?;
-    let mut stand_in =
-        StandIn {
-            task: None,
-            exec: plan.id.clone(),
-            bundle: bundle.into(),
-            signals,
-            io,
-            events: None,
-            log: None,
-            waited: None,
-        };
+    let mut stand_in = StandIn {
+        task: None,
+        exec: plan.id.clone(),
+        bundle: bundle.into(),
+        signals,
+        io,
+        events: None,
+        log: None,
+        waited: None,
+    };
     let begun = (|| -> Result<Task, Failure> {
         let mut task = Task::at(bundle, &plan.container)?;
         task.exec(&plan.id, &stand_in.io.named, &foreign.document, &until)?;

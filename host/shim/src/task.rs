@@ -127,11 +127,8 @@ impl Task {
 
     /// `exec` is empty for the container's first process, here and below.
     pub(crate) fn start(&mut self, exec: &str, until: &Until<'_>) -> Result<i32, Failure> {
-        let request = api::StartRequest {
-            id: self.id.clone(),
-            exec_id: exec.into(),
-            ..api::StartRequest::default()
-        };
+        let request =
+            api::StartRequest { id: self.id.clone(), exec_id: exec.into(), ..api::StartRequest::default() };
         let started: api::StartResponse = self.call("Start", &request, until)?;
         Ok(i32::try_from(started.pid).unwrap_or(0))
     }
@@ -143,11 +140,8 @@ impl Task {
     }
 
     pub(crate) fn send_delete(&mut self, exec: &str, until: &Until<'_>) -> Result<u32, Failure> {
-        let request = api::DeleteRequest {
-            id: self.id.clone(),
-            exec_id: exec.into(),
-            ..api::DeleteRequest::default()
-        };
+        let request =
+            api::DeleteRequest { id: self.id.clone(), exec_id: exec.into(), ..api::DeleteRequest::default() };
         self.send("Delete", &request, until)
     }
 
@@ -183,12 +177,7 @@ impl Task {
         self.send("Shutdown", &request, until)
     }
 
-    pub(crate) fn send_kill(
-        &mut self,
-        exec: &str,
-        signal: u32,
-        until: &Until<'_>,
-    ) -> Result<u32, Failure> {
+    pub(crate) fn send_kill(&mut self, exec: &str, signal: u32, until: &Until<'_>) -> Result<u32, Failure> {
         let request = api::KillRequest {
             id: self.id.clone(),
             exec_id: exec.into(),

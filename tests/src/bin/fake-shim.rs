@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::{Message, MessageField};
-use containerd_shim_protos::types::empty::Empty;
 use containerd_shim_protos::shim::event::Envelope;
 use containerd_shim_protos::ttrpc::{self, Code, Server, TtrpcContext, get_status};
+use containerd_shim_protos::types::empty::Empty;
 use containerd_shim_protos::{Client, EventsClient, Task, api, create_task};
 
 fn behaviour() -> String {
@@ -89,10 +89,8 @@ impl Task for Machine {
             })),
             "oom" => drop(std::thread::spawn(|| {
                 let envelope = Envelope { topic: "/tasks/oom".into(), ..Default::default() };
-                let event = api::ForwardRequest {
-                    envelope: MessageField::some(envelope),
-                    ..Default::default()
-                };
+                let event =
+                    api::ForwardRequest { envelope: MessageField::some(envelope), ..Default::default() };
                 let address = format!("unix://{}", std::env::var("TTRPC_ADDRESS").unwrap());
                 let client = EventsClient::new(Client::connect(&address).unwrap());
                 client.forward(ttrpc::context::with_timeout(10_000_000_000), &event).unwrap();
@@ -133,7 +131,8 @@ impl Task for Machine {
     }
 
     fn pids(&self, _: &TtrpcContext, _: api::PidsRequest) -> Answer<api::PidsResponse> {
-        let process = containerd_shim_protos::types::task::ProcessInfo { pid: self.pid(), ..Default::default() };
+        let process =
+            containerd_shim_protos::types::task::ProcessInfo { pid: self.pid(), ..Default::default() };
         Ok(api::PidsResponse { processes: vec![process], ..Default::default() })
     }
 
@@ -251,7 +250,10 @@ fn main() {
             std::fs::create_dir_all("/run/containerd/s").unwrap();
             let mut daemon = Command::new(std::env::current_exe().unwrap());
             // Under the same name, which the path of the program does not have.
-            daemon.arg0(std::env::args().next().unwrap()).args(&arguments[..arguments.len() - 1]).arg("serve");
+            daemon
+                .arg0(std::env::args().next().unwrap())
+                .args(&arguments[..arguments.len() - 1])
+                .arg("serve");
             daemon.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0).spawn().unwrap();
             while !Path::new(&socket).exists() {
                 std::thread::sleep(Duration::from_millis(5));
