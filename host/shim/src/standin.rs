@@ -59,7 +59,7 @@ pub fn run(host: &Host, plan: &RunPlan, fds: &[OwnedFd]) -> Result<Spawned, Star
         kernel::open_bundle(host, plan, foreign, fds)?;
         let container = Container { host, plan, runtime: &foreign.runtime, conductor };
         let (mut stand_in, first) = container.prepare(fds)?;
-        match container.make(&mut stand_in, foreign, first) {
+        match container.make(&mut stand_in, foreign, &first) {
             Ok(()) => sys::exit(container.stand_in(stand_in)),
             Err(reason) => {
                 container.take_down();
@@ -345,7 +345,7 @@ impl Container<'_> {
     }
 
     /// Starts the shim and has it make the container and start it.
-    fn make(&self, stand_in: &mut StandIn, foreign: &Foreign, order: SignalFd) -> Result<(), String> {
+    fn make(&self, stand_in: &mut StandIn, foreign: &Foreign, order: &SignalFd) -> Result<(), String> {
         let (id, runtime) = (self.plan.id.as_str(), self.runtime);
         let until = Until::after(MAKING, Some(order.as_fd()));
         let started = launch::start(runtime, id, MAKING, order.as_fd())?;
@@ -551,12 +551,12 @@ fn exec_goes_on(mut stand_in: StandIn) -> i32 {
     }
     // Ended by force, which is the shim's to do; or the shim is gone, and with it the container.
     let exec = stand_in.exec.clone();
-    if stand_in.tell(|task, until| task.send_kill(&exec, 9, until)).is_some() {
-        if stand_in.wait_for_end(Some(Instant::now() + EXEC_DEATH)).is_some() {
-            stand_in.put_away();
-            return exit_code(None);
-        }
+    if stand_in.tell(|task, until| task.send_kill(&exec, 9, until)).is_some()
+        && stand_in.wait_for_end(Some(Instant::now() + EXEC_DEATH)).is_some()
+    {
+        stand_in.put_away();
+    } else {
+        stand_in.drain();
     }
-    stand_in.drain();
     exit_code(None)
 }
