@@ -8,9 +8,11 @@ use crate::types::{Json, Labels};
 
 mod layered;
 mod remembered;
+mod whole;
 
 pub use layered::Layered;
 pub use remembered::Remembered;
+pub use whole::Whole;
 
 pub use crate::bindings::storage::exports::wharf::storage::driver::{
     ApplyMode, Capabilities, Claim, DiffMode, Features, HostFacts, Kind, Layer, PrepareRequest, Prepared,
@@ -26,6 +28,30 @@ pub fn strays(live: &[String], found: &[String], remove: impl Fn(crate::files::P
         .filter(|name| !live.contains(*name))
         .map(|name| remove(crate::files::data(name.clone())))
         .collect()
+}
+
+/// What gives a snapshot called by [`dir_name`](crate::files::dir_name) its lasting name, if that is another one.
+pub fn renamed(active: &Snapshot, name: &str) -> Vec<Op> {
+    use crate::files::{data, dir_name};
+    let (from, to) = (dir_name(&active.id), dir_name(name));
+    if from == to { Vec::new() } else { vec![Op::Rename((data(from), data(to)))] }
+}
+
+/// Refuses options that a driver does not know. `known` are their names, with the driver's in front or without.
+pub fn only_options(driver: &str, options: &Labels, known: &[&str]) -> Result<()> {
+    let short = |name: &str| {
+        let own = name.strip_prefix(driver).or_else(|| name.strip_prefix(driver.trim_end_matches('2')));
+        own.and_then(|rest| rest.strip_prefix('.')).unwrap_or(name).to_owned()
+    };
+    match options.iter().find(|(name, _)| !known.contains(&short(name).as_str())) {
+        Some((name, _)) => Err(crate::Error::invalid(format!("{driver}: unknown option {name}"))),
+        None => Ok(()),
+    }
+}
+
+/// Whether the host says that it has a feature, of [`HostFacts::features`].
+pub fn has_feature(facts: &HostFacts, name: &str) -> bool {
+    facts.features.iter().any(|feature| feature == name)
 }
 
 /// A storage driver: says what there shall be on disk for a snapshot, and how it is mounted.

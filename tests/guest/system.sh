@@ -19,6 +19,23 @@ say() {
     echo "@@ $*"
 }
 
+ok() {
+    say "ok $1"
+}
+
+bad() {
+    say "bad $1: $(echo "$2" | tr '\n' ' ' | cut -c1-400)"
+}
+
+# What, expected, found.
+same() {
+    if [ "$2" = "$3" ]; then ok "$1"; else bad "$1" "expected $2, found $3"; fi
+}
+
+has() {
+    case "$3" in *"$2"*) ok "$1" ;; *) bad "$1" "no $2 in $3" ;; esac
+}
+
 word() {
     for one in $(cat /proc/cmdline); do
         case "$one" in "$1="*) echo "${one#*=}" ;; esac
@@ -34,18 +51,18 @@ finish() {
 }
 
 start_daemon() {
-    if [ ! -d /data/wharf/compiled ]; then
-        mkdir -p /data/wharf
-        chmod 710 /data/wharf
+    if [ ! -d "$root/compiled" ]; then
+        mkdir -p "$root"
+        chmod 710 "$root"
         if [ -d /compiled ]; then
-            cp -a /compiled /data/wharf/compiled
-            chmod 700 /data/wharf/compiled
+            cp -a /compiled "$root/compiled"
+            chmod 700 "$root/compiled"
         fi
         sync
     fi
     # An emulated machine on a busy host is so slow that plugins do not answer in time: that is not what is tested.
     for attempt in 1 2 3 4 5 6 7 8 9 10; do
-        wharf daemon --host unix:///run/wharf.sock --data-root /data/wharf --exec-root /run/wharf --pidfile /run/wharf.pid \
+        wharf daemon --host unix:///run/wharf.sock --data-root "$root" --exec-root /run/wharf --pidfile /run/wharf.pid \
             --config-file /run/daemon.json >/run/daemon.log 2>&1 &
         daemon=$!
         n=0
@@ -77,5 +94,8 @@ if ! mount -t ext4 /dev/vdb /data; then
     finish
 fi
 echo '{}' >/run/daemon.json
+# Where the daemon's data is: a directory of the data disk, or all of it.
+root=$(word at)
+root=${root:-/data/wharf}
 . "/$(word task).sh"
 finish

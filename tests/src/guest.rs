@@ -13,14 +13,18 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use crate::bin_dir;
-use crate::image::sha256;
+use crate::image::{self, sha256};
+use crate::serve::Serve;
+use crate::{Daemon, bin_dir};
 
 /// What the memory file system needs to find the system disk.
 const EARLY: [&str; 2] = ["virtio_pci", "virtio_blk"];
 /// Directories of modules that the engine may need, with all that those need.
-const MODULES: [&str; 9] = [
+const MODULES: [&str; 12] = [
     "kernel/fs/overlayfs",
+    "kernel/fs/erofs",
+    "kernel/fs/xfs",
+    "kernel/fs/quota",
     "kernel/drivers/net/veth.ko",
     "kernel/drivers/net/dummy.ko",
     "kernel/net/bridge",
@@ -32,7 +36,7 @@ const MODULES: [&str; 9] = [
 ];
 
 /// Plugins that the guest's tasks need. Its processor is another than the host's, and compiling would take it minutes.
-const PLUGINS: [&str; 10] = [
+const PLUGINS: [&str; 11] = [
     "auth-peer",
     "ipam-pool",
     "log-json-file",
@@ -41,6 +45,7 @@ const PLUGINS: [&str; 10] = [
     "network-host",
     "network-none",
     "registry-config",
+    "storage-erofs",
     "storage-overlay",
     "volume-local",
 ];
@@ -96,13 +101,45 @@ fn run(command: &mut Command) {
 pub struct Guest {
     kernel: Kernel,
     dir: tempfile::TempDir,
+    disks: Vec<PathBuf>,
 }
 
 impl Guest {
+    /// One that has archives of images to load in `/images`, and a registry's directory with images to pull. None: there is
+    /// no machine here. `more` are further files, as for [`new`](Self::new).
+    pub fn with_images(pulled: &[&str], loaded: &[&str], more: &[(&str, &Path)]) -> Option<Self> {
+        let kernel = match available() {
+            Ok(kernel) => kernel,
+            Err(why) => {
+                eprintln!("skipped: {why}");
+                return None;
+            }
+        };
+        let d = Daemon::start();
+        let base = image::busybox_tar();
+        let archive =
+            |repo: &str, name: &str| image::docker_archive(repo, &[base.clone(), image::own_layer(name)]);
+        let mut files: Vec<(String, PathBuf)> = Vec::new();
+        for name in loaded {
+            let path = d.path(&format!("{name}.tar"));
+            image::save(&path, &archive(&format!("{name}:1"), name));
+            files.push((format!("images/{name}.tar"), path));
+        }
+        let registry = d.path("registry");
+        if !pulled.is_empty() {
+            drop(Serve::start(&d, 5000, pulled));
+            files.push(("registry".into(), registry));
+        }
+        let mut files: Vec<(&str, &Path)> =
+            files.iter().map(|(name, path)| (name.as_str(), path.as_path())).collect();
+        files.extend(more);
+        Some(Self::new(kernel, &files))
+    }
+
     /// Makes both disks. `files` are further files and directories of the system disk: path in the guest, path here.
     pub fn new(kernel: Kernel, files: &[(&str, &Path)]) -> Self {
         let dir = tempfile::Builder::new().prefix("wharf-guest-").tempdir().expect("temporary directory");
-        let guest = Self { kernel, dir };
+        let guest = Self { kernel, dir, disks: Vec::new() };
         guest.initramfs();
         guest.system(files);
         guest.new_data_disk();
@@ -181,8 +218,12 @@ impl Guest {
             ("init", include_str!("../guest/system.sh")),
             ("storm.sh", include_str!("../guest/storm.sh")),
             ("smoke.sh", include_str!("../guest/smoke.sh")),
+            ("confine.sh", include_str!("../guest/confine.sh")),
+            ("storage.sh", include_str!("../guest/storage.sh")),
             ("etc/passwd", "root:x:0:0:root:/:/bin/sh\n"),
             ("etc/group", "root:x:0:\n"),
+            ("etc/subuid", "containers:2147483647:2147483648\n"),
+            ("etc/subgid", "containers:2147483647:2147483648\n"),
             ("etc/hosts", "127.0.0.1 localhost\n"),
             ("etc/resolv.conf", ""),
         ] {
@@ -194,6 +235,9 @@ impl Guest {
             add_program(&root, &program);
         }
         fs::create_dir(root.join("bin/plugins")).expect("plugins");
+        if let Some(program) = find("xfs_quota") {
+            add_program(&root, &program);
+        }
         for plugin in PLUGINS {
             let name = format!("{plugin}.wasm");
             fs::copy(bin_dir().join("plugins").join(&name), root.join("bin/plugins").join(&name))
@@ -220,10 +264,51 @@ impl Guest {
         fs::remove_dir_all(&root).expect("system disk");
     }
 
-    /// Switches the machine on. `task` is the script that it runs.
+    /// One more disk, made by this command line, to which its file is added. They are `/dev/vdc` and so on, as made.
+    pub fn add_disk(&mut self, mkfs: &[&str]) {
+        let path = self.path(&format!("disk{}.img", self.disks.len()));
+        fs::File::create(&path).and_then(|file| file.set_len(1 << 30)).expect("disk");
+        run(Command::new(mkfs[0]).args(&mkfs[1..]).arg(&path));
+        self.disks.push(path);
+    }
+
+    /// Switches the machine on. `task` is the script that it runs, and further words of the kernel's command line.
     pub fn boot(&self, task: &str) -> Machine {
+        let data = format!("file={},format=raw,if=virtio,cache=writeback", self.path("data.img").display());
+        self.switch_on(task, &["-drive".into(), data])
+    }
+
+    /// As [`boot`](Self::boot), with every write to the data disk and every flush of it in a log, as
+    /// [`BlockLog`](crate::blocklog::BlockLog) reads it. Answers the log, and the disk as it was before.
+    pub fn boot_logged(&self, task: &str) -> (Machine, PathBuf, PathBuf) {
+        let (data, before, log) = (self.path("data.img"), self.path("before.img"), self.path("log.img"));
+        run(Command::new("cp").arg("--sparse=always").arg(&data).arg(&before));
+        fs::File::create(&log).and_then(|file| file.set_len(8 << 30)).expect("log of the disk");
+        let file =
+            |name: &str, path: &Path| format!("driver=file,node-name={name},filename={}", path.display());
+        let words = [
+            "-blockdev",
+            &file("data", &data),
+            "-blockdev",
+            &file("log", &log),
+            "-blockdev",
+            "driver=blklogwrites,node-name=logged,file=data,log=log,log-sector-size=512,log-super-update-interval=1",
+            "-device",
+            "virtio-blk-pci,drive=logged,discard=off,write-zeroes=off",
+        ];
+        (self.switch_on(task, &words.map(str::to_owned)), before, log)
+    }
+
+    fn switch_on(&self, task: &str, data: &[String]) -> Machine {
+        let mut more = Vec::new();
+        for disk in &self.disks {
+            more.push("-drive".to_owned());
+            more.push(format!("file={},format=raw,if=virtio,cache=writeback", disk.display()));
+        }
         let mut child = Command::new("qemu-system-x86_64")
-            .args(["-accel", "tcg,thread=multi", "-cpu", "max,la57=off", "-smp", "1", "-m", "1024"])
+            // Its clock counts instructions while it works, so that a busy host makes no time-out of a guest's run out.
+            .args(["-accel", "tcg,thread=single", "-icount", "shift=1,sleep=on"])
+            .args(["-cpu", "max,la57=off", "-smp", "1", "-m", "1024"])
             .args(["-nographic", "-no-reboot", "-nic", "none", "-monitor", "none", "-serial", "stdio"])
             .arg("-kernel")
             .arg(&self.kernel.image)
@@ -233,8 +318,8 @@ impl Guest {
             .arg(format!("console=ttyS0 loglevel=4 no_timer_check panic=-1 task={task}"))
             .arg("-drive")
             .arg(format!("file={},format=raw,if=virtio,readonly=on", self.path("system.img").display()))
-            .arg("-drive")
-            .arg(format!("file={},format=raw,if=virtio,cache=writeback", self.path("data.img").display()))
+            .args(data)
+            .args(more)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())

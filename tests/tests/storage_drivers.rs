@@ -101,10 +101,12 @@ fn plugin(driver: &str) -> String {
     format!("storage-{}", driver.trim_end_matches('2'))
 }
 
-/// Names in a driver's directory but for the trash, which is emptied in the background.
+/// Names in a driver's directory and in that of its images, but for the trash, which is emptied in the background.
 fn left(dir: &Path) -> Vec<String> {
-    let list = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    list.filter(|name| name != ".trash").collect()
+    let names = |dir: &Path| std::fs::read_dir(dir).into_iter().flatten();
+    let all = names(dir).chain(names(&dir.join(".images")));
+    let all = all.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    all.filter(|name| name != ".trash" && name != ".images").collect()
 }
 
 #[test]

@@ -59,7 +59,8 @@ pub(crate) async fn import(client: &Client, args: ImportArgs) -> Result<u8, Erro
 }
 
 pub(crate) async fn load(client: &Client, args: LoadArgs) -> Result<u8, Error> {
-    let query = [("quiet", args.quiet.to_string())];
+    let mut query = vec![("quiet", args.quiet.to_string())];
+    query.extend(args.platform.iter().map(|p| ("platform", p.clone())));
     let response = match &args.input {
         Some(file) => {
             client.upload("/images/load", &query, chunks(tokio::fs::File::open(file).await?)).await?
@@ -81,7 +82,8 @@ pub(crate) async fn tag(client: &Client, args: TagArgs) -> Result<u8, Error> {
 }
 
 pub(crate) async fn remove(client: &Client, args: RmiArgs) -> Result<u8, Error> {
-    let query = [("force", args.force.to_string()), ("noprune", args.no_prune.to_string())];
+    let mut query = vec![("force", args.force.to_string()), ("noprune", args.no_prune.to_string())];
+    query.extend(args.platform.iter().map(|p| ("platforms", p.clone())));
     for_each(&args.images, async |name: String| {
         let done = match client.delete(&format!("/images/{name}"), &query).await {
             Err(Error::Daemon { status: 404, .. }) if args.force => return Ok(None),
@@ -163,7 +165,8 @@ pub(crate) async fn list(client: &Client, args: ImagesArgs) -> Result<u8, Error>
 }
 
 pub(crate) async fn history(client: &Client, args: HistoryArgs) -> Result<u8, Error> {
-    let answer = client.get(&format!("/images/{}/history", args.image), &[]).await?;
+    let query: Vec<_> = args.platform.iter().map(|p| ("platform", p.clone())).collect();
+    let answer = client.get(&format!("/images/{}/history", args.image), &query).await?;
     let rows: Vec<Value> = answer
         .as_array()
         .into_iter()

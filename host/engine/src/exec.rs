@@ -338,11 +338,11 @@ impl Engine {
                 container: def.id.clone(),
                 account,
                 seccomp: self.seccomp(&now.blueprint)?,
-                apparmor: self.apparmor(&now.blueprint),
+                apparmor: Self::profile_of(&now.state),
                 stdio: child,
                 console_size,
                 hostname: config::hostname(&def.config, &def.id),
-                ids: (!def.id_maps.is_empty()).then(|| wharf_plan::run::Ids::both(def.id_maps.clone())),
+                ids: (!def.id_maps.is_empty()).then(|| wharf_plan::run::Ids::of(&def.id_maps)),
             },
         );
         if let Some(runtime) = &now.state.runtime {

@@ -105,6 +105,8 @@ impl Engine {
             }
             cgroups.clear(&path, Duration::from_secs(5))
         });
+        // Nobody is to find it any more, however long its output takes. Its sockets would also keep its namespace.
+        self.inner.names.withdraw(&before.def.id);
         let (net, gone) = (self.inner.net.clone(), before.state.endpoints.clone());
         let network = (!gone.is_empty()).then(|| {
             self.inner.pool.start(move || gone.values().for_each(|endpoint| endpoints::undo(&net, endpoint)))

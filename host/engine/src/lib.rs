@@ -7,6 +7,7 @@
 // Docker's `HostConfig` as one literal has more members than the macro may otherwise take.
 #![recursion_limit = "512"]
 
+mod apparmor;
 pub mod auth;
 mod cdi;
 pub mod checkpoint;
@@ -14,6 +15,7 @@ pub mod commit;
 pub mod containers;
 pub mod copy;
 mod create;
+mod criu;
 mod drivers;
 mod endpoints;
 pub mod error;
@@ -40,6 +42,7 @@ mod recover;
 mod registry;
 pub mod remote;
 mod remove;
+mod resolution;
 mod runtimes;
 pub mod settings;
 mod shims;
@@ -107,6 +110,7 @@ pub(crate) struct Inner {
     pub(crate) volumes: volumes::Volumes,
     pub(crate) execs: exec::Execs,
     pub(crate) dirs: filesystem::Dirs,
+    pub(crate) profiles: apparmor::Profiles,
     /// Seccomp programs of Docker's default profile, by capability set.
     pub(crate) seccomp: Mutex<HashMap<u64, Vec<Vec<u8>>>>,
     /// Set once the daemon is ending: nothing is started any more.
@@ -118,8 +122,10 @@ pub(crate) struct Inner {
     pub(crate) experimental: std::sync::atomic::AtomicBool,
     /// What other runtimes said they can do.
     pub(crate) runtime_features: ArcSwap<runtimes::Features>,
-    /// What the host's own resolver says, read at start.
-    pub(crate) resolver: ArcSwap<planner::files::Resolver>,
+    /// What the host's own resolver says.
+    pub(crate) resolver: Arc<resolution::HostFile>,
+    /// Who has which name in which network; answers containers that ask.
+    pub(crate) names: wharf_dns::Names,
 }
 
 /// What a reload of the configuration replaces.
@@ -165,6 +171,7 @@ impl Engine {
         if runtimes {
             self.ask_runtimes();
         }
+        self.republish_names();
     }
 
     /// Names of the runtimes that containers may name, and of the one for those that name none.

@@ -13,7 +13,7 @@ use crate::drivers::{CodecSeam, StorageSeam};
 use crate::error::{Context, Result};
 use crate::filesystem::Dirs;
 use crate::host::Host;
-use crate::planner::{files, names};
+use crate::planner::names;
 use crate::pool::{Batch, Pool};
 use crate::record::ENGINE;
 use crate::settings::Settings;
@@ -83,7 +83,8 @@ impl Engine {
         let instance = settings.data_root.to_string_lossy().into_owned();
         let net = pool.run(move || net::Net::open(&instance)).await?.doing("cannot use the network")?;
         let namespaces = crate::userns::Source::new(READY_NAMESPACES, &settings.remap)?;
-        let resolver = files::parse_resolv(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default());
+        let resolver = crate::resolution::HostFile::open();
+        let names = wharf_dns::Names::new(resolver.servers());
         let experimental = AtomicBool::new(settings.experimental);
         let engine = Self {
             inner: Arc::new(Inner {
@@ -110,15 +111,19 @@ impl Engine {
                 volumes: crate::volumes::Volumes::default(),
                 execs: crate::exec::Execs::default(),
                 dirs,
+                profiles: crate::apparmor::Profiles::default(),
                 seccomp: std::sync::Mutex::default(),
                 closing: AtomicBool::new(false),
                 tidying: tokio_util::task::TaskTracker::new(),
                 decisions: crate::auth::Decisions::default(),
                 experimental,
                 runtime_features: ArcSwap::default(),
-                resolver: ArcSwap::from_pointee(resolver),
+                resolver,
+                names,
             }),
         };
+        engine.load_profile();
+        engine.watch_names();
         engine.recover().await?;
         engine.watch_images();
         engine.ask_runtimes();

@@ -197,6 +197,7 @@ impl Engine {
             .filter(|c| c.now().state.status.is_alive())
             .map(|c| c.id.to_string())
             .collect();
+        self.sweep_checkpoints(&busy);
         let dir = bundles(&self.inner.settings().exec_root);
         for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
             let Ok(id) = entry.file_name().into_string() else { continue };

@@ -106,6 +106,8 @@ pub struct Settings {
     pub cgroup_parent: String,
     /// Leave containers running when the daemon ends in an orderly way.
     pub live_restore: bool,
+    /// The program that makes and restores checkpoints: an absolute path, or a name to be found where systems have programs.
+    pub criu: String,
     /// DNS servers for containers that name none; empty takes the host's.
     pub dns: Vec<String>,
     /// DNS search domains for containers that name none.
@@ -197,6 +199,7 @@ impl Settings {
             debug: false,
             cgroup_parent: String::new(),
             live_restore: false,
+            criu: "criu".into(),
             dns: Vec::new(),
             dns_search: Vec::new(),
             dns_options: Vec::new(),

@@ -359,7 +359,11 @@ impl Engine {
         name.clone_into(&mut def.name);
         let mut tx = Transaction::new();
         tx.delete(NAMES, &old).expect(NAMES, name, 0).put(NAMES, name, def.id.as_bytes());
-        let written = match put(&mut tx, CONTAINERS, &def.id, &def) {
+        let mut new = Now { def: Arc::new(def), ..(*now).clone() };
+        let state = self.renamed(&new).await;
+        let written = put(&mut tx, CONTAINERS, &new.def.id, &*new.def)
+            .and_then(|()| state.as_ref().map_or(Ok(()), |state| put(&mut tx, STATES, &new.def.id, state)));
+        let written = match written {
             Ok(()) => self.inner.store.commit(tx).await.map_err(Error::from),
             Err(e) => Err(e),
         };
@@ -368,7 +372,9 @@ impl Engine {
             return Err(e);
         }
         self.inner.registry.release(&old, &now.def.id);
-        let new = Now { def: Arc::new(def), ..(*now).clone() };
+        if let Some(state) = state {
+            new.state = Arc::new(state);
+        }
         self.inner.registry.update(&container, new.clone());
         self.container_event(&new, "rename", &[("oldName", &format!("/{old}"))]);
         Ok(())

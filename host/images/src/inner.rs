@@ -360,7 +360,7 @@ impl Inner {
         let roots = Arc::clone(&self.roots);
         let found = blocking(move || {
             files::empty_trash(&roots)?;
-            Ok(files::tree::names(&roots.data).map_err(io::Error::from)?)
+            Ok(files::entries(&roots)?)
         })
         .await?;
         if let Err(error) = self.collect_strays(found).await {
@@ -371,7 +371,6 @@ impl Inner {
 
     /// Asks the driver about files that may belong to nothing.
     async fn collect_strays(&self, found: Vec<String>) -> Result<()> {
-        let found: Vec<String> = found.into_iter().filter(|name| name != wharf_plan::files::TRASH).collect();
         if found.is_empty() {
             return Ok(());
         }
@@ -440,8 +439,11 @@ fn facts(data: &OwnedFd) -> HostFacts {
     if files::has_projects(data) {
         features.push("project-quota".to_owned());
     }
-    if filesystems.iter().any(|name| name == "erofs") && images_work(data).unwrap_or(false) {
-        features.push("erofs-images".to_owned());
+    if filesystems.iter().any(|name| name == "erofs") {
+        match images_work(data) {
+            Ok(()) => features.push("erofs-images".to_owned()),
+            Err(error) => tracing::debug!(%error, "images of EROFS cannot be mounted here"),
+        }
     }
     HostFacts {
         kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
@@ -453,11 +455,11 @@ fn facts(data: &OwnedFd) -> HostFacts {
 }
 
 /// Whether images in this directory can be mounted and stacked: tried with two that are empty and have no name.
-fn images_work(data: &OwnedFd) -> io::Result<bool> {
+fn images_work(data: &OwnedFd) -> Result<()> {
     let empty = || -> io::Result<std::fs::File> {
         let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
         let file = rustix::fs::openat(data, ".", flags, Mode::RUSR | Mode::WUSR)?;
         Ok(wharf_erofs::Writer::new(file.into())?.finish(0)?.file)
     };
-    Ok(files::images_work(&empty()?, &empty()?))
+    Ok(files::images_work(data, &empty()?, &empty()?)?)
 }

@@ -8,6 +8,7 @@
 )]
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -76,7 +77,11 @@ impl Home {
 
     fn names(&self) -> Vec<String> {
         files::drain();
-        tree::names(&self.roots.data).unwrap().into_iter().filter(|name| name != ".trash").collect()
+        tree::names(&self.roots.data)
+            .unwrap()
+            .into_iter()
+            .filter(|name| name != ".trash" && name != ".images")
+            .collect()
     }
 
     /// Subvolumes of the whole file system.
@@ -303,8 +308,12 @@ fn only_sealed_images_are_mounted() {
     let copy = Op::CopyTree(TreeCopy { source: at("a"), target: at("b"), reflink: true });
     home.apply(&[copy]).unwrap();
     assert!(mount(at("b/own")).unwrap_err().to_string().contains("no image"));
-    home.apply(&[Op::WriteFile(File { at: at("a/own"), content, mode: 0o600 })]).unwrap();
-    assert!(mount(at("a/own")).unwrap_err().to_string().contains("no image"));
+    home.apply(&[Op::WriteFile(File { at: at("a/own"), content: b"other".to_vec(), mode: 0o600 })]).unwrap();
+    assert_eq!(seen(&mount(at("a/own")).unwrap()), "content", "a plan's file is not the image of its place");
+    // Nor does the mark make one of a file, were it to come there.
+    let written = std::fs::File::open(home.path("a/written")).unwrap();
+    files::seal_image(&written).unwrap();
+    assert!(mount(at("a/written")).unwrap_err().to_string().contains("no image"));
     // Not a directory, not nothing, not from elsewhere, no options.
     assert!(mount(at("a")).is_err() && mount(at("absent")).is_err());
     sealed(&home, "b/fresh", b"no file system at all");
@@ -323,6 +332,100 @@ fn only_sealed_images_are_mounted() {
     assert!(
         wharf_plan::files::validate(&[set], &[], &grants).unwrap_err().to_string().contains("host's own")
     );
+}
+
+/// What a hostile plan, with all grants that a storage driver can have, makes of a sealed image.
+#[test]
+fn no_plan_brings_an_image_to_where_a_container_writes() {
+    let home = Home::plain();
+    let content = foreign_image(&home);
+    let sees = |place: &str| files::mount(&home.roots, &[image(at(place))]).map(|mounted| seen(&mounted));
+    // What a container that is root, and has every capability, finds beneath a directory that is its own.
+    let written_over = || {
+        let mut found = Vec::new();
+        let opened = tree::open_host_dir(&home.path("c/diff")).unwrap();
+        tree::walk::<rustix::io::Errno>(opened.as_fd(), &mut |entry| {
+            found.push(String::from_utf8_lossy(entry.path).into_owned());
+            if !rustix::fs::FileType::from_raw_mode(entry.stat.st_mode).is_dir() {
+                std::fs::write(home.path("c/diff").join(found.last().unwrap()), vec![0xee; content.len()])
+                    .unwrap();
+            }
+            Ok(())
+        })
+        .unwrap();
+        found
+    };
+    home.apply(&[dir("l"), dir("c/diff")]).unwrap();
+    sealed(&home, "l/layer", &content);
+    // The image alone, and with the directory that it is in.
+    home.apply(&[Op::Rename((at("l/layer"), at("c/diff/layer")))]).unwrap();
+    assert_eq!(written_over(), Vec::<String>::new());
+    assert_eq!(sees("c/diff/layer").unwrap(), "content");
+    assert!(sees("l/layer").is_err());
+    home.apply(&[Op::Rename((at("c/diff/layer"), at("l/layer")))]).unwrap();
+    home.apply(&[Op::Rename((at("l"), at("c/diff/l")))]).unwrap();
+    assert_eq!(written_over(), ["l"]);
+    assert_eq!(sees("c/diff/l/layer").unwrap(), "content");
+    // Copied, it is nothing; and neither is what the container makes at a place that had an image.
+    home.apply(&[Op::CopyTree(TreeCopy { source: at("c"), target: at("d"), reflink: true })]).unwrap();
+    assert!(sees("d/diff/l/layer").is_err());
+    std::fs::write(home.path("c/diff/l/layer"), "evil").unwrap();
+    assert_eq!(written_over(), ["l", "l/layer"]);
+    assert_eq!(sees("c/diff/l/layer").unwrap(), "content");
+    let owner = Op::SetOwner(Owner { at: at("c/diff/l/layer"), uid: 7, gid: 7, mode: 0o777 });
+    home.apply(&[owner]).unwrap();
+    let stored = std::fs::metadata(home.path(".images/c/diff/l/layer")).unwrap();
+    assert_eq!((stored.uid(), stored.mode() & 0o7777), (0, 0o400));
+    // Out of the plugin's data it does not go, by no way; nothing of the plan was done.
+    for root in [Root::Run, Root::Granted("other".into())] {
+        let to = Place { root, path: "x".into() };
+        let plan = [dir("new"), Op::Rename((at("c/diff/l"), to))];
+        let error = home.apply(&plan).unwrap_err();
+        assert!(error.to_string().contains("images stay"), "{error}");
+        assert!(!home.path("new").exists() && home.path("c/diff/l").exists());
+    }
+    // Directories in between are its owner's too.
+    assert_eq!(std::fs::metadata(home.path(".images")).unwrap().mode() & 0o777, 0o700);
+    home.apply(&[Op::RemoveTree(at("c"))]).unwrap();
+    assert!(sees("c/diff/l/layer").is_err());
+    files::drain();
+    assert_eq!(files::entries(&home.roots).unwrap(), ["d"]);
+}
+
+#[test]
+fn images_go_and_come_back_with_what_is_at_their_place() {
+    let home = Home::plain();
+    let content = foreign_image(&home);
+    let mount = |place: &str| files::mount(&home.roots, &[image(at(place))]);
+    home.apply(&[dir("a"), dir("taken")]).unwrap();
+    sealed(&home, "a/layer", &content);
+    // A plan that fails later brings them back.
+    for gone in [Op::RemoveTree(at("a")), Op::Rename((at("a"), at("b")))] {
+        let plan = [gone, Op::MakeSparse(wharf_plan::files::Sparse { at: at("taken"), size: 1 })];
+        home.apply(&plan).unwrap_err();
+        assert_eq!(seen(&mount("a/layer").unwrap()), "content");
+        assert_eq!(files::entries(&home.roots).unwrap(), ["a", "taken"]);
+    }
+    // Onto what is there they do not go.
+    home.apply(&[Op::Rename((at("a"), at("taken")))]).unwrap_err();
+    assert_eq!(seen(&mount("a/layer").unwrap()), "content");
+    // The daemon died after the images had moved and before the rest: undoing finds both.
+    let plan = [Op::Rename((at("a"), at("b")))];
+    let back = undo(&plan, |place| files::exists(&home.roots, place));
+    std::fs::rename(home.path(".images/a"), home.path(".images/b")).unwrap();
+    files::take_back(&home.roots, &back).unwrap();
+    assert_eq!(seen(&mount("a/layer").unwrap()), "content");
+    // … and it died when nothing had, or all.
+    files::take_back(&home.roots, &back).unwrap();
+    home.apply(&plan).unwrap();
+    assert_eq!(seen(&mount("b/layer").unwrap()), "content");
+    files::take_back(&home.roots, &back).unwrap();
+    assert_eq!(seen(&mount("a/layer").unwrap()), "content");
+    // An image without anything at its place is found, to be collected.
+    std::fs::remove_dir(home.path("a")).unwrap();
+    assert_eq!(files::entries(&home.roots).unwrap(), ["a", "taken"]);
+    files::take_back(&home.roots, &[Op::RemoveTree(at("a"))]).unwrap();
+    assert_eq!(files::entries(&home.roots).unwrap(), ["taken"]);
 }
 
 #[test]
@@ -344,4 +447,101 @@ fn mounts_of_an_image_share_a_superblock_and_let_it_go() {
     home.apply(&[dir("layer")]).unwrap();
     sealed(&home, "layer/image", &content);
     assert_ne!(device(&mount()), device(&second), "another file is another file system");
+}
+
+/// Loop devices that show a file beneath a directory.
+fn devices_of(home: &Home) -> Vec<PathBuf> {
+    let devices = std::fs::read_dir("/sys/block").unwrap().map(|entry| entry.unwrap().path());
+    let ours = |device: &PathBuf| {
+        std::fs::read_to_string(device.join("loop/backing_file"))
+            .is_ok_and(|file| file.contains(home.dir.path().file_name().unwrap().to_str().unwrap()))
+    };
+    devices.filter(ours).collect()
+}
+
+/// What older kernels need, asked of this one; the child is this program with the setting.
+#[test]
+fn images_are_mounted_as_loop_devices_where_they_must() {
+    let again = Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "--nocapture", "by_loop_devices"])
+        .env("WHARF_EROFS_LOOP", "1")
+        .output()
+        .unwrap();
+    let told =
+        format!("{}{}", String::from_utf8_lossy(&again.stdout), String::from_utf8_lossy(&again.stderr));
+    assert!(again.status.success() && told.contains("1 passed"), "{told}");
+}
+
+#[test]
+#[ignore = "run by images_are_mounted_as_loop_devices_where_they_must with a setting in its environment"]
+fn by_loop_devices() {
+    let home = Home::plain();
+    let content = foreign_image(&home);
+    home.apply(&[dir("layer"), dir("other"), dir("own")]).unwrap();
+    for place in ["layer/image", "other/image", "own/image"] {
+        sealed(&home, place, &content);
+    }
+    let mount = |place: &str| files::mount(&home.roots, &[image(at(place))]).unwrap();
+    let device = |fd: &OwnedFd| rustix::fs::fstat(fd.as_fd()).unwrap().st_dev;
+    // Many mounts of an image are one superblock and one device, which only shows.
+    let many: Vec<OwnedFd> = (0..50).map(|_| mount("layer/image")).collect();
+    assert!(many.iter().all(|one| device(one) == device(&many[0]) && seen(one) == "content"));
+    let other = mount("other/image");
+    assert_ne!(device(&other), device(&many[0]));
+    let devices = devices_of(&home);
+    assert_eq!(devices.len(), 2);
+    for device in &devices {
+        let flag = |name: &str| std::fs::read_to_string(device.join(name)).unwrap().trim().to_owned();
+        assert_eq!((flag("ro"), flag("loop/autoclear")), ("1".into(), "1".into()));
+    }
+    // They are layers of an overlay like others.
+    let nth = |n| Place { root: Root::Mount(n), path: String::new() };
+    let option = wharf_plan::files::OptionValue::Places(vec![nth(0), nth(1)]);
+    let both = Mount {
+        fstype: "overlay".into(),
+        source: Source::None,
+        options: vec![("lowerdir+".into(), option)],
+        attributes: MountAttributes::READ_ONLY,
+        id_maps: vec![],
+    };
+    let plan = [image(at("layer/image")), image(at("other/image")), both];
+    assert_eq!(seen(&files::mount(&home.roots, &plan).unwrap()), "content");
+    // Another process, as a daemon that starts again, finds the device that is there; killed, it leaves none.
+    let mut second = Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "--nocapture", "holds_images_until_it_is_killed"])
+        .env("WHARF_TEST_DIR", home.dir.path())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut told = BufReader::new(second.stdout.take().unwrap()).lines();
+    let line = told.by_ref().map(Result::unwrap).find(|line| line.contains("devices")).unwrap();
+    let wanted = format!("devices {} and another", device(&many[0]));
+    assert!(line.contains(&wanted), "{line}, not {wanted}");
+    assert_eq!(devices_of(&home).len(), 3, "one for what only the other has");
+    second.kill().unwrap();
+    second.wait().unwrap();
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while devices_of(&home).len() > 2 {
+        assert!(std::time::Instant::now() < end, "a device is left of who was killed");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    drop((many, other));
+    home.apply(&[Op::RemoveTree(at("layer")), Op::RemoveTree(at("other"))]).unwrap();
+    files::drain();
+    assert_eq!(devices_of(&home), Vec::<PathBuf>::new(), "a device without a user is free");
+}
+
+#[test]
+#[ignore = "run by by_loop_devices, to be killed"]
+fn holds_images_until_it_is_killed() {
+    let top = PathBuf::from(std::env::var_os("WHARF_TEST_DIR").unwrap());
+    let open = |name: &str| tree::open_host_dir(&top.join(name)).unwrap();
+    let roots =
+        Roots { data: open("data"), run: open("run"), granted: BTreeMap::new(), objects: BTreeMap::new() };
+    let mount = |place: &str| files::mount(&roots, &[image(at(place))]).unwrap();
+    let device = |fd: &OwnedFd| rustix::fs::fstat(fd.as_fd()).unwrap().st_dev;
+    let (shared, own) = (mount("layer/image"), mount("own/image"));
+    assert_ne!(device(&shared), device(&own));
+    println!("devices {} and another", device(&shared));
+    std::thread::sleep(std::time::Duration::from_secs(600));
 }

@@ -323,7 +323,7 @@ pub struct Mount {
 pub mod check;
 mod undo;
 
-pub use check::{FileGrants, OWN_XATTRS, Refused, TRASH, validate};
+pub use check::{FileGrants, IMAGES, OWN_XATTRS, Refused, TRASH, is_own, validate};
 pub use undo::undo;
 
 #[cfg(test)]

@@ -86,12 +86,10 @@ impl Vet for Stack {
 
 /// Where writes land is the plugin's own tree: the host walks and removes it.
 fn place_is_own(place: &files::Place) -> Judged {
-    let plain = !place.path.is_empty()
-        && place.path.split('/').all(|part| !matches!(part, "" | "." | ".."))
-        && !place.path.contains('\0');
-    match place.root {
-        files::Root::Data | files::Root::Run | files::Root::Object(_) if plain => Ok(()),
-        _ => Err(Refusal::Denied(format!("upper directory {place:?} is not in the plugin's own tree"))),
+    if files::is_own(place) {
+        Ok(())
+    } else {
+        Err(Refusal::Denied(format!("upper directory {place:?} is not in the plugin's own tree")))
     }
 }
 

@@ -12,7 +12,6 @@ use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use nix::mount::{MsFlags, mount};
 use nix::poll::PollFlags;
-use wharf_kernel::runtime;
 use wharf_kernel::sys::{file, process as sys};
 use wharf_plan::run::Runtime;
 
@@ -91,7 +90,7 @@ fn call(
         .args(["-namespace", NAMESPACE, "-address", GRPC, "-publish-binary", "/bin/true"])
         .args(arguments)
         .env_clear()
-        .env("PATH", runtime::PATH)
+        .env("PATH", wharf_kernel::program::PATH)
         .env("NAMESPACE", NAMESPACE)
         .env("GRPC_ADDRESS", GRPC)
         .env("TTRPC_ADDRESS", EVENTS)

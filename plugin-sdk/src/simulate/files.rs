@@ -392,7 +392,10 @@ pub fn check_path(path: &str) -> Outcome<()> {
         return Ok(());
     }
     let bad = |part: &str| {
-        part.is_empty() || part.len() > 255 || matches!(part, "." | ".." | ".trash") || part.contains('\0')
+        part.is_empty()
+            || part.len() > 255
+            || matches!(part, "." | ".." | ".trash" | ".images")
+            || part.contains('\0')
     };
     if path.len() > 4095 || path.split('/').any(bad) {
         return Err(format!("bad path {path:?}"));

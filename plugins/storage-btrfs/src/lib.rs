@@ -4,17 +4,24 @@
 //! On disk, below the plugin's own directory: `<name>` is a snapshot's subvolume. Names are short forms of the host's ids.
 #![cfg_attr(not(target_arch = "wasm32"), forbid(unsafe_code))]
 
-use wharf_plugin_sdk::files::{MountAttributes, Op, Quota, SubvolumeCopy, data, dir_name};
+use wharf_plugin_sdk::files::{Op, SubvolumeCopy, data, dir_name};
 use wharf_plugin_sdk::storage::{
-    ApplyMode, Capabilities, DiffMode, Driver, Features, HostFacts, Kind, Layered, PrepareRequest, Prepared,
-    Purpose, Remembered, Snapshot, Stack, strays,
+    ApplyMode, Capabilities, DiffMode, Driver, Features, HostFacts, PrepareRequest, Prepared, Purpose,
+    Snapshot, Stack, Whole, strays,
 };
-use wharf_plugin_sdk::types::{Cookie, Labels};
+use wharf_plugin_sdk::types::Labels;
 use wharf_plugin_sdk::{Error, Host, Result};
 
 /// The driver.
 #[derive(Debug, Default)]
 pub struct Btrfs;
+
+/// Every snapshot is a subvolume.
+const WHOLE: Whole = Whole {
+    driver: "btrfs",
+    empty: Op::SubvolumeCreate,
+    copy: |source, target| Op::SubvolumeClone(SubvolumeCopy { source, target, read_only: false }),
+};
 
 /// The smallest size that a container may be limited to, of the option `btrfs.min_space`.
 fn min_space(options: &Labels) -> Result<u64> {
@@ -66,26 +73,13 @@ impl Driver for Btrfs {
     }
 
     fn prepare(&self, _host: &dyn Host, request: &PrepareRequest) -> Result<Prepared> {
-        let target = data(dir_name(&request.id));
-        let mut ops = Vec::new();
-        match request.lineage.first() {
-            // A view is the parent itself, mounted read-only.
-            Some(_) if request.kind == Kind::View => {}
-            Some(parent) => ops.push(Op::SubvolumeClone(SubvolumeCopy {
-                source: data(dir_name(&parent.id)),
-                target: target.clone(),
-                read_only: false,
-            })),
-            None => ops.push(Op::SubvolumeCreate(target.clone())),
-        }
         if let Some(limit) = request.size_limit {
             let least = min_space(&request.options)?;
             if limit < least {
                 return Err(Error::invalid(format!("btrfs: storage size cannot be less than {least} bytes")));
             }
-            ops.push(Op::SetQuota(Quota { at: target, bytes: Some(limit), inodes: None }));
         }
-        Ok(Prepared { ops, cookie: Remembered::cookie(&request.id_maps, None) })
+        Ok(WHOLE.prepare(request))
     }
 
     fn mounts(
@@ -95,16 +89,7 @@ impl Driver for Btrfs {
         lineage: &[Snapshot],
         purpose: Purpose,
     ) -> Result<Stack> {
-        let shown = match (snapshot.kind, lineage.first()) {
-            (Kind::View, Some(parent)) => parent,
-            _ => snapshot,
-        };
-        let place = data(dir_name(&shown.id));
-        let writable = snapshot.kind == Kind::Active && purpose != Purpose::ReadOnlyInspect;
-        let mut stack = Layered::new("btrfs", Remembered::read("btrfs", &snapshot.cookie)?);
-        let attributes = if writable { MountAttributes::empty() } else { MountAttributes::READ_ONLY };
-        stack.only_directory(place.clone(), attributes);
-        Ok(Stack { mounts: stack.finish(), upper: writable.then_some(place) })
+        WHOLE.mounts(snapshot, lineage, purpose)
     }
 
     fn commit(
@@ -114,9 +99,7 @@ impl Driver for Btrfs {
         name: &str,
         _lineage: &[Snapshot],
     ) -> Result<Prepared> {
-        let (from, to) = (dir_name(&active.id), dir_name(name));
-        let ops = if from == to { Vec::new() } else { vec![Op::Rename((data(from), data(to)))] };
-        Ok(Prepared { ops, cookie: Cookie::new() })
+        Ok(WHOLE.commit(active, name))
     }
 
     fn remove(&self, _host: &dyn Host, snapshot: &Snapshot) -> Result<Vec<Op>> {

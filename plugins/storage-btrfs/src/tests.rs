@@ -1,6 +1,8 @@
 use wharf_plugin_sdk::conformance::{self, Subject};
 use wharf_plugin_sdk::mock::MockHost;
 
+use wharf_plugin_sdk::storage::Kind;
+
 use super::*;
 
 #[test]

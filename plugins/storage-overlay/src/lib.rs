@@ -4,16 +4,13 @@
 //! is overlay's scratch space while a snapshot can be written. Names are short forms of the host's ids.
 #![cfg_attr(not(target_arch = "wasm32"), forbid(unsafe_code))]
 
-use wharf_plugin_sdk::files::{MountAttributes, Op, Place, Quota, data, dir_name, make_dir};
+use wharf_plugin_sdk::files::{MountAttributes, Op, Place, data, dir_name};
 use wharf_plugin_sdk::storage::{
-    ApplyMode, Capabilities, DiffMode, Driver, Features, HostFacts, Kind, Layered, PrepareRequest, Prepared,
-    Purpose, Remembered, Snapshot, Stack, strays,
+    ApplyMode, Capabilities, DiffMode, Driver, HostFacts, Kind, Layered, PrepareRequest, Prepared, Purpose,
+    Remembered, Snapshot, Stack, only_options, strays,
 };
-use wharf_plugin_sdk::types::{Cookie, Labels};
-use wharf_plugin_sdk::{Error, Host, Result};
-
-/// File systems that cannot hold an overlay's upper directory.
-const UNFIT: [&str; 6] = ["overlay", "overlayfs", "nfs", "nfs4", "ecryptfs", "aufs"];
+use wharf_plugin_sdk::types::Labels;
+use wharf_plugin_sdk::{Host, Result};
 
 /// The driver.
 #[derive(Debug, Default)]
@@ -21,30 +18,8 @@ pub struct Overlay;
 
 impl Driver for Overlay {
     fn probe(&self, _host: &dyn Host, facts: &HostFacts, options: &Labels) -> Result<Capabilities> {
-        for (name, _) in options {
-            let short =
-                name.strip_prefix("overlay2.").or_else(|| name.strip_prefix("overlay.")).unwrap_or(name);
-            if !matches!(short, "size" | "override_kernel_check") {
-                return Err(Error::invalid(format!("overlay2: unknown option {name}")));
-            }
-        }
-        if !facts.filesystems.iter().any(|name| name == "overlay") {
-            return Err(Error::unsupported("overlay2: this kernel has no overlay file system"));
-        }
-        let backing = facts.backing_filesystem.as_str();
-        if UNFIT.contains(&backing) {
-            return Err(Error::unsupported(format!(
-                "overlay2: a data directory on {backing} cannot hold layers; use another one or the driver vfs"
-            )));
-        }
-        if facts.user_namespace {
-            return Err(Error::unsupported("overlay2: not in a user namespace; use the driver vfs"));
-        }
-        let mut features = Features::REBASE_ON_COMMIT | Features::ID_MAPPED | Features::EXACT_DIFFS;
-        if facts.features.iter().any(|feature| feature == "project-quota") {
-            features |= Features::SIZE_LIMIT;
-        }
-        let shown = if matches!(backing, "ext2" | "ext3" | "ext4") { "extfs" } else { backing };
+        only_options("overlay2", options, &["size", "override_kernel_check"])?;
+        let (features, shown) = Layered::probe("overlay2", facts, &["overlay"])?;
         let status = [
             ("Backing Filesystem", shown),
             ("Supports d_type", "true"),
@@ -61,24 +36,7 @@ impl Driver for Overlay {
     }
 
     fn prepare(&self, _host: &dyn Host, request: &PrepareRequest) -> Result<Prepared> {
-        let name = dir_name(&request.id);
-        let cookie = Remembered::cookie(&request.id_maps, request.mount_label.as_deref());
-        // A view of something needs no place of its own.
-        if request.kind == Kind::View && !request.lineage.is_empty() {
-            return Ok(Prepared { ops: Vec::new(), cookie });
-        }
-        let mut ops = vec![
-            make_dir(data(name.clone()), 0o710),
-            // On disk, ids stay as they are inside: the layers are idmapped when they are mounted.
-            make_dir(diff(&name), 0o755),
-        ];
-        if request.kind == Kind::Active {
-            ops.push(make_dir(work(&name), 0o700));
-        }
-        if request.size_limit.is_some() {
-            ops.push(Op::SetQuota(Quota { at: data(name), bytes: request.size_limit, inodes: None }));
-        }
-        Ok(Prepared { ops, cookie })
+        Ok(Layered::prepare(request))
     }
 
     fn mounts(
@@ -91,7 +49,7 @@ impl Driver for Overlay {
         let mut stack = Layered::new("overlay2", Remembered::read("overlay2", &snapshot.cookie)?);
         let name = dir_name(&snapshot.id);
         let mut lower: Vec<String> = lineage.iter().map(|ancestor| dir_name(&ancestor.id)).collect();
-        let writable = snapshot.kind == Kind::Active && purpose != Purpose::ReadOnlyInspect;
+        let writable = Layered::is_written(snapshot, purpose);
         if !writable && (snapshot.kind != Kind::View || lineage.is_empty()) {
             lower.insert(0, name.clone());
         }
@@ -116,13 +74,7 @@ impl Driver for Overlay {
         name: &str,
         _lineage: &[Snapshot],
     ) -> Result<Prepared> {
-        let (from, to) = (dir_name(&active.id), dir_name(name));
-        let mut ops = Vec::new();
-        if from != to {
-            ops.push(Op::Rename((data(from), data(to.clone()))));
-        }
-        ops.push(Op::RemoveTree(work(&to)));
-        Ok(Prepared { ops, cookie: Cookie::new() })
+        Ok(Layered::commit(active, name, &["work"]))
     }
 
     fn remove(&self, _host: &dyn Host, snapshot: &Snapshot) -> Result<Vec<Op>> {
@@ -145,10 +97,6 @@ impl Driver for Overlay {
 
 fn diff(name: &str) -> Place {
     data(format!("{name}/diff"))
-}
-
-fn work(name: &str) -> Place {
-    data(format!("{name}/work"))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 mod build;
 mod daemon;
 mod needs;
+mod newer;
 mod plugins;
 mod run;
 mod shell;

@@ -23,6 +23,7 @@ const NEEDS: &[(&str, &str)] = &[
     ("fsck.erofs", "erofs-utils"),
     ("mkfs.btrfs", "btrfs-progs"),
     ("mkfs.ext4", "e2fsprogs"),
+    ("mkfs.xfs", "xfsprogs"),
     ("nft", "nftables"),
     ("nsenter", "util-linux"),
     ("openssl", "openssl"),
@@ -33,7 +34,9 @@ const NEEDS: &[(&str, &str)] = &[
 ];
 
 /// What only some tests need, which say that they are skipped without it: a file, and its Debian package.
-const WISHES: [(&str, &str); 3] = [
+const WISHES: [(&str, &str); 5] = [
+    ("/usr/bin/mmdebstrap", "mmdebstrap"),
+    ("/sbin/apparmor_parser", "apparmor"),
     ("/usr/bin/qemu-system-x86_64", "qemu-system-x86"),
     ("/sbin/mkfs.ext4", "e2fsprogs"),
     ("/boot/vmlinuz-*-cloud-amd64", "linux-image-cloud-amd64"),

@@ -86,6 +86,9 @@ pub(crate) struct LoadArgs {
     /// Read from this file instead of standard input
     #[arg(short, long)]
     pub(crate) input: Option<std::path::PathBuf>,
+    /// Load only images of these platforms: os/architecture[/variant]
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) platform: Vec<String>,
     /// No progress
     #[arg(short, long)]
     pub(crate) quiet: bool,
@@ -96,6 +99,9 @@ pub(crate) struct PullArgs {
     /// Download all tags of the repository
     #[arg(short, long)]
     pub(crate) all_tags: bool,
+    /// Download the images of all platforms
+    #[arg(long, conflicts_with = "platform")]
+    pub(crate) all_platforms: bool,
     /// Platform of the image: os/architecture[/variant]
     #[arg(long)]
     pub(crate) platform: Option<String>,
@@ -111,6 +117,9 @@ pub(crate) struct PushArgs {
     /// Upload all tags of the repository
     #[arg(short, long)]
     pub(crate) all_tags: bool,
+    /// Upload only the image of this platform: os/architecture[/variant]
+    #[arg(long)]
+    pub(crate) platform: Option<String>,
     /// Print no progress
     #[arg(short, long)]
     pub(crate) quiet: bool,
@@ -162,6 +171,9 @@ pub(crate) struct SaveArgs {
     /// File to write to instead of standard output
     #[arg(short, long)]
     pub(crate) output: Option<std::path::PathBuf>,
+    /// Save only images of these platforms: os/architecture[/variant]
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) platform: Vec<String>,
     /// Images
     #[arg(required = true)]
     pub(crate) images: Vec<String>,
@@ -183,6 +195,9 @@ pub(crate) struct RmiArgs {
     /// Keep untagged parents
     #[arg(long)]
     pub(crate) no_prune: bool,
+    /// Remove only images of these platforms: os/architecture[/variant]
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) platform: Vec<String>,
     /// Images
     #[arg(required = true)]
     pub(crate) images: Vec<String>,
@@ -196,6 +211,9 @@ pub(crate) struct HistoryArgs {
     /// Do not shorten
     #[arg(long)]
     pub(crate) no_trunc: bool,
+    /// Platform of the image: os/architecture[/variant]
+    #[arg(long)]
+    pub(crate) platform: Option<String>,
     /// Only ids
     #[arg(short, long)]
     pub(crate) quiet: bool,

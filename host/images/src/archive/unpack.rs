@@ -11,7 +11,7 @@ use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 use wharf_kernel::files::tree::{self, Meta, Tree, split};
 use wharf_plan::idmap;
-use wharf_plan::types::IdMap;
+use wharf_plan::types::{IdKind, IdMap};
 
 use super::blocks::fill;
 use super::tar::{Header, Kind, Reader};
@@ -137,6 +137,12 @@ const WRITE_OUT: u64 = 8 << 20;
 /// Files of fewer bytes are left to that flush.
 const WORTH_IT: u64 = 128 << 10;
 
+/// Whether all of it is zeros. What is not says so in its first bytes nearly always.
+fn is_zero(piece: &[u8]) -> bool {
+    let (words, rest) = piece.as_chunks::<16>();
+    words.iter().all(|word| u128::from_ne_bytes(*word) == 0) && rest.iter().all(|byte| *byte == 0)
+}
+
 /// Begins to write a part of a file to the disk, without waiting. Only makes a later flush shorter, so failures do not
 /// matter: the flush will tell of them.
 fn writeback(file: &std::fs::File, offset: u64, length: u64) {
@@ -247,12 +253,12 @@ fn kept(name: &[u8]) -> bool {
 
 pub(super) fn meta(header: &Header, rules: &Rules<'_>) -> io::Result<Meta> {
     let (uid, gid) = rules.owner.unwrap_or((header.uid, header.gid));
-    let mapped = |id: u32| match rules.ids {
+    let mapped = |id: u32, kind: IdKind| match rules.ids {
         [] => Ok(id),
-        ids => idmap::outside(ids, id)
+        ids => idmap::outside(ids, kind, id)
             .ok_or_else(|| invalid(format!("Container ID {id} cannot be mapped to a host ID"))),
     };
-    let (uid, gid) = (mapped(uid)?, mapped(gid)?);
+    let (uid, gid) = (mapped(uid, IdKind::Users)?, mapped(gid, IdKind::Groups)?);
     Ok(Meta {
         uid,
         gid,
@@ -508,18 +514,29 @@ impl Unpack<'_> {
                 }
                 let mut file = &file;
                 let (mut written, mut begun) = (0u64, 0u64);
+                let mut holes = false;
                 loop {
                     let n = fill(reader, &mut self.buffer)?;
                     if n == 0 {
                         break;
                     }
                     self.budget.spend(n as u64)?;
-                    io::Write::write_all(&mut file, self.buffer.get(..n).unwrap_or_default())?;
+                    let piece = self.buffer.get(..n).unwrap_or_default();
+                    // What is nothing but zeros needs no disk.
+                    holes = is_zero(piece);
+                    if holes {
+                        io::Seek::seek_relative(&mut file, i64::try_from(n).unwrap_or(i64::MAX))?;
+                    } else {
+                        io::Write::write_all(&mut file, piece)?;
+                    }
                     written += n as u64;
                     if written - begun >= WRITE_OUT || (written == header.size && written >= WORTH_IT) {
                         writeback(file, begun, written - begun);
                         begun = written;
                     }
+                }
+                if holes {
+                    file.set_len(written)?;
                 }
             }
             Some(pieces) => {

@@ -55,8 +55,11 @@ pub fn files(home: &Home) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for plugin in ["storage-overlay", "storage-vfs", "storage-btrfs", "storage-erofs"] {
         let dir = home.dir.path().join("data/storage/wharf").join(plugin);
-        let Ok(list) = std::fs::read_dir(dir) else { continue };
-        found.extend(list.map(|e| e.unwrap().path()).filter(|p| !p.ends_with(".trash")));
+        for dir in [dir.clone(), dir.join(".images")] {
+            let Ok(list) = std::fs::read_dir(dir) else { continue };
+            let own = |p: &PathBuf| p.ends_with(".trash") || p.ends_with(".images");
+            found.extend(list.map(|e| e.unwrap().path()).filter(|p| !own(p)));
+        }
     }
     found.extend(
         std::fs::read_dir(home.dir.path().join("data/content/recipes")).unwrap().map(|e| e.unwrap().path()),

@@ -193,7 +193,9 @@ impl Server {
                     .usable(&plan.id)
                     .and_then(|()| held(&plan.hold, &fds))
                     .and_then(|held| Ok((self.spawn(&plan, &fds)?, held)));
-                let stage = stage(plan.foreign.as_deref());
+                // CRIU makes its container as another runtime does.
+                let restored = plan.restore.is_some().then_some(Stage::Making);
+                let stage = stage(plan.foreign.as_deref()).or(restored);
                 match spawned
                     .and_then(|(s, held)| self.add(sequence, plan.id, None, cgroup, s, held, fds, stage))
                 {
@@ -314,8 +316,12 @@ impl Server {
         Ok((spawned, held, cgroup))
     }
 
-    /// Starts a container, or what has another runtime start it.
+    /// Starts a container, or what has another runtime or CRIU make it.
     fn spawn(&mut self, plan: &wharf_plan::run::RunPlan, fds: &[OwnedFd]) -> Result<Spawned, StartError> {
+        if plan.restore.is_some() {
+            self.take_children().map_err(|e| refused(e.errno(), e.to_string()))?;
+            return wharf_kernel::criu::restore(&self.host, plan, fds);
+        }
         let Some(foreign) = &plan.foreign else {
             return container::run(&self.host, plan, fds);
         };

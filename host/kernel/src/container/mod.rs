@@ -262,6 +262,16 @@ pub fn conduct(
     })
 }
 
+/// Puts the calling process into the plan's cgroup. Where the plan says so, that is the root of what
+/// it sees of cgroups from then on.
+pub(crate) fn join_cgroup(host: &Host, plan: &RunPlan) -> Result<(), StartError> {
+    setup::join_planned(host, plan)?;
+    if plan.namespaces.cgroup == Namespace::New {
+        sys::unshare(sys::CLONE_NEWCGROUP).at(Stage::Namespace, || "a new cgroup namespace")?;
+    }
+    Ok(())
+}
+
 /// Forks; `child` gets the report's socket and returns only when the set-up failed. Of the caller's descriptors it has
 /// those in `keep`: a copy of any other one in a child that hangs would keep a pipe or connection of somebody else open.
 fn spawn(

@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use wharf_plan::files::{Op, Owner, Place, Quota, Root};
 
 use super::tree::{self, by_fd};
-use super::{Context, Error, Roots, copy, quota, show, subvolume, trash};
+use super::{Context, Error, Roots, copy, image, quota, show, subvolume, trash};
 
 /// What takes one finished step back.
 enum Undo<'a> {
@@ -16,6 +16,8 @@ enum Undo<'a> {
     Owner(&'a Place, u32, u32, u32),
     Xattr(&'a Place, &'a str, Option<Vec<u8>>),
     Untrash(trash::Trashed, &'a Place),
+    UntrashImages(trash::Trashed, Place),
+    MoveImages(Place, Place),
     Quota(&'a Quota, quota::Before),
 }
 
@@ -37,7 +39,7 @@ pub fn apply(roots: &Roots, ops: &[Op]) -> Result<(), Error> {
         }
     }
     for step in done {
-        if let Undo::Untrash(trashed, _) = step {
+        if let Undo::Untrash(trashed, _) | Undo::UntrashImages(trashed, _) = step {
             trash::bury(trashed);
         }
     }
@@ -104,11 +106,16 @@ fn one<'a>(roots: &Roots, op: &'a Op, done: &mut Vec<Undo<'a>>) -> Result<(), Er
             copy::copy(source.as_fd(), dir.as_fd(), name.as_bytes(), c.reflink).context(|| what(&c.target))
         }
         Op::Rename((from, to)) => {
-            let (from_dir, from_name) = roots.parent(from, false)?;
-            let (to_dir, to_name) = roots.parent(to, true)?;
-            rustix::fs::renameat_with(&from_dir, from_name, &to_dir, to_name, RenameFlags::NOREPLACE)
-                .context(|| format!("rename {} to {}", show(from), show(to)))?;
-            done.push(Undo::Rename(to, from));
+            // Images first: after a crash between the two the plan is undone, and finds them where they went.
+            let images = image::move_along(roots, from, to)?;
+            let moved = images.is_some();
+            done.extend(images.map(|(from, to)| Undo::MoveImages(to, from)));
+            match rename(roots, from, to, true) {
+                Ok(()) => done.push(Undo::Rename(to, from)),
+                // An image alone.
+                Err(error) if moved && error.errno() == Some(Errno::NOENT.raw_os_error()) => {}
+                Err(error) => return Err(error),
+            }
             Ok(())
         }
         Op::SetOwner(Owner { at, uid, gid, mode }) => {
@@ -126,6 +133,7 @@ fn one<'a>(roots: &Roots, op: &'a Op, done: &mut Vec<Undo<'a>>) -> Result<(), Er
             Ok(())
         }
         Op::RemoveTree(at) => {
+            throw_images_away(roots, at, done)?;
             if let Some(trashed) = trash::throw_away(roots, at)? {
                 done.push(Undo::Untrash(trashed, at));
             }
@@ -153,6 +161,7 @@ fn one<'a>(roots: &Roots, op: &'a Op, done: &mut Vec<Undo<'a>>) -> Result<(), Er
             subvolume::snapshot(roots, &c.source, &c.target, c.read_only)
         }
         Op::SubvolumeRemove(at) => {
+            throw_images_away(roots, at, done)?;
             if subvolume::check_removable(roots, at)?
                 && let Some(trashed) = trash::throw_away(roots, at)?
             {
@@ -215,12 +224,8 @@ fn back(roots: &Roots, step: Undo<'_>) -> Result<(), Error> {
             }
             Ok(())
         }
-        Undo::Rename(from, to) => {
-            let (from_dir, from_name) = roots.parent(from, false)?;
-            let (to_dir, to_name) = roots.parent(to, false)?;
-            rustix::fs::renameat_with(&from_dir, from_name, &to_dir, to_name, RenameFlags::NOREPLACE)
-                .context(|| format!("rename {} to {}", show(from), show(to)))
-        }
+        Undo::Rename(from, to) => rename(roots, from, to, false),
+        Undo::MoveImages(from, to) => rename(roots, &from, &to, false),
         Undo::Owner(at, uid, gid, mode) => {
             let file = roots.open(at, OFlags::PATH | OFlags::NOFOLLOW)?;
             own_path(&file, uid, gid, mode).context(|| show(at))
@@ -238,7 +243,28 @@ fn back(roots: &Roots, step: Undo<'_>) -> Result<(), Error> {
             let (dir, name) = roots.parent(at, false)?;
             trashed.restore(dir.as_fd(), name).context(|| show(at))
         }
+        Undo::UntrashImages(trashed, at) => {
+            let (dir, name) = roots.parent(&at, false)?;
+            trashed.restore(dir.as_fd(), name).context(|| show(&at))
+        }
     }
+}
+
+/// Gives what is at one place another one, where nothing may be yet.
+pub(super) fn rename(roots: &Roots, from: &Place, to: &Place, make: bool) -> Result<(), Error> {
+    let (from_dir, from_name) = roots.parent(from, false)?;
+    let (to_dir, to_name) = roots.parent(to, make)?;
+    rustix::fs::renameat_with(&from_dir, from_name, &to_dir, to_name, RenameFlags::NOREPLACE)
+        .context(|| format!("rename {} to {}", show(from), show(to)))
+}
+
+fn throw_images_away(roots: &Roots, at: &Place, done: &mut Vec<Undo<'_>>) -> Result<(), Error> {
+    if let Some(images) = image::room(at)
+        && let Some(trashed) = trash::throw_away(roots, &images)?
+    {
+        done.push(Undo::UntrashImages(trashed, images));
+    }
+    Ok(())
 }
 
 fn create(dir: &OwnedFd, name: &str, mode: Mode) -> Result<OwnedFd, Errno> {

@@ -13,6 +13,7 @@ use wharf_plan::files::{Place, Root};
 mod apply;
 mod copy;
 mod image;
+mod loopdev;
 mod mount;
 mod quota;
 mod subvolume;
@@ -20,7 +21,7 @@ mod trash;
 pub mod tree;
 
 pub use apply::{apply, exists, take_back};
-pub use image::{OWN_XATTRS, create_image, has_filesystem, images_work, seal_image};
+pub use image::{OWN_XATTRS, create_image, entries, has_filesystem, images_work, seal_image};
 pub use mount::{OverlayMode, detached, mount, mount_all, mount_with};
 pub use quota::has_projects;
 pub use trash::{close_later, drain, empty_trash, remove_tree};

@@ -1,15 +1,16 @@
 //! Mount plans as detached trees.
 
+use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 
-use rustix::fs::OFlags;
+use rustix::fs::{OFlags, StatVfsMountFlags};
 use wharf_plan::files::{Mount, MountAttributes, OptionValue, Place, Source};
 use wharf_plan::types::IdMap;
 
 use super::tree::by_fd;
-use super::{Context, DIR, Error, Roots};
+use super::{Context, DIR, Error, Roots, quota};
 use crate::sys::file::cstring;
 use crate::sys::mount::{
     self as sys, AT_RECURSIVE, MountAttr, OPEN_TREE_CLONE, attr, fsconfig_create, fsconfig_fd, fsconfig_flag,
@@ -55,15 +56,40 @@ fn all(roots: &Roots, mounts: &[Mount], mode: OverlayMode) -> Result<Vec<OwnedFd
     for mount in mounts {
         let one = match mount.fstype.as_str() {
             "bind" | "none" => bind(roots, &made, mount)?,
-            "erofs" => super::image::mount(roots, &made, mount)?,
+            "erofs" => super::image::mount(roots, mount)?,
             // Overlay makes whiteouts as whoever mounted it, which a mapped layer must have a place for.
-            "overlay" => userns::as_root(layer_maps(mounts), || overlay_of(roots, &made, mount, mode))??,
+            "overlay" => {
+                let attempt =
+                    || userns::as_root(layer_maps(mounts), || overlay_of(roots, &made, mount, mode))?;
+                let one = attempt()?;
+                match full_scratch(roots, &made, mount, &one) {
+                    Some(work) => {
+                        drop(one);
+                        quota::with_more_room(&work, attempt)?
+                    }
+                    None => one,
+                }
+            }
             _ => filesystem(roots, &made, mount)?,
         };
         userns::map_mount(one.as_fd(), &mount.id_maps, false)?;
         made.push(one);
     }
     Ok(made)
+}
+
+/// The scratch directory of an overlay that became read-only though it was to be written: it could not make a directory
+/// there, as one that has reached its limit cannot.
+fn full_scratch(roots: &Roots, made: &[OwnedFd], mount: &Mount, mounted: &OwnedFd) -> Option<OwnedFd> {
+    let place = mount.options.iter().find_map(|(name, value)| match value {
+        OptionValue::Place(place) if name == "workdir" => Some(place),
+        _ => None,
+    })?;
+    let read_only = rustix::fs::fstatvfs(mounted).ok()?.f_flag.contains(StatVfsMountFlags::RDONLY);
+    if !read_only || mount.attributes.has(MountAttributes::READ_ONLY) {
+        return None;
+    }
+    roots.open_in(place, made, OFlags::RDONLY | OFlags::DIRECTORY).ok()
 }
 
 /// How the layers of a plan are mapped: all alike, as they belong to one container.
@@ -182,7 +208,11 @@ fn overlay(
     attached: bool,
 ) -> Result<OwnedFd, Error> {
     let mut layers = Layers { lower: Vec::new(), named: Vec::new(), rest: Vec::new() };
-    let open = |place: &Place| roots.open_in(place, made, DIR);
+    let open = |place: &Place| {
+        let dir = roots.open_in(place, made, DIR)?;
+        // As for `page`: in a namespace of its own only what is opened there will do.
+        if attached && !is_mounted(place) { same(&dir) } else { Ok(dir) }
+    };
     for (name, value) in &mount.options {
         match (name.as_str(), value) {
             ("lowerdir" | "lowerdir+", OptionValue::Place(place)) => layers.lower.push(open(place)?),
@@ -215,13 +245,17 @@ fn overlay(
     }
 }
 
+/// Whether a place is in another mount of its plan.
+fn is_mounted(place: &Place) -> bool {
+    matches!(place.root, wharf_plan::files::Root::Mount(_))
+}
+
 /// An overlay that may have other mounts of the plan as its layers. Before Linux 6.15 it takes only those that are attached
 /// in the mounting thread's namespace, so there a thread gets a namespace of its own to attach them in.
 fn overlay_of(roots: &Roots, made: &[OwnedFd], mount: &Mount, mode: OverlayMode) -> Result<OwnedFd, Error> {
-    let mounted = |place: &Place| matches!(place.root, wharf_plan::files::Root::Mount(_));
     let of_mounts = mount.options.iter().any(|(_, value)| match value {
-        OptionValue::Place(place) => mounted(place),
-        OptionValue::Places(list) => list.iter().any(mounted),
+        OptionValue::Place(place) => is_mounted(place),
+        OptionValue::Places(list) => list.iter().any(is_mounted),
         _ => false,
     });
     if !of_mounts || (mode == OverlayMode::Descriptors && takes_detached()) {
@@ -237,8 +271,28 @@ fn overlay_of(roots: &Roots, made: &[OwnedFd], mount: &Mount, mode: OverlayMode)
     })
 }
 
-/// Whether this kernel's overlay takes layers out of detached mounts.
-fn takes_detached() -> bool {
+/// A read-only overlay of mounts that are nowhere, the lowest first.
+pub(super) fn stack(any: &OwnedFd, made: &[OwnedFd]) -> Result<OwnedFd, Error> {
+    let dup = || rustix::io::fcntl_dupfd_cloexec(any, 0).context(|| "dup".into());
+    // Every place is one of the mounts.
+    let roots = Roots { data: dup()?, run: dup()?, granted: BTreeMap::new(), objects: BTreeMap::new() };
+    let nth = |n: usize| Place {
+        root: wharf_plan::files::Root::Mount(u32::try_from(n).unwrap_or(u32::MAX)),
+        path: String::new(),
+    };
+    let lower = (0..made.len()).rev().map(nth).collect();
+    let mount = Mount {
+        fstype: "overlay".into(),
+        source: Source::None,
+        options: vec![("lowerdir".into(), OptionValue::Places(lower))],
+        attributes: MountAttributes::READ_ONLY,
+        id_maps: Vec::new(),
+    };
+    overlay_of(&roots, made, &mount, overlay_mode())
+}
+
+/// Whether this kernel's overlay takes layers out of detached mounts, and copies these.
+pub(super) fn takes_detached() -> bool {
     static TAKES: OnceLock<bool> = OnceLock::new();
     // The same version brought both.
     *TAKES.get_or_init(crate::sys::process::pidfd_tells_exit)

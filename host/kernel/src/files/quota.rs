@@ -66,9 +66,23 @@ pub(super) fn restore(roots: &Roots, wanted: &Quota, before: Before) -> Result<(
     Ok(quota::limit(dir.as_fd(), before.project, before.bytes, before.inodes)?)
 }
 
+/// What a full directory gets for as long as [`with_more_room`] takes, in bytes.
+const MORE: u64 = 4 << 20;
+
+/// Does something that needs a little room in a directory that has reached its limit.
+pub(super) fn with_more_room<T>(dir: &OwnedFd, job: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    let limits =
+        project_of(dir).and_then(|project| Some((project, quota::usage(dir.as_fd(), project).ok()?)));
+    let Some((project, limits)) = limits.filter(|(_, limits)| limits.byte_limit > 0) else { return job() };
+    quota::limit(dir.as_fd(), project, limits.byte_limit.saturating_add(MORE), limits.inode_limit)?;
+    let done = job();
+    quota::limit(dir.as_fd(), project, limits.byte_limit, limits.inode_limit)?;
+    done
+}
+
 /// Whether directories of this file system can be limited by project.
 pub fn has_projects(dir: impl AsFd) -> bool {
-    quota::usage(dir.as_fd(), 0).is_ok()
+    quota::enforced(dir.as_fd()).unwrap_or(false)
 }
 
 fn subvolume_limit(dir: &OwnedFd, wanted: &Quota) -> Result<(), Error> {
@@ -124,6 +138,27 @@ fn mark(dir: &OwnedFd, project: u32) -> Result<(), Errno> {
 /// The project of a directory that is about to be deleted; none if it has none of ours.
 pub(super) fn project_of(dir: impl AsFd) -> Option<u32> {
     quota::project(dir.as_fd()).ok().filter(|project| *project >= FIRST)
+}
+
+/// Directories of one that goes which are looked at for projects of their own.
+const PARTS: usize = 64;
+
+/// The projects of a directory that is about to be deleted: its own, or else those of the directories in it, where one may
+/// be what is limited (`_data` of a volume).
+pub(super) fn projects_of(dir: &OwnedFd) -> Vec<u32> {
+    if let Some(own) = project_of(dir) {
+        return vec![own];
+    }
+    if !has_projects(dir) {
+        return Vec::new();
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+    let names = tree::names(dir).unwrap_or_default();
+    let parts = names.iter().take(PARTS);
+    parts
+        .filter_map(|name| tree::open_child(dir.as_fd(), name.as_bytes(), flags).ok())
+        .filter_map(project_of)
+        .collect()
 }
 
 /// Lifts the limit of a project whose files are gone, so that its number is free.

@@ -118,16 +118,16 @@ impl Work {
             Self::Close(mount) => drop(mount),
             Self::Delete(trashed) => {
                 let dir = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let project = rustix::fs::openat(&trashed.trash, trashed.name.as_str(), dir, Mode::empty())
-                    .ok()
-                    .and_then(quota::project_of);
+                let projects = rustix::fs::openat(&trashed.trash, trashed.name.as_str(), dir, Mode::empty())
+                    .map(|dir| quota::projects_of(&dir))
+                    .unwrap_or_default();
                 match remove_tree(trashed.trash.as_fd(), &trashed.name) {
                     Ok(()) | Err(Errno::NOENT) => {}
                     Err(error) => {
                         tracing::warn!(name = trashed.name, %error, "could not delete a removed tree");
                     }
                 }
-                if let Some(project) = project {
+                for project in projects {
                     quota::forget(&trashed.trash, project);
                 }
                 image::let_deleted_go();

@@ -17,7 +17,7 @@ const TERMINAL: Duration = Duration::from_secs(5);
 /// For taking down what was made in vain.
 const UNDO: Duration = Duration::from_secs(10);
 
-fn failed(what: impl Into<String>) -> StartError {
+pub(crate) fn failed(what: impl Into<String>) -> StartError {
     StartError { stage: Stage::Runtime, errno: 0, what: what.into() }
 }
 
@@ -115,7 +115,7 @@ pub fn prepare(host: &Host) -> Result<(), StartError> {
         }
         private_mounts()
     };
-    prepare().map_err(|e| failed(format!("preparing to call the runtime: {e}")))
+    prepare().map_err(|e| failed(format!("preparing to call another program: {e}")))
 }
 
 fn enter(dir: &Path) -> Result<(), StartError> {

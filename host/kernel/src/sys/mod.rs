@@ -9,6 +9,7 @@ pub mod bpf;
 pub mod btrfs;
 pub mod file;
 pub mod heap;
+pub mod loopdev;
 pub mod mount;
 pub mod net_device;
 pub mod netlink;

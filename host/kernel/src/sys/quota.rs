@@ -45,6 +45,19 @@ const PROJECT: i32 = 2;
 const Q_GETQUOTA: i32 = 0x0080_0007;
 const Q_SETQUOTA: i32 = 0x0080_0008;
 const LIMITS: u32 = 1 | 4;
+/// `Q_XGETQSTAT`, of file systems of every kind.
+const Q_XGETQSTAT: i32 = 0x5805;
+/// `FS_QUOTA_PDQ_ACCT` and `FS_QUOTA_PDQ_ENFD`: projects are counted, and their limits are kept.
+const ENFORCED: u16 = 1 << 4 | 1 << 5;
+
+/// `struct fs_quota_stat`, of which the start is of interest.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+struct State {
+    version: i8,
+    flags: u16,
+    rest: [u64; 15],
+}
 
 /// What a project takes and may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,6 +119,18 @@ pub fn usage(file: BorrowedFd<'_>, project: u32) -> Result<Project> {
         byte_limit: block.space_hard.saturating_mul(UNIT),
         inode_limit: block.inode_hard,
     })
+}
+
+/// Whether the file system that `file` is on keeps limits of projects. One that only counts does not.
+pub fn enforced(file: BorrowedFd<'_>) -> Result<bool> {
+    let fd = file.as_raw_fd();
+    let mut state = State::default();
+    let command = Q_XGETQSTAT << 8 | PROJECT;
+    // SAFETY: the kernel fills a `struct fs_quota_stat`, for which there is more than enough room.
+    let result =
+        unsafe { libc::syscall(libc::SYS_quotactl_fd, fd, command, 0, std::ptr::from_mut(&mut state)) };
+    check(result, || format!("quotactl_fd({fd}, {command:#x}, 0)"))?;
+    Ok(state.flags & ENFORCED == ENFORCED)
 }
 
 /// Limits a project; 0 lifts a limit.

@@ -62,6 +62,10 @@ pub const OWN_XATTRS: &str = "trusted.wharf.";
 /// Host directory that holds removed trees until they are deleted; no plan may name it.
 pub const TRASH: &str = ".trash";
 
+/// Host directory that holds the images of a plugin's `data`, each at the path of its place; no plan may name it. So what
+/// a container can write is never what is mounted as an image, however a plan moves, links, binds or gives away files.
+pub const IMAGES: &str = ".images";
+
 impl Op {
     /// Its name in the contract.
     pub fn kind(&self) -> &str {
@@ -239,13 +243,14 @@ fn mount(mount: &Mount, position: usize, devices: usize, grants: &FileGrants) ->
     if mount.fstype.is_empty() || !grants.filesystems.contains(&mount.fstype) {
         return Err("the plugin was not granted this file system".into());
     }
+    if mount.fstype == "erofs" {
+        image(mount)?;
+    }
     match &mount.source {
         Source::None => {}
         Source::Place(p) => match &p.root {
-            Root::Granted(name) if mount.fstype == "bind" && grants.shown.contains(name) => {
-                place(&Place { root: Root::Data, path: p.path.clone() }, position, grants)?;
-            }
-            _ => place(p, position, grants)?,
+            Root::Granted(name) if mount.fstype == "bind" && grants.shown.contains(name) => path(&p.path)?,
+            _ => place(p, position, grants).and_then(|()| part(p))?,
         },
         Source::Device(d) => index(*d, devices, "device")?,
         Source::Remote(name) => text(name)?,
@@ -265,6 +270,29 @@ fn mount(mount: &Mount, position: usize, devices: usize, grants: &FileGrants) ->
     Ok(())
 }
 
+/// An image is one that the host wrote at this place, and is mounted as the host likes.
+fn image(mount: &Mount) -> Check {
+    match &mount.source {
+        Source::Place(p) if p.root == Root::Data && !p.path.is_empty() => {}
+        _ => return Err("an image is mounted from its place in the plugin's own data only".into()),
+    }
+    match mount.options.first() {
+        Some((name, _)) => Err(format!("an image has no option {}", printable(name))),
+        None => Ok(()),
+    }
+}
+
+/// A mount shows part of the plugin's own trees, never a whole one: the host's own directories are in there, and the mount
+/// may be a container's to write.
+fn part(place: &Place) -> Check {
+    match place.root {
+        Root::Data | Root::Run if place.path.is_empty() => {
+            Err("a whole root cannot be mounted, only what is in it".into())
+        }
+        _ => Ok(()),
+    }
+}
+
 fn options(options: &[(String, OptionValue)], mounts: usize, grants: &FileGrants) -> Check {
     if options.len() > MAX_OPTIONS {
         return Err(format!("more than {MAX_OPTIONS} options"));
@@ -281,12 +309,12 @@ fn options(options: &[(String, OptionValue)], mounts: usize, grants: &FileGrants
                 return Err(format!("option {name} names a host path"));
             }
             OptionValue::Text(t) => text(t)?,
-            OptionValue::Place(p) => place(p, mounts, grants)?,
+            OptionValue::Place(p) => place(p, mounts, grants).and_then(|()| part(p))?,
             OptionValue::Places(list) => {
                 if list.len() > MAX_OPTIONS {
                     return Err(format!("more than {MAX_OPTIONS} places in option {name}"));
                 }
-                list.iter().try_for_each(|p| place(p, mounts, grants))?;
+                list.iter().try_for_each(|p| place(p, mounts, grants).and_then(|()| part(p)))?;
             }
             OptionValue::Secret(name) => {
                 if !grants.secrets.contains(name) {
@@ -312,6 +340,12 @@ fn place(place: &Place, mounts: usize, grants: &FileGrants) -> Check {
     path(&place.path)
 }
 
+/// Whether a place is one in a plugin's own trees, for the host to write, walk and remove: nothing that is the host's.
+pub fn is_own(place: &Place) -> bool {
+    let owned = matches!(place.root, Root::Data | Root::Run | Root::Object(_));
+    owned && !place.path.is_empty() && path(&place.path).is_ok()
+}
+
 /// A path is empty (the root itself) or `a/b/c`: relative, with no empty, `.` or `..` component.
 fn path(path: &str) -> Check {
     if path.is_empty() {
@@ -330,7 +364,7 @@ fn component(name: &str) -> Check {
     if name.is_empty() || name.len() > MAX_NAME || name.contains(['\0', '/']) {
         return Err(format!("bad name {} in a path", printable(name)));
     }
-    if name == "." || name == ".." || name == TRASH {
+    if name == "." || name == ".." || name == TRASH || name == IMAGES {
         return Err(format!("{name} is not allowed in a path"));
     }
     Ok(())

@@ -58,8 +58,22 @@ fn refused(ops: &[Op], mounts: &[Mount]) -> String {
 #[test]
 fn places_that_lead_elsewhere_are_refused() {
     for path in [
-        "/etc", "..", "../x", "a/..", "a/../b", "a//b", "a/", "./a", "a/.", "a\0b", ".trash", ".trash/x",
+        "/etc",
+        "..",
+        "../x",
+        "a/..",
+        "a/../b",
+        "a//b",
+        "a/",
+        "./a",
+        "a/.",
+        "a\0b",
+        ".trash",
+        ".trash/x",
         "a/.trash",
+        ".images",
+        ".images/x/layer",
+        "a/.images",
     ] {
         let text = refused(&[dir(path)], &[]);
         assert!(text.starts_with("operation 1 (make-dir): "), "{path:?}: {text}");
@@ -91,7 +105,7 @@ fn options_name_no_host_paths_and_no_foreign_secrets() {
     refused(&[], &one("x", OptionValue::Text("a\0".into())));
     refused(&[], &one("x", OptionValue::Secret("other".into())));
     validate(&[], &one("x", OptionValue::Secret("token".into())), &grants()).unwrap();
-    validate(&[], &one("lowerdir+", OptionValue::Places(vec![at("a"), at("")])), &grants()).unwrap();
+    validate(&[], &one("lowerdir+", OptionValue::Places(vec![at("a"), at("b")])), &grants()).unwrap();
     let itself = mount(vec![(
         "lowerdir+".into(),
         OptionValue::Place(Place { root: Root::Mount(0), path: String::new() }),
@@ -104,6 +118,55 @@ fn options_name_no_host_paths_and_no_foreign_secrets() {
 }
 
 #[test]
+fn what_a_mount_shows_is_part_of_a_root() {
+    let run = Place { root: Root::Run, path: String::new() };
+    for whole in [at(""), run] {
+        for name in ["upperdir", "lowerdir+", "x"] {
+            let option = vec![(name.to_owned(), OptionValue::Place(whole.clone()))];
+            assert!(refused(&[], &[mount(option)]).contains("whole root"));
+            let option = vec![(name.to_owned(), OptionValue::Places(vec![at("a"), whole.clone()]))];
+            assert!(refused(&[], &[mount(option)]).contains("whole root"));
+        }
+        for fstype in ["bind", "ext4"] {
+            let mut bind = mount(vec![]);
+            (bind.fstype, bind.source) = (fstype.into(), Source::Place(whole.clone()));
+            assert!(refused(&[], &[bind]).contains("whole root"));
+        }
+    }
+}
+
+#[test]
+fn images_are_mounted_from_their_places_only() {
+    let mut grants = grants();
+    grants.filesystems.insert("erofs".into());
+    let image = |source: Source| Mount { fstype: "erofs".into(), source, ..mount(vec![]) };
+    validate(&[], &[image(Source::Place(at("a/layer.erofs")))], &grants).unwrap();
+    let elsewhere = |root: Root| Source::Place(Place { root, path: "a".into() });
+    for source in [
+        Source::None,
+        Source::Remote("x".into()),
+        Source::Place(at("")),
+        Source::Place(at(".images/a/layer.erofs")),
+        elsewhere(Root::Run),
+        elsewhere(Root::Granted("backing".into())),
+        elsewhere(Root::Granted("/srv/given".into())),
+        elsewhere(Root::Object("other".into())),
+    ] {
+        validate(&[], &[image(source)], &grants).unwrap_err();
+    }
+    let bind = Mount { fstype: "bind".into(), source: Source::Place(at("a")), ..mount(vec![]) };
+    validate(&[], &[bind, image(elsewhere(Root::Mount(0)))], &grants).unwrap_err();
+    let mut option = image(Source::Place(at("a/layer.erofs")));
+    option.options.push(("device".into(), OptionValue::Place(at("b"))));
+    assert!(validate(&[], &[option], &grants).unwrap_err().to_string().contains("no option"));
+    for (place, own) in
+        [("a/diff", true), ("", false), (".images/a", false), ("a/.trash", false), ("../a", false)]
+    {
+        assert_eq!(is_own(&at(place)), own, "{place}");
+    }
+}
+
+#[test]
 fn sizes_are_bounded() {
     let many = vec![dir("a"); MAX_OPS + 1];
     refused(&many, &[]);
@@ -112,9 +175,9 @@ fn sizes_are_bounded() {
     refused(&[Op::MakeSparse(Sparse { at: at("a"), size: u64::MAX })], &[]);
     refused(&[Op::SetXattr(Xattr { at: at("a"), name: "user.x".into(), value: vec![0; 70_000] })], &[]);
     let mut mapped = mount(vec![]);
-    mapped.id_maps = vec![IdMap { inside: 0, outside: u32::MAX, size: 2 }];
+    mapped.id_maps = vec![IdMap { inside: 0, outside: u32::MAX, size: 2, kind: crate::types::IdKind::Both }];
     refused(&[], std::slice::from_ref(&mapped));
-    mapped.id_maps = vec![IdMap { inside: 0, outside: 0, size: 0 }];
+    mapped.id_maps = vec![IdMap { inside: 0, outside: 0, size: 0, kind: crate::types::IdKind::Users }];
     refused(&[], &[mapped]);
 }
 
