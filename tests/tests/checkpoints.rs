@@ -6,7 +6,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use serde_json::json;
-use wharf_tests::{Daemon, Options, eventually};
+use wharf_tests::{Daemon, Options, bin_dir, eventually};
 
 /// `checkpoint` keeps what the container has in /state, `restore` starts it with that.
 const SCRIPT: &str = r#"#!/bin/sh
@@ -35,9 +35,17 @@ fn with(experimental: bool, dir: &tempfile::TempDir) -> Daemon {
     std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
     let config = json!({
         "experimental": experimental,
-        "runtimes": {"saving": {"path": script}, "debian-runc": {"path": "/usr/sbin/runc"}},
+        "runtimes": {
+            "saving": {"path": &script},
+            "saving-shim": {"runtimeType": "io.containerd.runc.v2", "options": {"BinaryName": script}},
+            "debian-runc": {"path": "/usr/sbin/runc"},
+        },
     });
-    let daemon = Daemon::with(Options { config: Some(config.to_string()), ..Options::default() });
+    // Where the tests' preparation puts containerd's shim, if it is not installed.
+    let shims = bin_dir().join("../shims");
+    let path = format!("{}:{}", shims.display(), std::env::var("PATH").unwrap());
+    let env = vec![("PATH".into(), path)];
+    let daemon = Daemon::with(Options { config: Some(config.to_string()), env, ..Options::default() });
     daemon.import_busybox();
     daemon
 }
@@ -65,9 +73,18 @@ fn start(d: &Daemon, runtime: &str, name: &str) {
 
 #[test]
 fn a_container_goes_on_from_where_it_was() {
+    goes_on_from_where_it_was("saving");
+}
+
+#[test]
+fn a_container_of_a_shim_goes_on_from_where_it_was() {
+    goes_on_from_where_it_was("saving-shim");
+}
+
+fn goes_on_from_where_it_was(runtime: &str) {
     let dir = tempfile::tempdir().unwrap();
     let mut d = with(true, &dir);
-    start(&d, "saving", "cc");
+    start(&d, runtime, "cc");
     d.docker(&["exec", "cc", "sh", "-c", "echo worked > /state"]).ok();
     d.docker(&["checkpoint", "create", "--leave-running", "cc", "first"]).ok();
     assert_eq!(d.docker(&["inspect", "-f", "{{.State.Status}}", "cc"]).ok(), "running");

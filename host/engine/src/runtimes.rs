@@ -68,12 +68,12 @@ impl Engine {
         let found = match settings.runtimes.get(name) {
             Some(found) => found,
             None if crate::shims::is_shim(name) => {
-                return crate::shims::runtime(name, name, None, bundle).map(Some);
+                return crate::shims::runtime(name, name, None, &bundle).map(Some);
             }
             None => return Err(unknown(name)),
         };
         if let Some(shim) = &found.shim {
-            match crate::shims::runtime(name, &shim.kind, shim.options.as_ref(), bundle.clone()) {
+            match crate::shims::runtime(name, &shim.kind, shim.options.as_ref(), &bundle) {
                 Err(_) if !found.path.is_empty() => {}
                 result => return result.map(Some),
             }

@@ -44,7 +44,7 @@ pub(crate) fn runtime(
     name: &str,
     kind: &str,
     options: Option<&wharf_plan::run::ShimOptions>,
-    bundle: PathBuf,
+    bundle: &Path,
 ) -> Result<Runtime> {
     Ok(Runtime {
         name: name.to_owned(),

@@ -81,9 +81,8 @@ fn address(text: &str) -> Option<Address> {
     }
     match path.strip_prefix('@') {
         Some(name) if !name.is_empty() => Some(Address::Abstract(name.as_bytes().to_vec())),
-        Some(_) => None,
         None if path.starts_with('/') && path.len() > 1 => Some(Address::File(path.into())),
-        None => None,
+        _ => None,
     }
 }
 

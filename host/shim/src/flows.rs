@@ -56,7 +56,6 @@ impl Flow {
         let result = if self.pipes { self.splice() } else { self.copy() };
         match result {
             Ok(Step::More) => {}
-            Ok(Step::Ended) => self.ended = true,
             // A source that broke off has no more. A target that is gone takes nothing: what comes is thrown away, so that the
             // container does not stop at it.
             Err(Errno::EPIPE) => match OpenOptions::new().write(true).open("/dev/null") {
@@ -66,7 +65,7 @@ impl Flow {
                 }
                 Err(_) => self.ended = true,
             },
-            Err(_) => self.ended = true,
+            Ok(Step::Ended) | Err(_) => self.ended = true,
         }
         if self.ended { Step::Ended } else { Step::More }
     }

@@ -59,7 +59,7 @@ pub fn run(host: &Host, plan: &RunPlan, fds: &[OwnedFd]) -> Result<Spawned, Star
         kernel::open_bundle(host, plan, foreign, fds)?;
         let container = Container { host, plan, runtime: &foreign.runtime, conductor };
         let (mut stand_in, first) = container.prepare(fds)?;
-        match container.make(&mut stand_in, foreign, first) {
+        match container.make(&mut stand_in, foreign, &first) {
             Ok(()) => sys::exit(container.stand_in(stand_in)),
             Err(reason) => {
                 container.take_down();
@@ -345,7 +345,7 @@ impl Container<'_> {
     }
 
     /// Starts the shim and has it make the container and start it.
-    fn make(&self, stand_in: &mut StandIn, foreign: &Foreign, order: SignalFd) -> Result<(), String> {
+    fn make(&self, stand_in: &mut StandIn, foreign: &Foreign, order: &SignalFd) -> Result<(), String> {
         let (id, runtime) = (self.plan.id.as_str(), self.runtime);
         let until = Until::after(MAKING, Some(order.as_fd()));
         let started = launch::start(runtime, id, MAKING, order.as_fd())?;
@@ -356,6 +356,24 @@ impl Container<'_> {
         let pid = task
             .create(&runtime.bundle, &stand_in.io.named, options, foreign.restore.as_deref(), &until)
             .map_err(|e| said(stand_in, e))?;
+        // One that is restored from a checkpoint has a process only when it is started.
+        let restored = pid == 0 && foreign.restore.is_some();
+        if !restored {
+            self.has_process(pid, &mut record)?;
+        }
+        if let Some(size) = stand_in.io.first_size() {
+            let _ = task.send_resize("", size, &until).map_err(|e| said(stand_in, e))?;
+        }
+        let begun = task.start("", &until).map_err(|e| said(stand_in, e))?;
+        if restored {
+            self.has_process(begun, &mut record)?;
+        }
+        stand_in.task = Some(task);
+        self.conductor.runs().map_err(|e| e.to_string())
+    }
+
+    /// The container's process is there.
+    fn has_process(&self, pid: i32, record: &mut Record) -> Result<(), String> {
         // Nobody but a process of its own is ever to be signalled, or looked into, for this container.
         if !family::is_below(pid, sys::own_pid()) {
             return Err(format!(
@@ -366,13 +384,7 @@ impl Container<'_> {
         record.family = family::own();
         record.elsewhere = mounts(pid) == mounts(sys::own_pid());
         record.write(self.bundle()).map_err(|e| format!("a record of the shim: {e}"))?;
-        self.conductor.stands_in(pid).map_err(|e| e.to_string())?;
-        if let Some(size) = stand_in.io.first_size() {
-            let _ = task.send_resize("", size, &until).map_err(|e| said(stand_in, e))?;
-        }
-        task.start("", &until).map_err(|e| said(stand_in, e))?;
-        stand_in.task = Some(task);
-        self.conductor.runs().map_err(|e| e.to_string())
+        self.conductor.stands_in(pid).map_err(|e| e.to_string())
     }
 
     /// Waits for the container's end and clears up; the exit code.
@@ -539,12 +551,12 @@ fn exec_goes_on(mut stand_in: StandIn) -> i32 {
     }
     // Ended by force, which is the shim's to do; or the shim is gone, and with it the container.
     let exec = stand_in.exec.clone();
-    if stand_in.tell(|task, until| task.send_kill(&exec, 9, until)).is_some() {
-        if stand_in.wait_for_end(Some(Instant::now() + EXEC_DEATH)).is_some() {
-            stand_in.put_away();
-            return exit_code(None);
-        }
+    if stand_in.tell(|task, until| task.send_kill(&exec, 9, until)).is_some()
+        && stand_in.wait_for_end(Some(Instant::now() + EXEC_DEATH)).is_some()
+    {
+        stand_in.put_away();
+    } else {
+        stand_in.drain();
     }
-    stand_in.drain();
     exit_code(None)
 }
