@@ -126,7 +126,11 @@ fn a_counter_goes_on_from_where_it_was() {
     d.docker(&["checkpoint", "create", "cc", "third"]).ok();
     ended(&d, "cc");
     forget(&d, "vol");
-    d.docker(&["start", "--checkpoint", "third", "cc"]).ok();
+    let listed = d.wharf(&["checkpoint", "ls", "cc"]).ok();
+    let listed: Vec<&str> = listed.lines().map(str::trim).collect();
+    assert_eq!(listed, ["CHECKPOINT NAME", "first", "second", "third"]);
+    d.wharf(&["checkpoint", "rm", "cc", "second"]).ok();
+    assert_eq!(d.wharf(&["start", "--checkpoint", "third", "cc"]).ok(), "cc");
     counts_on(&d, "cc", 20);
     assert_eq!(std::fs::read_dir(d.path("exec/restore")).map_or(0, Iterator::count), 0);
     d.docker(&["rm", "-f", "cc"]).ok();
