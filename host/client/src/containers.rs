@@ -11,7 +11,7 @@ use crate::args::{
 };
 use crate::attach::{self, Streams, text};
 use crate::http::{self, Client};
-use crate::{Error, format, units};
+use crate::{Error, checkpoint, format, units};
 
 /// `key=value` filters in the form of the API.
 pub(crate) fn filters(list: &[String]) -> Result<Option<String>, Error> {
@@ -57,6 +57,9 @@ pub(crate) async fn each(client: &Client, names: &[String], verb: &str) -> Resul
 }
 
 pub(crate) async fn start(client: &Client, args: StartArgs) -> Result<u8, Error> {
+    if let Some(name) = &args.checkpoint {
+        return checkpoint::start(client, &args, name).await;
+    }
     if !args.attach && !args.interactive {
         return each(client, &args.containers, "start").await;
     }

@@ -6,6 +6,7 @@
 
 mod args;
 mod attach;
+mod checkpoint;
 mod connect;
 mod containers;
 mod copy;
@@ -80,6 +81,7 @@ async fn perform(client: http::Client, command: args::Command) -> Result<u8, Err
         C::Create(a) => run::create(&client, a).await,
         C::Exec(a) => exec::exec(&client, a).await,
         C::Attach(a) => attach::attach(&client, a).await,
+        C::Checkpoint(a) => checkpoint::checkpoint(&client, a).await,
         C::Start(a) => containers::start(&client, a).await,
         C::Stop(a) => containers::stop(&client, a, "stop").await,
         C::Restart(a) => containers::stop(&client, a, "restart").await,

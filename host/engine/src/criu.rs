@@ -143,12 +143,18 @@ impl Engine {
     /// What the keeper is told of the checkpoint in `image`.
     pub(crate) async fn restore_plan(&self, id: &str, image: &Path) -> Result<Restore> {
         let program = self.criu_program()?;
-        let dir = image.to_owned();
-        let outside = self.inner.pool.run(move || checkpoint::outside(&dir)).await??;
+        let (dir, work) = (image.to_owned(), self.restores().join(id));
+        let old = work.clone();
+        let outside = self.inner.pool.run(move || {
+            // Of a restore during which the daemon died: CRIU writes to no file that is there.
+            let _ = std::fs::remove_dir_all(old);
+            checkpoint::outside(&dir)
+        });
+        let outside = outside.await??;
         Ok(Restore {
             program: program.display().to_string(),
             images: image.display().to_string(),
-            work: self.restores().join(id).display().to_string(),
+            work: work.display().to_string(),
             external: outside.mounts,
             pipes: outside.pipes,
             net: outside.net,

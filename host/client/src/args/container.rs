@@ -146,6 +146,12 @@ pub(crate) struct StartArgs {
     /// Key sequence for detaching
     #[arg(long)]
     pub(crate) detach_keys: Option<String>,
+    /// Restore from this checkpoint
+    #[arg(long)]
+    pub(crate) checkpoint: Option<String>,
+    /// Directory of the daemon's host with checkpoints
+    #[arg(long)]
+    pub(crate) checkpoint_dir: Option<String>,
     /// Containers
     #[arg(required = true)]
     pub(crate) containers: Vec<String>,

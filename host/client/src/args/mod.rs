@@ -1,5 +1,6 @@
 //! The command line's shape: docker's nouns, verbs and flags.
 
+mod checkpoint;
 mod container;
 mod create;
 mod image;
@@ -10,6 +11,7 @@ mod volume;
 
 use clap::{Args, Parser, Subcommand};
 
+pub(crate) use checkpoint::*;
 pub(crate) use container::*;
 pub(crate) use create::*;
 pub(crate) use image::*;
@@ -80,6 +82,9 @@ pub(crate) enum Command {
     Attach(AttachArgs),
     /// Start stopped containers
     Start(StartArgs),
+    /// Manage checkpoints of containers
+    #[command(subcommand)]
+    Checkpoint(CheckpointCommand),
     /// Stop running containers
     Stop(StopArgs),
     /// Restart containers
