@@ -238,13 +238,14 @@ fn fields(names: &'static [&'static str]) -> impl Strategy<Value = Value> {
 }
 
 /// Reads a body. What does not fit is told as the client's fault, shortly; what does is the same when written and read again.
-fn whole<T: DeserializeOwned + Serialize + PartialEq + std::fmt::Debug>(body: &[u8]) -> Option<T> {
+fn whole<T: DeserializeOwned + Serialize>(body: &[u8]) -> Option<T> {
     match read::<T>(body) {
         Ok(model) => {
             let written = document(&model).unwrap();
             let text = written.to_string();
             assert!(text.len() <= 64 * body.len() + 65_536, "{} bytes out of {}", text.len(), body.len());
-            assert_eq!(read::<T>(text.as_bytes()).unwrap(), model);
+            // Of documents, as some models keep sets as lists in any order.
+            assert_eq!(document(&read::<T>(text.as_bytes()).unwrap()).unwrap(), written);
             Some(model)
         }
         Err(failure) => {
