@@ -26,6 +26,16 @@ pub trait Policy {
     ) -> Result<Verdict>;
 }
 
+/// Whether a pattern fits a reference such as `docker.io/library/busybox:latest`: all of it, its repository, its registry,
+/// or what it begins with before a final `*`.
+pub fn fits(pattern: &str, reference: &str) -> bool {
+    if let Some(start) = pattern.strip_suffix('*') {
+        return reference.starts_with(start);
+    }
+    let after = |rest: &str| rest.is_empty() || rest.starts_with(['/', ':', '@']);
+    reference.strip_prefix(pattern).is_some_and(after)
+}
+
 impl Verdict {
     /// Nothing to say.
     pub fn pass() -> Self {

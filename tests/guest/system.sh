@@ -19,6 +19,23 @@ say() {
     echo "@@ $*"
 }
 
+ok() {
+    say "ok $1"
+}
+
+bad() {
+    say "bad $1: $(echo "$2" | tr '\n' ' ' | cut -c1-400)"
+}
+
+# What, expected, found.
+same() {
+    if [ "$2" = "$3" ]; then ok "$1"; else bad "$1" "expected $2, found $3"; fi
+}
+
+has() {
+    case "$3" in *"$2"*) ok "$1" ;; *) bad "$1" "no $2 in $3" ;; esac
+}
+
 word() {
     for one in $(cat /proc/cmdline); do
         case "$one" in "$1="*) echo "${one#*=}" ;; esac

@@ -8,25 +8,42 @@ use serde_json::Value;
 
 use crate::{Daemon, image};
 
-/// The chain ids, without `sha256:`, of all layers of all images that the daemon lists.
+/// The chain ids, without `sha256:`, of all layers of all images that the daemon lists, of each platform that is here.
 pub fn layers(d: &Daemon) -> BTreeSet<String> {
     let mut all = BTreeSet::new();
-    for listed in d.api("GET", "/images/json?all=1", "").json().as_array().expect("a list") {
+    for listed in d.api("GET", "/v1.55/images/json?all=1&manifests=1", "").json().as_array().expect("a list")
+    {
         let id = listed["Id"].as_str().expect("an id");
-        let inspected = d.api("GET", &format!("/images/{id}/json"), "");
-        assert_eq!(inspected.status, 200, "{id} is listed: {}", inspected.text());
-        let mut chain = String::new();
-        for diff_id in inspected.json()["RootFS"]["Layers"].as_array().into_iter().flatten() {
-            let diff_id = diff_id.as_str().expect("a diff id");
-            chain = if chain.is_empty() {
-                diff_id.to_owned()
-            } else {
-                format!("sha256:{}", image::sha256(format!("{chain} {diff_id}").as_bytes()))
-            };
-            all.insert(chain.trim_start_matches("sha256:").to_owned());
+        let name = listed["RepoTags"].get(0).or(listed["RepoDigests"].get(0)).and_then(Value::as_str);
+        for manifest in listed["Manifests"].as_array().expect("manifests") {
+            if manifest["Kind"] != "image" || manifest["Available"] != true {
+                continue;
+            }
+            let platform = manifest["ImageData"]["Platform"].to_string();
+            let platform: String = platform.bytes().map(|b| format!("%{b:02x}")).collect();
+            let path = format!("/v1.55/images/{}/json?platform={platform}", name.unwrap_or(id));
+            let inspected = d.api("GET", &path, "");
+            assert_eq!(inspected.status, 200, "{id} is listed: {}", inspected.text());
+            let mut chain = String::new();
+            for diff_id in inspected.json()["RootFS"]["Layers"].as_array().into_iter().flatten() {
+                let diff_id = diff_id.as_str().expect("a diff id");
+                chain = if chain.is_empty() {
+                    diff_id.to_owned()
+                } else {
+                    format!("sha256:{}", image::sha256(format!("{chain} {diff_id}").as_bytes()))
+                };
+                all.insert(chain.trim_start_matches("sha256:").to_owned());
+            }
         }
     }
     all
+}
+
+/// How many attestations the daemon says are here.
+fn statements(d: &Daemon) -> usize {
+    let list = d.api("GET", "/v1.55/images/json?all=1&manifests=1", "").json();
+    let manifests = list.as_array().into_iter().flatten().flat_map(|i| i["Manifests"].as_array().cloned());
+    manifests.flatten().filter(|m| m["Kind"] == "attestation" && m["Available"] == true).count()
 }
 
 /// The driver's name for the directory of a snapshot.
@@ -74,6 +91,16 @@ pub fn look(d: &Daemon) -> Vec<String> {
         let there = names(&dir);
         problems.extend(there.difference(wanted).map(|name| format!("{what} that nothing needs: {name}")));
         problems.extend(wanted.difference(&there).map(|name| format!("{what} that is not there: {name}")));
+    }
+    // Blobs of statements about images: each has its own name, and without a statement there is none.
+    let blobs = d.path("data/content/blobs");
+    for name in names(&blobs) {
+        if image::sha256(&fs::read(blobs.join(&name)).unwrap_or_default()) != name {
+            problems.push(format!("blob that is not what its name says: {name}"));
+        }
+    }
+    if (statements(d) == 0) != names(&blobs).is_empty() {
+        problems.push(format!("{} statements, and blobs {:?}", statements(d), names(&blobs)));
     }
     let trash = names(&storage.join(".trash"));
     problems.extend(trash.into_iter().map(|name| format!("in the trash: {name}")));

@@ -106,8 +106,8 @@ pub struct Guest {
 
 impl Guest {
     /// One that has archives of images to load in `/images`, and a registry's directory with images to pull. None: there is
-    /// no machine here.
-    pub fn with_images(pulled: &[&str], loaded: &[&str]) -> Option<Self> {
+    /// no machine here. `more` are further files, as for [`new`](Self::new).
+    pub fn with_images(pulled: &[&str], loaded: &[&str], more: &[(&str, &Path)]) -> Option<Self> {
         let kernel = match available() {
             Ok(kernel) => kernel,
             Err(why) => {
@@ -130,8 +130,9 @@ impl Guest {
             drop(Serve::start(&d, 5000, pulled));
             files.push(("registry".into(), registry));
         }
-        let files: Vec<(&str, &Path)> =
+        let mut files: Vec<(&str, &Path)> =
             files.iter().map(|(name, path)| (name.as_str(), path.as_path())).collect();
+        files.extend(more);
         Some(Self::new(kernel, &files))
     }
 
@@ -217,9 +218,12 @@ impl Guest {
             ("init", include_str!("../guest/system.sh")),
             ("storm.sh", include_str!("../guest/storm.sh")),
             ("smoke.sh", include_str!("../guest/smoke.sh")),
+            ("confine.sh", include_str!("../guest/confine.sh")),
             ("storage.sh", include_str!("../guest/storage.sh")),
             ("etc/passwd", "root:x:0:0:root:/:/bin/sh\n"),
             ("etc/group", "root:x:0:\n"),
+            ("etc/subuid", "containers:2147483647:2147483648\n"),
+            ("etc/subgid", "containers:2147483647:2147483648\n"),
             ("etc/hosts", "127.0.0.1 localhost\n"),
             ("etc/resolv.conf", ""),
         ] {

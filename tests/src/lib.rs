@@ -16,6 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 pub mod blocklog;
+pub mod criu;
 pub mod fsck;
 pub mod fuse;
 pub mod guest;
@@ -23,6 +24,7 @@ pub mod http;
 pub mod image;
 pub mod leftovers;
 pub mod pace;
+pub mod platforms;
 pub mod proxy;
 pub mod reference;
 pub mod registry;

@@ -304,3 +304,29 @@ fn a_cgroup_that_somebody_else_froze_is_thawed_to_die() {
     within(10, "removal", || daemon.docker(&["rm", "-f", &ids[1]]).ok());
     daemon.docker(&["rm", &ids[0]]).ok();
 }
+
+#[test]
+fn a_log_whose_disk_hangs_does_not_stop_a_container_that_is_not_to_wait() {
+    let (daemon, other) = daemon();
+    let script = "yes | head -c 20000000; exit 7";
+    let args = ["--network", "none", "--log-opt", "mode=non-blocking", "--log-opt", "max-buffer-size=64k"];
+    let id = daemon.docker(&[&["create"], &args[..], &["busybox", "sh", "-c", script]].concat()).ok();
+    let spool = daemon.path("data/containers").join(&id).join("spool");
+    fs::create_dir_all(&spool).unwrap();
+    let mut hung = Hung::mount(&spool, Hangs::Inside);
+    daemon.docker(&["start", &id]).ok();
+    let code = within(60, "the end of a container", || daemon.docker(&["wait", &id]).ok());
+    assert_eq!(code, "7");
+    assert!(hung.waiting() > 0, "its log is where nothing answers");
+    check(&daemon, &other, "a log whose disk hangs");
+    hung.release();
+    daemon.docker(&["rm", "-f", &id]).ok();
+    // With a disk that answers nothing is lost that fits.
+    let lines = "for i in $(seq 100); do echo $i; done";
+    let id = daemon.docker(&[&["run", "-d"], &args[..], &["-t", "busybox", "sh", "-c", lines]].concat()).ok();
+    daemon.docker(&["wait", &id]).ok();
+    let logs = daemon.docker(&["logs", &id]).ok();
+    let wanted: Vec<String> = (1..=100).map(|n| n.to_string()).collect();
+    assert_eq!(logs.lines().map(str::trim_end).collect::<Vec<_>>(), wanted);
+    daemon.docker(&["rm", "-f", &id]).ok();
+}

@@ -1,14 +1,22 @@
 //! The bundled policy for images, at every point where images come, go and end: the docker CLI shows the reason, and
 //! nothing has changed.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use p256::ecdsa::signature::Signer as _;
+use p256::ecdsa::{Signature, SigningKey};
+use p256::pkcs8::{EncodePublicKey as _, LineEnding};
 use serde_json::{Value, json};
 use wharf_tests::registry::{Registry, Setup, ask};
 use wharf_tests::{Daemon, Options, image};
 
 fn with(rules: Value) -> Daemon {
-    let mut rules = rules;
+    with_policy("policy-images", rules)
+}
+
+fn with_policy(name: &str, mut rules: Value) -> Daemon {
     rules["enabled"] = true.into();
-    let config = json!({"plugins": {"policy-images": rules}}).to_string();
+    let config = json!({"plugins": {name: rules}}).to_string();
     Daemon::with(Options { config: Some(config), ..Options::default() })
 }
 
@@ -38,6 +46,86 @@ fn images(d: &Daemon) -> String {
     lines.join("\n")
 }
 
+const OCI: &str = "application/vnd.oci.image.manifest.v1+json";
+const SIMPLE: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
+
+/// Digest of the manifest under the tag 1.
+fn subject(d: &Daemon, registry: &Registry, repository: &str) -> String {
+    const DOCKER: &str = "application/vnd.docker.distribution.manifest.v2+json";
+    let path = format!("/v2/{repository}/manifests/1");
+    let head = ask(d, &registry.address, "HEAD", &path, &[("Accept", DOCKER)], b"");
+    head.header("docker-content-digest").unwrap().to_owned()
+}
+
+/// As cosign does it: a manifest beside the image, under a tag made of its digest.
+fn attach_signature(
+    d: &Daemon,
+    registry: &Registry,
+    repository: &str,
+    subject: &str,
+    content: &[u8],
+    layer: &Value,
+) {
+    let ask = |method: &str, path: &str, kind: &str, body: &[u8]| {
+        ask(d, &registry.address, method, path, &[("Content-Type", kind), ("Accept", kind)], body)
+    };
+    for blob in [b"{}".as_slice(), content] {
+        let begun = ask("POST", &format!("/v2/{repository}/blobs/uploads/"), "", b"");
+        let location = begun.header("location").unwrap();
+        let path = location.split_once("/v2/").map(|(_, rest)| format!("/v2/{rest}")).unwrap();
+        let to = format!("{path}{}digest={}", if path.contains('?') { "&" } else { "?" }, digest(blob));
+        assert_eq!(ask("PUT", &to, "application/octet-stream", blob).status, 201);
+    }
+    let signature = json!({"schemaVersion": 2, "mediaType": OCI,
+        "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest(b"{}"), "size": 2},
+        "layers": [layer]})
+    .to_string();
+    let tag = format!("/v2/{repository}/manifests/{}.sig", subject.replace(':', "-"));
+    assert_eq!(ask("PUT", &tag, OCI, signature.as_bytes()).status, 201);
+}
+
+/// Signs an image's digest with a key, as `cosign sign --key` does.
+fn sign(d: &Daemon, registry: &Registry, repository: &str, subject: &str, signed: &str, key: &SigningKey) {
+    let payload = json!({"critical": {"identity": {"docker-reference": format!("{}/{repository}", registry.address)},
+        "image": {"docker-manifest-digest": signed}, "type": "cosign container image signature"}, "optional": null})
+    .to_string();
+    let signature: Signature = key.sign(payload.as_bytes());
+    let layer = json!({"mediaType": SIMPLE, "digest": digest(payload.as_bytes()), "size": payload.len(),
+        "annotations": {"dev.cosignproject.cosign/signature": STANDARD.encode(signature.to_der())}});
+    attach_signature(d, registry, repository, subject, payload.as_bytes(), &layer);
+}
+
+#[test]
+fn only_what_a_trusted_key_signed_is_admitted() {
+    let [ours, strange] = [1, 2].map(|seed| SigningKey::from_slice(&[seed; 32]).unwrap());
+    let pem = p256::PublicKey::from(*ours.verifying_key()).to_public_key_pem(LineEnding::LF).unwrap();
+    let d = with_policy("policy-cosign", json!({"keys": {"127.0.0.1:5000/prod/*": [pem]}}));
+    let registry = Registry::start(&d, 5000, Setup::default());
+    let names = ["prod/app", "prod/other"].map(|name| (name, seed(&d, &registry, &format!("{name}:1"))));
+    let [app, other] = names.each_ref().map(|(name, _)| subject(&d, &registry, name));
+    assert_ne!(app, other);
+    let before = images(&d);
+    let refused = |why: &str| {
+        let text = format!("denied by policy wharf/policy-cosign: no trusted key signed {}", names[0].1);
+        let answer = d.docker(&["pull", &names[0].1]);
+        answer.fails(1, &text);
+        answer.fails(1, "cosign sign --key");
+        assert_eq!(images(&d), before, "{why}");
+    };
+    refused("not signed");
+    sign(&d, &registry, "prod/app", &app, &app, &strange);
+    refused("signed by a stranger");
+    sign(&d, &registry, "prod/app", &app, &other, &ours);
+    refused("our signature of something else");
+    // Whatever the registry says the payload is: its digest has to fit.
+    sign(&d, &registry, "prod/app", &app, &app, &ours);
+    d.docker(&["pull", &names[0].1]).ok();
+    let unsigned = d.docker(&["pull", &names[1].1]);
+    unsigned.fails(1, "no trusted key signed");
+    // Where the policy has nothing to say.
+    d.docker(&["pull", &seed(&d, &registry, "test/app:1")]).ok();
+}
+
 #[test]
 fn only_signed_images_are_admitted() {
     let d = with(json!({"require-signature": ["127.0.0.1:5000/prod"]}));
@@ -55,26 +143,8 @@ fn only_signed_images_are_admitted() {
     d.docker(&["pull", &other]).ok();
 
     // As cosign does it: a manifest beside the image, under a tag made of its digest.
-    let ask = |method: &str, path: &str, kind: &str, body: &[u8]| {
-        ask(&d, &registry.address, method, path, &[("Content-Type", kind), ("Accept", kind)], body)
-    };
-    const OCI: &str = "application/vnd.oci.image.manifest.v1+json";
-    const DOCKER: &str = "application/vnd.docker.distribution.manifest.v2+json";
-    let head = ask("HEAD", "/v2/prod/app/manifests/1", DOCKER, b"");
-    let signed = head.header("docker-content-digest").unwrap().to_owned();
-    for blob in [b"{}".as_slice(), b"a signature"] {
-        let begun = ask("POST", "/v2/prod/app/blobs/uploads/", "", b"");
-        let location = begun.header("location").unwrap();
-        let path = location.split_once("/v2/").map(|(_, rest)| format!("/v2/{rest}")).unwrap();
-        let to = format!("{path}{}digest={}", if path.contains('?') { "&" } else { "?" }, digest(blob));
-        assert_eq!(ask("PUT", &to, "application/octet-stream", blob).status, 201);
-    }
-    let signature = json!({"schemaVersion": 2, "mediaType": OCI,
-        "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest(b"{}"), "size": 2},
-        "layers": [{"mediaType": "application/vnd.dev.cosign.simplesigning.v1+json", "digest": digest(b"a signature"), "size": 11}]})
-    .to_string();
-    let tag = format!("/v2/prod/app/manifests/{}.sig", signed.replace(':', "-"));
-    assert_eq!(ask("PUT", &tag, OCI, signature.as_bytes()).status, 201);
+    let layer = json!({"mediaType": SIMPLE, "digest": digest(b"a signature"), "size": 11});
+    attach_signature(&d, &registry, "prod/app", &subject(&d, &registry, "prod/app"), b"a signature", &layer);
     d.docker(&["pull", &name]).ok();
 }
 
@@ -103,7 +173,6 @@ fn a_referrer_is_a_signature_too() {
         d.docker(&["push", "127.0.0.1:5000/app:1"]).ok();
         d.docker(&["rmi", "127.0.0.1:5000/app:1"]).ok();
         d.docker(&["pull", "127.0.0.1:5000/app:1"]).fails(1, "no signature refers to");
-        const OCI: &str = "application/vnd.oci.image.manifest.v1+json";
         let ask = |method: &str, path: &str, body: &[u8]| {
             ask(&d, "127.0.0.1:5000", method, path, &[("Content-Type", OCI)], body)
         };

@@ -82,7 +82,9 @@ fn told(lines: &[Line], cut: usize) -> BTreeMap<String, Told> {
 
 #[test]
 fn images_are_whole_after_a_cut_that_takes_the_cache_of_the_disk_along() {
-    let Some(guest) = Guest::with_images(&["four", "five", "six"], &["one", "two", "three"]) else { return };
+    let Some(guest) = Guest::with_images(&["four", "five", "six"], &["one", "two", "three"], &[]) else {
+        return;
+    };
     let (mut machine, before, log) = guest.boot_logged("storm at=/data litter=1");
     let said = machine.until("checked", PATIENCE);
     if said.iter().any(|line| line == "slow") {

@@ -1,4 +1,5 @@
-//! `--runtime`: other OCI runtimes through the same keeper. One body for the engine's own, runc, crun and `wharf oci`.
+//! `--runtime`: other runtimes through the same keeper. One body for the engine's own, runc, crun and `wharf oci`, and runc and crun
+//! behind containerd's shim.
 
 #![cfg(test)]
 
@@ -9,19 +10,34 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use wharf_tests::{Daemon, Options, bin_dir, eventually};
 
-/// What stands for itself, and three that are called.
-const RUNTIMES: [&str; 4] = ["runc", "debian-runc", "crun", "wharf-oci"];
+/// What stands for itself, three that are called, and two that a shim calls.
+const RUNTIMES: [&str; 6] = ["runc", "debian-runc", "crun", "wharf-oci", "shim-runc", "shim-crun"];
+
+/// `$PATH` with the shim on it, which the tests' preparation has fetched where it is not installed.
+fn path_with_shim() -> String {
+    let fetched = bin_dir().join("../shims");
+    let path = format!("{}:{}", fetched.display(), std::env::var("PATH").unwrap());
+    let found = path.split(':').any(|dir| Path::new(dir).join("containerd-shim-runc-v2").is_file());
+    assert!(found, "containerd-shim-runc-v2 is missing; `cargo xtask test` fetches it");
+    path
+}
 
 fn config() -> Value {
     json!({"runtimes": {
         "debian-runc": {"path": "/usr/sbin/runc"},
         "crun": {"path": "/usr/bin/crun"},
         "wharf-oci": {"path": bin_dir().join("wharf"), "runtimeArgs": ["oci"]},
+        "shim-runc": {"runtimeType": "io.containerd.runc.v2", "options": {"BinaryName": "/usr/sbin/runc"}},
+        "shim-crun": {"runtimeType": "io.containerd.runc.v2", "options": {"BinaryName": "/usr/bin/crun"}},
     }})
 }
 
 fn with(config: &Value) -> Daemon {
-    let daemon = Daemon::with(Options { config: Some(config.to_string()), ..Options::default() });
+    let daemon = Daemon::with(Options {
+        config: Some(config.to_string()),
+        env: vec![("PATH".into(), path_with_shim())],
+        ..Options::default()
+    });
     daemon.import_busybox();
     daemon
 }
@@ -389,7 +405,7 @@ fn zombies(parent: i32) -> Vec<i32> {
 fn only_the_administrator_names_runtimes() {
     let mut own = config();
     let daemon = with(&own);
-    for name in ["nosuch", "/bin/sh", "../../bin/sh", "io.containerd.kata.v2"] {
+    for name in ["nosuch", "/bin/sh", "../../bin/sh"] {
         let body = json!({"Image": "busybox", "Cmd": ["true"], "HostConfig": {"Runtime": name}});
         let refused = daemon.api("POST", "/containers/create", &body.to_string());
         let text = format!("unknown or invalid runtime name: {name}");
@@ -450,8 +466,13 @@ fn a_runtime_that_fails_is_quoted() {
         (json!({"x": {}}), "runtime x: either a runtimeType or a path must be configured"),
         (json!({"x": {"path": "/x", "runtimeType": "y"}}), "cannot configure both path and runtimeType"),
         (
-            json!({"x": {"runtimeType": "io.containerd.kata.v2"}}),
-            "shim io.containerd.kata.v2 is not supported",
+            json!({"x": {"runtimeType": "io.containerd.kata.v2", "options": {"Path": "x"}}}),
+            "runtime x: unknown option Path",
+        ),
+        (json!({"x": {"runtimeType": "nonsense"}}), "runtime x: invalid runtime type: nonsense"),
+        (
+            json!({"x": {"runtimeType": "io.containerd.kata.v2", "runtimeArgs": ["x"]}}),
+            "args cannot be used with a runtimeType runtime",
         ),
         (json!({"x": {"path": "/x", "options": {"a": 1}}}), "options cannot be used with a path runtime"),
     ] {
@@ -461,4 +482,70 @@ fn a_runtime_that_fails_is_quoted() {
         command.args(["daemon", "--validate", "--config-file"]).arg(&file);
         daemon.run_with_input(command, b"").fails(125, text);
     }
+}
+
+#[test]
+fn kill_9_of_the_keeper_loses_no_container() {
+    let mut daemon = with(&config());
+    let mut running = Vec::new();
+    for runtime in RUNTIMES {
+        let script = "echo up; while ! test -e /go; do sleep 0.05; done; echo down; exit 9";
+        let args = ["run", "-d", "--runtime", runtime, "--network", "none", "busybox", "sh", "-c", script];
+        let id = daemon.docker(&args).ok();
+        let pid = daemon.docker(&["inspect", "-f", "{{.State.Pid}}", &id]).ok();
+        running.push((id, pid));
+    }
+    kill(Pid::from_raw(daemon_keeper(&daemon)), Signal::SIGKILL).unwrap();
+    daemon.crash();
+    daemon.restart();
+    for (id, pid) in &running {
+        let shown = daemon.docker(&["inspect", "-f", "{{.State.Status}} {{.State.Pid}}", id]).ok();
+        assert_eq!(shown, format!("running {pid}"));
+        assert_eq!(daemon.docker(&["exec", id, "echo", "still"]).ok(), "still");
+        daemon.docker(&["exec", id, "touch", "/go"]).ok();
+        eventually("its end", || {
+            (daemon.docker(&["inspect", "-f", "{{.State.Status}}", id]).ok() == "exited").then_some(())
+        });
+        // And one that is to be ended by force.
+        daemon.docker(&["start", id]).ok();
+        daemon.docker(&["rm", "-f", id]).ok();
+    }
+    no_traces(&daemon);
+}
+
+#[test]
+fn no_other_runtime_makes_a_container_without_the_user_namespace_that_it_is_to_have() {
+    let mut own = config();
+    own["userns-remap"] = json!("default");
+    let subids = "dockremap:400000:65536\n";
+    let accounts = |file: &str, line: &str| {
+        let own = std::fs::read_to_string(file).unwrap();
+        let others: Vec<&str> = own.lines().filter(|l| !l.starts_with("dockremap:")).collect();
+        format!("{}\n{line}\n", others.join("\n"))
+    };
+    let daemon = Daemon::with(Options {
+        config: Some(own.to_string()),
+        env: vec![("PATH".into(), path_with_shim())],
+        etc: vec![
+            ("subuid".into(), subids.into()),
+            ("subgid".into(), subids.into()),
+            ("passwd".into(), accounts("/etc/passwd", "dockremap:x:4990:4990::/:/usr/sbin/nologin")),
+            ("group".into(), accounts("/etc/group", "dockremap:x:4990:")),
+        ],
+        ..Options::default()
+    });
+    daemon.import_busybox();
+    let map = ["busybox", "cat", "/proc/self/uid_map"];
+    for runtime in RUNTIMES {
+        let first = ["run", "--rm", "--network", "none", "--runtime", runtime];
+        let ran = daemon.docker(&[&first[..], &map[..]].concat());
+        if runtime == "runc" {
+            assert!(ran.ok().contains("400000"));
+        } else {
+            ran.fails(125, "cannot be used for a container with a user namespace");
+        }
+        let host = daemon.docker(&[&first[..], &["--userns", "host"], &map[..]].concat()).ok();
+        assert_eq!(host.split_whitespace().collect::<Vec<_>>(), ["0", "0", "4294967295"], "{runtime}");
+    }
+    no_traces(&daemon);
 }

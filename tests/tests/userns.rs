@@ -14,6 +14,10 @@ const OWN: u32 = 2_000_000;
 
 fn daemon(args: &[&str]) -> Daemon {
     let subids = format!("dockremap:{FIXED}:65536\ncontainers:{OWN}:1000000\n");
+    with_subids(args, &subids, &subids)
+}
+
+fn with_subids(args: &[&str], subuid: &str, subgid: &str) -> Daemon {
     let accounts = |file: &str, line: &str| {
         let own = fs::read_to_string(file).unwrap();
         let others: Vec<&str> = own.lines().filter(|l| !l.starts_with("dockremap:")).collect();
@@ -22,8 +26,8 @@ fn daemon(args: &[&str]) -> Daemon {
     let daemon = Daemon::with(Options {
         args: args.iter().map(|a| (*a).to_owned()).collect(),
         etc: vec![
-            ("subuid".into(), subids.clone()),
-            ("subgid".into(), subids),
+            ("subuid".into(), subuid.into()),
+            ("subgid".into(), subgid.into()),
             ("passwd".into(), accounts("/etc/passwd", "dockremap:x:4990:4990::/:/usr/sbin/nologin")),
             ("group".into(), accounts("/etc/group", "dockremap:x:4990:")),
         ],
@@ -105,6 +109,75 @@ fn root_inside_is_nobody_outside() {
     assert_eq!(of(&[]), "5:6\n0:0");
     assert_eq!(of(&["--userns", "host"]), "5:6\n0:0");
     assert_eq!(of(&["--user", "77"]), "5:6\n0:0");
+}
+
+/// As dockerd has it: nothing says that the user's ids and the group's have the same numbers, or are as many.
+#[test]
+fn users_and_groups_may_have_different_ranges() {
+    const GROUPS: u32 = 1_500_000;
+    let d = with_subids(
+        &["--userns-remap", "default"],
+        &format!("dockremap:{FIXED}:65536\n"),
+        &format!("dockremap:{GROUPS}:1000\ndockremap:1600000:64536\n"),
+    );
+    let map = sh(&d, &[], "cat /proc/self/uid_map /proc/self/gid_map");
+    let expected = format!("0 {FIXED} 65536 0 {GROUPS} 1000 1000 1600000 64536");
+    assert_eq!(words(&map).join(" "), expected);
+    let make = "touch /vol/root; touch /vol/other; chown 7:1005 /vol/other; stat -c %u:%g /bin/busybox /vol/root /vol/other; \
+                stat -c %u:%g /dev/shm";
+    let made = sh(&d, &["-v", "vol:/vol", "--ipc", "shareable"], make);
+    assert_eq!(words(&made), ["0:0", "0:0", "7:1005", "0:0"]);
+    // On disk ids are those of inside.
+    let volume = d.docker(&["volume", "inspect", "-f", "{{.Mountpoint}}", "vol"]).ok();
+    let owner = |name: &str| {
+        let meta = fs::metadata(format!("{volume}/{name}")).unwrap();
+        (meta.uid(), meta.gid())
+    };
+    assert_eq!((owner("root"), owner("other")), ((0, 0), (7, 1005)));
+    d.docker(&[
+        "run",
+        "-d",
+        "--name",
+        "box",
+        "--network",
+        "none",
+        "-u",
+        "3:1004",
+        "-v",
+        "vol:/vol",
+        "busybox",
+        "sleep",
+        "1000",
+    ])
+    .ok();
+    let pid = d.docker(&["inspect", "-f", "{{.State.Pid}}", "box"]).ok();
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = |name: &str| {
+        status
+            .lines()
+            .find_map(|l| l.strip_prefix(name))
+            .unwrap()
+            .split_whitespace()
+            .next()
+            .unwrap()
+            .to_owned()
+    };
+    assert_eq!((line("Uid:"), line("Gid:")), ((FIXED + 3).to_string(), 1_600_004.to_string()));
+    assert_eq!(d.docker(&["exec", "-u", "5:6", "box", "id"]).ok(), "uid=5 gid=6 groups=6");
+    // Copies have the owners of inside, both ways.
+    let tar = d.docker(&["cp", "box:/vol/other", "-"]);
+    let archive = String::from_utf8_lossy(tar.ok().as_bytes()).into_owned();
+    // Owner and group of the header, in octal digits.
+    assert!(
+        archive.get(108..124).is_some_and(|ids| ids.starts_with("0000007") && ids.contains("0001755")),
+        "{archive:?}"
+    );
+    d.docker(&["rm", "-f", "box"]).ok();
+    // An id that only one of both has.
+    d.docker(&["run", "--rm", "--network", "none", "-u", "0:65535", "busybox", "true"]).ok();
+    d.docker(&["run", "--rm", "--network", "none", "-u", "65536:0", "busybox", "true"])
+        .fails(125, "id 65536 has no place in the container's user namespace");
+    d.docker(&["volume", "rm", "vol"]).ok();
 }
 
 #[test]

@@ -15,16 +15,16 @@ use wharf_engine::copy::{ArchiveStream, ExtractOptions, PathStat};
 use wharf_engine::images::{Body, ImportOptions, Progress};
 use wharf_engine::models::{
     ContainerConfig, ContainerCreateBody, ContainerCreateResponse, ContainerPruneResponse,
-    ContainerStatsResponse, ContainerTopResponse, ContainerUpdateBody, ContainerUpdateResponse,
-    ContainerWaitResponse, ExecConfig, ExecInspectResponse, ExecStartConfig, IdResponse,
-    ImageDeleteResponseItem, ImageHistoryResponseItem, ImagePruneResponse, NetworkConnectRequest,
-    NetworkCreateRequest, NetworkCreateResponse, NetworkDisconnectRequest, NetworkPruneResponse, SystemInfo,
-    SystemVersion, Volume, VolumeCreateRequest, VolumeListResponse, VolumePruneResponse,
+    ContainerTopResponse, ContainerUpdateBody, ContainerUpdateResponse, ContainerWaitResponse, ExecConfig,
+    ExecInspectResponse, ExecStartConfig, IdResponse, ImageDeleteResponseItem, ImageHistoryResponseItem,
+    ImagePruneResponse, NetworkConnectRequest, NetworkCreateRequest, NetworkCreateResponse,
+    NetworkDisconnectRequest, NetworkPruneResponse, SystemInfo, SystemVersion, Volume, VolumeCreateRequest,
+    VolumeListResponse, VolumePruneResponse,
 };
 use wharf_engine::remote::{Login, PullOptions, PushOptions};
 use wharf_engine::variants::{ImageInspectOptions, ImageListOptions};
 use wharf_engine::{
-    Caller, CreateOptions, Engine, Error, Filters, ListOptions, RemoveOptions, Result, WaitCondition,
+    Caller, CreateOptions, Engine, Error, Filters, ListOptions, RemoveOptions, Result, Sample, WaitCondition,
 };
 use wharf_io::{AttachQuery, LogQuery, StdinEnd, Written};
 use wharf_plan::auth::{Connection, Operation, Target};
@@ -273,8 +273,8 @@ service! {
     fn container_top<'a>(&'a self, reference: &'a str, ps_args: &'a str) -> ContainerTopResponse;
     /// One sample for `GET /containers/{}/stats`.
     fn container_stats<'a>(
-        &'a self, reference: &'a str, previous: Option<&'a ContainerStatsResponse>
-    ) -> ContainerStatsResponse;
+        &'a self, reference: &'a str, previous: Option<Sample>
+    ) -> Sample;
     /// `POST /containers/{}/resize`.
     fn container_resize<'a>(&'a self, reference: &'a str, rows: u16, columns: u16) -> ();
     /// `POST /containers/prune`.

@@ -181,6 +181,9 @@ pub(crate) fn image(value: &mut Value, version: Version) {
     } else {
         remove(value, &["Container", "ContainerConfig"]);
     }
+    if version < Version(48) {
+        remove(value, &["Descriptor"]);
+    }
     if version < Version(53) {
         remove(value, &["Identity"]);
     }
@@ -200,6 +203,9 @@ pub(crate) fn images(list: &mut Value, version: Version) {
             entry.entry(key).or_insert(none);
         }
         virtual_size(image, version);
+        if version < Version(48) {
+            remove(image, &["Descriptor"]);
+        }
     }
 }
 

@@ -274,12 +274,13 @@ pub(crate) async fn list(client: &Client, args: PsArgs) -> Result<u8, Error> {
     if let Some(last) = last {
         query.push(("limit", last.to_string()));
     }
-    if let Some(filters) = filters(&args.filter)? {
+    if let Some(filters) = filters(&args.list.filter)? {
         query.push(("filters", filters));
     }
     let answer = client.get("/containers/json", &query).await?;
-    let rows: Vec<Value> = answer.as_array().into_iter().flatten().map(|s| row(s, args.no_trunc)).collect();
-    if args.quiet {
+    let rows: Vec<Value> =
+        answer.as_array().into_iter().flatten().map(|s| row(s, args.list.no_trunc)).collect();
+    if args.list.quiet {
         for row in rows {
             println!("{}", text(&row, "/ID"));
         }
@@ -297,7 +298,7 @@ pub(crate) async fn list(client: &Client, args: PsArgs) -> Result<u8, Error> {
     if args.size {
         columns.push(("SIZE", "Size"));
     }
-    format::print_list(&rows, &columns, args.format.as_deref())?;
+    format::print_list(&rows, &columns, args.list.format.as_deref())?;
     Ok(0)
 }
 

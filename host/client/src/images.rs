@@ -59,7 +59,8 @@ pub(crate) async fn import(client: &Client, args: ImportArgs) -> Result<u8, Erro
 }
 
 pub(crate) async fn load(client: &Client, args: LoadArgs) -> Result<u8, Error> {
-    let query = [("quiet", args.quiet.to_string())];
+    let mut query = vec![("quiet", args.quiet.to_string())];
+    query.extend(args.platform.iter().map(|p| ("platform", p.clone())));
     let response = match &args.input {
         Some(file) => {
             client.upload("/images/load", &query, chunks(tokio::fs::File::open(file).await?)).await?
@@ -81,7 +82,8 @@ pub(crate) async fn tag(client: &Client, args: TagArgs) -> Result<u8, Error> {
 }
 
 pub(crate) async fn remove(client: &Client, args: RmiArgs) -> Result<u8, Error> {
-    let query = [("force", args.force.to_string()), ("noprune", args.no_prune.to_string())];
+    let mut query = vec![("force", args.force.to_string()), ("noprune", args.no_prune.to_string())];
+    query.extend(args.platform.iter().map(|p| ("platforms", p.clone())));
     for_each(&args.images, async |name: String| {
         let done = match client.delete(&format!("/images/{name}"), &query).await {
             Err(Error::Daemon { status: 404, .. }) if args.force => return Ok(None),
@@ -100,7 +102,7 @@ pub(crate) async fn remove(client: &Client, args: RmiArgs) -> Result<u8, Error> 
 }
 
 pub(crate) async fn list(client: &Client, args: ImagesArgs) -> Result<u8, Error> {
-    let mut filter = args.filter.clone();
+    let mut filter = args.list.filter.clone();
     filter.extend(args.reference.iter().map(|r| format!("reference={r}")));
     let mut query = vec![("all", args.all.to_string()), ("digests", args.digests.to_string())];
     if let Some(filters) = filters(&filter)? {
@@ -134,7 +136,7 @@ pub(crate) async fn list(client: &Client, args: ImagesArgs) -> Result<u8, Error>
         for name in names {
             let (repository, tag) = split_reference(name);
             rows.push(json!({
-                "Repository": repository, "Tag": tag, "Digest": digest, "ID": if args.no_trunc { id } else { short(id) },
+                "Repository": repository, "Tag": tag, "Digest": digest, "ID": if args.list.no_trunc { id } else { short(id) },
                 "CreatedSince": format!("{} ago", units::ago(units::now() - created)), "CreatedAt": local_time(created),
                 "Size": units::human(number("Size").unwrap_or(0)), "VirtualSize": units::human_exact(number("Size").unwrap_or(0)),
                 "Containers": count("Containers", &|n| n.to_string()), "SharedSize": count("SharedSize", &units::human_exact),
@@ -142,7 +144,7 @@ pub(crate) async fn list(client: &Client, args: ImagesArgs) -> Result<u8, Error>
             }));
         }
     }
-    if args.quiet {
+    if args.list.quiet {
         for row in &rows {
             println!("{}", text(row, "/ID"));
         }
@@ -158,12 +160,13 @@ pub(crate) async fn list(client: &Client, args: ImagesArgs) -> Result<u8, Error>
     if args.digests {
         columns.insert(2, ("DIGEST", "Digest"));
     }
-    format::print_list(&rows, &columns, args.format.as_deref())?;
+    format::print_list(&rows, &columns, args.list.format.as_deref())?;
     Ok(0)
 }
 
 pub(crate) async fn history(client: &Client, args: HistoryArgs) -> Result<u8, Error> {
-    let answer = client.get(&format!("/images/{}/history", args.image), &[]).await?;
+    let query: Vec<_> = args.platform.iter().map(|p| ("platform", p.clone())).collect();
+    let answer = client.get(&format!("/images/{}/history", args.image), &query).await?;
     let rows: Vec<Value> = answer
         .as_array()
         .into_iter()

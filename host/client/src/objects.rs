@@ -25,7 +25,8 @@ fn place(kind: &str, name: &str) -> Result<String, Error> {
 }
 
 async fn find(client: &Client, args: &InspectArgs, name: &str) -> Result<Value, Error> {
-    let query: Vec<_> = if args.size { vec![("size", "1".to_owned())] } else { Vec::new() };
+    let mut query: Vec<_> = if args.size { vec![("size", "1".to_owned())] } else { Vec::new() };
+    query.extend(args.platform.clone().map(|p| ("platform", p)));
     if let Some(kind) = &args.kind {
         return client.get(&place(kind, name)?, &query).await;
     }

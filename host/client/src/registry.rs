@@ -27,7 +27,8 @@ pub(crate) async fn pull(client: &Client, args: PullArgs) -> Result<u8, Error> {
     }
     let mut query =
         vec![("fromImage", name.to_owned()), ("tag", if default { "latest".into() } else { tag.to_owned() })];
-    query.extend(args.platform.map(|p| ("platform", p)));
+    let platform = if args.all_platforms { Some("all".to_owned()) } else { args.platform };
+    query.extend(platform.map(|p| ("platform", p)));
     let auth = Config::read()?.header(name).await?;
     let response =
         client.request_with(Method::POST, "/images/create", &query, None, &[(AUTH, &auth)]).await?;
@@ -59,7 +60,8 @@ pub(crate) async fn push(client: &Client, args: PushArgs) -> Result<u8, Error> {
     if default && !args.quiet {
         println!("Using default tag: latest");
     }
-    let query = [("tag", if default { "latest".to_owned() } else { tag.to_owned() })];
+    let mut query = vec![("tag", if default { "latest".to_owned() } else { tag.to_owned() })];
+    query.extend(args.platform.iter().map(|p| ("platform", p.clone())));
     let auth = Config::read()?.header(name).await?;
     let path = format!("/images/{name}/push");
     let response = client.request_with(Method::POST, &path, &query, None, &[(AUTH, &auth)]).await?;
@@ -200,7 +202,8 @@ pub(crate) async fn save(client: &Client, args: SaveArgs) -> Result<u8, Error> {
             "cowardly refusing to save to a terminal. Use the -o flag or redirect".into(),
         ));
     }
-    let query: Vec<(&str, String)> = args.images.iter().map(|image| ("names", image.clone())).collect();
+    let mut query: Vec<(&str, String)> = args.images.iter().map(|image| ("names", image.clone())).collect();
+    query.extend(args.platform.iter().map(|p| ("platform", p.clone())));
     let response = client.request(Method::GET, "/images/get", &query, None).await?;
     let mut data = http::data(response);
     let mut out: Box<dyn tokio::io::AsyncWrite + Send + Unpin> = match &args.output {

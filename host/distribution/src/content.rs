@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio_util::io::ReaderStream;
 
 use crate::answer::{Body, Refusal, whole};
-use crate::images::Image;
+use crate::images::{Image, Index};
 use crate::store::{Kept, Link};
 use crate::{Images, Shared};
 
@@ -73,11 +73,16 @@ pub(crate) fn manifest(
     let Some(images) = &shared.images else { return Ok(kept) };
     if tag {
         // The engine's names count, and the directory knows what they were pushed as.
+        if let Some(index) = images.tagged_index(name, wanted) {
+            return match (store.document(name, &index.digest)?, index.members.as_slice()) {
+                (Some(kept), _) => Ok(Some((index.digest, kept))),
+                // Under its own manifest, as any other image.
+                (None, [(image, _)]) => Ok(Some(own(kept, image))),
+                (None, _) => Ok(Some(made_index(&index))),
+            };
+        }
         return Ok(match (images.tagged(name, wanted), kept) {
-            (Some(image), Some((digest, kept))) if kept.image.as_ref() == Some(&image.id) => {
-                Some((digest, kept))
-            }
-            (Some(image), _) => Some(made(&image)),
+            (Some(image), kept) => Some(own(kept, &image)),
             (None, Some((digest, kept))) if kept.image.is_none() => Some((digest, kept)),
             (None, _) => None,
         });
@@ -86,8 +91,26 @@ pub(crate) fn manifest(
         Some((digest, kept)) if kept.image.as_ref().is_none_or(|id| images.image(id).is_some()) => {
             Ok(Some((digest, kept)))
         }
-        _ => Ok(images.of_repository(name).iter().map(made).find(|(digest, _)| digest == wanted)),
+        _ => {
+            let image = images.of_repository(name).iter().map(made).find(|(digest, _)| digest == wanted);
+            let index = || images.indexes(name).iter().map(made_index).find(|(digest, _)| digest == wanted);
+            Ok(image.or_else(index))
+        }
     }
+}
+
+/// An image under the manifest that its tag was pushed with, if that was this image; else as it is made again.
+fn own(kept: Option<(String, Kept)>, image: &Image) -> (String, Kept) {
+    match kept {
+        Some((digest, kept)) if kept.image.as_ref() == Some(&image.id) => (digest, kept),
+        _ => made(image),
+    }
+}
+
+fn made_index(index: &Index) -> (String, Kept) {
+    let (digest, bytes) = index.made();
+    let image = index.members.first().map(|(image, _)| image.id.clone());
+    (digest, Kept { bytes, media: wharf_registry::manifest::OCI_INDEX.to_owned(), image })
 }
 
 fn made(image: &Image) -> (String, Kept) {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use hyper::StatusCode;
 use serde_json::json;
 use wharf_registry::digest;
-use wharf_registry::manifest::{OCI_CONFIG, OCI_MANIFEST};
+use wharf_registry::manifest::{OCI_CONFIG, OCI_INDEX, OCI_MANIFEST};
 
 use crate::answer::Refusal;
 
@@ -100,6 +100,53 @@ impl Image {
     }
 }
 
+/// An index that a name of the engine leads to.
+#[derive(Debug, Clone)]
+pub struct Index {
+    /// `sha256:` of its text as it came to the engine.
+    pub digest: String,
+    /// Its images that the engine has, each with its platform as an index writes it.
+    pub members: Vec<(Image, serde_json::Value)>,
+}
+
+impl Index {
+    /// The index that it is offered under where its own names blobs that are not there: its digest and its text.
+    pub fn made(&self) -> (String, Vec<u8>) {
+        let entry = |(image, platform): &(Image, serde_json::Value)| {
+            let (digest, text) = image.manifest();
+            json!({"mediaType": OCI_MANIFEST, "digest": digest, "size": text.len(), "platform": platform})
+        };
+        let entries: Vec<_> = self.members.iter().map(entry).collect();
+        let text = json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries});
+        let text = text.to_string().into_bytes();
+        (digest::of(&text), text)
+    }
+}
+
+/// A text that was pushed.
+#[derive(Debug, Clone)]
+pub struct Text {
+    /// What it is.
+    pub media_type: String,
+    /// Byte for byte.
+    pub content: String,
+}
+
+/// A pushed index, whose images the engine has.
+#[derive(Debug, Clone)]
+pub struct PushedIndex {
+    /// Repository that it was pushed to.
+    pub repository: String,
+    /// Tag, if it was pushed under one.
+    pub tag: Option<String>,
+    /// The index.
+    pub index: Text,
+    /// Its images: ids and manifests.
+    pub members: Vec<(String, Text)>,
+    /// What it says about them beside: manifests, each with all blobs that it names.
+    pub statements: Vec<(Text, Vec<bytes::Bytes>)>,
+}
+
 /// A blob of a pushed image's layer.
 #[derive(Debug, Clone)]
 pub struct Sent {
@@ -145,6 +192,12 @@ pub trait Images: Send + Sync {
     /// The image that a tag is of.
     fn tagged(&self, repository: &str, tag: &str) -> Option<Image>;
 
+    /// The index that a tag leads to, if it is one.
+    fn tagged_index(&self, repository: &str, tag: &str) -> Option<Index>;
+
+    /// All indexes with a name, by tag or by digest, in a repository.
+    fn indexes(&self, repository: &str) -> Vec<Index>;
+
     /// All images with a name, by tag or by digest, in a repository.
     fn of_repository(&self, repository: &str) -> Vec<Image>;
 
@@ -160,13 +213,8 @@ pub trait Images: Send + Sync {
     /// Takes in a pushed image; answers its id.
     fn take(&self, pushed: Pushed) -> Answered<'_, Result<String, Trouble>>;
 
-    /// Gives an image that is there a tag.
-    fn name<'a>(
-        &'a self,
-        repository: &'a str,
-        tag: &'a str,
-        image: &'a str,
-    ) -> Answered<'a, Result<(), Trouble>>;
+    /// Takes in a pushed index over images that are there.
+    fn take_index(&self, pushed: PushedIndex) -> Answered<'_, Result<(), Trouble>>;
 
     /// Takes a name away: a tag or a digest. With its last name the image goes.
     fn remove<'a>(

@@ -31,7 +31,7 @@ use wharf_tls::Tls;
 
 use access::Access;
 pub use access::AccessOptions;
-pub use images::{Answered, Image, Images, Layer, Pushed, Sent, Trouble, Why};
+pub use images::{Answered, Image, Images, Index, Layer, Pushed, PushedIndex, Sent, Text, Trouble, Why};
 use store::Store;
 use upstream::Upstream;
 

@@ -3,15 +3,21 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use serde_json::Value;
 use wharf_registry::manifest::{self, MAX_CONFIG};
 use wharf_registry::{Document, Platform};
 
 use crate::answer::Refusal;
 use crate::content;
-use crate::images::{Pushed, Sent};
+use crate::images::{Pushed, PushedIndex, Sent, Text};
 use crate::route::blocking;
+use crate::store::Kept;
 use crate::{Images, Shared};
+
+/// Statements of one index that the engine gets, and bytes of all that they name.
+const STATEMENTS: usize = 200;
+const STATEMENT_BYTES: u64 = 16 << 20;
 
 /// A manifest that is being put.
 pub(crate) struct Put<'a> {
@@ -123,7 +129,7 @@ async fn image(
     Ok(Some(id))
 }
 
-/// The image of an index that this host would run, or its first: what the tag is here.
+/// Hands an index to the engine, which has its images; answers the id of the one that this host would run, or the first.
 async fn index(
     shared: &Arc<Shared>,
     images: &Arc<dyn Images>,
@@ -133,19 +139,58 @@ async fn index(
     let mut order = manifest::choose(entries, &Platform::host());
     order.extend(entries.iter().filter(|e| !e.is_statement()));
     let wanted: Vec<String> = order.into_iter().map(|e| e.digest.clone()).collect();
+    let said: Vec<String> =
+        entries.iter().filter(|e| e.is_statement()).map(|e| e.digest.clone()).take(STATEMENTS).collect();
     let (own, name) = (Arc::clone(shared), put.name.to_owned());
-    let found = blocking(move || {
+    let (members, statements) = blocking(move || {
+        let mut members: Vec<(String, Text)> = Vec::new();
         for digest in wanted {
-            let image = content::manifest(&own, &name, &digest, false)?.and_then(|(_, kept)| kept.image);
-            if image.is_some() {
-                return Ok(image);
+            let Some((_, kept)) = content::manifest(&own, &name, &digest, false)? else { continue };
+            let Some(image) = kept.image.clone() else { continue };
+            let manifest = text(kept)?;
+            if !members.iter().any(|(_, known)| known.content == manifest.content) {
+                members.push((image, manifest));
             }
         }
-        Ok(None)
+        let (mut statements, mut left) = (Vec::new(), STATEMENT_BYTES);
+        for digest in said {
+            statements.extend(statement(&own, &name, &digest, &mut left)?);
+        }
+        Ok((members, statements))
     })
     .await?;
-    if let (Some(image), Some(tag)) = (&found, put.tag) {
-        images.name(put.name, tag, image).await?;
+    let Some((first, _)) = members.first().cloned() else { return Ok(None) };
+    let content = String::from_utf8(put.bytes.to_vec())
+        .map_err(|_| Refusal::manifest_invalid("the index is not text"))?;
+    let index = Text { media_type: put.media.to_owned(), content };
+    let (repository, tag) = (put.name.to_owned(), put.tag.map(str::to_owned));
+    images.take_index(PushedIndex { repository, tag, index, members, statements }).await?;
+    Ok(Some(first))
+}
+
+fn text(kept: Kept) -> Result<Text, Refusal> {
+    let content =
+        String::from_utf8(kept.bytes).map_err(|_| Refusal::manifest_invalid("a manifest is not text"))?;
+    Ok(Text { media_type: kept.media, content })
+}
+
+/// A statement about an image with all blobs that it names, if they are not too large. Blocks.
+fn statement(
+    shared: &Shared,
+    name: &str,
+    digest: &str,
+    left: &mut u64,
+) -> Result<Option<(Text, Vec<Bytes>)>, Refusal> {
+    let Some((_, kept)) = content::manifest(shared, name, digest, false)? else { return Ok(None) };
+    let Ok((Document::Image(said), _)) = Document::parse(&kept.bytes, &kept.media) else { return Ok(None) };
+    let mut blobs = Vec::new();
+    for blob in std::iter::once(&said.config).chain(&said.layers) {
+        let Some((found, size)) = content::find(shared, name, &blob.digest)? else { return Ok(None) };
+        if size > *left {
+            return Ok(None);
+        }
+        *left -= size;
+        blobs.push(Bytes::from(content::bytes(found, STATEMENT_BYTES)?));
     }
-    Ok(found)
+    Ok(Some((text(kept)?, blobs)))
 }

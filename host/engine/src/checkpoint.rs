@@ -1,5 +1,5 @@
-//! Checkpoints: the state of a container's processes in files, made and read by CRIU. As with Docker it is the container's
-//! runtime that calls CRIU, so a container of a runtime that can do it is needed; the engine's own cannot.
+//! Checkpoints: the state of a container's processes in files, made and read by CRIU. For a container of another runtime it is
+//! the runtime that calls CRIU, as with Docker; for the engine's own ones see `criu`.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -9,13 +9,14 @@ use serde_json::{Value, json};
 use wharf_kernel::fs::Root;
 use wharf_kernel::runtime;
 
-use crate::error::{Context, Error, Kind, Result};
+use crate::criu::Outside;
+use crate::error::{Context, Error, Result};
 use crate::record::{Status, now as clock, rfc3339};
 use crate::registry::Now;
 use crate::{Caller, Engine};
 
 /// Writing the memory of a large container takes its time.
-const PATIENCE: std::time::Duration = std::time::Duration::from_mins(10);
+pub(crate) const PATIENCE: std::time::Duration = std::time::Duration::from_mins(10);
 /// A description that is larger than this is none.
 const LARGEST: usize = 64 << 10;
 /// The file that makes a directory a checkpoint.
@@ -34,13 +35,36 @@ pub struct CheckpointCreate {
     pub exit: bool,
 }
 
-/// What is kept about a checkpoint. Nothing of it decides anything when the container is restored.
+/// What is kept about a checkpoint.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Description {
     created: String,
     name: String,
     exit: bool,
+    /// Of a container of this engine's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    outside: Option<Outside>,
+}
+
+/// What the checkpoint in this directory does not have itself.
+pub(crate) fn outside(image: &Path) -> Result<Outside> {
+    let text = Root::open(image).and_then(|root| root.read_limited(Path::new(DESCRIPTION), LARGEST))?;
+    let description: Description = serde_json::from_slice(&text)?;
+    description.outside.ok_or_else(|| {
+        Error::invalid(format!("the checkpoint {} was made by another runtime", description.name))
+    })
+}
+
+/// Removes the checkpoints of a container that were not made to their end: a daemon died meanwhile.
+pub(crate) fn sweep(container: &Path) {
+    for entry in std::fs::read_dir(container.join("checkpoints")).into_iter().flatten().flatten() {
+        let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        if is_dir && !entry.path().join(DESCRIPTION).exists() {
+            // What cannot be removed now is not listed, and goes with the container.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 /// Docker's rule for names, which leaves no way out of the directory.
@@ -84,6 +108,13 @@ fn reserve(dir: &Path, name: &str, container: &str) -> Result<PathBuf> {
         }
     })?;
     Ok(path)
+}
+
+/// The last step: what has a description is a checkpoint.
+fn describe(image: &Path, description: &Description) -> Result<(), String> {
+    let text = serde_json::to_vec(description).map_err(|e| e.to_string())?;
+    let written = std::fs::write(image.join(DESCRIPTION), text);
+    written.map_err(|e| format!("{}: {e}", image.display()))
 }
 
 impl Engine {
@@ -139,49 +170,73 @@ impl Engine {
         }
         let name = asked.checkpoint_id;
         check_name(&name)?;
-        let Some(runtime) = now.state.runtime.clone() else {
-            return Err(Error::new(
-                Kind::Unsupported,
-                format!(
-                    "Cannot checkpoint container {reference}: the engine's own runtime makes no checkpoints; run the \
-                     container with --runtime and one that does (runc or crun, with criu installed)"
-                ),
-            ));
-        };
+        let failed = format!("Cannot checkpoint container {reference}");
+        if now.state.runtime.is_none() {
+            self.check_criu(&now).map_err(|e| Error { message: format!("{failed}: {e}"), ..e })?;
+        }
         let dir = self.checkpoint_dir(&now.def.id, &asked.checkpoint_dir)?;
         let path = {
             let (name, id) = (name.clone(), now.def.id.clone());
             let made = self.inner.pool.run(move || reserve(&dir, &name, &id)).await?;
-            made.doing(format_args!("cannot checkpoint container {reference}"))?
+            made.doing(&failed)?
         };
         if asked.exit {
             // An end that was asked for: no policy starts it again.
             self.set_state(&container, |s| s.stopped_by_user = true).await?;
         }
-        let description = Description { created: rfc3339(clock()), name, exit: asked.exit };
-        let (id, image, exit) = (now.def.id.clone(), path.clone(), asked.exit);
-        let done = self.inner.pool.run(move || -> Result<(), String> {
-            let (image, work) = (image.display().to_string(), format!("{}/criu.work", image.display()));
-            std::fs::create_dir(&work).map_err(|e| format!("{work}: {e}"))?;
-            let mut arguments = vec!["checkpoint", "--image-path", &image, "--work-path", &work];
-            if !exit {
-                arguments.push("--leave-running");
+        let done = match now.state.runtime.clone() {
+            None => self.criu_dump(&now, path.clone(), !asked.exit).await?.map(Some),
+            Some(runtime) => {
+                self.runtime_dump(runtime, &now.def.id, path.clone(), !asked.exit).await?.map(|()| None)
             }
-            arguments.push(&id);
-            runtime::invoke(&runtime, &arguments, PATIENCE)?;
-            let text = serde_json::to_vec(&description).map_err(|e| e.to_string())?;
-            std::fs::write(Path::new(&image).join(DESCRIPTION), text).map_err(|e| e.to_string())
-        });
-        if let Err(why) = done.await? {
+        };
+        let description =
+            |outside| Description { created: rfc3339(clock()), name, exit: asked.exit, outside };
+        let done = match done.map(description) {
+            Ok(description) => {
+                let path = path.clone();
+                self.inner.pool.run(move || describe(&path, &description)).await?
+            }
+            Err(why) => Err(why),
+        };
+        if let Err(why) = done {
             if asked.exit {
                 self.set_state(&container, |s| s.stopped_by_user = now.state.stopped_by_user).await?;
             }
             // Half a checkpoint is none.
             let _ = self.inner.pool.run(move || std::fs::remove_dir_all(&path)).await?;
-            return Err(Error::internal(format!("Cannot checkpoint container {reference}: {why}")));
+            return Err(Error::internal(format!("{failed}: {why}")));
         }
         self.container_event(&now, "checkpoint", &[]);
         Ok(())
+    }
+
+    /// Has another runtime write the state of its container into the directory, which is empty. The error is a text.
+    async fn runtime_dump(
+        &self,
+        runtime: wharf_plan::run::Runtime,
+        id: &str,
+        image: PathBuf,
+        leave_running: bool,
+    ) -> Result<std::result::Result<(), String>> {
+        let id = id.to_owned();
+        let done = self.inner.pool.run(move || {
+            let (image, work) = (image.display().to_string(), format!("{}/criu.work", image.display()));
+            std::fs::create_dir(&work).map_err(|e| format!("{work}: {e}"))?;
+            let mut arguments = vec!["checkpoint", "--image-path", &image, "--work-path", &work];
+            if leave_running {
+                arguments.push("--leave-running");
+            }
+            arguments.push(&id);
+            if runtime.shim.is_some() {
+                let task = wharf_shim::Task::at(Path::new(&runtime.bundle), &id);
+                return task
+                    .and_then(|mut task| task.checkpoint(&image, &work, !leave_running, PATIENCE))
+                    .map_err(|failure| failure.to_string());
+            }
+            runtime::invoke(&runtime, &arguments, PATIENCE)
+        });
+        done.await
     }
 
     /// `DELETE /containers/{id}/checkpoints/{name}`.
@@ -220,10 +275,7 @@ impl Engine {
             return Err(Error::invalid("checkpoint not support on containers with tty"));
         }
         if self.runtime_of(&now.def)?.is_none() {
-            return Err(Error::new(
-                Kind::Unsupported,
-                "the engine's own runtime restores no checkpoints; the container must be one of a runtime that does",
-            ));
+            self.check_criu(&now)?;
         }
         let mut held = container.lock.lock().await;
         crate::start::check_startable(&container, &held)?;
@@ -244,6 +296,7 @@ impl Engine {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Kind;
 
     #[test]
     fn names_lead_nowhere_else() {

@@ -12,7 +12,7 @@ use wharf_io::StreamSpec;
 use wharf_plan::logs::Source;
 
 use crate::endpoints::{container_ref, labels};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::models::{ContainerCreateBody, ContainerCreateResponse};
 use crate::planner::config::Request;
 use crate::planner::modes::{Ipc, Mode, NetworkMode};
@@ -72,8 +72,7 @@ impl Engine {
         if image_name.is_empty() {
             return Err(Error::invalid("no image specified"));
         }
-        let image = self.inner.images.resolve(&image_name)?;
-        check_platform(options.platform.as_deref(), &image)?;
+        let image = self.image_for(&image_name, options.platform.as_deref())?;
         let mut host = request.host;
         if options.cgroupns_host && self.inner.facts().cgroup_version == 1 {
             use crate::models::HostConfigCgroupnsModeEnum as Mode;
@@ -136,6 +135,9 @@ impl Engine {
         }
         let mut warnings = reviewed.warnings;
         warnings.extend(blueprint.warnings.iter().cloned());
+        if options.platform.as_deref().is_none_or(str::is_empty) {
+            warnings.extend(crate::variants::other_platform(&image));
+        }
         let def = Definition {
             id,
             name,
@@ -187,6 +189,9 @@ impl Engine {
         name.clone_into(&mut def.name);
         let made = match self.take_range(&id, &draft.ids) {
             Ok(maps) => {
+                if matches!(draft.ids, userns::Choice::Own(_)) {
+                    self.expect_range(&maps);
+                }
                 def.id_maps = maps;
                 draft.now.def = Arc::new(def);
                 self.make_container(&draft).await
@@ -333,19 +338,11 @@ impl Engine {
 
     /// The three files that a container starts its life with.
     fn first_files(&self, now: &Now) -> Vec<(&'static str, String)> {
-        let own = now.blueprint.network != NetworkMode::Host;
-        let settings = self.inner.settings();
-        let engine = files::Resolver {
-            servers: settings.dns.clone(),
-            search: settings.dns_search.clone(),
-            options: settings.dns_options.clone(),
-        };
-        let resolver = files::resolver(&now.blueprint.resolver, &engine, &self.inner.resolver.load(), own);
         let hostname = config::hostname(&now.def.config, &now.def.id);
         vec![
             ("hostname", format!("{hostname}\n")),
             ("hosts", self.hosts_file(now)),
-            ("resolv.conf", files::resolv_conf(&resolver)),
+            ("resolv.conf", self.resolv_conf(now)),
         ]
     }
 
@@ -525,28 +522,4 @@ fn size_limit(now: &Now) -> Result<Option<u64>> {
         limit = Some(size.ok_or_else(|| Error::invalid(format!("invalid size: '{value}'")))?);
     }
     Ok(limit)
-}
-
-fn check_platform(wanted: Option<&str>, image: &Image) -> Result<()> {
-    let Some(wanted) = wanted.filter(|w| !w.is_empty()) else { return Ok(()) };
-    let mut parts = wanted.split('/');
-    let os = parts.next().unwrap_or("");
-    let arch = match parts.next() {
-        Some("x86_64") => Some("amd64"),
-        Some("aarch64") => Some("arm64"),
-        other => other,
-    };
-    if os != image.os || arch.is_some_and(|a| a != image.architecture) {
-        return Err(Error::new(
-            Kind::NotFound,
-            format!(
-                "image with reference {} was found but its platform ({}/{}) does not match the specified platform \
-                 ({wanted})",
-                image.repo_tags.first().unwrap_or(&image.id),
-                image.os,
-                image.architecture
-            ),
-        ));
-    }
-    Ok(())
 }

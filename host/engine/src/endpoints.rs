@@ -15,8 +15,9 @@ use wharf_store::Transaction;
 use crate::error::{Error, Kind, Result};
 use crate::models::EndpointSettings;
 use crate::planner::modes::NetworkMode;
+use crate::planner::resolution::has_names;
 use crate::planner::{config, names, ports};
-use crate::record::{Definition, Endpoint};
+use crate::record::{Definition, Endpoint, State};
 use crate::registry::Now;
 use crate::{Engine, networks};
 
@@ -64,6 +65,8 @@ pub(crate) struct Planned {
     pub(crate) said: Vec<(String, String)>,
     /// Held until what was staged is committed, so that two starts do not get one address.
     pub(crate) turns: Vec<tokio::sync::OwnedMutexGuard<()>>,
+    /// Held until what was planned is applied, so that two starts do not choose one port out of a range.
+    pub(crate) ranges: Option<tokio::sync::OwnedMutexGuard<()>>,
 }
 
 impl Engine {
@@ -161,26 +164,14 @@ impl Engine {
         let address = |v6: bool| addresses.iter().map(|a| split_cidr(a).0).find(|ip| ip.contains(':') == v6);
         // Ports are published on the way out only.
         let publishes = if at == 0 {
-            ports::publishes(&now.blueprint.ports, address(false), address(true))
+            let (v4, v6) = (address(false), address(true));
+            let chosen = self.choose_ports(now, v4.is_some(), v6.is_some(), dry_run, planned).await?;
+            ports::publishes(&chosen, v4, v6)
         } else {
             Vec::new()
         };
-        let request = plan::Endpoint {
-            id: names::id(),
-            container: who,
-            addresses: addresses.clone(),
-            mac,
-            interface_name: Some(
-                crate::planner::endpoint::interface(settings)?
-                    .map_or_else(|| format!("eth{at}"), str::to_owned),
-            ),
-            aliases: settings.aliases.clone().unwrap_or_default(),
-            options: labels(settings.driver_opts.iter().flatten()),
-            publishes,
-            gateway_v4: at == 0,
-            gateway_v6: at == 0,
-            cookie: Vec::new(),
-        };
+        let asked = Asked { addresses: addresses.clone(), mac, publishes };
+        let request = request(now, settings, at, names::id(), asked)?;
         let driver = self.inner.plugins.network(&record.driver)?;
         let answer = driver.plan_endpoint(&call, &networks::view(&record), &request, &[]).await?;
         planned.kv.merge(answer.kv);
@@ -203,6 +194,66 @@ impl Engine {
         };
         planned.endpoints.insert(record.name.clone(), endpoint);
         Ok(())
+    }
+
+    /// Ports of the host for a container's bindings: of each range the first one that is free. No other start chooses from a
+    /// range until `planned` is dropped.
+    async fn choose_ports(
+        &self,
+        now: &Now,
+        v4: bool,
+        v6: bool,
+        dry_run: bool,
+        planned: &mut Planned,
+    ) -> Result<Vec<ports::Binding>> {
+        if !ports::has_ranges(&now.blueprint.ports) {
+            return Ok(now.blueprint.ports.clone());
+        }
+        if !dry_run {
+            planned.ranges = Some(Arc::clone(&self.inner.networks.ranges).lock_owned().await);
+        }
+        let (net, blueprint) = (self.inner.net.clone(), Arc::clone(&now.blueprint));
+        let choosing = move || {
+            ports::choose(&blueprint.ports, v4, v6, |protocol, hosts, range, taken| {
+                net.first_free_port(protocol, hosts, range, taken)
+            })
+        };
+        self.inner.pool.run(choosing).await
+    }
+
+    /// The state of a running container under another name: what the drivers say that its endpoints are called then. None:
+    /// as before. A driver that fails leaves the old names until the next start.
+    pub(crate) async fn renamed(&self, now: &Now) -> Option<State> {
+        if !now.state.status.is_alive() || !now.state.endpoints.values().any(has_names) {
+            return None;
+        }
+        let mut state = (*now.state).clone();
+        for (at, (network, settings)) in self.wanted_networks(now).ok()?.iter().enumerate() {
+            let record = network.record();
+            let Some(endpoint) = state.endpoints.get_mut(&record.name).filter(|e| has_names(e)) else {
+                continue;
+            };
+            let asked = Asked {
+                addresses: endpoint.addresses.clone(),
+                mac: endpoint.mac.clone(),
+                publishes: endpoint.publishes.clone(),
+            };
+            let mut call = Call::new(names::id()).dry_run(true).about(now.def.id.as_str());
+            call.network = record.desired.clone().map(Arc::new);
+            let planned = async {
+                let request = request(now, settings, at, endpoint.id.clone(), asked)?;
+                let driver = self.inner.plugins.network(&record.driver)?;
+                Ok::<_, Error>(driver.plan_endpoint(&call, &networks::view(&record), &request, &[]).await?)
+            };
+            match planned.await {
+                // Nothing but the names: the rest is applied, and has not changed.
+                Ok(answer) => endpoint.desired.dns = answer.value.state.dns,
+                Err(error) => {
+                    tracing::warn!(%error, network = record.name, id = now.def.id, "the old names stay until the next start");
+                }
+            }
+        }
+        Some(state)
     }
 
     /// Releases the addresses of endpoints in the plugins' books; the transaction goes with the record that says so.
@@ -232,6 +283,37 @@ impl Engine {
         }
         (kv, turns)
     }
+}
+
+/// What is known of an endpoint before its driver is asked.
+struct Asked {
+    addresses: Vec<String>,
+    mac: Option<String>,
+    publishes: Vec<wharf_plan::net::Publish>,
+}
+
+/// What a driver is asked.
+fn request(
+    now: &Now,
+    settings: &EndpointSettings,
+    at: usize,
+    id: String,
+    asked: Asked,
+) -> Result<plan::Endpoint> {
+    let interface = crate::planner::endpoint::interface(settings)?;
+    Ok(plan::Endpoint {
+        id,
+        container: container_ref(&now.def),
+        addresses: asked.addresses,
+        mac: asked.mac,
+        interface_name: Some(interface.map_or_else(|| format!("eth{at}"), str::to_owned)),
+        aliases: settings.aliases.clone().unwrap_or_default(),
+        options: labels(settings.driver_opts.iter().flatten()),
+        publishes: asked.publishes,
+        gateway_v4: at == 0,
+        gateway_v6: at == 0,
+        cookie: Vec::new(),
+    })
 }
 
 /// Puts what was asked of any network's interface, whatever its driver, into the plan: kernel parameters and link-local

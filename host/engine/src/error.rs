@@ -98,6 +98,12 @@ impl From<wharf_store::Error> for Error {
     }
 }
 
+impl From<wharf_plan::platform::NoPlatform> for Error {
+    fn from(e: wharf_plan::platform::NoPlatform) -> Self {
+        Self::invalid(e.to_string())
+    }
+}
+
 impl From<std::io::Error> for Error {
     fn from(e: std::io::Error) -> Self {
         Self::internal(e.to_string())

@@ -338,11 +338,11 @@ impl Engine {
                 container: def.id.clone(),
                 account,
                 seccomp: self.seccomp(&now.blueprint)?,
-                apparmor: self.apparmor(&now.blueprint),
+                apparmor: Self::profile_of(&now.state),
                 stdio: child,
                 console_size,
                 hostname: config::hostname(&def.config, &def.id),
-                ids: (!def.id_maps.is_empty()).then(|| wharf_plan::run::Ids::both(def.id_maps.clone())),
+                ids: (!def.id_maps.is_empty()).then(|| wharf_plan::run::Ids::of(&def.id_maps)),
             },
         );
         if let Some(runtime) = &now.state.runtime {
@@ -376,14 +376,14 @@ impl Engine {
     async fn exec_account(&self, exec: &Exec, now: &Now) -> Result<user::Account> {
         let own = exec.config.user.clone().filter(|u| !u.is_empty());
         let wanted = own.or_else(|| now.def.config.user.clone()).unwrap_or_default();
-        let pid = now.state.pid;
+        let state = Arc::clone(&now.state);
         let def = Arc::clone(&now.def);
         let place = format!("/etc/passwd in container {}", def.id);
         self.inner
             .foreign
             .run(&[&place], move |_| -> Result<user::Account> {
                 // The link is the kernel's own and leads to the container's root; below it nothing leads out.
-                let root = Root::open(std::path::Path::new(&format!("/proc/{pid}/root")))?;
+                let root = Root::open(&crate::shims::root_of(&state))?;
                 start::account(&root, &wanted, &def.host)
             })
             .await?

@@ -94,6 +94,8 @@ impl Engine {
     pub(crate) async fn record_exit(&self, container: &Arc<Container>, held: &mut Held, status: ExitStatus) {
         let before = container.now();
         tracing::trace!(id = before.def.id, "ended");
+        let bundle = before.state.runtime.as_ref().filter(|r| r.shim.is_some()).map(|r| r.bundle.clone());
+        let told_of_oom = bundle.is_some_and(|b| wharf_shim::lacked_memory(std::path::Path::new(&b)));
         // What is undone needs no record: it dies with its namespace or is found by the sweep.
         let (cgroups, path) = (self.inner.cgroups.clone(), before.state.cgroup.clone());
         let (runtime, id) = (before.state.runtime.clone(), before.def.id.clone());
@@ -103,6 +105,8 @@ impl Engine {
             }
             cgroups.clear(&path, Duration::from_secs(5))
         });
+        // Nobody is to find it any more, however long its output takes. Its sockets would also keep its namespace.
+        self.inner.names.withdraw(&before.def.id);
         let (net, gone) = (self.inner.net.clone(), before.state.endpoints.clone());
         let network = (!gone.is_empty()).then(|| {
             self.inner.pool.start(move || gone.values().for_each(|endpoint| endpoints::undo(&net, endpoint)))
@@ -122,7 +126,7 @@ impl Engine {
         state.pid = 0;
         state.exit_code = status.code;
         state.finished_at = if status.at == 0 { clock() } else { status.at };
-        state.oom_killed = status.oom_killed;
+        state.oom_killed = status.oom_killed || told_of_oom;
         let ended = std::mem::take(&mut state.endpoints);
         let (mut tx, turns) = self.release_addresses(ended.values()).await;
         if let Err(error) = put(&mut tx, STATES, &before.def.id, &state) {

@@ -15,6 +15,7 @@ pub(crate) struct Host {
     pub(crate) architecture: String,
     /// Changes with every boot.
     pub(crate) boot: String,
+    /// The kernel has `AppArmor`.
     pub(crate) apparmor: bool,
     pub(crate) cpus: u32,
     pub(crate) memory: u64,
@@ -63,7 +64,7 @@ impl Host {
             name: read("/proc/sys/kernel/hostname").trim().to_owned(),
             architecture: std::env::consts::ARCH.to_owned(),
             boot: read("/proc/sys/kernel/random/boot_id").trim().to_owned(),
-            apparmor: read("/sys/module/apparmor/parameters/enabled").starts_with('Y'),
+            apparmor: wharf_kernel::apparmor::enabled(),
             cpus: std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1)),
             memory,
             most_files: most_files(),
@@ -80,7 +81,6 @@ impl Host {
                 && ["cpu", "cpu,cpuacct"]
                     .iter()
                     .any(|name| Path::new("/sys/fs/cgroup").join(name).join("cpu.rt_runtime_us").exists()),
-            apparmor: self.apparmor,
             log_driver: settings.log_driver.clone(),
             log_options: settings.log_options.clone(),
             storage_driver: settings.storage_driver.clone(),

@@ -7,7 +7,10 @@ use serde_json::{Value, json};
 use tokio::io::AsyncRead;
 use tokio::sync::mpsc;
 use wharf_images::reference::Reference;
-use wharf_images::{Deleted, Image, LoadOptions, PruneOptions, Pruned, RemoveOptions, Use};
+use wharf_images::{
+    Deleted, Image, ImageIndex, LoadOptions, PruneOptions, Pruned, RemoveOptions, SaveOptions, Use,
+};
+use wharf_plan::platform::Platform;
 
 use crate::error::{Error, Result};
 use crate::models::{ImageDeleteResponseItem, ImageHistoryResponseItem, ImagePruneResponse, ImageSummary};
@@ -118,7 +121,7 @@ fn pattern(pattern: &str, text: &str) -> Result<bool> {
 }
 
 /// Whether one of the patterns fits a familiar name: with its tag or digest, or the name alone.
-fn referenced(patterns: &[String], name: &str) -> Result<bool> {
+pub(crate) fn referenced(patterns: &[String], name: &str) -> Result<bool> {
     let bare = Reference::parse(name).map_or_else(|_| name.to_owned(), |r| r.familiar_name());
     for one in patterns {
         if pattern(one, name)? || pattern(one, &bare)? {
@@ -172,7 +175,7 @@ impl Engine {
         let usage = options.shared_size.then(|| self.inner.images.usage());
         let patterns = filters.get("reference");
         let mut list = Vec::new();
-        for i in &images {
+        for i in images.iter().filter(|i| !i.is_companion()) {
             let labels = i.config.labels.as_ref();
             let wanted = filters.labels("label", |k| labels.and_then(|l| l.get(k)).map(String::as_str))
                 && before.is_none_or(|b| i.created_unix < b)
@@ -204,24 +207,35 @@ impl Engine {
                 }
             }
             let shared = usage.as_ref().map(|u| u.images.get(&i.id).map_or(0, |image| image.shared));
-            let containers = users.get(&i.id).map_or(0, Vec::len);
+            let group = self.inner.images.companions(&i.id);
+            let containers: usize = group.iter().filter_map(|id| users.get(id)).map(Vec::len).sum();
             let summary = ImageSummary {
                 id: i.id.clone(),
                 parent_id: i.parent.clone().unwrap_or_default(),
                 repo_tags: tags,
                 repo_digests: digests,
                 created: i.created_unix,
-                size: i64::try_from(i.size).unwrap_or(i64::MAX),
+                size: i64::try_from(self.inner.images.size_of(i)).unwrap_or(i64::MAX),
                 shared_size: shared.map_or(-1, |n| i64::try_from(n).unwrap_or(i64::MAX)),
                 labels: labels.cloned().unwrap_or_default().into_iter().collect(),
                 containers: i64::try_from(containers).unwrap_or(i64::MAX),
                 ..ImageSummary::default()
             };
             let mut summary = serde_json::to_value(summary)?;
-            if let (true, Some(map)) = (options.manifests, summary.as_object_mut()) {
-                map.insert("Manifests".into(), self.image_manifests(i, options.identity, &users)?.into());
+            if let Some(map) = summary.as_object_mut() {
+                let indexes = self.indexes_of(&i.id);
+                if let Some(descriptor) = self.target_descriptor(i, indexes.first()) {
+                    map.insert("Descriptor".into(), descriptor);
+                }
+                if options.manifests {
+                    let manifests = self.image_manifests(i, &indexes, options.identity, &users)?;
+                    map.insert("Manifests".into(), manifests.into());
+                }
             }
             list.push(summary);
+        }
+        if filters.0.keys().all(|key| key == "reference" || key == "dangling") && dangling != Some(true) {
+            self.list_empty(&mut list, patterns, options)?;
         }
         std::future::ready(Ok(list)).await
     }
@@ -233,8 +247,12 @@ impl Engine {
                 "conflicting options: manifests and platform options cannot both be set",
             ));
         }
-        let i = self.inner.images.resolve(reference)?;
-        check_platform(&i, reference, options.platform.as_deref())?;
+        let found = self.inner.images.find(reference)?;
+        if let (None, None, Some(index)) = (&found.image, &options.platform, &found.index) {
+            return self.inspect_empty(index, options.manifests);
+        }
+        let i = self.image_for(reference, options.platform.as_deref())?;
+        let (tags, digests) = self.names_shown(&i, found.index.as_deref());
         let known = self.inner.images.manifests(&i.id)?;
         let layers: Vec<&String> = i.layers.iter().map(|l| &l.diff_id).collect();
         let mut config = serde_json::to_value(&*i.config)?;
@@ -246,7 +264,7 @@ impl Engine {
         }
         let tagged = u64::try_from(i.last_tag_time).unwrap_or(0);
         let answer = json!({
-            "Id": i.id, "RepoTags": i.repo_tags, "RepoDigests": i.repo_digests,
+            "Id": i.id, "RepoTags": tags, "RepoDigests": digests,
             "Parent": i.parent.clone().unwrap_or_default(), "Comment": i.comment,
             "Created": i.created.clone().unwrap_or_else(|| rfc3339(0)), "DockerVersion": "", "Author": i.author,
             "Config": config, "Architecture": i.architecture, "Variant": i.variant, "Os": i.os,
@@ -267,8 +285,19 @@ impl Engine {
             if let Some(identity) = identity(&known) {
                 map.insert("Identity".into(), identity);
             }
+            let descriptor = match &options.platform {
+                None => self.target_descriptor(&i, found.index.as_ref()),
+                Some(_) => self.manifest_descriptor(&i),
+            };
+            if let Some(descriptor) = descriptor {
+                map.insert("Descriptor".into(), descriptor);
+            }
             if options.manifests {
-                map.insert("Manifests".into(), self.image_manifests(&i, true, &self.users())?.into());
+                let indexes: Vec<Arc<ImageIndex>> = found.index.into_iter().collect();
+                map.insert(
+                    "Manifests".into(),
+                    self.image_manifests(&i, &indexes, true, &self.users())?.into(),
+                );
             }
             for key in ["Variant", "OsVersion"] {
                 if map.get(key).and_then(Value::as_str) == Some("") {
@@ -285,8 +314,8 @@ impl Engine {
         reference: &str,
         platform: Option<&str>,
     ) -> Result<Vec<ImageHistoryResponseItem>> {
-        let i = self.inner.images.resolve(reference)?;
-        check_platform(&i, reference, platform)?;
+        let i = self.image_for(reference, platform)?;
+        let index = self.inner.images.find(reference)?.index;
         let mut sizes = i.layers.iter().map(|l| i64::try_from(l.size).unwrap_or(0));
         let mut items: Vec<ImageHistoryResponseItem> = i
             .history
@@ -307,7 +336,7 @@ impl Engine {
         items.reverse();
         if let Some(top) = items.first_mut() {
             top.id.clone_from(&i.id);
-            top.tags.clone_from(&i.repo_tags);
+            top.tags = self.names_shown(&i, index.as_deref()).0;
         }
         std::future::ready(Ok(items)).await
     }
@@ -315,7 +344,9 @@ impl Engine {
     /// `POST /images/{name}/tag`.
     pub async fn image_tag(&self, reference: &str, repo: &str, tag: &str) -> Result<()> {
         let target = if tag.is_empty() { repo.to_owned() } else { format!("{repo}:{tag}") };
-        let id = self.inner.images.resolve(reference)?.id.clone();
+        let found = self.inner.images.find(reference)?;
+        let id = found.image.map(|image| image.id.clone()).or(found.index.map(|index| index.digest.clone()));
+        let id = id.unwrap_or_default();
         let (name, _) = self.inner.images.tag(reference, &target).await?;
         self.image_event("tag", &id, &name);
         Ok(())
@@ -346,17 +377,29 @@ impl Engine {
         platforms: &[String],
         caller: &Caller,
     ) -> Result<Vec<ImageDeleteResponseItem>> {
-        let image = self.inner.images.resolve(reference)?;
+        let found = self.inner.images.find(reference)?;
+        let wanted =
+            platforms.iter().map(|p| Platform::parse(p)).collect::<std::result::Result<Vec<_>, _>>()?;
+        // Whatever goes, the policies see it.
+        let mut doomed: Vec<Arc<Image>> = Vec::new();
         for platform in platforms {
-            check_platform(&image, reference, Some(platform))?;
+            doomed.push(self.image_for(reference, Some(platform))?);
         }
-        let labels = image.config.labels.clone().unwrap_or_default().into_iter().collect();
-        let subject = Subject { point: "image-remove", target: reference, labels, dry_run: false };
-        let object =
-            || json!({"reference": reference, "image": image.id, "names": image.repo_tags, "force": force});
-        self.review(caller, subject, object).await?;
+        if doomed.is_empty() {
+            doomed.extend(found.image.clone());
+        }
+        for image in &doomed {
+            let labels = image.config.labels.clone().unwrap_or_default().into_iter().collect();
+            let subject = Subject { point: "image-remove", target: reference, labels, dry_run: false };
+            let object = || json!({"reference": reference, "image": image.id, "names": image.repo_tags, "force": force});
+            self.review(caller, subject, object).await?;
+        }
         let options = RemoveOptions { force, no_prune: noprune, uses: self.uses() };
-        let list = self.inner.images.remove(reference, options).await?;
+        let list = if wanted.is_empty() || found.index.is_none() {
+            self.inner.images.remove(reference, options).await?
+        } else {
+            self.inner.images.remove_platforms(reference, &wanted, options).await?
+        };
         Ok(self.deleted(list))
     }
 
@@ -389,6 +432,8 @@ impl Engine {
         progress: Progress,
     ) -> Result<()> {
         let lines = progress.clone();
+        let platforms =
+            platforms.iter().map(|p| Platform::parse(p)).collect::<std::result::Result<Vec<_>, _>>()?;
         let options = LoadOptions { platforms };
         let loaded = self
             .inner
@@ -428,10 +473,14 @@ impl Engine {
     pub async fn image_save(&self, names: &[String], platforms: &[String]) -> Result<Body> {
         for name in names {
             // A whole repository has no one platform.
-            let Ok(image) = self.inner.images.resolve(name) else { continue };
-            platforms.iter().try_for_each(|platform| check_platform(&image, name, Some(platform)))?;
+            let Ok(found) = self.inner.images.find(name) else { continue };
+            if let (Some(image), None) = (&found.image, &found.index) {
+                platforms.iter().try_for_each(|platform| check_platform(image, name, Some(platform)))?;
+            }
         }
-        let stream = self.inner.images.save(names)?;
+        let platforms =
+            platforms.iter().map(|p| Platform::parse(p)).collect::<std::result::Result<Vec<_>, _>>()?;
+        let stream = self.inner.images.save(names, &SaveOptions { platforms })?;
         for name in names {
             let id = self.inner.images.resolve(name).map_or_else(|_| name.clone(), |image| image.id.clone());
             self.image_event("save", &id, name);

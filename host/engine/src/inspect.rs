@@ -60,6 +60,7 @@ pub(crate) fn endpoint_settings(engine: &Engine, now: &Now, name: &str, asked: &
         dns.push(now.def.name.clone());
         dns.extend(asked.aliases.clone().unwrap_or_default());
         dns.push(crate::planner::names::short(&now.def.id).to_owned());
+        dns.push(crate::planner::config::hostname(&now.def.config, &now.def.id));
         let mut seen = std::collections::HashSet::new();
         dns.retain(|n| seen.insert(n.clone()));
     }
@@ -190,9 +191,10 @@ impl Engine {
             "RestartCount": now.state.restarts,
             "Driver": def.driver,
             "Platform": image.as_ref().map_or("linux", |i| i.os.as_str()),
+            "ImageManifestDescriptor": image.as_ref().and_then(|i| self.manifest_descriptor(i)),
             "MountLabel": "",
             "ProcessLabel": "",
-            "AppArmorProfile": self.apparmor(&now.blueprint).unwrap_or_default(),
+            "AppArmorProfile": self.profile_shown(&now.blueprint, &now.state),
             "ExecIDs": self.exec_ids(&container.exec_ids()),
             "HostConfig": host,
             "GraphDriver": {"Name": def.driver, "Data": if graph.is_empty() { Value::Null } else { Value::Object(graph) }},

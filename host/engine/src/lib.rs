@@ -7,6 +7,7 @@
 // Docker's `HostConfig` as one literal has more members than the macro may otherwise take.
 #![recursion_limit = "512"]
 
+mod apparmor;
 pub mod auth;
 mod cdi;
 pub mod checkpoint;
@@ -14,6 +15,7 @@ pub mod commit;
 pub mod containers;
 pub mod copy;
 mod create;
+mod criu;
 mod drivers;
 mod endpoints;
 pub mod error;
@@ -40,12 +42,15 @@ mod recover;
 mod registry;
 pub mod remote;
 mod remove;
+mod resolution;
 mod runtimes;
 pub mod settings;
+mod shims;
 mod start;
 mod stats;
 mod stop;
 pub mod system;
+mod top;
 mod userns;
 pub mod variants;
 pub mod volumes;
@@ -59,6 +64,7 @@ pub use error::{Error, Kind, Result};
 pub use options::{Caller, CreateOptions, Filters, ListOptions, RemoveOptions, WaitCondition};
 pub use remote::Packing;
 pub use settings::Settings;
+pub use stats::Sample;
 pub use wharf_io as io;
 
 /// Version of the engine, as `docker version` shows it.
@@ -93,6 +99,8 @@ pub(crate) struct Inner {
     pub(crate) namespaces: userns::Source,
     pub(crate) ranges: userns::Ranges,
     pub(crate) pool: pool::Pool,
+    /// For what all followers of statistics ask at the same tick.
+    pub(crate) looks: pool::Batch,
     /// For what touches file systems that may hang.
     pub(crate) foreign: foreign::Foreign,
     pub(crate) registry: registry::Registry,
@@ -102,6 +110,7 @@ pub(crate) struct Inner {
     pub(crate) volumes: volumes::Volumes,
     pub(crate) execs: exec::Execs,
     pub(crate) dirs: filesystem::Dirs,
+    pub(crate) profiles: apparmor::Profiles,
     /// Seccomp programs of Docker's default profile, by capability set.
     pub(crate) seccomp: Mutex<HashMap<u64, Vec<Vec<u8>>>>,
     /// Set once the daemon is ending: nothing is started any more.
@@ -113,8 +122,10 @@ pub(crate) struct Inner {
     pub(crate) experimental: std::sync::atomic::AtomicBool,
     /// What other runtimes said they can do.
     pub(crate) runtime_features: ArcSwap<runtimes::Features>,
-    /// What the host's own resolver says, read at start.
-    pub(crate) resolver: ArcSwap<planner::files::Resolver>,
+    /// What the host's own resolver says.
+    pub(crate) resolver: Arc<resolution::HostFile>,
+    /// Who has which name in which network; answers containers that ask.
+    pub(crate) names: wharf_dns::Names,
 }
 
 /// What a reload of the configuration replaces.
@@ -160,6 +171,7 @@ impl Engine {
         if runtimes {
             self.ask_runtimes();
         }
+        self.republish_names();
     }
 
     /// Names of the runtimes that containers may name, and of the one for those that name none.

@@ -1,7 +1,7 @@
 //! Links: names under which a container finds others. The old kind, of the default network, is between containers and follows
 //! them when they are renamed; that of an endpoint is a name looked up in its network.
 //!
-//! Both become lines of /etc/hosts. What else an old link once did, variables about the other container, newer engines have
+//! The old kind becomes lines of /etc/hosts, and so does the other one where the network's driver gives no names. What else an old link once did, variables about the other container, newer engines have
 //! taken away.
 
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::models::HostConfig;
 use crate::planner::config;
 use crate::planner::modes::NetworkMode;
+use crate::planner::resolution::has_names;
 use crate::record::{CONTAINERS, Definition, put};
 use crate::registry::{Container, Now};
 
@@ -139,7 +140,8 @@ impl Engine {
             }
         }
         for (network, settings) in &now.def.networks {
-            if network == DEFAULT || !now.state.endpoints.contains_key(network) {
+            // Where containers ask for names, links are names like others.
+            if network == DEFAULT || now.state.endpoints.get(network).is_none_or(has_names) {
                 continue;
             }
             for (name, alias) in settings.links.iter().flatten().filter_map(|text| parse(text).ok()) {

@@ -394,6 +394,8 @@ impl<'a> Filter<'a> {
             for reference in ancestors {
                 let Ok(image) = engine.inner.images.resolve(reference) else { continue };
                 let top = image.chain_id().map(str::to_owned);
+                // A name means all its platforms.
+                ids.extend(engine.inner.images.companions(&image.id));
                 ids.insert(image.id.clone());
                 // Everything built on it has its layers.
                 for other in engine.inner.images.list() {

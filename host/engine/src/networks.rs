@@ -43,6 +43,8 @@ pub(crate) struct Networks {
     by_id: RwLock<BTreeMap<String, Arc<Object>>>,
     /// One creation or removal at a time: names and pools are given once.
     pub(crate) change: tokio::sync::Mutex<()>,
+    /// Held from choosing a host port out of a range until it is applied.
+    pub(crate) ranges: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Networks {
@@ -849,6 +851,11 @@ impl Engine {
         };
         self.write_hosts(&new).await?;
         self.inner.registry.update(container, new.clone());
+        if new.state.status.is_alive()
+            && let Err(error) = self.turn_to_names(&now, &new).await
+        {
+            tracing::warn!(%error, id = new.def.id, "this container is not served names; it is from its next start on");
+        }
         self.tell_linked(&new).await;
         Ok(())
     }
@@ -895,11 +902,24 @@ impl Engine {
 
     /// The network namespace of a running container.
     pub(crate) async fn container_netns(&self, id: &str) -> Result<std::os::fd::OwnedFd> {
-        let held = self.inner.keeper.fetch(id).await?;
-        held.into_iter()
-            .find(|(name, _)| name == "netns")
-            .map(|(_, fd)| fd)
-            .ok_or_else(|| Error::internal(format!("container {id} has no network namespace of its own")))
+        let mut held = self.inner.keeper.fetch(id).await?;
+        let mut find = |wanted: &str| {
+            let at = held.iter().position(|(name, _)| name == wanted)?;
+            Some(held.swap_remove(at).1)
+        };
+        if let Some(namespace) = find("netns") {
+            return Ok(namespace);
+        }
+        // A keeper that took over from one that died holds its process, and no more.
+        let pid =
+            self.inner.registry.get(id).map(|container| container.now().state.pid).filter(|pid| *pid > 0);
+        let found = find("pidfd").zip(pid).and_then(|(process, pid)| {
+            let namespace = std::fs::File::open(format!("/proc/{pid}/ns/net")).ok()?;
+            // Its number was not another's when that was opened, as it is still there.
+            wharf_kernel::sys::process::pidfd_send_signal(std::os::fd::AsFd::as_fd(&process), 0).ok()?;
+            Some(namespace.into())
+        });
+        found.ok_or_else(|| Error::internal(format!("container {id} has no network namespace of its own")))
     }
 
     /// Lets the keeper hold the sockets that keep a container's ports from others.

@@ -13,8 +13,8 @@ use crate::drivers::{CodecSeam, StorageSeam};
 use crate::error::{Context, Result};
 use crate::filesystem::Dirs;
 use crate::host::Host;
-use crate::planner::{files, names};
-use crate::pool::Pool;
+use crate::planner::names;
+use crate::pool::{Batch, Pool};
 use crate::record::ENGINE;
 use crate::settings::Settings;
 use crate::{Engine, Inner, Live, io};
@@ -83,7 +83,8 @@ impl Engine {
         let instance = settings.data_root.to_string_lossy().into_owned();
         let net = pool.run(move || net::Net::open(&instance)).await?.doing("cannot use the network")?;
         let namespaces = crate::userns::Source::new(READY_NAMESPACES, &settings.remap)?;
-        let resolver = files::parse_resolv(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default());
+        let resolver = crate::resolution::HostFile::open();
+        let names = wharf_dns::Names::new(resolver.servers());
         let experimental = AtomicBool::new(settings.experimental);
         let engine = Self {
             inner: Arc::new(Inner {
@@ -101,6 +102,7 @@ impl Engine {
                 net_watch: std::sync::OnceLock::new(),
                 namespaces,
                 ranges: crate::userns::Ranges::default(),
+                looks: Batch::new(pool.clone()),
                 pool,
                 foreign: crate::foreign::Foreign::default(),
                 registry: crate::registry::Registry::default(),
@@ -109,15 +111,19 @@ impl Engine {
                 volumes: crate::volumes::Volumes::default(),
                 execs: crate::exec::Execs::default(),
                 dirs,
+                profiles: crate::apparmor::Profiles::default(),
                 seccomp: std::sync::Mutex::default(),
                 closing: AtomicBool::new(false),
                 tidying: tokio_util::task::TaskTracker::new(),
                 decisions: crate::auth::Decisions::default(),
                 experimental,
                 runtime_features: ArcSwap::default(),
-                resolver: ArcSwap::from_pointee(resolver),
+                resolver,
+                names,
             }),
         };
+        engine.load_profile();
+        engine.watch_names();
         engine.recover().await?;
         engine.watch_images();
         engine.ask_runtimes();

@@ -100,14 +100,58 @@ impl Pool {
     }
 }
 
+/// Work that many tasks ask for at the same moment, as at a tick of their clock: it is done in one visit to a kernel thread
+/// instead of one for each. For work that is short and blocks on nothing.
+#[derive(Clone)]
+pub(crate) struct Batch {
+    pool: Pool,
+    waiting: Arc<Mutex<Vec<Job>>>,
+}
+
+impl Batch {
+    pub(crate) fn new(pool: Pool) -> Self {
+        Self { pool, waiting: Arc::default() }
+    }
+
+    /// Does the work, together with what others ask before the runtime has gone round once, and waits for it.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T> {
+        let (done, answer) = oneshot::channel();
+        let first = {
+            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            waiting.push(Box::new(move || {
+                let _ = done.send(work());
+            }));
+            waiting.len() == 1
+        };
+        if first {
+            let (pool, waiting) = (self.pool.clone(), Arc::clone(&self.waiting));
+            // In a task of its own: who asked first may go away.
+            tokio::spawn(async move {
+                tokio::task::yield_now().await;
+                let jobs = std::mem::take(&mut *waiting.lock().unwrap_or_else(PoisonError::into_inner));
+                // Each tells whom it concerns.
+                let _ = pool.run(move || jobs.into_iter().for_each(do_one)).await;
+            });
+        }
+        answer.await.map_err(|_| Error::internal("a kernel thread failed; see the daemon's log"))
+    }
+}
+
+fn do_one(job: Job) {
+    if std::panic::catch_unwind(AssertUnwindSafe(job)).is_err() {
+        tracing::error!("a kernel thread panicked; the operation failed");
+    }
+}
+
 fn work_on(shared: &Shared) {
     let mut state = shared.lock();
     loop {
         if let Some(job) = state.jobs.pop_front() {
             drop(state);
-            if std::panic::catch_unwind(AssertUnwindSafe(job)).is_err() {
-                tracing::error!("a kernel thread panicked; the operation failed");
-            }
+            do_one(job);
             state = shared.lock();
             continue;
         }
@@ -135,5 +179,27 @@ mod tests {
             assert_eq!(answer.await.unwrap(), i);
         }
         assert!(pool.shared.lock().threads <= 2);
+    }
+    #[tokio::test]
+    async fn together() {
+        let batch = Batch::new(Pool::new(4));
+        let ask = |batch: Batch| tokio::spawn(async move { batch.run(|| std::thread::current().id()).await });
+        let first = ask(batch.clone());
+        let bad = tokio::spawn({
+            let batch = batch.clone();
+            async move { batch.run(|| -> u8 { panic!("on purpose") }).await }
+        });
+        let others: Vec<_> = (0..20).map(|_| ask(batch.clone())).collect();
+        let first = first.await.unwrap().unwrap();
+        assert_eq!(bad.await.unwrap().unwrap_err().kind, crate::Kind::Internal);
+        for other in others {
+            assert_eq!(other.await.unwrap().unwrap(), first, "one thread did it all");
+        }
+        // Who begins a round may go away.
+        let gone = ask(batch.clone());
+        let stays = ask(batch.clone());
+        tokio::task::yield_now().await;
+        gone.abort();
+        assert!(stays.await.unwrap().is_ok());
     }
 }

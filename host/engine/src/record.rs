@@ -139,6 +139,8 @@ pub(crate) struct State {
     /// Checkpoint that this run was restored from.
     #[serde(skip)]
     pub(crate) restore: Option<String>,
+    /// `AppArmor` profile of this run; empty where there is no `AppArmor`.
+    pub(crate) apparmor: String,
     /// Of this run, if it is checked.
     pub(crate) health: Option<crate::planner::health::Health>,
 }

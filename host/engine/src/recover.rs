@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use wharf_keeper::Entry;
-use wharf_kernel::net::Record;
+use wharf_kernel::net::{NameSockets, Record};
 use wharf_plan::policy::Origin;
 use wharf_plan::run::ExitStatus;
 use wharf_store::Transaction;
@@ -43,10 +43,15 @@ impl Engine {
         for container in &containers {
             self.inner.registry.insert(container);
         }
+        let mut sockets = BTreeMap::new();
         for container in &containers {
-            if let Some(wanted) = self.settle(container, entries.get(&*container.id)).await? {
+            if let Some(wanted) = self.settle(container, entries.get(&*container.id), &mut sockets).await? {
                 restart.push((Arc::clone(container), wanted));
             }
+        }
+        // When all names are known: until then what is asked waits.
+        for container in &containers {
+            self.adopt_names(container, sockets.remove(&container.id)).await;
         }
         self.watch_exits(exits);
         for (id, entry) in &entries {
@@ -136,13 +141,21 @@ impl Engine {
 
     /// Brings one container's record and the keeper's knowledge together. Answers whether it is to be started again:
     /// after how many milliseconds, and by how many restarts so far.
-    async fn settle(&self, container: &Arc<Container>, entry: Option<&Entry>) -> Result<Option<Restart>> {
+    async fn settle(
+        &self,
+        container: &Arc<Container>,
+        entry: Option<&Entry>,
+        sockets: &mut BTreeMap<Arc<str>, NameSockets>,
+    ) -> Result<Option<Restart>> {
         let mut held = container.lock.lock().await;
         let now = container.now();
         let expected = matches!(now.state.status, Status::Starting | Status::Running | Status::Paused);
         match entry {
             Some(entry) if expected => {
-                let fds = self.inner.keeper.fetch(&container.id).await.unwrap_or_default();
+                let mut fds = self.inner.keeper.fetch(&container.id).await.unwrap_or_default();
+                if let Some(names) = Self::held_names(&mut fds) {
+                    sockets.insert(Arc::clone(&container.id), names);
+                }
                 let mut state = (*now.state).clone();
                 state.pid = entry.pid;
                 state.started_at = entry.started_at;

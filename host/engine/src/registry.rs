@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -114,12 +114,22 @@ struct Index {
     by_name: HashMap<String, Arc<str>>,
 }
 
+/// Follows what becomes of containers. Is called with no lock held, and does not wait.
+pub(crate) trait Watcher: Send + Sync {
+    /// It is so now.
+    fn changed(&self, now: &Now);
+    /// It is no more.
+    fn removed(&self, id: &str);
+}
+
 /// All containers.
 #[derive(Default)]
 pub(crate) struct Registry {
     index: RwLock<Index>,
     /// Grows with every visible change.
     generation: AtomicU64,
+    /// Told of every view that a container gets, and of its end.
+    pub(crate) watcher: OnceLock<Box<dyn Watcher>>,
     pub(crate) listing: ArcSwap<Option<Listing>>,
 }
 
@@ -170,6 +180,9 @@ impl Registry {
     pub(crate) fn insert(&self, container: &Arc<Container>) {
         self.write().by_id.insert(Arc::clone(&container.id), Arc::clone(container));
         self.touch();
+        if let Some(watcher) = self.watcher.get() {
+            watcher.changed(&container.now());
+        }
     }
 
     /// Takes it out, with its name.
@@ -177,11 +190,19 @@ impl Registry {
         self.write().by_id.remove(id);
         self.release(name, id);
         self.touch();
+        if let Some(watcher) = self.watcher.get() {
+            watcher.removed(id);
+        }
     }
 
     /// Replaces a container's view.
     pub(crate) fn update(&self, container: &Container, now: Now) {
-        container.now.store(Arc::new(now));
+        let now = Arc::new(now);
+        container.now.store(Arc::clone(&now));
+        // Before anybody who waits for the change: who asks for a name after it is answered as after it.
+        if let Some(watcher) = self.watcher.get() {
+            watcher.changed(&now);
+        }
         container.fragment.store(Arc::new(None));
         self.touch();
     }

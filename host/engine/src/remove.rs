@@ -102,6 +102,7 @@ impl Engine {
         now.def.links.iter().for_each(|link| self.refresh_names(link));
         self.container_event(&now, "destroy", &[]);
         container.change_life(|life| life.removed = true);
+        self.expect_range(&now.def.id_maps);
         Ok(())
     }
 

@@ -29,7 +29,11 @@ fn bundles(exec_root: &Path) -> PathBuf {
 
 /// Takes away what a runtime has of a container that has ended, and its bundle.
 pub(crate) fn dispose(runtime: &Runtime, id: &str) {
-    if let Err(error) = runtime::invoke(runtime, &["delete", "--force", id], PATIENCE) {
+    let deleted = match runtime.shim {
+        Some(_) => wharf_shim::dispose(runtime, id),
+        None => runtime::invoke(runtime, &["delete", "--force", id], PATIENCE),
+    };
+    if let Err(error) = deleted {
         // One that never came to be has nothing to delete.
         tracing::debug!(error, id, runtime = runtime.name, "runtime delete");
     }
@@ -50,13 +54,37 @@ impl Engine {
         if is_native(name) {
             return Ok(None);
         }
-        let found = settings.runtimes.get(name).ok_or_else(|| unknown(name))?;
+        // Others would make it without the user namespace, with the host's own root inside.
+        if !def.id_maps.is_empty() {
+            return Err(Error::new(
+                crate::error::Kind::Unsupported,
+                format!(
+                    "runtime {name} cannot be used for a container with a user namespace; run it with the runtime {NATIVE}, or \
+                     with --userns=host"
+                ),
+            ));
+        }
+        let bundle = bundles(&settings.exec_root).join(&def.id);
+        let found = match settings.runtimes.get(name) {
+            Some(found) => found,
+            None if crate::shims::is_shim(name) => {
+                return crate::shims::runtime(name, name, None, bundle).map(Some);
+            }
+            None => return Err(unknown(name)),
+        };
+        if let Some(shim) = &found.shim {
+            match crate::shims::runtime(name, &shim.kind, shim.options.as_ref(), bundle.clone()) {
+                Err(_) if !found.path.is_empty() => {}
+                result => return result.map(Some),
+            }
+        }
         Ok(Some(Runtime {
             name: name.to_owned(),
             program: found.path.clone(),
             args: found.arguments.clone(),
             root: settings.exec_root.join("runtimes").join(name).display().to_string(),
-            bundle: bundles(&settings.exec_root).join(&def.id).display().to_string(),
+            bundle: bundle.display().to_string(),
+            shim: None,
         }))
     }
 
@@ -98,6 +126,11 @@ impl Engine {
 
     /// Freezes a container's processes, or lets them go on.
     pub(crate) async fn freeze(&self, now: &Now, frozen: bool) -> Result<()> {
+        if let Some(runtime) = now.state.runtime.as_ref().filter(|r| r.shim.is_some()) {
+            let what = if frozen { "pause" } else { "resume" };
+            let tell = move |task: &mut wharf_shim::Task| if frozen { task.pause() } else { task.resume() };
+            return self.tell_shim(now, runtime, what, tell).await;
+        }
         if let Some(runtime) = &now.state.runtime {
             let verb = if frozen { "pause" } else { "resume" };
             return self.call_runtime(runtime, &[verb, &now.def.id]).await;
@@ -110,6 +143,9 @@ impl Engine {
 
     /// Sends a signal to a container's first process.
     pub(crate) async fn send_signal(&self, now: &Now, signal: i32) -> Result<()> {
+        if let Some(runtime) = now.state.runtime.as_ref().filter(|r| r.shim.is_some()) {
+            return self.signal_by_shim(now, runtime, signal).await;
+        }
         if let Some(runtime) = &now.state.runtime {
             let sent = self.call_runtime(runtime, &["kill", &now.def.id, &signal.to_string()]).await;
             // An end must be possible also where the runtime fails.
@@ -130,6 +166,11 @@ impl Engine {
             let (cgroups, path) = (self.inner.cgroups.clone(), now.state.cgroup.clone());
             return Ok(self.inner.pool.run(move || cgroups.update(&path, &resources)).await??);
         };
+        if runtime.shim.is_some() {
+            resources.pids = resources.pids.filter(|limit| *limit > 0);
+            let text = document::resources(&resources).to_string();
+            return self.tell_shim(now, runtime, "update", move |task| task.update(&text)).await;
+        }
         let file = Path::new(&runtime.bundle).join(format!("update-{}.json", crate::planner::names::id()));
         if now.blueprint.limits.pids.is_none_or(|limit| limit <= 0) {
             // Still no limit of processes: older runtimes cannot write that down.
@@ -156,6 +197,7 @@ impl Engine {
             .filter(|c| c.now().state.status.is_alive())
             .map(|c| c.id.to_string())
             .collect();
+        self.sweep_checkpoints(&busy);
         let dir = bundles(&self.inner.settings().exec_root);
         for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
             let Ok(id) = entry.file_name().into_string() else { continue };
@@ -185,7 +227,9 @@ impl Engine {
             let asked = engine.inner.pool.run(move || {
                 let ask =
                     |r: &crate::settings::RuntimeSettings| runtime::features(&r.path, &r.arguments, FEATURES);
-                settings.runtimes.iter().filter_map(|(n, r)| Some((n.clone(), ask(r)?))).collect()
+                // A shim cannot be asked.
+                let all = settings.runtimes.iter().filter(|(_, r)| r.shim.is_none() && !r.path.is_empty());
+                all.filter_map(|(n, r)| Some((n.clone(), ask(r)?))).collect()
             });
             match asked.await {
                 Ok(features) => engine.inner.runtime_features.store(Arc::new(features)),
@@ -207,7 +251,9 @@ impl Engine {
             all.insert(
                 name.clone(),
                 models::Runtime {
-                    path: Some(runtime.path.clone()),
+                    path: Some(
+                        runtime.shim.as_ref().map_or_else(|| runtime.path.clone(), |s| s.kind.clone()),
+                    ),
                     runtime_args: (!runtime.arguments.is_empty()).then(|| runtime.arguments.clone()),
                     status,
                 },

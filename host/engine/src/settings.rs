@@ -56,10 +56,21 @@ impl Default for RegistrySettings {
 /// Another runtime that containers may name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RuntimeSettings {
-    /// Absolute path of a program with runc's command line.
+    /// Absolute path of a program with runc's command line. With `shim` it stands in where the shim is not installed, if it is not empty.
     pub path: String,
     /// Arguments before all others.
     pub arguments: Vec<String>,
+    /// A shim of containerd's kind instead.
+    pub shim: Option<ShimSettings>,
+}
+
+/// A shim that containers may name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ShimSettings {
+    /// Its type, for example `io.containerd.kata.v2`, or the absolute path of its program.
+    pub kind: String,
+    /// What it is configured with.
+    pub options: Option<wharf_plan::run::ShimOptions>,
 }
 
 /// Everything the daemon's command line and `daemon.json` decide for the engine.
@@ -95,6 +106,8 @@ pub struct Settings {
     pub cgroup_parent: String,
     /// Leave containers running when the daemon ends in an orderly way.
     pub live_restore: bool,
+    /// The program that makes and restores checkpoints: an absolute path, or a name to be found where systems have programs.
+    pub criu: String,
     /// DNS servers for containers that name none; empty takes the host's.
     pub dns: Vec<String>,
     /// DNS search domains for containers that name none.
@@ -186,6 +199,7 @@ impl Settings {
             debug: false,
             cgroup_parent: String::new(),
             live_restore: false,
+            criu: "criu".into(),
             dns: Vec::new(),
             dns_search: Vec::new(),
             dns_options: Vec::new(),

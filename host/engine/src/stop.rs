@@ -183,6 +183,14 @@ impl Engine {
         let (cgroups, path) = (self.inner.cgroups.clone(), now.state.cgroup.clone());
         // A cgroup that is gone, or none that can be frozen: then nothing stood in the way.
         drop(self.inner.pool.start(move || cgroups.thaw(&path)));
+        if tokio::time::timeout(KILL_PATIENCE, ended(life, exits)).await.is_ok() {
+            return true;
+        }
+        if now.state.runtime.as_ref().is_none_or(|runtime| runtime.shim.is_none()) {
+            return false;
+        }
+        // Its shim said that it was killed, and does not say that it has ended.
+        let _ = self.end_by_force(now).await;
         tokio::time::timeout(KILL_PATIENCE, ended(life, exits)).await.is_ok()
     }
 
@@ -351,7 +359,11 @@ impl Engine {
         name.clone_into(&mut def.name);
         let mut tx = Transaction::new();
         tx.delete(NAMES, &old).expect(NAMES, name, 0).put(NAMES, name, def.id.as_bytes());
-        let written = match put(&mut tx, CONTAINERS, &def.id, &def) {
+        let mut new = Now { def: Arc::new(def), ..(*now).clone() };
+        let state = self.renamed(&new).await;
+        let written = put(&mut tx, CONTAINERS, &new.def.id, &*new.def)
+            .and_then(|()| state.as_ref().map_or(Ok(()), |state| put(&mut tx, STATES, &new.def.id, state)));
+        let written = match written {
             Ok(()) => self.inner.store.commit(tx).await.map_err(Error::from),
             Err(e) => Err(e),
         };
@@ -360,7 +372,9 @@ impl Engine {
             return Err(e);
         }
         self.inner.registry.release(&old, &now.def.id);
-        let new = Now { def: Arc::new(def), ..(*now).clone() };
+        if let Some(state) = state {
+            new.state = Arc::new(state);
+        }
         self.inner.registry.update(&container, new.clone());
         self.container_event(&new, "rename", &[("oldName", &format!("/{old}"))]);
         Ok(())

@@ -57,7 +57,8 @@ impl Engine {
         let driver_status = inner.images.status().into_iter().map(|(k, v)| vec![k, v]).collect();
         let settings = inner.settings();
         let mut security = vec![format!("name=seccomp,profile={}", settings.seccomp_name)];
-        if inner.host.apparmor {
+        let missing = inner.profiles.missing();
+        if inner.host.apparmor && missing.is_none() {
             security.insert(0, "name=apparmor".into());
         }
         security.push("name=cgroupns".into());
@@ -170,7 +171,11 @@ impl Engine {
                 driver: Some("nftables".into()),
                 ..crate::models::FirewallInfo::default()
             }),
-            warnings: None,
+            warnings: missing.map(|why| {
+                let what =
+                    "WARNING: AppArmor is enabled, but containers run without the profile docker-default";
+                vec![format!("{what}: {why}")]
+            }),
             // Docker's word where a part is not there: clients of older versions look for the fields.
             containerd_commit: commit(),
             runc_commit: commit(),
@@ -212,13 +217,16 @@ impl Engine {
             let usage = self.inner.images.usage();
             let used: std::collections::BTreeSet<String> =
                 self.inner.registry.all().iter().map(|c| c.now().def.image.clone()).collect();
+            let in_use = |id: &str| {
+                used.contains(id) || self.inner.images.companions(id).iter().any(|one| used.contains(one))
+            };
             let active = images
                 .iter()
                 .filter_map(|i| i.get("Id").and_then(Value::as_str))
-                .filter(|id| used.contains(*id))
+                .filter(|id| in_use(id))
                 .count();
             let reclaimable: u64 =
-                usage.images.iter().filter(|(id, _)| !used.contains(*id)).map(|(_, u)| u.unique).sum();
+                usage.images.iter().filter(|(id, _)| !in_use(id)).map(|(_, u)| u.unique).sum();
             answer.insert("LayersSize".into(), json!(usage.layers_size));
             answer.insert("Images".into(), json!(images));
             answer.insert(

@@ -1,6 +1,6 @@
 //! User namespaces of containers: whose ids they have, and where a start finds the namespace.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -16,7 +16,7 @@ use crate::planner::userns::{self as planner, Choice, Remap};
 use crate::registry::Now;
 use crate::start::NetNamespace;
 
-/// Pairs kept ready where all containers have the same ranges.
+/// Pairs kept ready where all containers have the same ranges, and of those made ahead for ranges of containers' own.
 const READY: usize = 8;
 
 /// Ranges that were given to containers which are still being made, by their ids.
@@ -30,19 +30,23 @@ pub(crate) struct Source {
     mapped: Option<Arc<netns::Pool<userns::Pair>>>,
     /// The ranges of those in `mapped`.
     fixed: Vec<IdMap>,
+    ahead: Arc<Mutex<Ahead>>,
 }
+
+/// Pairs for ranges of containers' own that were made before a start asks for them, the oldest first.
+type Ahead = VecDeque<(Vec<IdMap>, userns::Pair)>;
 
 impl Source {
     /// Keeps `size` network namespaces ready, and pairs of user and network namespaces where all containers are mapped alike.
     pub(crate) fn new(size: usize, remap: &Remap) -> Result<Self> {
         let plain = Arc::new(netns::Pool::new(size).doing("cannot make network namespaces")?);
         let Remap::Fixed(fixed) = remap else {
-            return Ok(Self { plain, mapped: None, fixed: Vec::new() });
+            return Ok(Self { plain, mapped: None, fixed: Vec::new(), ahead: Arc::default() });
         };
-        let ids = Ids::both(fixed.clone());
+        let ids = Ids::of(fixed);
         let mapped =
             netns::Pool::of(READY, move || userns::create_pair(&ids)).doing("cannot make user namespaces")?;
-        Ok(Self { plain, mapped: Some(Arc::new(mapped)), fixed: fixed.clone() })
+        Ok(Self { plain, mapped: Some(Arc::new(mapped)), fixed: fixed.clone(), ahead: Arc::default() })
     }
 
     /// A network namespace for a container with these ranges, with its user namespace unless it joins `joined`.
@@ -59,9 +63,38 @@ impl Source {
         }
         let pair = match &self.mapped {
             Some(ready) if maps == self.fixed => ready.take()?,
-            _ => userns::create_pair(&Ids::both(maps.to_vec()))?,
+            _ => match self.take_ahead(maps) {
+                Some(pair) => pair,
+                None => userns::create_pair(&Ids::of(maps))?,
+            },
         };
         Ok(NetNamespace::Pair(pair))
+    }
+
+    fn take_ahead(&self, maps: &[IdMap]) -> Option<userns::Pair> {
+        let mut ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = ahead.iter().position(|(ready, _)| ready == maps)?;
+        ahead.remove(at).map(|(_, pair)| pair)
+    }
+
+    /// Makes a pair for a range that the next start is likely to ask for. A failure is that start's to tell.
+    fn make_ahead(&self, maps: &[IdMap]) {
+        let is_there = |ahead: &Ahead| ahead.iter().any(|(ready, _)| ready == maps);
+        let lock = || self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_there(&lock()) {
+            return;
+        }
+        let Ok(pair) = userns::create_pair(&Ids::of(maps)) else { return };
+        let mut ahead = lock();
+        let spare = if is_there(&ahead) {
+            Some(pair)
+        } else {
+            ahead.push_back((maps.to_vec(), pair));
+            if ahead.len() > READY { ahead.pop_front().map(|(_, pair)| pair) } else { None }
+        };
+        // Namespaces are taken down without the lock.
+        drop(ahead);
+        drop(spare);
     }
 }
 
@@ -122,6 +155,17 @@ impl Engine {
         Ok(maps)
     }
 
+    /// Has the namespaces for a range of a container's own made, beside whatever goes on: for the container that was just given it,
+    /// or, where it has become free, for the next one.
+    pub(crate) fn expect_range(&self, maps: &[IdMap]) {
+        let is_own = !maps.is_empty() && *maps != *self.inner.namespaces.fixed;
+        if is_own && !self.inner.closing.load(std::sync::atomic::Ordering::Acquire) {
+            let (source, maps) = (self.inner.namespaces.clone(), maps.to_vec());
+            // Nobody waits for it.
+            drop(self.inner.pool.start(move || source.make_ahead(&maps)));
+        }
+    }
+
     /// The container is made, or is not to be.
     pub(crate) fn range_settled(&self, id: &str) {
         self.inner.ranges.0.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
@@ -148,5 +192,34 @@ impl Engine {
             found = held.into_iter().find(|(name, _)| name == "pidfd").map(|(_, fd)| fd);
         }
         Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wharf_plan::types::IdKind;
+
+    /// Needs root.
+    #[test]
+    fn what_was_made_ahead_is_taken_once_and_by_its_range_alone() {
+        let source = Source::new(0, &Remap::Own).unwrap();
+        let range =
+            |n: u32| vec![IdMap { inside: 0, outside: 1_000_000 + n * 1000, size: 1000, kind: IdKind::Both }];
+        let ready = || source.ahead.lock().unwrap().iter().map(|(maps, _)| maps.clone()).collect::<Vec<_>>();
+        source.make_ahead(&range(1));
+        source.make_ahead(&range(1));
+        assert_eq!(ready(), [range(1)]);
+        assert!(source.take_ahead(&range(2)).is_none());
+        let Ok(NetNamespace::Pair(pair)) = source.take(&range(1), None) else { panic!("no pair") };
+        assert_eq!(userns::ids_of(pair.user.as_fd()).unwrap(), Ids::of(&range(1)));
+        assert!(ready().is_empty());
+        // One that nobody made ahead is made now.
+        let Ok(NetNamespace::Pair(pair)) = source.take(&range(2), None) else { panic!("no pair") };
+        assert_eq!(userns::ids_of(pair.user.as_fd()).unwrap(), Ids::of(&range(2)));
+        // They do not pile up.
+        let most = u32::try_from(READY).unwrap();
+        (0..most + 3).for_each(|n| source.make_ahead(&range(n)));
+        assert_eq!(ready(), (3..most + 3).map(range).collect::<Vec<_>>());
     }
 }

@@ -173,7 +173,7 @@ async fn loading(megabytes: usize) {
     let images = home.open().await;
     load(&images, plain).await.unwrap();
     let start = Instant::now();
-    let mut stream = images.save(&["big:1".to_owned()]).unwrap();
+    let mut stream = images.save(&["big:1".to_owned()], &wharf_images::SaveOptions::default()).unwrap();
     let n = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await.unwrap();
     println!("save {:>42.0} MB/s", n as f64 / 1e6 / start.elapsed().as_secs_f64());
 }

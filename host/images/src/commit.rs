@@ -346,7 +346,7 @@ impl Images {
         };
         if made.is_err() {
             index.images.clone_from(&inner.index.load().images);
-            index.names.clone_from(&inner.index.load().names);
+            index.forget_names(&inner.index.load());
             inner.collect_layers(&mut index).await?;
         }
         inner.index.store(Arc::new(index));

@@ -1,4 +1,5 @@
-//! Files that this crate keeps by itself, beside the snapshots: recipes of layers, by the layer's chain id. (An image's
+//! Files that this crate keeps by itself, beside the snapshots: recipes of layers, by the layer's chain id, and blobs of
+//! statements about images (attestations), by their own digest. (An image's
 //! configuration is part of its record, and a layer's content is in its snapshot; neither is stored a second time.)
 //!
 //! A file is written under a name of its own in `ingest`, checked while it is written, and renamed into place, so
@@ -6,7 +7,7 @@
 //! is flushed once before an image's record is written (see `Settings::durable`), instead of every file by itself.
 
 use std::fs::{DirBuilder, File};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -32,7 +33,7 @@ pub(crate) fn private_dir(path: &Path) -> io::Result<()> {
 impl Content {
     pub(crate) fn open(data_root: &Path) -> io::Result<Self> {
         let content = Self { root: data_root.join("content") };
-        for dir in ["recipes", "ingest"] {
+        for dir in ["recipes", "ingest", "blobs"] {
             private_dir(&content.root.join(dir))?;
         }
         // Whatever is here belongs to a process that is gone: the data root has one owner at a time.
@@ -62,6 +63,44 @@ impl Content {
 
     pub(crate) fn remove_recipe(&self, chain: &str) -> io::Result<()> {
         absent_is_fine(std::fs::remove_file(self.recipe(chain)))
+    }
+
+    fn blob(&self, digest: &str) -> PathBuf {
+        self.root.join("blobs").join(digest::hex(digest))
+    }
+
+    /// Keeps a blob for good: it is on the disk when this returns.
+    pub(crate) fn write_blob(&self, digest: &str, bytes: &[u8]) -> io::Result<()> {
+        let path = self.blob(digest);
+        if path.exists() {
+            return Ok(());
+        }
+        let (ingest, mut file) = self.ingest()?;
+        file.write_all(bytes)?;
+        file.sync_data()?;
+        ingest.keep(&path)?;
+        File::open(self.root.join("blobs"))?.sync_all()
+    }
+
+    /// A blob, if it is still what its name says.
+    pub(crate) fn read_blob(&self, digest: &str) -> io::Result<Vec<u8>> {
+        let bytes = std::fs::read(self.blob(digest))?;
+        if digest::of(&bytes) != digest {
+            return Err(io::Error::other(format!("blob {digest} has changed on the disk")));
+        }
+        Ok(bytes)
+    }
+
+    /// Removes blobs that are not needed.
+    pub(crate) fn retain_blobs(&self, needed: impl Fn(&str) -> bool) -> io::Result<()> {
+        for entry in std::fs::read_dir(self.root.join("blobs"))? {
+            let name = entry?.file_name();
+            let name = name.to_string_lossy();
+            if !needed(&format!("sha256:{name}")) {
+                absent_is_fine(std::fs::remove_file(self.root.join("blobs").join(&*name)))?;
+            }
+        }
+        Ok(())
     }
 
     /// Layers that have a recipe.

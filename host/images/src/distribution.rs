@@ -7,8 +7,10 @@ use wharf_store::Transaction;
 
 use crate::Images;
 use crate::error::{Error, Result};
+use crate::image_index::{Document, IncomingIndex, Target};
 use crate::inner::Inner;
 use crate::record::{Index, encode};
+use crate::reference::Reference;
 
 pub(crate) const MANIFESTS: &str = "image-manifests";
 pub(crate) const BLOBS: &str = "layer-blobs";
@@ -118,8 +120,9 @@ impl Images {
         known(&self.inner, BLOBS, diff_id)
     }
 
-    /// Notes that a registry has an image now: its manifest, its layers' blobs (lowest first), and a name by digest.
-    pub async fn pushed(&self, image: &str, manifest: &Manifest, blobs: &[Blob]) -> Result<()> {
+    /// Notes that a registry has an image now: its manifest, its layers' blobs (lowest first), and a name by digest, unless
+    /// it is here only as one platform of something else.
+    pub async fn pushed(&self, image: &str, manifest: &Manifest, blobs: &[Blob], named: bool) -> Result<()> {
         let inner = &self.inner;
         let _changing = inner.changing.lock().await;
         let mut index = inner.index.load().as_ref().clone();
@@ -131,14 +134,34 @@ impl Images {
         for (layer, blob) in found.layers.iter().zip(blobs) {
             remember_blob(inner, &mut transaction, &layer.diff_id, blob)?;
         }
-        let name = format!("{}@{}", manifest.source, manifest.root);
-        let record = crate::record::NameRecord { image: image.to_owned() };
-        transaction.put(crate::record::NAMES, &inner.key(&name), encode(&record)?);
-        inner.settings.store.commit(transaction).await?;
-        if let Some(old) = index.names.insert(name, image.to_owned()).filter(|old| old != image) {
-            index.rename(&old);
+        if named && !found.is_companion() {
+            let name = Reference::parse(&format!("{}@{}", manifest.source, manifest.root))?;
+            index.point(inner, &mut transaction, &name, Target::image(image))?;
         }
-        index.rename(image);
+        inner.settings.store.commit(transaction).await?;
+        inner.index.store(Arc::new(index));
+        Ok(())
+    }
+
+    /// Lets names lead to an index whose images are here under these manifests: image ids and manifests.
+    pub async fn name_index(
+        &self,
+        names: &[Reference],
+        incoming: IncomingIndex,
+        images: &[(String, Document)],
+    ) -> Result<()> {
+        let inner = &self.inner;
+        let _changing = inner.changing.lock().await;
+        let mut index = inner.index.load().as_ref().clone();
+        let mut transaction = Transaction::new();
+        let digest = index.take_index(inner, &mut transaction, incoming, images)?;
+        let target = index.indexes.get(&digest).map(|x| Target::index(x));
+        let target = target.ok_or_else(|| Error::internal("a lost index"))?;
+        for name in names {
+            index.point(inner, &mut transaction, name, target.clone())?;
+        }
+        inner.commit_lasting(transaction).await?;
+        inner.sweep_blobs(&index);
         inner.index.store(Arc::new(index));
         Ok(())
     }

@@ -122,6 +122,7 @@ mod tests {
             id: id.into(),
             repo_tags: if named > 0 { vec![format!("{id}:latest")] } else { vec![] },
             repo_digests: vec![],
+            indexes: vec![],
             created: None,
             created_unix: 5,
             architecture: String::new(),

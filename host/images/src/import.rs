@@ -10,10 +10,11 @@ use crate::archive::unpack::Budget;
 use crate::changes::apply_changes;
 use crate::digest;
 use crate::error::{Error, Result};
+use crate::image_index::Target;
 use crate::inner::Inner;
 use crate::layers::Unpacked;
 use crate::model::{EmbeddedFile, Image, ImageConfig, ImportOptions};
-use crate::record::{IMAGES, ImageRecord, NAMES, NameRecord, encode};
+use crate::record::{IMAGES, ImageRecord, encode};
 use crate::reference::Reference;
 
 /// The name that an import asks for.
@@ -109,7 +110,7 @@ impl Inner {
         let made = self.record_image(&mut index, name, config, None).await;
         if made.is_err() {
             index.images.clone_from(&self.index.load().images);
-            index.names.clone_from(&self.index.load().names);
+            index.forget_names(&self.index.load());
             self.collect_layers(&mut index).await?;
         }
         self.index.store(Arc::new(index));
@@ -129,15 +130,13 @@ impl Inner {
         let record = ImageRecord { config, parent, last_tag_time: if name.is_some() { now } else { 0 } };
         let mut transaction = Transaction::new();
         transaction.put(IMAGES, &self.key(&id), encode(&record)?);
-        if let Some(name) = name {
-            transaction.put(NAMES, &self.key(&name.full()), encode(&NameRecord { image: id.clone() })?);
-            if let Some(old) = index.names.insert(name.full(), id.clone()) {
-                index.rename(&old);
-            }
-        }
         index.insert(&id, &record)?;
+        if let Some(name) = name {
+            index.point(self, &mut transaction, &name, Target::image(&id))?;
+        }
         self.make_durable().await?;
         self.commit_lasting(transaction).await?;
+        self.sweep_blobs(index);
         index.images.get(&id).cloned().ok_or_else(|| Error::internal("a lost image"))
     }
 

@@ -566,7 +566,7 @@ mod tests {
             mount("overlay", Source::None, lower(vec![dir("c"), dir("d")])),
             mount("overlay", Source::None, lower(vec![dir("a"), nth(0)])),
         ];
-        let maps = [IdMap { inside: 0, outside: 9, size: 5 }];
+        let maps = [IdMap { inside: 0, outside: 9, size: 5, kind: wharf_plan::types::IdKind::Both }];
         map_layers(&mut plan, &maps);
         let shape: Vec<_> = plan.iter().map(|m| (m.fstype.as_str(), m.id_maps.len())).collect();
         assert_eq!(shape, [("bind", 1), ("bind", 1), ("overlay", 0), ("bind", 1), ("overlay", 0)]);

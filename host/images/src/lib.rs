@@ -4,15 +4,17 @@
 //! snapshot of it and never wait. Layers are unpacked by the host into snapshots that a storage plugin plans.
 #![forbid(unsafe_code)]
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::io::AsyncRead;
 use tokio_util::io::SyncIoBridge;
+use wharf_plan::platform::Platform;
 use wharf_store::Store;
 
 use crate::archive::unpack::Budget;
+use crate::image_index::{INDEXES, IndexRecord};
 use crate::inner::{Inner, blocking};
 use crate::load::{Archive, Loading};
 use crate::record::{ImageRecord, Index, LayerRecord, NameRecord};
@@ -26,6 +28,7 @@ mod distribution;
 pub mod driver;
 mod error;
 pub mod gc;
+pub mod image_index;
 mod import;
 mod inner;
 mod layers;
@@ -44,11 +47,13 @@ pub use commit::{Change, Changes, CommitOptions};
 pub use distribution::{Blob, Manifest};
 pub use driver::StorageDriver;
 pub use error::{Error, Kind, Result};
+pub use image_index::{ImageIndex, Target};
 pub use model::{
     Deleted, EmbeddedFile, Healthcheck, History, Image, ImageConfig, ImageUsage, ImportOptions, LayerRef,
     LoadOptions, Loaded, Progress, PruneOptions, Pruned, RemoveOptions, Usage, Use,
 };
-pub use save::Saving;
+pub use remove::Found;
+pub use save::{SaveOptions, Saving};
 pub use snapshots::Snapshots;
 
 /// Bounds on what an archive may make this host do.
@@ -157,6 +162,10 @@ impl Images {
         if let Err(error) = distribution::sweep(&self.inner, &self.inner.index.load_full()).await {
             tracing::error!(%error, "could not forget what registries had of images that are gone");
         }
+        self.inner.sweep_blobs(&self.inner.index.load());
+        if let Err(error) = self.inner.sweep_indexes(&self.inner.index.load_full()).await {
+            tracing::error!(%error, "could not forget image indexes without a name");
+        }
         if let Err(error) = self.inner.sweep_recipes().await {
             tracing::error!(%error, "could not remove recipes of layers that are gone");
         }
@@ -227,8 +236,8 @@ impl Images {
 
     /// Images as an archive that `load` takes, here and in Docker (`docker save` and OCI layout in one). Names that do
     /// not exist are told at once; if writing fails later the stream ends before the archive does.
-    pub fn save(&self, references: &[String]) -> Result<Saving> {
-        self.inner.save(references)
+    pub fn save(&self, references: &[String], options: &SaveOptions) -> Result<Saving> {
+        self.inner.save(references, options)
     }
 
     /// Makes an image of files given as bytes, if it is not there yet.
@@ -265,9 +274,25 @@ impl Images {
         images
     }
 
-    /// Finds an image by name, digest, id or unique start of an id, as Docker does.
+    /// Finds an image by name, digest, id or unique start of an id, as Docker does. Of an index it is the image that this
+    /// host runs best.
     pub fn resolve(&self, reference: &str) -> Result<Arc<Image>> {
         remove::resolve(&self.inner.index.load(), reference)
+    }
+
+    /// What a name or an id leads to.
+    pub fn find(&self, reference: &str) -> Result<Found> {
+        remove::find(&self.inner.index.load(), reference)
+    }
+
+    /// Removes platforms of an image, and what only they needed. The name stays, also if nothing of it is here any more.
+    pub async fn remove_platforms(
+        &self,
+        reference: &str,
+        platforms: &[Platform],
+        options: RemoveOptions,
+    ) -> Result<Vec<Deleted>> {
+        self.inner.remove_platforms(reference, platforms, &options).await
     }
 
     /// Gives an image another name. Answers the familiar name, and the id of the image that lost it.
@@ -301,21 +326,37 @@ impl Images {
         self.inner.collect_garbage(policies, uses, now).await
     }
 
-    /// Disk use, each layer counted once.
+    /// Bytes of the layers of an image and of the other platforms that its names lead to.
+    pub fn size_of(&self, image: &Image) -> u64 {
+        self.inner.index.load().layers_of(image).iter().map(|l| l.size).sum()
+    }
+
+    /// Ids of an image and of the other platforms that its names lead to.
+    pub fn companions(&self, image: &str) -> BTreeSet<String> {
+        self.inner.index.load().companions(image)
+    }
+
+    /// Disk use, each layer counted once. Platforms of one index are counted with the image that its names stand for.
     pub fn usage(&self) -> Usage {
         let index = self.inner.index.load();
-        let mut users: HashMap<&str, u32> = HashMap::new();
-        for layer in index.images.values().flat_map(|image| image.layers.iter()) {
-            *users.entry(&layer.chain_id).or_default() += 1;
+        let mut users: HashMap<String, u32> = HashMap::new();
+        let listed: Vec<(&String, Vec<LayerRef>)> = index
+            .images
+            .iter()
+            .filter(|(_, image)| !image.is_companion())
+            .map(|(id, image)| (id, index.layers_of(image)))
+            .collect();
+        for layer in listed.iter().flat_map(|(_, layers)| layers) {
+            *users.entry(layer.chain_id.clone()).or_default() += 1;
         }
-        let images = index.images.values().map(|image| {
-            let shared = image
-                .layers
+        let images = listed.iter().map(|(id, layers)| {
+            let size = layers.iter().map(|l| l.size).sum();
+            let shared = layers
                 .iter()
-                .filter(|l| users.get(l.chain_id.as_str()).is_some_and(|n| *n > 1))
+                .filter(|l| users.get(&l.chain_id).is_some_and(|n| *n > 1))
                 .map(|l| l.size)
                 .sum();
-            (image.id.clone(), ImageUsage { size: image.size, shared, unique: image.size - shared })
+            ((*id).clone(), ImageUsage { size, shared, unique: size - shared })
         });
         Usage { layers_size: index.layers.values().map(|l| l.size).sum(), images: images.collect() }
     }
@@ -329,7 +370,14 @@ fn read_index(inner: &Inner) -> Result<Index> {
         index.layers.insert(id, Arc::new(layer));
     }
     for (name, found) in record::load::<NameRecord>(store, record::NAMES, &inner.plugin)? {
-        index.names.insert(name, found.image);
+        index.names.insert(name, found.into());
+    }
+    for (digest, found) in record::load::<IndexRecord>(store, INDEXES, &inner.plugin)? {
+        match ImageIndex::read(found) {
+            Ok(read) if read.digest == digest => drop(index.indexes.insert(digest, Arc::new(read))),
+            Ok(_) => tracing::error!(digest, "a record of an image index is not what its name says"),
+            Err(error) => tracing::error!(%error, digest, "an image index is damaged"),
+        }
     }
     for (id, image) in record::load::<ImageRecord>(store, record::IMAGES, &inner.plugin)? {
         // An image that lost a layer is told of and left out; the rest works.
@@ -337,5 +385,6 @@ fn read_index(inner: &Inner) -> Result<Index> {
             tracing::error!(%error, "an image is damaged");
         }
     }
+    index.repair();
     Ok(index)
 }

@@ -4,12 +4,13 @@
 //! snapshot that belongs to nothing yet; when the table is there, those that it names become layers, in order, and
 //! the others go. Drivers that must know what a layer lies on get it from a file kept meanwhile.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{self, Read, Seek};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use serde::Deserialize;
+use wharf_plan::platform::Platform;
 use wharf_store::Transaction;
 
 use crate::archive::blocks;
@@ -19,11 +20,12 @@ use crate::archive::unpack::{Budget, normal};
 use crate::content::Ingest;
 use crate::digest::{self, HashReader};
 use crate::error::{Error, Result};
+use crate::image_index::{Document, Target};
 use crate::inner::Inner;
 use crate::layers::Unpacked;
 use crate::model::{LoadOptions, Loaded, Progress};
-use crate::oci;
-use crate::record::{ConfigFile, IMAGES, ImageRecord, Index, NAMES, NameRecord, encode};
+use crate::oci::{self, Layout, WantedIndex};
+use crate::record::{ConfigFile, IMAGES, ImageRecord, Index, encode};
 use crate::reference::Reference;
 
 /// Layers unpacked at the same time.
@@ -305,12 +307,15 @@ impl Loading<'_> {
     }
 
     /// Images that the archive's table of contents asks for.
-    fn wanted(&self, options: &LoadOptions) -> Result<Vec<Wanted>> {
+    fn wanted(&self, options: &LoadOptions) -> Result<Layout> {
         let limits = &self.inner.settings.limits;
-        let wanted = if let Some(table) = self.archive.document("manifest.json")? {
+        let wanted = if oci::has_indexes(&self.archive) {
+            oci::images(&self.archive, options, limits)?
+        } else if let Some(table) = self.archive.document("manifest.json")? {
             let items: Vec<Item> = serde_json::from_slice(table)
                 .map_err(|e| Error::invalid(format!("invalid manifest.json in the archive: {e}")))?;
-            items.into_iter().map(|item| self.item(item)).collect::<Result<Vec<_>>>()?
+            let images = items.into_iter().map(|item| self.item(item)).collect::<Result<Vec<_>>>()?;
+            Layout { images: asked(images, options)?, indexes: Vec::new() }
         } else if self.archive.document("index.json")?.is_some() {
             oci::images(&self.archive, options, limits)?
         } else {
@@ -318,10 +323,10 @@ impl Loading<'_> {
                 "unrecognized image format: the archive has neither manifest.json nor index.json",
             ));
         };
-        if wanted.is_empty() {
+        if wanted.images.is_empty() {
             return Err(Error::invalid("the archive contains no image"));
         }
-        if wanted.len() > limits.images {
+        if wanted.images.len() > limits.images {
             return Err(Error::too_large(format!("the archive has more than {} images", limits.images)));
         }
         Ok(wanted)
@@ -367,21 +372,26 @@ impl Loading<'_> {
             if let Err(error) = inner.collect_layers(&mut index).await {
                 tracing::error!(%error, "could not remove the layers of an image that was not made");
             }
-            index.names.clone_from(&inner.index.load().names);
+            index.forget_names(&inner.index.load());
         }
+        inner.sweep_blobs(&index);
         inner.index.store(Arc::new(index));
         let made = made?;
         cleaned?;
         Ok(made)
     }
 
-    async fn make_all(&mut self, index: &mut Index, wanted: Vec<Wanted>) -> Result<Vec<Loaded>> {
+    async fn make_all(&mut self, index: &mut Index, wanted: Layout) -> Result<Vec<Loaded>> {
         let inner = Arc::clone(&self.inner);
         let limits = &inner.settings.limits;
         let mut transaction = Transaction::new();
         let mut loaded = Vec::new();
         let now = i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX);
-        for image in wanted {
+        let Layout { images, indexes } = wanted;
+        let members: BTreeSet<usize> =
+            indexes.iter().flat_map(|x| x.members.iter().map(|(at, _)| *at)).collect();
+        let mut ids = Vec::new();
+        for (number, image) in images.into_iter().enumerate() {
             let file = ConfigFile::parse(&image.config)?;
             let diff_ids = file.rootfs.diff_ids.clone().unwrap_or_default();
             if image.layers.len() != diff_ids.len() {
@@ -408,21 +418,32 @@ impl Loading<'_> {
             let record = ImageRecord {
                 config: image.config,
                 parent,
-                last_tag_time: if image.names.is_empty() { 0 } else { now },
+                last_tag_time: if image.names.is_empty() && !members.contains(&number) { 0 } else { now },
             };
             transaction.put(IMAGES, &inner.key(&id), encode(&record)?);
-            let mut moved = Vec::new();
-            for name in &image.names {
-                if let Some(old) = index.names.insert(name.full(), id.clone())
-                    && old != id
-                {
-                    index.rename(&old);
-                    moved.push((name.familiar(), old));
-                }
-                transaction.put(NAMES, &inner.key(&name.full()), encode(&NameRecord { image: id.clone() })?);
-            }
             index.insert(&id, &record)?;
-            loaded.push((id, image.names, moved));
+            let target = Target::image(&id);
+            let moved = give_names(&inner, index, &mut transaction, &image.names, &target)?;
+            if !image.names.is_empty() || !members.contains(&number) {
+                loaded.push((id.clone(), image.names, moved));
+            }
+            ids.push(id);
+        }
+        for WantedIndex { incoming, members, names } in indexes {
+            let images: Vec<(String, Document)> = members
+                .into_iter()
+                .filter_map(|(at, manifest)| Some((ids.get(at)?.clone(), manifest)))
+                .collect();
+            let digest = index.take_index(&inner, &mut transaction, incoming, &images)?;
+            let target = index.indexes.get(&digest).map(|x| Target::index(x));
+            let target = target.ok_or_else(|| Error::internal("a lost index"))?;
+            let moved = give_names(&inner, index, &mut transaction, &names, &target)?;
+            // As a pull names it: so it is found by its digest, and keeps a name when another takes its tag.
+            let by_digest =
+                |n: &Reference| Reference { tag: None, digest: Some(digest.clone()), ..n.clone() };
+            let by_digest: Vec<Reference> = names.iter().map(by_digest).collect();
+            give_names(&inner, index, &mut transaction, &by_digest, &target)?;
+            loaded.push((target.image, names, moved));
         }
         inner.make_durable().await?;
         inner.commit_lasting(transaction).await?;
@@ -503,6 +524,44 @@ impl Loading<'_> {
             None => Err(Error::invalid(format!("layer {position}: the archive has no layer {name:?}"))),
         }
     }
+}
+
+/// Lets names lead to something; answers those that led to another image, with that image's id.
+fn give_names(
+    inner: &Inner,
+    index: &mut Index,
+    transaction: &mut Transaction,
+    names: &[Reference],
+    target: &Target,
+) -> Result<Vec<(String, String)>> {
+    let mut moved = Vec::new();
+    for name in names {
+        let old = index.point(inner, transaction, name, target.clone())?;
+        moved.extend(old.filter(|old| old.image != target.image).map(|old| (name.familiar(), old.image)));
+    }
+    Ok(moved)
+}
+
+/// Of the images of a `manifest.json` those of the platforms that are asked for.
+fn asked(images: Vec<Wanted>, options: &LoadOptions) -> Result<Vec<Wanted>> {
+    let Some(first) = options.platforms.first() else { return Ok(images) };
+    let mut asked = Vec::new();
+    for image in images {
+        let file = ConfigFile::parse(&image.config)?;
+        let os = if file.os.is_empty() { "linux".to_owned() } else { file.os };
+        let platform =
+            Platform { os, architecture: file.architecture, variant: file.variant, ..Platform::default() };
+        if options.platforms.iter().any(|wanted| wanted.fit(&platform).is_some()) {
+            asked.push(image);
+        }
+    }
+    if asked.is_empty() {
+        return Err(Error::not_found(format!(
+            "no images providing the requested platform {} found",
+            first.text()
+        )));
+    }
+    Ok(asked)
 }
 
 fn verify(expected: Option<String>, found: &str) -> Result<()> {

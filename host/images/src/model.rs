@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use wharf_plan::platform::Platform;
 
 /// The `config` object of an image: what a container made of it starts with.
 ///
@@ -129,6 +130,8 @@ pub struct Image {
     pub repo_tags: Vec<String>,
     /// Names with the digest of a manifest: `busybox@sha256:...`. Sorted.
     pub repo_digests: Vec<String>,
+    /// Digests of the named indexes that it is an image of. Sorted.
+    pub indexes: Vec<String>,
     /// RFC 3339, as in the configuration.
     pub created: Option<String>,
     /// The same in seconds since 1970 (0 if absent or unreadable).
@@ -168,9 +171,14 @@ impl Image {
         hex.get(..12).unwrap_or(hex)
     }
 
-    /// No name at all.
+    /// No name at all, and no index that has one.
     pub fn is_dangling(&self) -> bool {
-        self.repo_tags.is_empty() && self.repo_digests.is_empty()
+        self.repo_tags.is_empty() && self.repo_digests.is_empty() && self.indexes.is_empty()
+    }
+
+    /// It is here only as another platform of what a name leads to.
+    pub fn is_companion(&self) -> bool {
+        self.repo_tags.is_empty() && self.repo_digests.is_empty() && !self.indexes.is_empty()
     }
 
     /// `sha256:` chain id of its top layer; none if it has no layers.
@@ -197,8 +205,8 @@ pub struct ImportOptions {
 /// How `load` treats an archive.
 #[derive(Debug, Clone, Default)]
 pub struct LoadOptions {
-    /// Only images of these platforms (`os/arch[/variant]`); empty: of this host, or the only one there is.
-    pub platforms: Vec<String>,
+    /// Only images of these platforms; empty: of all that the archive has.
+    pub platforms: Vec<Platform>,
 }
 
 /// One step of loading, for a progress display.

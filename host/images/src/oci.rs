@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde_json::Value;
+use wharf_plan::platform::Platform;
 
 use crate::Limits;
 use crate::error::{Error, Result};
+use crate::image_index::{Document as Text, IncomingIndex, Statement, statement_blobs};
 use crate::load::{Archive, Wanted};
 use crate::model::LoadOptions;
 use crate::reference::{Reference, check_digest};
@@ -30,14 +32,12 @@ struct Descriptor {
     platform: Option<Platform>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
-struct Platform {
-    #[serde(default)]
-    architecture: String,
-    #[serde(default)]
-    os: String,
-    #[serde(default)]
-    variant: String,
+impl Descriptor {
+    /// A statement about an image rather than an image.
+    fn is_statement(&self) -> bool {
+        self.annotations.as_ref().is_some_and(|a| a.contains_key("vnd.docker.reference.type"))
+            || self.platform.as_ref().is_some_and(|p| p.os == "unknown")
+    }
 }
 
 /// Any document of the layout; which one it is shows in its members.
@@ -79,30 +79,129 @@ fn blob_name(digest: &str) -> Result<String> {
     Ok(format!("blobs/sha256/{}", crate::digest::hex(digest)))
 }
 
+/// What a layout has to give.
+#[derive(Default)]
+pub(crate) struct Layout {
+    /// Images, each once.
+    pub images: Vec<Wanted>,
+    /// Indexes over them.
+    pub indexes: Vec<WantedIndex>,
+}
+
+/// An index of a layout, with a name.
+pub(crate) struct WantedIndex {
+    pub incoming: IncomingIndex,
+    /// Its images here: position among the layout's images, and manifest.
+    pub members: Vec<(usize, Text)>,
+    pub names: Vec<Reference>,
+}
+
+/// Whether `index.json` lists indexes: only they tell of several platforms under one name, `manifest.json` cannot.
+pub(crate) fn has_indexes(archive: &Archive) -> bool {
+    let document = |name: &str| Document::parse(archive.text(name).ok()?, name).ok();
+    let listed = document("index.json").and_then(|index| index.manifests).unwrap_or_default();
+    listed.iter().any(|descriptor| {
+        let name = blob_name(&descriptor.digest).ok();
+        name.and_then(|name| document(&name)).is_some_and(|found| found.manifests.is_some())
+    })
+}
+
 /// Images that `index.json` lists.
-pub(crate) fn images(archive: &Archive, options: &LoadOptions, limits: &Limits) -> Result<Vec<Wanted>> {
+pub(crate) fn images(archive: &Archive, options: &LoadOptions, limits: &Limits) -> Result<Layout> {
     let index = Document::parse(archive.text("index.json")?, "index.json")?;
     let Some(manifests) = index.manifests else {
         return Err(Error::invalid("index.json in the archive lists no images"));
     };
-    let mut wanted: Vec<(String, Wanted)> = Vec::new();
+    let mut layout = Layout::default();
+    let mut known: Vec<String> = Vec::new();
+    let mut indexes: Vec<String> = Vec::new();
     for descriptor in &manifests {
         let name = name_of(descriptor)?;
         let mut found = Vec::new();
         collect(archive, descriptor, DEPTH, limits, &mut found)?;
-        for (digest, image) in choose(found, options) {
-            match wanted.iter_mut().find(|(known, _)| *known == digest) {
-                Some((_, known)) => known.names.extend(name.clone()),
-                None => {
-                    wanted.push((digest, Wanted { names: name.clone().into_iter().collect(), ..image }));
-                }
+        let read = Document::parse(archive.text(&blob_name(&descriptor.digest)?).unwrap_or("{}"), "blob")?;
+        // Without a name nothing would lead to it.
+        let is_index = read.manifests.is_some() && name.is_some();
+        if let (Some(at), true) = (indexes.iter().position(|d| *d == descriptor.digest), is_index) {
+            if let Some(index) = layout.indexes.get_mut(at) {
+                index.names.extend(name);
+            }
+            continue;
+        }
+        let mut members = Vec::new();
+        for candidate in choose(found, options, is_index) {
+            let at = known.iter().position(|d| *d == candidate.digest).unwrap_or_else(|| {
+                known.push(candidate.digest.clone());
+                layout.images.push(candidate.image);
+                layout.images.len() - 1
+            });
+            if is_index {
+                members.push((at, candidate.manifest));
+            } else if let Some(image) = layout.images.get_mut(at) {
+                image.names.extend(name.clone());
             }
         }
-        if wanted.len() > limits.images {
+        if is_index && !members.is_empty() {
+            let incoming = incoming(archive, descriptor, &members)?;
+            indexes.push(descriptor.digest.clone());
+            layout.indexes.push(WantedIndex { incoming, members, names: name.into_iter().collect() });
+        }
+        if layout.images.len() > limits.images {
             return Err(Error::too_large(format!("the archive has more than {} images", limits.images)));
         }
     }
-    Ok(wanted.into_iter().map(|(_, image)| image).collect())
+    if let (true, Some(platform)) = (layout.images.is_empty(), options.platforms.first()) {
+        return Err(Error::not_found(format!(
+            "no images providing the requested platform {} found",
+            platform.text()
+        )));
+    }
+    Ok(layout)
+}
+
+/// The texts of an index, of those inside of it, and of the statements about its chosen images that the archive has.
+fn incoming(archive: &Archive, descriptor: &Descriptor, members: &[(usize, Text)]) -> Result<IncomingIndex> {
+    let text = |descriptor: &Descriptor| -> Result<Option<Text>> {
+        let name = blob_name(&descriptor.digest)?;
+        if archive.document(&name)?.is_none() {
+            return Ok(None);
+        }
+        let content = archive.text(&name)?.to_owned();
+        let document = Document::parse(&content, &name)?;
+        let stated = [&document.media_type, &descriptor.media_type].into_iter().find(|m| !m.is_empty());
+        let usual = if document.manifests.is_some() { INDEX } else { MANIFEST };
+        let media_type = stated.cloned().unwrap_or_else(|| usual[0].to_owned());
+        Ok(Some(Text { media_type, content }))
+    };
+    let chosen: Vec<String> = members.iter().map(|(_, m)| crate::digest::of(m.content.as_bytes())).collect();
+    let document = text(descriptor)?.ok_or_else(|| Error::invalid("the archive lacks an index"))?;
+    let (mut nested, mut statements) = (Vec::new(), Vec::new());
+    let mut open = vec![(document.clone(), 1)];
+    while let Some((at, depth)) = open.pop() {
+        for entry in Document::parse(&at.content, "index")?.manifests.unwrap_or_default() {
+            let Some(found) = text(&entry)? else { continue };
+            if entry.is_statement() {
+                let about = entry.annotations.as_ref().and_then(|a| a.get("vnd.docker.reference.digest"));
+                if about.is_none_or(|about| chosen.contains(about)) {
+                    statements.extend(statement(archive, found)?);
+                }
+            } else if INDEX.contains(&found.media_type.as_str()) && depth < DEPTH {
+                nested.push(found.clone());
+                open.push((found, depth + 1));
+            }
+        }
+    }
+    Ok(IncomingIndex { document, nested, statements })
+}
+
+/// A statement, if the archive has all of it.
+fn statement(archive: &Archive, manifest: Text) -> Result<Option<Statement>> {
+    let mut blobs = Vec::new();
+    for digest in statement_blobs(&manifest.content) {
+        let Some(bytes) = archive.document(&blob_name(&digest)?)? else { return Ok(None) };
+        blobs.push(bytes::Bytes::copy_from_slice(bytes));
+    }
+    Ok(Some(Statement { manifest, blobs }))
 }
 
 /// The name that the layout gives to an image.
@@ -122,7 +221,8 @@ fn name_of(descriptor: &Descriptor) -> Result<Option<Reference>> {
 
 struct Candidate {
     digest: String,
-    platform: String,
+    platform: Platform,
+    manifest: Text,
     image: Wanted,
 }
 
@@ -137,11 +237,7 @@ fn collect(
         return Err(Error::too_large(format!("the archive has more than {} images", limits.images)));
     }
     // Statements about images are no images.
-    let statement = |d: &Descriptor| {
-        d.annotations.as_ref().is_some_and(|a| a.contains_key("vnd.docker.reference.type"))
-            || d.platform.as_ref().is_some_and(|p| p.os == "unknown")
-    };
-    if statement(descriptor) {
+    if descriptor.is_statement() {
         return Ok(());
     }
     let name = blob_name(&descriptor.digest)?;
@@ -168,39 +264,39 @@ fn collect(
     for layer in document.layers.unwrap_or_default() {
         layers.push(blob_name(&layer.digest)?);
     }
-    let platform = if let Some(p) = &descriptor.platform {
-        platform(&p.os, &p.architecture, &p.variant)
-    } else {
-        let file = crate::record::ConfigFile::parse(&text)?;
-        platform(&file.os, &file.architecture, &file.variant)
+    let platform = match &descriptor.platform {
+        Some(platform) => platform.clone(),
+        None => {
+            let file = crate::record::ConfigFile::parse(&text)?;
+            let os = if file.os.is_empty() { "linux".to_owned() } else { file.os };
+            Platform { os, architecture: file.architecture, variant: file.variant, ..Platform::default() }
+        }
     };
+    let media_type = stated.into_iter().find(|m| !m.is_empty()).unwrap_or(MANIFEST[0]).to_owned();
     found.push(Candidate {
         digest: descriptor.digest.clone(),
         platform,
+        manifest: Text { media_type, content: archive.text(&name)?.to_owned() },
         image: Wanted { config: text, layers, names: Vec::new(), parent: None },
     });
     Ok(())
 }
 
-fn platform(os: &str, architecture: &str, variant: &str) -> String {
-    if variant.is_empty() { format!("{os}/{architecture}") } else { format!("{os}/{architecture}/{variant}") }
-}
-
-/// Of one name's platforms, those asked for; else this host's, else the only one.
-fn choose(found: Vec<Candidate>, options: &LoadOptions) -> Vec<(String, Wanted)> {
-    let fits = |platform: &str, want: &str| platform == want || platform.starts_with(&format!("{want}/"));
-    let host = format!("linux/{}", crate::host_architecture());
-    let all = found.len();
-    let mut chosen: Vec<(String, Wanted)> = Vec::new();
-    for candidate in found {
-        let take = if options.platforms.is_empty() {
-            all == 1 || (chosen.is_empty() && fits(&candidate.platform, &host))
-        } else {
-            options.platforms.iter().any(|want| fits(&candidate.platform, want))
-        };
-        if take {
-            chosen.push((candidate.digest, candidate.image));
-        }
+/// Of one name's platforms, those asked for; else all that run here in principle, or of what has no index the one for this
+/// host or the only one.
+fn choose(found: Vec<Candidate>, options: &LoadOptions, index: bool) -> Vec<Candidate> {
+    if !options.platforms.is_empty() {
+        let asked = |c: &Candidate| options.platforms.iter().any(|p| p.fit(&c.platform).is_some());
+        return found.into_iter().filter(asked).collect();
     }
-    chosen
+    if found.len() == 1 {
+        return found;
+    }
+    if index {
+        return found.into_iter().filter(|c| c.platform.os == "linux").collect();
+    }
+    let host = Platform::host();
+    let fit = |c: &Candidate| host.fit(&c.platform);
+    let best = found.iter().filter_map(fit).min();
+    found.into_iter().find(|c| best.is_some() && fit(c) == best).into_iter().collect()
 }

@@ -19,10 +19,11 @@ use crate::content::Ingest;
 use crate::digest;
 use crate::distribution::{self, Blob, Manifest};
 use crate::error::{Error, Result};
+use crate::image_index::{Document, IncomingIndex, Target};
 use crate::inner::{Inner, Pin, blocking, guard};
 use crate::layers::Unpacked;
 use crate::model::Image;
-use crate::record::{ConfigFile, IMAGES, ImageRecord, Index, NAMES, NameRecord, encode};
+use crate::record::{ConfigFile, IMAGES, ImageRecord, Index, encode};
 use crate::reference::Reference;
 use crate::{Cancel, Images};
 
@@ -62,6 +63,8 @@ pub struct Pull {
     pub names: Vec<Reference>,
     /// Where it came from.
     pub manifest: Option<Manifest>,
+    /// The index that the names lead to, if it is one.
+    pub index: Option<IncomingIndex>,
     /// Layers at a time.
     pub parallel: usize,
     /// Cancelled when nobody needs the layers' bytes any more; who fetches them has to look at it.
@@ -344,12 +347,19 @@ impl Pulling {
         let _changing = inner.changing.lock().await;
         let mut index = inner.index.load().as_ref().clone();
         let known = index.images.contains_key(&id);
-        let up_to_date = known && self.pull.names.iter().all(|n| index.names.get(&n.full()) == Some(&id));
+        let before = index.names.clone();
+        let had = |index: &Index| {
+            let indexes = index.images.get(&id).map(|image| image.indexes.clone());
+            indexes.unwrap_or_default()
+        };
+        let indexes = had(&index);
         let mut transaction = Transaction::new();
         self.name(&mut index, &mut transaction, &id)?;
         if let Some(manifest) = &self.pull.manifest {
             distribution::remember(inner, &mut transaction, &id, manifest)?;
         }
+        let same = |name: &Reference| before.get(&name.full()) == index.names.get(&name.full());
+        let up_to_date = known && had(&index) == indexes && self.pull.names.iter().all(same);
         let diff_ids: Vec<String> = index
             .images
             .get(&id)
@@ -364,6 +374,7 @@ impl Pulling {
             inner.commit_lasting(transaction).await?;
         }
         let image = index.images.get(&id).cloned().ok_or_else(|| Error::internal("a lost image"))?;
+        inner.sweep_blobs(&index);
         inner.index.store(Arc::new(index));
         Ok(Pulled { image, up_to_date })
     }
@@ -375,11 +386,25 @@ impl Pulling {
         let record = ImageRecord { config: self.pull.config.clone(), parent, last_tag_time: now };
         transaction.put(IMAGES, &inner.key(id), encode(&record)?);
         index.insert(id, &record)?;
-        for name in &self.pull.names {
-            transaction.put(NAMES, &inner.key(&name.full()), encode(&NameRecord { image: id.to_owned() })?);
-            if let Some(old) = index.names.insert(name.full(), id.to_owned()).filter(|old| old != id) {
-                index.rename(&old);
+        let manifest = self
+            .pull
+            .manifest
+            .as_ref()
+            .map(|m| Document { media_type: m.media_type.clone(), content: m.content.clone() });
+        if let Some(manifest) = &manifest {
+            index.arrived(inner, transaction, id, manifest)?;
+        }
+        let target = match self.pull.index.clone() {
+            Some(incoming) => {
+                let images: Vec<_> = manifest.into_iter().map(|m| (id.to_owned(), m)).collect();
+                let digest = index.take_index(inner, transaction, incoming, &images)?;
+                index.indexes.get(&digest).map(|x| Target::index(x))
             }
+            None => None,
+        };
+        let target = target.unwrap_or_else(|| Target::image(id));
+        for name in &self.pull.names {
+            index.point(inner, transaction, name, target.clone())?;
         }
         index.rename(id);
         Ok(())
@@ -408,6 +433,7 @@ impl Inner {
         if let Err(error) = self.collect_layers(&mut index).await {
             tracing::error!(%error, "could not remove the layers of an image that was not made");
         }
+        self.sweep_blobs(&index);
         self.index.store(Arc::new(index));
     }
 }

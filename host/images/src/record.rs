@@ -10,6 +10,7 @@ use wharf_store::Store;
 
 use crate::digest;
 use crate::error::{Error, Result};
+use crate::image_index::{ImageIndex, Target};
 use crate::model::{History, Image, ImageConfig, LayerRef};
 use crate::reference::Reference;
 
@@ -67,7 +68,17 @@ pub(crate) struct ImageRecord {
 /// A name.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct NameRecord {
+    /// Id of the image; empty if none of the index is here.
     pub image: String,
+    /// Digest of the index that the name leads to, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<String>,
+}
+
+impl From<NameRecord> for Target {
+    fn from(record: NameRecord) -> Self {
+        Self { image: record.image, index: record.index }
+    }
 }
 
 /// The image configuration as far as it is understood here.
@@ -147,27 +158,30 @@ pub(crate) fn load<T: for<'de> Deserialize<'de>>(
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Index {
     pub images: BTreeMap<String, Arc<Image>>,
-    /// Full names to image ids.
-    pub names: BTreeMap<String, String>,
+    /// Where full names lead.
+    pub names: BTreeMap<String, Target>,
+    /// Image indexes that have a name, by digest.
+    pub indexes: BTreeMap<String, Arc<ImageIndex>>,
     pub layers: HashMap<String, Arc<LayerRecord>>,
 }
 
 impl Index {
-    /// Names of an image.
+    /// Names that lead to an image where no platform is asked for.
     pub(crate) fn names_of(&self, image: &str) -> Vec<Reference> {
         self.names
             .iter()
-            .filter(|(_, id)| id.as_str() == image)
+            .filter(|(_, target)| target.image == image)
             .filter_map(|(name, _)| Reference::parse(name).ok())
             .collect()
     }
 
     /// Brings an image's own list of names up to date.
     pub(crate) fn rename(&mut self, image: &str) {
-        let names = self.names_of(image);
+        let (names, indexes) = (self.names_of(image), self.indexes_of(image));
         if let Some(found) = self.images.get_mut(image) {
             let image = Arc::make_mut(found);
             (image.repo_tags, image.repo_digests) = split_names(&names);
+            image.indexes = indexes;
         }
     }
 
@@ -178,7 +192,7 @@ impl Index {
     }
 }
 
-fn split_names(names: &[Reference]) -> (Vec<String>, Vec<String>) {
+pub(crate) fn split_names(names: &[Reference]) -> (Vec<String>, Vec<String>) {
     let mut tags: Vec<String> = Vec::new();
     let mut digests: Vec<String> = Vec::new();
     for name in names {
@@ -212,6 +226,7 @@ fn build(id: &str, record: &ImageRecord, index: &Index) -> Result<Image> {
         id: id.to_owned(),
         repo_tags,
         repo_digests,
+        indexes: index.indexes_of(id),
         created: file.created,
         created_unix,
         architecture: file.architecture,

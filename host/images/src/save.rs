@@ -1,6 +1,6 @@
 //! Writing images as archives: at once a `docker save` archive and an OCI layout.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -9,16 +9,18 @@ use bytes::{Buf, Bytes};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::mpsc;
+use wharf_plan::platform::Platform;
 
 use crate::archive::blocks::{BLOCK, fill};
-use crate::digest::{self, HashReader};
+use crate::digest::{self, Beside};
 use crate::error::{Error, Result};
+use crate::image_index::platform_of;
 use crate::import::header;
 use crate::inner::{Inner, Pin};
 use crate::model::Image;
 use crate::record::Index;
 use crate::reference::{AnyReference, Reference};
-use crate::remove::resolve;
+use crate::remove::{Found, find, no_such, not_provided};
 
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
@@ -61,17 +63,20 @@ struct Out {
 }
 
 impl Out {
-    fn pass(&mut self) -> io::Result<()> {
+    /// Sends what has been collected; answers it.
+    fn pass(&mut self) -> io::Result<Bytes> {
         if self.block.is_empty() {
-            return Ok(());
+            return Ok(Bytes::new());
         }
-        let block = std::mem::replace(&mut self.block, Vec::with_capacity(BLOCK));
-        self.to.blocking_send(block.into()).map_err(|_| io::ErrorKind::BrokenPipe.into())
+        let block = Bytes::from(std::mem::replace(&mut self.block, Vec::with_capacity(BLOCK)));
+        self.to.blocking_send(block.clone()).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+        Ok(block)
     }
 
-    /// Writes all that `from` has; answers the bytes.
-    fn all_of(&mut self, from: &mut impl Read) -> io::Result<u64> {
+    /// Writes all that `from` has; answers its bytes and their hash.
+    fn all_of(&mut self, from: &mut impl Read) -> io::Result<(u64, String)> {
         let mut total = 0;
+        let hash = Beside::begin()?;
         loop {
             let start = self.block.len();
             self.block.resize(BLOCK.max(start), 0);
@@ -79,9 +84,10 @@ impl Out {
             self.block.truncate(start + n);
             total += n as u64;
             if self.block.len() < BLOCK {
-                return Ok(total);
+                hash.update(Bytes::copy_from_slice(self.block.get(start..).unwrap_or_default()))?;
+                return Ok((total, hash.finish()?));
             }
-            self.pass()?;
+            hash.update(self.pass()?.slice(start..))?;
         }
     }
 }
@@ -91,73 +97,121 @@ impl Write for Out {
         let n = data.len().min(BLOCK - self.block.len().min(BLOCK));
         self.block.extend_from_slice(data.get(..n).unwrap_or_default());
         if self.block.len() >= BLOCK {
-            self.pass()?;
+            self.flush()?;
         }
         Ok(n)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.pass()
+        self.pass().map(drop)
     }
 }
 
-/// An image with the names it is saved under.
+/// What of an image goes into an archive.
+#[derive(Debug, Clone, Default)]
+pub struct SaveOptions {
+    /// Only these platforms; empty: all that are here.
+    pub platforms: Vec<Platform>,
+}
+
+/// One or several platforms of an image with the names they are saved under.
 struct Saved {
-    image: Arc<Image>,
+    /// First the one that is meant where no platform is asked for. Never empty.
+    images: Vec<(Arc<Image>, Platform)>,
     names: BTreeSet<Reference>,
 }
 
-/// What the references mean: an id is saved without names, a repository with all of its tags.
-fn select(index: &Index, references: &[String]) -> Result<Vec<Saved>> {
-    let mut chosen: BTreeMap<String, Saved> = BTreeMap::new();
-    let mut order = Vec::new();
-    let mut add = |image: Arc<Image>, name: Option<Reference>| {
-        if !chosen.contains_key(&image.id) {
-            order.push(image.id.clone());
+/// The platforms of what was found that are to be saved.
+fn platforms(
+    index: &Index,
+    text: &str,
+    found: &Found,
+    options: &SaveOptions,
+) -> Result<Vec<(Arc<Image>, Platform)>> {
+    let mut chosen: Vec<(Arc<Image>, Platform)> = Vec::new();
+    let Some(of) = &found.index else {
+        let image = found.image.clone().ok_or_else(|| no_such(text))?;
+        let platform = platform_of(&image);
+        return Ok(vec![(image, platform)]);
+    };
+    for wanted in &options.platforms {
+        if of.present_for(wanted).is_none() {
+            return Err(not_provided(text, wanted));
         }
-        let id = image.id.clone();
-        let saved = chosen.entry(id).or_insert_with(|| Saved { image, names: BTreeSet::new() });
-        saved.names.extend(name);
+    }
+    let primary = of.primary().map(|(entry, _)| entry.digest.clone());
+    for (entry, present) in of.here() {
+        let fits = |wanted: &Platform| of.present_for(wanted).is_some_and(|(e, _)| e.digest == entry.digest);
+        if !options.platforms.is_empty() && !options.platforms.iter().any(fits) {
+            continue;
+        }
+        let Some(image) = index.images.get(&present.image) else { continue };
+        let one = (Arc::clone(image), present.platform.clone());
+        if primary.as_ref() == Some(&entry.digest) {
+            chosen.insert(0, one);
+        } else {
+            chosen.push(one);
+        }
+    }
+    if chosen.is_empty() {
+        return Err(no_such(text));
+    }
+    Ok(chosen)
+}
+
+/// What the references mean: an id is saved without names, a repository with all of its tags.
+fn select(index: &Index, references: &[String], options: &SaveOptions) -> Result<Vec<Saved>> {
+    let mut chosen: Vec<(Vec<String>, Saved)> = Vec::new();
+    let mut add = |text: &str, found: &Found, name: Option<Reference>| -> Result<()> {
+        let images = platforms(index, text, found, options)?;
+        let ids: Vec<String> = images.iter().map(|(image, _)| image.id.clone()).collect();
+        if let Some((_, saved)) = chosen.iter_mut().find(|(known, _)| *known == ids) {
+            saved.names.extend(name);
+        } else {
+            chosen.push((ids, Saved { images, names: name.into_iter().collect() }));
+        }
+        Ok(())
     };
     for text in references {
         let parsed = AnyReference::parse(text)?;
         let AnyReference::Named(named) = parsed else {
-            add(resolve(index, text)?, None);
+            add(text, &find(index, text)?, None)?;
             continue;
         };
         if named.tag.is_none() && named.digest.is_none() {
             let repository = named.name();
-            let mut found = false;
-            for (name, id) in &index.names {
-                let (Ok(name), Some(image)) = (Reference::parse(name), index.images.get(id)) else {
-                    continue;
-                };
+            let mut any = false;
+            for name in index.names.keys() {
+                let Ok(name) = Reference::parse(name) else { continue };
                 if name.digest.is_none() && name.name() == repository {
-                    add(Arc::clone(image), Some(name));
-                    found = true;
+                    let full = name.full();
+                    add(&full, &find(index, &full)?, Some(name))?;
+                    any = true;
                 }
             }
-            if found {
+            if any {
                 continue;
             }
         }
-        let image = resolve(index, text)?;
-        let known = index.names.get(&named.full()).is_some_and(|id| *id == image.id);
-        add(image, Some(named).filter(|n| known && n.digest.is_none()));
+        let found = find(index, text)?;
+        // An id can look like a name.
+        let known = index.names.contains_key(&named.full());
+        add(text, &found, Some(named).filter(|n| known && n.digest.is_none()))?;
     }
-    Ok(order.into_iter().filter_map(|id| chosen.remove(&id)).collect())
+    Ok(chosen.into_iter().map(|(_, saved)| saved).collect())
 }
 
 impl Inner {
     /// The archive as a stream. What is wrong with the request is said at once; a failure while writing ends the
     /// stream early, so that it is no archive.
-    pub(crate) fn save(self: &Arc<Self>, references: &[String]) -> Result<Saving> {
-        let saved = select(&self.index.load(), references)?;
+    pub(crate) fn save(self: &Arc<Self>, references: &[String], options: &SaveOptions) -> Result<Saving> {
+        let saved = select(&self.index.load(), references, options)?;
         if saved.is_empty() {
             return Err(Error::invalid("no image to save was given"));
         }
+        let images = saved.iter().flat_map(|s| s.images.iter());
         let pins: Vec<Pin> =
-            saved.iter().filter_map(|s| s.image.chain_id()).map(|chain| self.pin(chain)).collect();
+            images.filter_map(|(image, _)| image.chain_id()).map(|chain| self.pin(chain)).collect();
         let (to, from) = mpsc::channel(QUEUE);
         let runtime = tokio::runtime::Handle::current();
         let inner = Arc::clone(self);
@@ -179,54 +233,44 @@ fn write(inner: &Arc<Inner>, runtime: &tokio::runtime::Handle, saved: &[Saved], 
     directory(out, "blobs/sha256")?;
     let mut written: BTreeSet<String> = BTreeSet::new();
     let (mut manifests, mut items) = (Vec::new(), Vec::new());
-    for Saved { image, names } in saved {
-        let mut layers = Vec::new();
-        let mut sources = serde_json::Map::new();
-        for layer in image.layers.iter() {
-            let size = Inner::layer(&inner.index.load(), &layer.chain_id)?.tar_size;
-            if written.insert(layer.diff_id.clone()) {
-                let mut stream = runtime.block_on(inner.export_layer(&layer.chain_id))?;
-                blob(out, &layer.diff_id, size, &mut stream)?;
+    for Saved { images, names } in saved {
+        let mut descriptors = Vec::new();
+        for (number, (image, platform)) in images.iter().enumerate() {
+            let (descriptor, sources) = write_image(inner, runtime, image, &mut written, out)?;
+            // What knows `manifest.json` alone knows one platform of a name.
+            if number == 0 {
+                let tags: Vec<String> = names.iter().map(Reference::familiar).collect();
+                items.push(json!({
+                    "Config": path(&image.id),
+                    "RepoTags": if tags.is_empty() { Value::Null } else { json!(tags) },
+                    "Layers": image.layers.iter().map(|l| path(&l.diff_id)).collect::<Vec<_>>(),
+                    "LayerSources": sources,
+                }));
             }
-            let descriptor = json!({"mediaType": LAYER, "digest": layer.diff_id, "size": size});
-            sources.insert(layer.diff_id.clone(), descriptor.clone());
-            layers.push(descriptor);
+            descriptors.push(with(&descriptor, "platform", json!(platform)));
         }
-        let config = image.raw_config.as_bytes();
-        if written.insert(image.id.clone()) {
-            blob(out, &image.id, config.len() as u64, &mut { config })?;
-        }
-        let manifest = text(&json!({
-            "schemaVersion": 2,
-            "mediaType": MANIFEST,
-            "config": {"mediaType": CONFIG, "digest": image.id, "size": config.len()},
-            "layers": layers,
-        }))?;
-        let digest = digest::of(&manifest);
-        if written.insert(digest.clone()) {
-            blob(out, &digest, manifest.len() as u64, &mut manifest.as_slice())?;
-        }
-        let descriptor = json!({"mediaType": MANIFEST, "digest": digest, "size": manifest.len()});
+        let descriptor = if let [one] = descriptors.as_slice() {
+            let mut plain = one.clone();
+            plain.as_object_mut().map(|map| map.remove("platform"));
+            plain
+        } else {
+            let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": descriptors});
+            let index = text(&index)?;
+            let digest = digest::of(&index);
+            if written.insert(digest.clone()) {
+                blob(out, &digest, index.len() as u64, &mut index.as_slice())?;
+            }
+            json!({"mediaType": INDEX, "digest": digest, "size": index.len()})
+        };
         if names.is_empty() {
             manifests.push(descriptor.clone());
         }
         for name in names {
-            let mut named = descriptor.clone();
-            if let Some(map) = named.as_object_mut() {
-                map.insert(
-                    "annotations".into(),
-                    json!({"io.containerd.image.name": name.full(), "org.opencontainers.image.ref.name": name.tag}),
-                );
-            }
-            manifests.push(named);
+            let notes = json!({
+                "io.containerd.image.name": name.full(), "org.opencontainers.image.ref.name": name.tag,
+            });
+            manifests.push(with(&descriptor, "annotations", notes));
         }
-        let tags: Vec<String> = names.iter().map(Reference::familiar).collect();
-        items.push(json!({
-            "Config": path(&image.id),
-            "RepoTags": if tags.is_empty() { Value::Null } else { json!(tags) },
-            "Layers": image.layers.iter().map(|l| path(&l.diff_id)).collect::<Vec<_>>(),
-            "LayerSources": sources,
-        }));
     }
     let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests});
     document(out, "index.json", &text(&index)?)?;
@@ -235,6 +279,53 @@ fn write(inner: &Arc<Inner>, runtime: &tokio::runtime::Handle, saved: &[Saved], 
     out.write_all(&[0; 1024])?;
     out.flush()?;
     Ok(())
+}
+
+/// Writes an image's layers, configuration and manifest, as far as they are not written yet. Answers the manifest's
+/// descriptor and those of the layers.
+fn write_image(
+    inner: &Arc<Inner>,
+    runtime: &tokio::runtime::Handle,
+    image: &Image,
+    written: &mut BTreeSet<String>,
+    out: &mut Out,
+) -> Result<(Value, serde_json::Map<String, Value>)> {
+    let mut layers = Vec::new();
+    let mut sources = serde_json::Map::new();
+    for layer in image.layers.iter() {
+        let size = Inner::layer(&inner.index.load(), &layer.chain_id)?.tar_size;
+        if written.insert(layer.diff_id.clone()) {
+            let mut stream = runtime.block_on(inner.export_layer(&layer.chain_id))?;
+            blob(out, &layer.diff_id, size, &mut stream)?;
+        }
+        let descriptor = json!({"mediaType": LAYER, "digest": layer.diff_id, "size": size});
+        sources.insert(layer.diff_id.clone(), descriptor.clone());
+        layers.push(descriptor);
+    }
+    let config = image.raw_config.as_bytes();
+    if written.insert(image.id.clone()) {
+        blob(out, &image.id, config.len() as u64, &mut { config })?;
+    }
+    let manifest = text(&json!({
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "config": {"mediaType": CONFIG, "digest": image.id, "size": config.len()},
+        "layers": layers,
+    }))?;
+    let digest = digest::of(&manifest);
+    if written.insert(digest.clone()) {
+        blob(out, &digest, manifest.len() as u64, &mut manifest.as_slice())?;
+    }
+    Ok((json!({"mediaType": MANIFEST, "digest": digest, "size": manifest.len()}), sources))
+}
+
+/// A descriptor with one more member.
+fn with(descriptor: &Value, key: &str, value: Value) -> Value {
+    let mut descriptor = descriptor.clone();
+    if let Some(map) = descriptor.as_object_mut() {
+        map.insert(key.into(), value);
+    }
+    descriptor
 }
 
 fn text(value: &Value) -> Result<Vec<u8>> {
@@ -263,9 +354,7 @@ fn pad(out: &mut impl Write, size: u64) -> Result<()> {
 /// Writes a blob and makes sure that it is what its name says.
 fn blob(out: &mut Out, digest: &str, size: u64, input: &mut impl Read) -> Result<()> {
     out.write_all(&header(&path(digest), b'0', 0o644, size)?)?;
-    let mut hashed = HashReader::new(input.take(size));
-    out.all_of(&mut hashed)?;
-    let (found, length) = hashed.finish();
+    let (length, found) = out.all_of(&mut input.take(size))?;
     if length != size || found != digest {
         return Err(Error::internal(format!("the files of blob {digest} have changed on the disk")));
     }

@@ -459,7 +459,8 @@ async fn mapped_users(images: Images) {
         tar(&[file("second", "x").ids(5, 5), file(".wh.root-owned", "")]),
     ];
     let image = make(&images, "mapped:1", layers).await;
-    let maps = vec![IdMap { inside: 0, outside: 200_000, size: 65_536 }];
+    let maps =
+        vec![IdMap { inside: 0, outside: 200_000, size: 65_536, kind: wharf_plan::types::IdKind::Both }];
     let id = "1d".repeat(32);
     let options = SnapshotOptions { id_maps: maps.clone(), ..SnapshotOptions::default() };
     images.snapshots().prepare(&id, &image, options).await.unwrap();
@@ -573,7 +574,7 @@ async fn the_stream_comes_back(images: Images) {
         ]),
     ];
     make(&images, "stream:1", layers.clone()).await;
-    let mut saved = images.save(&["stream:1".to_owned()]).unwrap();
+    let mut saved = images.save(&["stream:1".to_owned()], &wharf_images::SaveOptions::default()).unwrap();
     let mut bytes = Vec::new();
     tokio::io::AsyncReadExt::read_to_end(&mut saved, &mut bytes).await.unwrap();
     let mut blobs: BTreeMap<String, Vec<u8>> = BTreeMap::new();

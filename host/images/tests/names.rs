@@ -16,7 +16,12 @@ use wharf_images::{Deleted, Images, Kind, RemoveOptions, Use};
 async fn save(images: &Images, references: &[&str]) -> Vec<u8> {
     let references: Vec<String> = references.iter().map(|r| (*r).to_owned()).collect();
     let mut data = Vec::new();
-    images.save(&references).unwrap().read_to_end(&mut data).await.unwrap();
+    images
+        .save(&references, &wharf_images::SaveOptions::default())
+        .unwrap()
+        .read_to_end(&mut data)
+        .await
+        .unwrap();
     data
 }
 
@@ -145,9 +150,10 @@ async fn what_is_saved_is_what_was_loaded() {
         let repository = save(&images, &["one"]).await;
         let id = images.resolve("one:1").unwrap().id.clone();
         let nameless = save(&images, &[&id]).await;
-        let missing = images.save(&["one:1".into(), "nope".into()]).unwrap_err();
+        let missing =
+            images.save(&["one:1".into(), "nope".into()], &wharf_images::SaveOptions::default()).unwrap_err();
         assert_eq!(missing.to_string(), "No such image: nope:latest");
-        assert!(images.save(&[]).is_err());
+        assert!(images.save(&[], &wharf_images::SaveOptions::default()).is_err());
 
         let other = Home::new(!copies);
         let others = other.open().await;

@@ -14,6 +14,7 @@ use crate::keys;
 use crate::options::{self, LogOptions};
 use crate::pump::{Handle, Pump};
 use crate::reader::{LineView, Output, View};
+use crate::ring::Ring;
 use crate::spool::{Limits, Spool, Start, Stream};
 use crate::stdin::{Input, Stdin};
 use crate::sys;
@@ -155,6 +156,9 @@ impl Streams {
             Limits::of(options.max_size, options.max_file)
         };
         let spool = Arc::new(Spool::new(spec.dir.join("spool"), limits));
+        let ring = options
+            .buffer
+            .map(|most| Arc::new(Ring::new(Arc::clone(&spool), usize::try_from(most).unwrap_or(usize::MAX))));
         let driver = (spec.log_driver != NONE).then(|| self.drivers.add(&spec, options, &spool));
         Arc::new(ContainerIo {
             thread: self.pump.choose(),
@@ -162,6 +166,7 @@ impl Streams {
             _drivers: self.drivers.clone(),
             spec,
             spool,
+            ring,
             driver,
             input: Arc::default(),
             slot: Mutex::default(),
@@ -173,6 +178,9 @@ impl Streams {
         ExecIo::new(spec, self.pump.clone())
     }
 }
+
+/// How long the end of a container waits for the last output of `mode=non-blocking`.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// The driver that keeps nothing.
 const NONE: &str = "none";
@@ -199,6 +207,8 @@ pub struct ContainerIo {
     _drivers: Arc<Drivers>,
     thread: usize,
     spool: Arc<Spool>,
+    /// Where output waits that is not to wait for a disk.
+    ring: Option<Arc<Ring>>,
     driver: Option<Arc<Driver>>,
     input: Arc<Input>,
     slot: Mutex<Slot>,
@@ -276,7 +286,11 @@ impl ContainerIo {
         self.spool.begin(u32::try_from(feeds.iter().flatten().count()).unwrap_or(0));
         for (fd, stream) in feeds.into_iter().zip([Stream::Stdout, Stream::Stderr]) {
             let Some(fd) = fd else { continue };
-            match self.pump.feed(self.thread, fd, terminal, self.spool.clone(), stream) {
+            let fed = match &self.ring {
+                Some(ring) => self.pump.feed_ring(fd, terminal, Arc::clone(ring), stream),
+                None => self.pump.feed(self.thread, fd, terminal, self.spool.clone(), stream),
+            };
+            match fed {
                 Ok(handle) => slot.handles.push(handle),
                 Err(error) => {
                     tracing::error!(container = self.spec.id, %error, "the container's output cannot be read");
@@ -332,6 +346,18 @@ impl ContainerIo {
         }
         self.input.close();
         let run = self.spool.runs();
+        if self.ring.is_some() {
+            // The end of one that must not wait for its disk does not either.
+            if tokio::time::timeout(PATIENCE, self.written(run)).await.is_err() {
+                tracing::warn!(container = self.spec.id, "the disk of a container's log does not answer");
+            }
+            return;
+        }
+        self.written(run).await;
+    }
+
+    /// Returns when all output of a run is in the spool.
+    async fn written(&self, run: u32) {
         loop {
             let mut changed = pin!(self.spool.changed().notified());
             changed.as_mut().enable();

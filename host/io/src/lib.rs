@@ -16,6 +16,7 @@ mod lines;
 pub mod options;
 mod pump;
 mod reader;
+mod ring;
 pub mod spool;
 mod stdin;
 mod sys;

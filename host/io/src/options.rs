@@ -21,13 +21,19 @@ pub struct LogOptions {
     pub max_file: u32,
     /// Compress rotated files.
     pub compress: bool,
+    /// `mode=non-blocking`: bytes of output that wait in memory for the disk; what does not fit is dropped. None: the container
+    /// waits.
+    pub buffer: Option<u64>,
 }
 
 impl Default for LogOptions {
     fn default() -> Self {
-        Self { max_size: DEFAULT_MAX_SIZE, max_file: DEFAULT_MAX_FILE, compress: false }
+        Self { max_size: DEFAULT_MAX_SIZE, max_file: DEFAULT_MAX_FILE, compress: false, buffer: None }
     }
 }
+
+/// What `mode=non-blocking` keeps in memory unless `max-buffer-size` says otherwise.
+const DEFAULT_BUFFER: u64 = 1 << 20;
 
 /// Options of both drivers that write files here.
 const KNOWN: [&str; 8] =
@@ -44,14 +50,16 @@ impl LogOptions {
         if !matches!(mode, "" | "blocking" | "non-blocking") {
             return Err(Error::invalid(format!("logger: logging mode not supported: {mode}")));
         }
+        let mut buffer = (mode == "non-blocking").then_some(DEFAULT_BUFFER);
         if let Some(size) = get("max-buffer-size") {
             if mode != "non-blocking" {
                 let text = "logger: max-buffer-size option is only supported with 'mode=non-blocking'";
                 return Err(Error::invalid(text));
             }
-            if let Err(error) = size_of(size, 1024) {
-                return Err(Error::invalid(format!("error parsing option max-buffer-size: {error}")));
-            }
+            let size = size_of(size, 1024);
+            let size =
+                size.map_err(|e| Error::invalid(format!("error parsing option max-buffer-size: {e}")))?;
+            buffer = Some(size);
         }
         let file_based = matches!(driver, "json-file" | "local");
         for key in options.keys().filter(|key| !matches!(key.as_str(), "mode" | "max-buffer-size")) {
@@ -66,7 +74,7 @@ impl LogOptions {
             selected(options, what, &[])?;
         }
         let local = driver == "local";
-        let mut limits = Self { compress: local, ..Self::default() };
+        let mut limits = Self { compress: local, buffer, ..Self::default() };
         if let Some(size) = get("max-size").filter(|size| *size != "-1") {
             limits.max_size = size_of(size, if local { 1024 } else { 1000 }).map_err(Error::invalid)?;
             if limits.max_size == 0 {
@@ -212,7 +220,7 @@ mod tests {
 
     #[test]
     fn values() {
-        let of = |max_size, max_file, compress| Ok(LogOptions { max_size, max_file, compress });
+        let of = |max_size, max_file, compress| Ok(LogOptions { max_size, max_file, compress, buffer: None });
         assert_eq!(parse("json-file", &[]), of(20 << 20, 5, false));
         assert_eq!(parse("local", &[]), of(20 << 20, 5, true));
         assert_eq!(parse("json-file", &[("max-size", "10m"), ("max-file", "3")]), of(10_000_000, 3, false));
@@ -225,8 +233,9 @@ mod tests {
         );
         assert_eq!(
             parse("json-file", &[("mode", "non-blocking"), ("max-buffer-size", "4m")]),
-            of(20 << 20, 5, false)
+            Ok(LogOptions { buffer: Some(4 << 20), ..LogOptions::default() })
         );
+        assert_eq!(parse("json-file", &[("mode", "non-blocking")]).unwrap().buffer, Some(1 << 20));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec};
 use slab::Slab;
 
+use crate::ring::Ring;
 use crate::spool::{Moved, Source, Spool, Stream};
 use crate::sys;
 
@@ -33,6 +34,8 @@ const WAKE: u64 = u64::MAX;
 #[derive(Debug, Clone)]
 enum Sink {
     Spool(Arc<Spool>, Stream),
+    /// A queue in memory, which another thread writes to the spool.
+    Ring(Arc<Ring>, Stream),
     /// An exec whose client went.
     Nowhere,
 }
@@ -51,6 +54,13 @@ struct Feed {
     hung: AtomicBool,
     /// Microseconds of the thread's clock at the last turn.
     turned: AtomicU64,
+}
+
+impl Feed {
+    fn new(fd: OwnedFd, terminal: bool, sink: Sink) -> Self {
+        let no = || AtomicBool::new(false);
+        Self { fd, terminal, sink, last: no(), held: no(), hung: no(), turned: AtomicU64::new(0) }
+    }
 }
 
 /// What a thread is asked for between events.
@@ -99,12 +109,14 @@ impl Handle {
 #[derive(Debug)]
 pub(crate) struct Pump {
     workers: Vec<Arc<Worker>>,
+    /// One that never touches a disk, for what must not wait for any.
+    diskless: Arc<Worker>,
     next: AtomicUsize,
 }
 
 impl Drop for Pump {
     fn drop(&mut self) {
-        for worker in &self.workers {
+        for worker in self.workers.iter().chain([&self.diskless]) {
             worker.request(Request::Stop);
         }
     }
@@ -113,7 +125,7 @@ impl Drop for Pump {
 impl Pump {
     pub(crate) fn new(threads: usize) -> io::Result<Self> {
         let mut workers = Vec::new();
-        for number in 0..threads.max(1) {
+        for number in 0..=threads.max(1) {
             let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
             let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
             epoll::add(&epoll, &wake, EventData::new_u64(WAKE), EventFlags::IN)?;
@@ -124,7 +136,8 @@ impl Pump {
                 .name(format!("output-{number}"))
                 .spawn(move || Thread::new(worker).run())?;
         }
-        Ok(Self { workers, next: AtomicUsize::new(0) })
+        let diskless = workers.pop().ok_or_else(|| io::Error::other("no pump thread"))?;
+        Ok(Self { workers, diskless, next: AtomicUsize::new(0) })
     }
 
     /// A thread for a container; all its streams go to the same.
@@ -141,35 +154,32 @@ impl Pump {
         spool: Arc<Spool>,
         stream: Stream,
     ) -> io::Result<Handle> {
-        self.add(
-            thread,
-            Feed {
-                fd,
-                terminal,
-                sink: Sink::Spool(spool, stream),
-                last: AtomicBool::new(false),
-                held: AtomicBool::new(false),
-                hung: AtomicBool::new(false),
-                turned: AtomicU64::new(0),
-            },
-        )
+        Self::add(self.worker(thread)?, Feed::new(fd, terminal, Sink::Spool(spool, stream)))
+    }
+
+    /// Pumps a stream of a run into memory.
+    pub(crate) fn feed_ring(
+        &self,
+        fd: OwnedFd,
+        terminal: bool,
+        ring: Arc<Ring>,
+        stream: Stream,
+    ) -> io::Result<Handle> {
+        Self::add(Arc::clone(&self.diskless), Feed::new(fd, terminal, Sink::Ring(ring, stream)))
+    }
+
+    fn worker(&self, thread: usize) -> io::Result<Arc<Worker>> {
+        let worker = self.workers.get(thread % self.workers.len().max(1)).cloned();
+        worker.ok_or_else(|| io::Error::other("no pump thread"))
     }
 
     /// Reads a stream to its end and throws it away.
     pub(crate) fn discard(&self, fd: OwnedFd, terminal: bool) -> io::Result<()> {
-        let thread = self.choose();
-        let no = || AtomicBool::new(false);
-        let (sink, turned) = (Sink::Nowhere, AtomicU64::new(0));
-        let feed = Feed { fd, terminal, sink, last: no(), held: no(), hung: no(), turned };
-        self.add(thread, feed).map(|_| ())
+        let worker = self.worker(self.choose())?;
+        Self::add(worker, Feed::new(fd, terminal, Sink::Nowhere)).map(|_| ())
     }
 
-    fn add(&self, thread: usize, feed: Feed) -> io::Result<Handle> {
-        let worker = self
-            .workers
-            .get(thread % self.workers.len().max(1))
-            .cloned()
-            .ok_or_else(|| io::Error::other("no pump thread"))?;
+    fn add(worker: Arc<Worker>, feed: Feed) -> io::Result<Handle> {
         sys::nonblocking(&feed.fd)?;
         if let Sink::Spool(spool, _) = &feed.sink {
             let waker = Arc::downgrade(&worker);
@@ -410,8 +420,10 @@ impl Thread {
         }
         self.holds.retain(|(held, _)| *held != key);
         self.recent.retain(|recent| *recent != key);
-        if let Sink::Spool(spool, _) = &feed.sink {
-            spool.stream_ended();
+        match &feed.sink {
+            Sink::Spool(spool, _) => spool.stream_ended(),
+            Sink::Ring(ring, _) => ring.end(),
+            Sink::Nowhere => {}
         }
     }
 
@@ -467,6 +479,16 @@ impl Thread {
                         Moved::Hold(wait) => Turn::Hold(wait),
                     })
                 }
+                Sink::Ring(ring, stream) => {
+                    let room = self.buffer.len().min(max);
+                    let n = rustix::io::read(&feed.fd, self.buffer.get_mut(..room).unwrap_or_default())?;
+                    if n == 0 {
+                        return Ok(Turn::End);
+                    }
+                    self.moved += n;
+                    ring.push(*stream, self.buffer.get(..n).unwrap_or_default());
+                    Ok(if n < room { Turn::Empty } else { Turn::More })
+                }
             };
         }
         // A terminal gives a few kilobytes at most in one read, and cannot be spliced.
@@ -487,11 +509,15 @@ impl Thread {
                 Err(error) => break Err(error.into()),
             }
         };
-        if let (Sink::Spool(spool, stream), Some(bytes)) = (&feed.sink, self.buffer.get(..filled))
-            && filled > 0
-        {
+        if let Some(bytes) = self.buffer.get(..filled).filter(|bytes| !bytes.is_empty()) {
+            match &feed.sink {
+                Sink::Spool(spool, stream) => {
+                    spool.append(*stream, Source::Bytes(bytes), filled)?;
+                }
+                Sink::Ring(ring, stream) => ring.push(*stream, bytes),
+                Sink::Nowhere => {}
+            }
             self.moved += filled;
-            spool.append(*stream, Source::Bytes(bytes), filled)?;
         }
         end
     }

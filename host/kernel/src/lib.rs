@@ -5,15 +5,18 @@
 //! descriptor. All `unsafe` is in [`sys`].
 #![deny(unsafe_code)]
 
+pub mod apparmor;
 pub mod caps;
 pub mod cgroup;
 pub mod container;
+pub mod criu;
 pub mod error;
 pub mod files;
 pub mod fs;
 pub mod mount;
 pub mod net;
 pub mod netns;
+pub mod program;
 pub mod runtime;
 pub mod seccomp;
 #[allow(unsafe_code, reason = "the one module of system calls")]

@@ -1,7 +1,7 @@
 //! Network namespaces, held by descriptor and made ahead of need.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, Result};
@@ -29,6 +29,35 @@ pub fn within<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
             .map_err(Error::from)?;
         thread.join().map_err(|_| Error::refused("netns", libc::EIO, "the thread panicked"))?
     })
+}
+
+/// A thread that visits other network namespaces and always comes back to the one it was made in.
+#[derive(Debug)]
+pub struct Visitor {
+    home: OwnedFd,
+}
+
+impl Visitor {
+    /// For the calling thread.
+    pub fn new() -> Result<Self> {
+        Ok(Self { home: current()? })
+    }
+
+    /// Runs `work`, which must be short and must not wait, in the namespace that `socket` belongs to. To be called on the
+    /// thread that this was made on.
+    pub fn beside<T>(&self, socket: BorrowedFd<'_>, work: impl FnOnce() -> T) -> Result<T> {
+        let namespace = crate::sys::socket::network_namespace(socket)?;
+        process::setns(namespace.as_fd(), process::CLONE_NEWNET)?;
+        let result = work();
+        if let Err(error) = process::setns(self.home.as_fd(), process::CLONE_NEWNET) {
+            // As in `net::links`: does not happen, and nothing may be done in the wrong place.
+            tracing::error!(%error, "a thread cannot leave a container's network namespace and stops here");
+            loop {
+                std::thread::park();
+            }
+        }
+        Ok(result)
+    }
 }
 
 /// On the calling thread: makes one and goes back home, so that the thread keeps no namespace alive.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use wharf_plan::idmap;
 use wharf_plan::run::Ids;
-use wharf_plan::types::IdMap;
+use wharf_plan::types::{IdKind, IdMap};
 
 use crate::error::{Error, Result};
 use crate::sys::mount::{self, MountAttr, attr};
@@ -66,7 +66,9 @@ pub fn read_map(path: &Path) -> Result<Vec<IdMap>> {
         .map(|line| {
             let mut numbers = line.split_whitespace().map(str::parse);
             match (numbers.next(), numbers.next(), numbers.next()) {
-                (Some(Ok(inside)), Some(Ok(outside)), Some(Ok(size))) => Ok(IdMap { inside, outside, size }),
+                (Some(Ok(inside)), Some(Ok(outside)), Some(Ok(size))) => {
+                    Ok(IdMap { inside, outside, size, kind: IdKind::Both })
+                }
                 _ => Err(Error::refused(path.display().to_string(), libc::EINVAL, "not a map of ids")),
             }
         })
@@ -170,7 +172,7 @@ fn for_mounts(ids: &Ids) -> Result<Arc<OwnedFd>> {
 /// Translates the ids of a detached tree: what is `inside` on disk is `outside` for who looks through it. An empty map does
 /// nothing. `recursive` does it to the mounts below as well, all or none.
 pub fn map_mount(tree: BorrowedFd<'_>, maps: &[IdMap], recursive: bool) -> Result<()> {
-    if maps.is_empty() { Ok(()) } else { map_mount_by(tree, &Ids::both(maps.to_vec()), recursive) }
+    if maps.is_empty() { Ok(()) } else { map_mount_by(tree, &Ids::of(maps), recursive) }
 }
 
 /// As [`map_mount`], with ranges of users and groups that may differ.
@@ -217,13 +219,14 @@ pub fn as_root<T: Send>(maps: &[IdMap], work: impl FnOnce() -> T + Send) -> Resu
     if maps.is_empty() {
         return Ok(work());
     }
-    let Some(root) = idmap::outside(maps, 0) else {
+    let root = |kind| idmap::outside(maps, kind, 0);
+    let Some((uid, gid)) = root(IdKind::Users).zip(root(IdKind::Groups)) else {
         return Err(Error::refused("setfsuid", libc::EINVAL, "the map has no place for id 0"));
     };
     std::thread::scope(|scope| {
         let run = move || {
             process::keep_capabilities_of_files()?;
-            process::set_file_ids(root, root)?;
+            process::set_file_ids(uid, gid)?;
             Ok(work())
         };
         let thread = std::thread::Builder::new()
@@ -242,8 +245,8 @@ mod tests {
 
     fn maps() -> Vec<IdMap> {
         vec![
-            IdMap { inside: 0, outside: 300_000, size: 1000 },
-            IdMap { inside: 1000, outside: 400_000, size: 10 },
+            IdMap { inside: 0, outside: 300_000, size: 1000, kind: IdKind::Both },
+            IdMap { inside: 1000, outside: 400_000, size: 10, kind: IdKind::Both },
         ]
     }
 
@@ -251,14 +254,14 @@ mod tests {
     #[test]
     fn many_at_once_do_not_hold_each_other() {
         let makers: Vec<_> = (0..8)
-            .map(|_| std::thread::spawn(|| (0..20).all(|_| create_pair(&Ids::both(maps())).is_ok())))
+            .map(|_| std::thread::spawn(|| (0..20).all(|_| create_pair(&Ids::of(&maps())).is_ok())))
             .collect();
         assert!(makers.into_iter().all(|maker| maker.join().unwrap()));
     }
 
     #[test]
     fn a_network_belongs_to_its_user_namespace() {
-        let pair = create_pair(&Ids::both(maps())).unwrap();
+        let pair = create_pair(&Ids::of(&maps())).unwrap();
         let more = network_of(pair.user.as_fd()).unwrap();
         // NS_GET_USERNS of the network namespace is the user namespace.
         for net in [&pair.net, &more] {
@@ -266,7 +269,7 @@ mod tests {
             let ino = |fd: &OwnedFd| file::fstatat(fd.as_fd(), c"").unwrap().st_ino;
             assert_eq!(ino(&owner), ino(&pair.user));
         }
-        assert_eq!(ids_of(pair.user.as_fd()).unwrap(), Ids::both(maps()));
+        assert_eq!(ids_of(pair.user.as_fd()).unwrap(), Ids::of(&maps()));
         let up = crate::netns::within(|| {
             process::setns(more.as_fd(), CLONE_NEWNET)?;
             let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
@@ -277,8 +280,9 @@ mod tests {
 
     #[test]
     fn maps_that_the_kernel_refuses_are_named() {
-        let twice = vec![IdMap { inside: 0, outside: 5, size: 2 }, IdMap { inside: 1, outside: 9, size: 2 }];
-        let error = create(&Ids::both(twice)).unwrap_err();
+        let twice =
+            [(0, 5), (1, 9)].map(|(inside, outside)| IdMap { inside, outside, size: 2, kind: IdKind::Both });
+        let error = create(&Ids::of(&twice)).unwrap_err();
         assert!(error.to_string().contains("0 5 2, 1 9 2"), "{error}");
     }
 

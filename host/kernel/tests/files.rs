@@ -454,7 +454,8 @@ fn mapped_ids_of_binds_and_of_overlay_layers() {
         dir("snap/work", 0o755),
     ])
     .unwrap();
-    let maps = vec![IdMap { inside: 0, outside: 100_000, size: 65_536 }];
+    let maps =
+        vec![IdMap { inside: 0, outside: 100_000, size: 65_536, kind: wharf_plan::types::IdKind::Both }];
     let mapped = |path: &str| Mount { id_maps: maps.clone(), ..bind(at(path), MountAttributes::empty()) };
     let root = files::mount(&home.roots, &[mapped("lower")]).unwrap();
     let meta = std::fs::metadata(fd_path(&root).join("f")).unwrap();

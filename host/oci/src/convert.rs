@@ -469,6 +469,7 @@ pub(crate) fn convert(spec: &Spec, id: &str, bundle: &Path, systemd: bool) -> Re
         init: false,
         hold: Vec::new(),
         foreign: None,
+        restore: None,
     };
     let own_pids = plan.namespaces.pid == Namespace::New;
     Ok(Converted { plan, open, user: users, own_pids })

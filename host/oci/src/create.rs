@@ -225,7 +225,7 @@ pub(crate) fn follow(
         wait_readable(&spawned.report);
         match read_report(spawned.report.as_fd())? {
             // Nobody else makes processes here.
-            Report::Pending | Report::Own | Report::Adopt(_) => {}
+            Report::Pending | Report::Own | Report::Adopt(_) | Report::StandsIn(_) | Report::Runs => {}
             Report::Terminal(fd) => master = Some(fd),
             Report::Failed(error) => {
                 wait_readable(&spawned.pidfd);

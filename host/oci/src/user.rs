@@ -5,7 +5,7 @@ use std::path::Path;
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
 use wharf_kernel::userns;
 use wharf_plan::run::{Fd, Ids, Namespace, RunPlan, UserNamespace};
-use wharf_plan::types::IdMap;
+use wharf_plan::types::{IdKind, IdMap};
 
 use crate::{Doing, Error, Result};
 
@@ -23,7 +23,12 @@ pub(crate) enum User {
 
 /// Ranges in the words of the specification.
 fn ranges(list: Option<&Vec<LinuxIdMapping>>) -> Vec<IdMap> {
-    let one = |m: &LinuxIdMapping| IdMap { inside: m.container_id(), outside: m.host_id(), size: m.size() };
+    let one = |m: &LinuxIdMapping| IdMap {
+        inside: m.container_id(),
+        outside: m.host_id(),
+        size: m.size(),
+        kind: IdKind::Both,
+    };
     list.into_iter().flatten().map(one).collect()
 }
 

@@ -16,6 +16,7 @@ pub mod ipam;
 pub mod logs;
 pub mod net;
 pub mod network;
+pub mod platform;
 pub mod policy;
 pub mod registry;
 pub mod run;

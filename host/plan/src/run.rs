@@ -5,7 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::IdMap;
+use crate::idmap;
+use crate::types::{IdKind, IdMap};
 
 /// Index into the descriptors that travel with the plan.
 pub type Fd = u32;
@@ -323,9 +324,9 @@ pub struct Ids {
 }
 
 impl Ids {
-    /// The same ranges for users and groups.
-    pub fn both(maps: Vec<IdMap>) -> Self {
-        Self { uids: maps.clone(), gids: maps }
+    /// Those of users and those of groups of one list.
+    pub fn of(maps: &[IdMap]) -> Self {
+        Self { uids: idmap::only(maps, IdKind::Users), gids: idmap::only(maps, IdKind::Groups) }
     }
 }
 
@@ -339,8 +340,8 @@ pub struct UserNamespace {
     pub ids: Ids,
 }
 
-/// A program with runc's command line that runs containers in place of the keeper's own code. Only the administrator
-/// names such a program.
+/// A program that runs containers in place of the keeper's own code: one with runc's command line, or a shim of containerd's
+/// kind. Only the administrator names such a program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub struct Runtime {
     /// Name in the configuration, as `HostConfig.Runtime` has it.
@@ -353,6 +354,25 @@ pub struct Runtime {
     pub root: String,
     /// Directory of this container's bundle.
     pub bundle: String,
+    /// Set where the program is a shim (containerd's runtime v2) and not called as runc is.
+    #[serde(default)]
+    pub shim: Option<Shim>,
+}
+
+/// What a shim is told besides the bundle.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Shim {
+    /// The options of its configuration.
+    pub options: Option<ShimOptions>,
+}
+
+/// A message of the shim's own kind (`google.protobuf.Any`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct ShimOptions {
+    /// Name of the message's type.
+    pub type_url: String,
+    /// The message.
+    pub value: Vec<u8>,
 }
 
 /// A process that another runtime makes.
@@ -364,6 +384,24 @@ pub struct Foreign {
     pub document: String,
     /// Directory of a checkpoint that the container is restored from.
     pub restore: Option<String>,
+}
+
+/// A checkpoint of CRIU's that a container goes on from, instead of executing a program. Mounts, cgroup, network and streams
+/// are those of the plan; what the plan says of the process is in the checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Restore {
+    /// Absolute path of the CRIU program.
+    pub program: String,
+    /// Directory with the images. Whoever can write to it decides what runs as root of the host.
+    pub images: String,
+    /// Directory for mounts and the log, of this restore alone; made when missing.
+    pub work: String,
+    /// Paths inside whose mounts are not in the images but the plan's, or the host's null device, or the container's cgroups.
+    pub external: Vec<String>,
+    /// Inodes of the pipes that the three standard streams were; None for a stream that was none.
+    pub pipes: [Option<u64>; 3],
+    /// The network namespace is not in the images but the plan's.
+    pub net: bool,
 }
 
 /// A whole container.
@@ -413,6 +451,8 @@ pub struct RunPlan {
     /// Another runtime makes the container. Trees and namespaces lie in its bundle where
     /// [`tree_place`] and [`namespace_place`] say.
     pub foreign: Option<Box<Foreign>>,
+    /// It goes on from a checkpoint.
+    pub restore: Option<Box<Restore>>,
 }
 
 /// Where a runtime finds the root file system, in the bundle.

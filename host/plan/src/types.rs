@@ -111,6 +111,24 @@ pub struct Identity {
     pub claims: Labels,
 }
 
+/// `id-kind` of the contract.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[cfg_attr(feature = "component", derive(ComponentType, Lift, Lower), component(enum))]
+#[cfg_attr(feature = "component", repr(u8))]
+#[serde(rename_all = "kebab-case")]
+pub enum IdKind {
+    /// `both`.
+    #[default]
+    #[cfg_attr(feature = "component", component(name = "both"))]
+    Both,
+    /// `users`.
+    #[cfg_attr(feature = "component", component(name = "users"))]
+    Users,
+    /// `groups`.
+    #[cfg_attr(feature = "component", component(name = "groups"))]
+    Groups,
+}
+
 /// `id-map` of the contract.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "component", derive(ComponentType, Lift, Lower), component(record))]
@@ -121,6 +139,9 @@ pub struct IdMap {
     pub outside: u32,
     /// `size`.
     pub size: u32,
+    /// `kind`.
+    #[serde(default)]
+    pub kind: IdKind,
 }
 
 /// `context` of the contract.

@@ -4,7 +4,7 @@
 //! go to the host they are meant for and to nobody it points at, and a connection that stops moving is given up.
 //!
 //! Where a reference is to be looked for (`hosts`), what a challenge asks (`challenge`) and which manifest of an index
-//! is meant (`manifest`, `platform`) is decided without input or output.
+//! is meant (`manifest`) is decided without input or output.
 //!
 //! Existing client crates were weighed: they follow redirects with whatever headers the HTTP library keeps, know no
 //! mirrors per registry and give a whole blob or nothing, so little of them would have been left.
@@ -18,7 +18,6 @@ mod error;
 pub mod hosts;
 pub mod manifest;
 mod name;
-pub mod platform;
 mod request;
 mod search;
 mod session;
@@ -32,7 +31,7 @@ pub use error::{Error, Kind, Result};
 pub use hosts::{Endpoint, Settings};
 pub use manifest::{Descriptor, Document, Image};
 pub use name::{Repository, Selector};
-pub use platform::Platform;
 pub use search::Found;
 pub use session::{Access, Fetched, Finder, Registry, Resolved, Session};
 pub use upload::{Source, Upload};
+pub use wharf_plan::platform::{self, Platform};

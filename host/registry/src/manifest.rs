@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use wharf_plan::platform::Platform;
 
 use crate::digest;
 use crate::error::{Error, Kind, Result};
-use crate::platform::Platform;
 
 /// Largest manifest or index.
 pub const MAX_MANIFEST: u64 = 4 << 20;
@@ -141,7 +141,8 @@ struct Raw {
     fs_layers: Option<Value>,
 }
 
-fn is_index(media: &str) -> bool {
+/// Whether this is the media type of an index or a manifest list.
+pub fn is_index(media: &str) -> bool {
     media == OCI_INDEX || media == DOCKER_LIST
 }
 

@@ -10,6 +10,7 @@ use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, StatusCode};
 use serde::Deserialize;
 use url::Url;
+use wharf_plan::platform::Platform;
 
 use crate::credential::Credential;
 use crate::digest;
@@ -17,10 +18,14 @@ use crate::error::{Error, Kind, Result};
 use crate::hosts::{self, Endpoint, Found, MAX_FILE, Settings};
 use crate::manifest::{self, Descriptor, Document, Image, MAX_CONFIG, MAX_DEPTH, MAX_MANIFEST};
 use crate::name::{Repository, Selector};
-use crate::platform::Platform;
 use crate::request::{Answer, Ask, retrying};
 use crate::token::Tokens;
 use crate::transport::{Transport, beside};
+
+/// Images of one index that are fetched together.
+const MAX_PLATFORMS: usize = 100;
+/// Bytes of their documents that are held at a time.
+const MAX_HELD: usize = 32 << 20;
 
 /// What a session is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +87,10 @@ impl Fetched {
 pub struct Resolved {
     /// What the selector named: an index or the manifest itself.
     pub root: Descriptor,
+    /// Indexes from the root down to the manifest; none if the root is the manifest.
+    pub indexes: Vec<Fetched>,
+    /// What the last index says that the manifest is for, if it says so.
+    pub platform: Option<Platform>,
     /// The manifest of the image.
     pub manifest: Fetched,
     /// What it says.
@@ -402,13 +411,79 @@ impl Session {
     pub async fn resolve(&self, selector: &Selector, platform: &Platform) -> Result<Resolved> {
         let root = self.manifest(selector, None).await?;
         let descriptor = root.descriptor();
-        let manifest = self.descend(root, platform, MAX_DEPTH).await?;
+        let (mut indexes, mut stated) = (Vec::new(), None);
+        let mut at = root;
+        while let Document::Index(entries) = &at.document {
+            let best = best(entries, platform, indexes.len())?;
+            stated.clone_from(&best.platform);
+            let next = self.manifest(&Selector::Digest(best.digest.clone()), Some(best.size)).await?;
+            indexes.push(std::mem::replace(&mut at, next));
+        }
+        self.resolved(descriptor, indexes, stated, at).await
+    }
+
+    /// All images behind a selector that `wanted` lets through by their platform, in the order of the index. Artifacts
+    /// that do not run are left out, and so is what the index does not say the platform of if it is not `wanted`.
+    pub async fn resolve_every(
+        &self,
+        selector: &Selector,
+        wanted: impl Fn(Option<&Platform>) -> bool + Send,
+    ) -> Result<Vec<Resolved>> {
+        let root = self.manifest(selector, None).await?;
+        let descriptor = root.descriptor();
+        let mut all: Vec<Resolved> = Vec::new();
+        let mut held = 0;
+        // What is still to be looked at, the next one last, each with the indexes above it.
+        let mut open = vec![(root, Vec::new(), None)];
+        while let Some((at, above, stated)) = open.pop() {
+            let Document::Index(entries) = &at.document else {
+                let known = all.iter().any(|one| one.manifest.digest == at.digest);
+                let runs = matches!(&at.document, Document::Image(image) if image.runs().is_ok());
+                if !known && (above.is_empty() || runs) {
+                    let one = self.resolved(descriptor.clone(), above, stated, at).await?;
+                    held += one.manifest.bytes.len() + one.config.len();
+                    if held > MAX_HELD {
+                        return Err(Error::broken(format!(
+                            "the manifests and configurations of the index have more than {MAX_HELD} bytes"
+                        )));
+                    }
+                    all.push(one);
+                }
+                continue;
+            };
+            deep(above.len())?;
+            let mut chosen: Vec<Descriptor> = Vec::new();
+            for entry in entries.iter().filter(|e| !e.is_statement()) {
+                if manifest::is_index(&entry.media_type) || wanted(entry.platform.as_ref()) {
+                    chosen.push(entry.clone());
+                }
+            }
+            let mut above = above;
+            above.push(at);
+            for entry in chosen.into_iter().rev() {
+                if open.len() + all.len() >= MAX_PLATFORMS {
+                    return Err(Error::broken(format!("the index has more than {MAX_PLATFORMS} platforms")));
+                }
+                let next = self.manifest(&Selector::Digest(entry.digest.clone()), Some(entry.size)).await?;
+                open.push((next, above.clone(), entry.platform));
+            }
+        }
+        Ok(all)
+    }
+
+    async fn resolved(
+        &self,
+        root: Descriptor,
+        indexes: Vec<Fetched>,
+        platform: Option<Platform>,
+        manifest: Fetched,
+    ) -> Result<Resolved> {
         let Document::Image(image) = manifest.document.clone() else {
             return Err(Error::broken("an index where a manifest was expected"));
         };
         image.runs()?;
         let config = self.small(&image.config, MAX_CONFIG).await?;
-        Ok(Resolved { root: descriptor, manifest, image: *image, config })
+        Ok(Resolved { root, indexes, platform, manifest, image: *image, config })
     }
 
     /// Goes down from an index to the manifest that fits.
@@ -417,20 +492,9 @@ impl Session {
             Document::Image(_) => return Ok(from),
             Document::Index(entries) => entries,
         };
-        let fitting = manifest::choose(entries, platform);
-        let Some(best) = fitting.first() else {
-            return Err(Error::new(
-                Kind::NotFound,
-                format!("no matching manifest for {} in the manifest list entries", platform.text()),
-            ));
-        };
-        if depth == 0 {
-            return Err(Error::broken(format!(
-                "the index has more than {MAX_DEPTH} indexes inside of each other"
-            )));
-        }
+        let best = best(entries, platform, MAX_DEPTH - depth.min(MAX_DEPTH))?;
         let next = self.manifest(&Selector::Digest(best.digest.clone()), Some(best.size)).await?;
-        Box::pin(self.descend(next, platform, depth - 1)).await
+        Box::pin(self.descend(next, platform, depth.saturating_sub(1))).await
     }
 
     /// A blob that is no larger than `limit`, whole and verified.
@@ -564,6 +628,26 @@ impl Session {
         self.send(at, ask, &[]).await?;
         Ok(String::new())
     }
+}
+
+/// Refuses indexes that are too deep inside of others.
+fn deep(above: usize) -> Result<()> {
+    if above < MAX_DEPTH {
+        return Ok(());
+    }
+    Err(Error::broken(format!("the index has more than {MAX_DEPTH} indexes inside of each other")))
+}
+
+/// The entry of an index, with so many others above it, that fits best.
+fn best<'a>(entries: &'a [Descriptor], platform: &Platform, above: usize) -> Result<&'a Descriptor> {
+    let Some(best) = manifest::choose(entries, platform).into_iter().next() else {
+        return Err(Error::new(
+            Kind::NotFound,
+            format!("no matching manifest for {} in the manifest list entries", platform.text()),
+        ));
+    };
+    deep(above)?;
+    Ok(best)
 }
 
 /// The address in `Link: <…>; rel="next"`.

@@ -8,7 +8,7 @@ use crate::simulate::files::{FileModel, View};
 use crate::storage::{
     ApplyMode, Capabilities, Driver, Features, HostFacts, Kind, PrepareRequest, Purpose, Snapshot, Stack,
 };
-use crate::types::IdMap;
+use crate::types::{IdKind, IdMap};
 
 /// Runs the suite. It panics at the first thing that is not as it must be.
 pub fn storage(subject: &Subject<dyn Driver>) {
@@ -384,8 +384,8 @@ fn users_are_mapped(subject: &Subject<dyn Driver>) {
     world.layer("low", &[], &[("a", "1")]);
     world.layer("high", &["low"], &[("b", "2")]);
     let maps = vec![
-        IdMap { inside: 0, outside: 100_000, size: 1000 },
-        IdMap { inside: 1000, outside: 500_000, size: 64_536 },
+        IdMap { inside: 0, outside: 100_000, size: 1000, kind: IdKind::Both },
+        IdMap { inside: 1000, outside: 500_000, size: 64_536, kind: IdKind::Groups },
     ];
     for (id, parents) in [("on-two", ["high", "low"].as_slice()), ("on-one", &["low"]), ("on-none", &[])] {
         let request = PrepareRequest {

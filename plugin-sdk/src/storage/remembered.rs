@@ -1,6 +1,6 @@
 //! What a snapshot's cookie has to keep: how it is mapped and labelled when it is mounted.
 
-use crate::types::{Cookie, IdMap};
+use crate::types::{Cookie, IdKind, IdMap};
 use crate::{Error, Result};
 
 /// Id ranges and a label of a snapshot; nothing, for most.
@@ -12,15 +12,26 @@ pub struct Remembered {
     pub label: Option<String>,
 }
 
+/// Beside the count: every range says whose it is.
+const KINDS: u32 = 1 << 31;
+
 impl Remembered {
-    /// As a cookie: after their count twelve bytes per range; then the label. Nothing at all is an empty one.
+    /// As a cookie: after their count twelve bytes per range, sixteen where any is of users or groups alone; then the label. Nothing
+    /// at all is an empty one.
     pub fn cookie(maps: &[IdMap], label: Option<&str>) -> Cookie {
         if maps.is_empty() && label.is_none() {
             return Cookie::new();
         }
-        let mut cookie = u32::try_from(maps.len()).unwrap_or(0).to_le_bytes().to_vec();
+        let kinds = maps.iter().any(|map| map.kind != IdKind::Both);
+        let count = u32::try_from(maps.len()).unwrap_or(0) | if kinds { KINDS } else { 0 };
+        let mut cookie = count.to_le_bytes().to_vec();
         for map in maps {
-            for number in [map.inside, map.outside, map.size] {
+            let kind = match map.kind {
+                IdKind::Both => 0,
+                IdKind::Users => 1,
+                IdKind::Groups => 2,
+            };
+            for number in [map.inside, map.outside, map.size].into_iter().chain(kinds.then_some(kind)) {
                 cookie.extend_from_slice(&number.to_le_bytes());
             }
         }
@@ -36,13 +47,20 @@ impl Remembered {
         let damaged = || Error::internal(format!("{driver}: the snapshot's cookie is damaged"));
         let (count, mut rest) = number(cookie).ok_or_else(damaged)?;
         let mut maps = Vec::new();
-        for _ in 0..count {
-            let mut numbers = [0; 3];
-            for slot in &mut numbers {
+        for _ in 0..count & !KINDS {
+            let mut numbers = [0; 4];
+            let there = if count & KINDS == 0 { 3 } else { 4 };
+            for slot in numbers.iter_mut().take(there) {
                 (*slot, rest) = number(rest).ok_or_else(damaged)?;
             }
-            let [inside, outside, size] = numbers;
-            maps.push(IdMap { inside, outside, size });
+            let [inside, outside, size, kind] = numbers;
+            let kind = match kind {
+                0 => IdKind::Both,
+                1 => IdKind::Users,
+                2 => IdKind::Groups,
+                _ => return Err(damaged()),
+            };
+            maps.push(IdMap { inside, outside, size, kind });
         }
         let label = std::str::from_utf8(rest).map_err(|_| damaged())?;
         Ok(Self { maps, label: (!label.is_empty()).then(|| label.to_owned()) })

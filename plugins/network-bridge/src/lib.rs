@@ -306,10 +306,14 @@ fn mac([a, b, c, d]: [u8; 4]) -> String {
 fn names(endpoint: &Endpoint, addresses: &[Cidr]) -> DnsRecord {
     let short: String = endpoint.container.id.chars().take(12).collect();
     let mut aliases = endpoint.aliases.clone();
-    if !short.is_empty() && !aliases.contains(&short) {
-        aliases.push(short);
-    }
-    aliases.retain(|alias| !alias.is_empty() && *alias != endpoint.container.name);
+    aliases.push(short);
+    aliases.push(endpoint.container.hostname.clone());
+    let mut known = vec![endpoint.container.name.clone()];
+    aliases.retain(|alias| {
+        let new = !alias.is_empty() && alias.len() <= 253 && !known.contains(alias);
+        known.push(alias.clone());
+        new
+    });
     DnsRecord {
         name: endpoint.container.name.clone(),
         addresses: addresses.iter().map(|own| own.address().to_string()).collect(),

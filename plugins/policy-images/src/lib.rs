@@ -2,13 +2,13 @@
 //!
 //! `{"allow-registries": ["registry.example"]}` refuses to pull from any other registry; `{"require-signature":
 //! ["registry.example/prod/*"]}` admits only images that something of a signature's type refers to (whether the signature is
-//! good is a question for a policy that knows keys); `{"deny-push": ["docker.io"]}` refuses to push there; `{"keep-label":
+//! good is what `policy-cosign` looks at); `{"deny-push": ["docker.io"]}` refuses to push there; `{"keep-label":
 //! "keep"}` refuses to remove images with that label.
 #![cfg_attr(not(target_arch = "wasm32"), forbid(unsafe_code))]
 
 use serde::Deserialize;
 use wharf_plugin_sdk::host::config;
-use wharf_plugin_sdk::policy::{Authorship, Denial, Policy, Review, Verdict};
+use wharf_plugin_sdk::policy::{Authorship, Denial, Policy, Review, Verdict, fits};
 use wharf_plugin_sdk::{Document, Host, Result};
 
 /// The policy.
@@ -27,23 +27,13 @@ const SIGNATURES: [&str; 4] = [
 #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
 struct Config {
     /// For the host, which asks no policy that is not enabled.
-    #[allow(dead_code, reason = "not ours to look at")]
-    enabled: Option<bool>,
+    #[serde(rename = "enabled")]
+    _enabled: Option<bool>,
     allow_registries: Option<Vec<String>>,
     require_signature: Vec<String>,
     signature_types: Option<Vec<String>>,
     deny_push: Vec<String>,
     keep_label: Option<String>,
-}
-
-/// Whether a pattern fits a reference such as `docker.io/library/busybox:latest`: all of it, its repository, its registry,
-/// or what it begins with before a final `*`.
-fn fits(pattern: &str, reference: &str) -> bool {
-    if let Some(start) = pattern.strip_suffix('*') {
-        return reference.starts_with(start);
-    }
-    let after = |rest: &str| rest.is_empty() || rest.starts_with(['/', ':', '@']);
-    reference.strip_prefix(pattern).is_some_and(after)
 }
 
 fn any(patterns: &[String], reference: &str) -> bool {

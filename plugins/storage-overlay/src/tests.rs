@@ -1,7 +1,7 @@
 use wharf_plugin_sdk::conformance::{self, Subject};
 use wharf_plugin_sdk::files::{Mount, OptionValue, Root, Source};
 use wharf_plugin_sdk::mock::MockHost;
-use wharf_plugin_sdk::types::IdMap;
+use wharf_plugin_sdk::types::{IdKind, IdMap};
 
 use wharf_plugin_sdk::storage::Features;
 
@@ -91,7 +91,7 @@ fn a_container_is_an_overlay_of_its_layers() {
 #[test]
 fn user_namespaces_map_layers_not_files() {
     let host = MockHost::new();
-    let maps = vec![IdMap { inside: 0, outside: 100_000, size: 65_536 }];
+    let maps = vec![IdMap { inside: 0, outside: 100_000, size: 65_536, kind: IdKind::Both }];
     let request = PrepareRequest {
         id: "container".into(),
         kind: Kind::Active,

@@ -1,7 +1,7 @@
 use wharf_plugin_sdk::files::{Device, OptionValue, Root, Source, granted};
 use wharf_plugin_sdk::mock::MockHost;
 use wharf_plugin_sdk::simulate::files::FileModel;
-use wharf_plugin_sdk::types::{Code, ContainerRef, IdMap, Labels};
+use wharf_plugin_sdk::types::{Code, ContainerRef, IdKind, IdMap, Labels};
 
 use super::*;
 
@@ -169,7 +169,7 @@ fn network_mounts_and_devices() {
 
 #[test]
 fn user_namespaces_map_what_the_container_sees() {
-    let maps = vec![IdMap { inside: 0, outside: 100_000, size: 65_536 }];
+    let maps = vec![IdMap { inside: 0, outside: 100_000, size: 65_536, kind: IdKind::Both }];
     let request = MountRequest {
         id_maps: maps.clone(),
         volume: volume(&[]),

@@ -4,9 +4,11 @@
 mod build;
 mod daemon;
 mod needs;
+mod newer;
 mod plugins;
 mod run;
 mod shell;
+mod shim;
 mod test;
 mod toolchain;
 

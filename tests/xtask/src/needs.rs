@@ -34,7 +34,9 @@ const NEEDS: &[(&str, &str)] = &[
 ];
 
 /// What only some tests need, which say that they are skipped without it: a file, and its Debian package.
-const WISHES: [(&str, &str); 3] = [
+const WISHES: [(&str, &str); 5] = [
+    ("/usr/bin/mmdebstrap", "mmdebstrap"),
+    ("/sbin/apparmor_parser", "apparmor"),
     ("/usr/bin/qemu-system-x86_64", "qemu-system-x86"),
     ("/sbin/mkfs.ext4", "e2fsprogs"),
     ("/boot/vmlinuz-*-cloud-amd64", "linux-image-cloud-amd64"),
@@ -76,7 +78,7 @@ pub(crate) fn install() -> Result<()> {
     let mut missing: Vec<&str> =
         NEEDS.iter().filter(|(program, _)| !present(program)).map(|(_, packages)| *packages).collect();
     if missing.is_empty() {
-        return Ok(());
+        return crate::shim::fetch();
     }
     if !is_root() || !on_path("apt-get") {
         bail!("the tests need: {}", missing.join(", "));
@@ -92,7 +94,8 @@ pub(crate) fn install() -> Result<()> {
             .args(["install", "-y", "-qq", "--no-install-recommends"])
             .args(&missing),
     )
-    .with_context(|| format!("the tests need: {}", missing.join(", ")))
+    .with_context(|| format!("the tests need: {}", missing.join(", ")))?;
+    crate::shim::fetch()
 }
 
 /// Whether the distribution has this package.

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use crate::plugins::Profile;
 use crate::shell::{ask, cargo};
-use crate::{build, daemon, needs};
+use crate::{build, daemon, needs, newer};
 
 /// What came of some tests.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +21,7 @@ struct Count {
 pub(crate) fn run(profile: Profile, filter: &[String]) -> Result<i32> {
     let bin = build::everything(profile)?;
     needs::install()?;
+    newer::criu();
     // Compiles the plugins once for all daemons of the tests.
     match daemon::Daemon::start(&bin).and_then(daemon::Daemon::stop) {
         Ok(()) => {}

@@ -10,8 +10,8 @@ use hyper::StatusCode;
 use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use serde_json::json;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
-use wharf_engine::WaitCondition;
 use wharf_engine::models::{ContainerStatsResponse, ContainerWaitResponse};
+use wharf_engine::{Sample, WaitCondition};
 use wharf_io::{AttachQuery, LogQuery, Tail};
 
 use super::websocket;
@@ -199,7 +199,7 @@ struct Samples {
     name: String,
     version: Version,
     ticks: Interval,
-    previous: Option<ContainerStatsResponse>,
+    previous: Option<Sample>,
 }
 
 pub(crate) async fn stats(call: Call) -> Outcome {
@@ -211,17 +211,17 @@ pub(crate) async fn stats(call: Call) -> Outcome {
     }
     let engine = call.grant().await?;
     let mut first = engine.container_stats(call.name(), None).await?;
-    shape::stats(&mut first, call.version());
+    shape::stats(&mut first.stats, call.version());
     if one_shot {
-        return sample(&first).map(|bytes| reply::text(StatusCode::OK, bytes));
+        return sample(&first.stats).map(|bytes| reply::text(StatusCode::OK, bytes));
     }
     if !streaming {
         tokio::time::sleep(SECOND).await;
-        let mut second = engine.container_stats(call.name(), Some(&first)).await?;
-        shape::stats(&mut second, call.version());
-        return sample(&second).map(|bytes| reply::text(StatusCode::OK, bytes));
+        let mut second = engine.container_stats(call.name(), Some(first)).await?;
+        shape::stats(&mut second.stats, call.version());
+        return sample(&second.stats).map(|bytes| reply::text(StatusCode::OK, bytes));
     }
-    let line = sample(&first)?;
+    let line = sample(&first.stats)?;
     // The next moment that is not so near that it would tell nothing.
     let passed = (PHASE.elapsed() + SECOND / 2).as_secs() + 1;
     let mut ticks = interval_at(*PHASE + Duration::from_secs(passed), SECOND);
@@ -247,9 +247,9 @@ fn sample(stats: &ContainerStatsResponse) -> Result<Bytes, Failure> {
 fn more(samples: Samples) -> impl Stream<Item = io::Result<Bytes>> + Send {
     stream::unfold(samples, |mut state| async move {
         state.ticks.tick().await;
-        let mut next = state.engine.container_stats(&state.name, state.previous.as_ref()).await.ok()?;
-        shape::stats(&mut next, state.version);
-        let line = sample(&next).ok()?;
+        let mut next = state.engine.container_stats(&state.name, state.previous.take()).await.ok()?;
+        shape::stats(&mut next.stats, state.version);
+        let line = sample(&next.stats).ok()?;
         state.previous = Some(next);
         Some((Ok(line), state))
     })

@@ -23,7 +23,7 @@ use wharf_engine::models::{
 };
 use wharf_engine::remote::PullOptions;
 use wharf_engine::variants::ImageInspectOptions;
-use wharf_engine::{Caller, CreateOptions, Error, Filters, ListOptions, Result, WaitCondition};
+use wharf_engine::{Caller, CreateOptions, Error, Filters, ListOptions, Result, Sample, WaitCondition};
 use wharf_io::{AttachQuery, LogQuery, StdinEnd, Written};
 use wharf_plan::auth::{Connection, Evidence, Operation, Target};
 use wharf_plan::types::{Identity, Labels};
@@ -303,18 +303,14 @@ impl Service for Front {
         answer(Session { output: self.0.output(), input })
     }
 
-    fn container_stats<'a>(
-        &'a self,
-        reference: &'a str,
-        previous: Option<&'a ContainerStatsResponse>,
-    ) -> Pending<'a, ContainerStatsResponse> {
+    fn container_stats<'a>(&'a self, reference: &'a str, previous: Option<Sample>) -> Pending<'a, Sample> {
         let name = if previous.is_some() { "second" } else { "first" };
         let stats = ContainerStatsResponse {
             name: Some(name.into()),
             os_type: Some("linux".into()),
             ..ContainerStatsResponse::default()
         };
-        if reference == "c" { answer(stats) } else { no_container(reference) }
+        if reference == "c" { answer(stats.into()) } else { no_container(reference) }
     }
 
     fn exec_create<'a>(

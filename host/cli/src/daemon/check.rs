@@ -142,32 +142,41 @@ pub(crate) fn runtimes(
             return Err(format!("runtime name '{name}' is reserved"));
         }
         let (path, typ) = (runtime.path.as_str(), runtime.kind.as_str());
-        let binary = runtime.options.get("BinaryName").and_then(serde_json::Value::as_str).unwrap_or("");
-        let program = match (path, typ) {
+        let shim = match (path, typ) {
             ("", "") => {
                 return Err(format!("runtime {name}: either a runtimeType or a path must be configured"));
             }
-            (path, "") if runtime.options.is_empty() => path,
+            (_, "") if runtime.options.is_empty() => None,
             (_, "") => return Err(format!("runtime {name}: options cannot be used with a path runtime")),
             ("", _) if !runtime.args.is_empty() => {
                 return Err(format!("runtime {name}: args cannot be used with a runtimeType runtime"));
             }
-            ("", "io.containerd.runc.v2") if !binary.is_empty() => binary,
-            ("", typ) => {
-                return Err(format!(
-                    "runtime {name}: containerd's shim {typ} is not supported: name a program with runc's command \
-                     line by path, or by the option BinaryName of io.containerd.runc.v2"
-                ));
-            }
+            ("", typ) if typ.starts_with('/') || wharf_shim::program_name(typ).is_some() => Some(
+                wharf_shim::options(typ, &runtime.options).map_err(|why| format!("runtime {name}: {why}"))?,
+            ),
+            ("", typ) => return Err(format!("runtime {name}: invalid runtime type: {typ}")),
             _ => {
                 return Err(format!(
                     "runtime {name}: cannot configure both path and runtimeType for the same runtime"
                 ));
             }
         };
-        let path = program_path(program).map_err(|why| format!("runtime {name}: {why}"))?;
-        let arguments = runtime.args.clone();
-        all.insert(name.clone(), wharf_engine::settings::RuntimeSettings { path, arguments });
+        let settings = match shim {
+            Some(options) => {
+                let shim = wharf_engine::settings::ShimSettings { kind: typ.to_owned(), options };
+                // The one shim that can be done without: what it calls is called here as well.
+                let binary = runtime.options.get("BinaryName").and_then(serde_json::Value::as_str);
+                let path = binary.filter(|_| typ == "io.containerd.runc.v2").map(program_path).transpose();
+                let path = path.map_err(|why| format!("runtime {name}: {why}"))?.unwrap_or_default();
+                wharf_engine::settings::RuntimeSettings { path, arguments: Vec::new(), shim: Some(shim) }
+            }
+            None => {
+                let path = program_path(path).map_err(|why| format!("runtime {name}: {why}"))?;
+                let arguments = runtime.args.clone();
+                wharf_engine::settings::RuntimeSettings { path, arguments, shim: None }
+            }
+        };
+        all.insert(name.clone(), settings);
     }
     let default = config.default_runtime.as_str();
     if !wharf_engine::planner::run::is_native(default) && !all.contains_key(default) {

@@ -150,6 +150,7 @@ pub(crate) const OPTIONS: &[Opt] = &[
     opt("userns-remap", "userns-remap", Text, Works, "User namespace of containers: default, user[:group], or auto for a range each"),
     opt("seccomp-profile", "seccomp-profile", Text, Works, "Seccomp rules: builtin, unconfined or a file"),
     opt("selinux-enabled", "selinux-enabled", Bool, Works, "Label containers for SELinux"),
+    opt("criu", "criu", Text, Works, "Program that makes and restores checkpoints; by default criu, where it is installed"),
     opt("add-runtime", "runtimes", Runtimes, Works, "Further runtime, name=path"),
     opt("default-runtime", "default-runtime", Text, Works, "Runtime of containers that name none"),
     opt("cdi-spec-dir", "cdi-spec-dirs", List, Works, "Directory with descriptions of CDI devices"),

@@ -47,6 +47,12 @@ pub(crate) fn settings(config: &Config) -> Result<Settings, String> {
     settings.cgroup_parent.clone_from(&config.cgroup_parent);
     settings.systemd_cgroups = config.exec_opts.iter().any(|o| o == "native.cgroupdriver=systemd");
     settings.live_restore = config.live_restore;
+    if !config.criu.is_empty() {
+        if !config.criu.starts_with('/') {
+            return Err(format!("criu: {:?} is not an absolute path", config.criu));
+        }
+        settings.criu.clone_from(&config.criu);
+    }
     settings.dns.clone_from(&config.dns);
     settings.dns_search.clone_from(&config.dns_search);
     settings.dns_options.clone_from(&config.dns_opts);

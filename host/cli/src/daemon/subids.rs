@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use wharf_engine::planner::userns::Remap;
-use wharf_plan::types::IdMap;
+use wharf_plan::types::{IdKind, IdMap};
 
 /// The user that `default` stands for.
 const DEFAULT_USER: &str = "dockremap";
@@ -107,22 +107,25 @@ fn fixed(option: &str, etc: &Path) -> Result<Remap, String> {
     if gids.is_empty() {
         return Err(format!("can't create ID mappings: no subgid ranges found for group {group:?}"));
     }
-    // One translation serves the users and the groups of a mount.
-    if uids != gids {
-        return Err(format!(
-            "can't create ID mappings: the ranges of {user:?} in {0}/subuid and of {group:?} in {0}/subgid differ; make them \
-             the same",
-            etc.display()
-        ));
-    }
+    Ok(Remap::Fixed(if uids == gids {
+        follow(&uids, IdKind::Both)?
+    } else {
+        let mut maps = follow(&uids, IdKind::Users)?;
+        maps.extend(follow(&gids, IdKind::Groups)?);
+        maps
+    }))
+}
+
+/// Several ranges follow each other inside.
+fn follow(ranges: &[(u32, u32)], kind: IdKind) -> Result<Vec<IdMap>, String> {
     let mut inside = 0_u32;
     let mut maps = Vec::new();
-    for (outside, size) in uids {
-        maps.push(IdMap { inside, outside, size });
+    for (outside, size) in ranges.iter().copied() {
+        maps.push(IdMap { inside, outside, size, kind });
         inside =
             inside.checked_add(size).ok_or("can't create ID mappings: the ranges are larger than all ids")?;
     }
-    Ok(Remap::Fixed(maps))
+    Ok(maps)
 }
 
 /// The ranges of the first of these names that has any, in order. A line that makes no sense is left out.
@@ -225,7 +228,7 @@ mod tests {
     fn names_and_numbers_lead_to_ranges() {
         let sub = "other:1:1\ndockremap:200000:10\ndockremap:100000:65536\n5:300000:9\nbad:x:y\n";
         let dir = etc(&[PASSWD, GROUP, ("subuid", sub), ("subgid", sub)]);
-        let map = |inside, outside, size| IdMap { inside, outside, size };
+        let map = |inside, outside, size| IdMap { inside, outside, size, kind: IdKind::Both };
         // Several ranges follow each other inside.
         let two = Remap::Fixed(vec![map(0, 100_000, 65_536), map(65_536, 200_000, 10)]);
         for option in ["default", "dockremap", "990:991", "dockremap:dockremap", "990:dockremap"] {
@@ -255,19 +258,31 @@ mod tests {
     }
 
     #[test]
-    fn ranges_must_be_there_and_alike() {
+    fn ranges_must_be_there() {
         let with = |subuid: &str, subgid: &str| {
             let dir = etc(&[PASSWD, GROUP, ("subuid", subuid), ("subgid", subgid)]);
             remap("dockremap", dir.path()).unwrap_err()
         };
         assert!(with("", "").contains("no subuid ranges found for user \"dockremap\""));
         assert!(with("dockremap:5:5\n", "").contains("no subgid ranges found for group \"dockremap\""));
-        assert!(with("dockremap:5:5\n", "dockremap:6:5\n").contains("differ"));
         // What would take the host's root along, or wraps, is no range.
         assert!(with("dockremap:0:5\n", "").contains("no subuid ranges"));
         assert!(with("dockremap:4294967295:5\n", "").contains("no subuid ranges"));
         assert!(with("dockremap:5\n", "").contains("no subuid ranges"));
         assert!(with("dockremap:5:5:5\n", "").contains("no subuid ranges"));
+    }
+
+    #[test]
+    fn users_and_groups_may_have_different_ranges() {
+        let (subuid, subgid) = ("dockremap:100000:10\n", "dockremap:200000:5\ndockremap:300000:7\n");
+        let dir = etc(&[PASSWD, GROUP, ("subuid", subuid), ("subgid", subgid)]);
+        let map = |inside, outside, size, kind| IdMap { inside, outside, size, kind };
+        let expected = vec![
+            map(0, 100_000, 10, IdKind::Users),
+            map(0, 200_000, 5, IdKind::Groups),
+            map(5, 300_000, 7, IdKind::Groups),
+        ];
+        assert_eq!(remap("dockremap", dir.path()).unwrap().0, Remap::Fixed(expected));
     }
 
     #[test]

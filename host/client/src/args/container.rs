@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 
-use super::{Command, CreateArgs, InspectArgs, PruneArgs, Pruning, RunArgs};
+use super::{Command, CreateArgs, InspectArgs, ListArgs, PruneArgs, Pruning, RunArgs};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ContainerCommand {
@@ -196,27 +196,17 @@ pub(crate) struct RmArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct PsArgs {
+    #[command(flatten)]
+    pub(crate) list: ListArgs,
     /// Show also those that do not run
     #[arg(short, long)]
     pub(crate) all: bool,
-    /// Filter (key=value)
-    #[arg(short, long)]
-    pub(crate) filter: Vec<String>,
-    /// Format with a Go template, `json` or `table`
-    #[arg(long)]
-    pub(crate) format: Option<String>,
     /// Show the last n
     #[arg(short = 'n', long)]
     pub(crate) last: Option<i64>,
     /// Show the latest
     #[arg(short, long)]
     pub(crate) latest: bool,
-    /// Do not shorten
-    #[arg(long)]
-    pub(crate) no_trunc: bool,
-    /// Only ids
-    #[arg(short, long)]
-    pub(crate) quiet: bool,
     /// Show sizes
     #[arg(short, long)]
     pub(crate) size: bool,

@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 
-use super::{Command, InspectArgs, PruneAllArgs, Pruning};
+use super::{Command, InspectArgs, ListArgs, PruneAllArgs, Pruning};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImageCommand {
@@ -52,24 +52,14 @@ impl From<ImageCommand> for Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct ImagesArgs {
+    #[command(flatten)]
+    pub(crate) list: ListArgs,
     /// Show also intermediate ones
     #[arg(short, long)]
     pub(crate) all: bool,
     /// Show digests
     #[arg(long)]
     pub(crate) digests: bool,
-    /// Filter (key=value)
-    #[arg(short, long)]
-    pub(crate) filter: Vec<String>,
-    /// Format with a Go template, `json` or `table`
-    #[arg(long)]
-    pub(crate) format: Option<String>,
-    /// Do not shorten
-    #[arg(long)]
-    pub(crate) no_trunc: bool,
-    /// Only ids
-    #[arg(short, long)]
-    pub(crate) quiet: bool,
     /// Only images of this name
     pub(crate) reference: Option<String>,
 }
@@ -96,6 +86,9 @@ pub(crate) struct LoadArgs {
     /// Read from this file instead of standard input
     #[arg(short, long)]
     pub(crate) input: Option<std::path::PathBuf>,
+    /// Load only images of these platforms: os/architecture[/variant]
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) platform: Vec<String>,
     /// No progress
     #[arg(short, long)]
     pub(crate) quiet: bool,
@@ -106,6 +99,9 @@ pub(crate) struct PullArgs {
     /// Download all tags of the repository
     #[arg(short, long)]
     pub(crate) all_tags: bool,
+    /// Download the images of all platforms
+    #[arg(long, conflicts_with = "platform")]
+    pub(crate) all_platforms: bool,
     /// Platform of the image: os/architecture[/variant]
     #[arg(long)]
     pub(crate) platform: Option<String>,
@@ -121,6 +117,9 @@ pub(crate) struct PushArgs {
     /// Upload all tags of the repository
     #[arg(short, long)]
     pub(crate) all_tags: bool,
+    /// Upload only the image of this platform: os/architecture[/variant]
+    #[arg(long)]
+    pub(crate) platform: Option<String>,
     /// Print no progress
     #[arg(short, long)]
     pub(crate) quiet: bool,
@@ -172,6 +171,9 @@ pub(crate) struct SaveArgs {
     /// File to write to instead of standard output
     #[arg(short, long)]
     pub(crate) output: Option<std::path::PathBuf>,
+    /// Save only images of these platforms: os/architecture[/variant]
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) platform: Vec<String>,
     /// Images
     #[arg(required = true)]
     pub(crate) images: Vec<String>,
@@ -193,6 +195,9 @@ pub(crate) struct RmiArgs {
     /// Keep untagged parents
     #[arg(long)]
     pub(crate) no_prune: bool,
+    /// Remove only images of these platforms: os/architecture[/variant]
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) platform: Vec<String>,
     /// Images
     #[arg(required = true)]
     pub(crate) images: Vec<String>,
@@ -206,6 +211,9 @@ pub(crate) struct HistoryArgs {
     /// Do not shorten
     #[arg(long)]
     pub(crate) no_trunc: bool,
+    /// Platform of the image: os/architecture[/variant]
+    #[arg(long)]
+    pub(crate) platform: Option<String>,
     /// Only ids
     #[arg(short, long)]
     pub(crate) quiet: bool,

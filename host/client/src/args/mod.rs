@@ -221,6 +221,9 @@ pub(crate) struct InspectArgs {
     /// Kind of object: container, image, network or volume
     #[arg(long = "type")]
     pub(crate) kind: Option<String>,
+    /// Platform of an image: os/architecture[/variant]
+    #[arg(long)]
+    pub(crate) platform: Option<String>,
     /// Show sizes
     #[arg(short, long)]
     pub(crate) size: bool,

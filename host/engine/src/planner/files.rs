@@ -36,22 +36,55 @@ fn loopback(server: &str) -> bool {
     bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-/// The resolver of a container: what it asked for, else the engine's, else the host's. With a network namespace of its
-/// own the host's loopback servers cannot be reached; Docker's public ones stand in when nothing else is left.
-pub fn resolver(asked: &Resolver, engine: &Resolver, host: &Resolver, own_namespace: bool) -> Resolver {
+/// Of each line the first of these that says something.
+pub fn first(of: &[&Resolver]) -> Resolver {
     let pick = |f: fn(&Resolver) -> &Vec<String>| {
-        [asked, engine, host].into_iter().map(f).find(|l| !l.is_empty()).cloned().unwrap_or_default()
+        of.iter().map(|r| f(r)).find(|l| !l.is_empty()).cloned().unwrap_or_default()
     };
-    let mut servers = pick(|r| &r.servers);
-    if own_namespace && asked.servers.is_empty() && engine.servers.is_empty() {
-        servers.retain(|s| !loopback(s));
-        if servers.is_empty() {
-            servers = vec!["8.8.8.8".into(), "8.8.4.4".into()];
+    Resolver { servers: pick(|r| &r.servers), search: pick(|r| &r.search), options: pick(|r| &r.options) }
+}
+
+/// The resolver of a container with a network of its own that asks name servers itself: as given, else the host's. The
+/// host's loopback servers cannot be reached from there, nor those of a family that the container does not have; Docker's
+/// public ones stand in when nothing else is left.
+pub fn resolver(given: &Resolver, host: &Resolver, ipv6: bool) -> Resolver {
+    let mut all = first(&[given, host]);
+    if given.servers.is_empty() {
+        all.servers.retain(|s| !loopback(s) && (ipv6 || !s.contains(':')));
+        if all.servers.is_empty() {
+            all.servers = vec!["8.8.8.8".into(), "8.8.4.4".into()];
         }
     }
-    let mut search = pick(|r| &r.search);
-    search.retain(|s| s != ".");
-    Resolver { servers, search, options: pick(|r| &r.options) }
+    without_root(all)
+}
+
+/// `--dns-search .` is how no search domain is asked for.
+pub fn without_root(mut all: Resolver) -> Resolver {
+    all.search.retain(|s| s != ".");
+    all
+}
+
+/// The value of the last `ndots` option that has one.
+pub fn ndots(options: &[String]) -> Option<u32> {
+    options.iter().rev().find_map(|option| option.strip_prefix("ndots:")?.parse().ok())
+}
+
+/// The resolv.conf of a container that asks the engine for names, which asks the servers of `given`, else the host's, for
+/// others. Names of one word are to reach it as they are.
+pub fn internal_conf(given: &Resolver, host: &Resolver) -> String {
+    let mut all = without_root(first(&[given, host]));
+    let behind = all
+        .servers
+        .iter()
+        .map(|server| if given.servers.is_empty() { format!("host({server})") } else { server.clone() });
+    let behind = behind.collect::<Vec<_>>().join(" ");
+    all.servers = vec![wharf_kernel::net::NAME_SERVER.to_string()];
+    if ndots(&all.options).is_none() {
+        all.options.retain(|option| !option.starts_with("ndots:"));
+        all.options.push("ndots:0".into());
+    }
+    // Docker's note, which people look for.
+    format!("{}\n# ExtServers: [{behind}]\n", resolv_conf(&all))
 }
 
 /// A resolv.conf.
@@ -130,13 +163,30 @@ mod tests {
             "# x\nnameserver 127.0.0.53\nnameserver 10.0.0.1\nsearch a b\noptions ndots:2\nfoo\n",
         );
         let none = Resolver::default();
-        let own = resolver(&none, &none, &host, true);
+        let own = resolver(&none, &host, false);
         assert_eq!(resolv_conf(&own), "nameserver 10.0.0.1\nsearch a b\noptions ndots:2\n");
-        assert_eq!(resolver(&none, &none, &host, false).servers, ["127.0.0.53", "10.0.0.1"]);
-        assert_eq!(resolver(&none, &none, &r(&["127.0.0.1"]), true).servers, ["8.8.8.8", "8.8.4.4"]);
-        assert_eq!(resolver(&r(&["1.1.1.1"]), &r(&["2.2.2.2"]), &host, true).servers, ["1.1.1.1"]);
+        assert_eq!(first(&[&none, &none, &host]).servers, ["127.0.0.53", "10.0.0.1"]);
+        assert_eq!(resolver(&none, &r(&["127.0.0.1"]), false).servers, ["8.8.8.8", "8.8.4.4"]);
+        assert_eq!(resolver(&none, &r(&["fd00::1", "1.1.1.1"]), false).servers, ["1.1.1.1"]);
+        assert_eq!(resolver(&none, &r(&["fd00::1", "1.1.1.1"]), true).servers, ["fd00::1", "1.1.1.1"]);
+        assert_eq!(resolver(&r(&["127.0.0.1"]), &host, false).servers, ["127.0.0.1"]);
         let dot = Resolver { search: vec![".".into()], ..Resolver::default() };
-        assert!(resolver(&dot, &none, &host, true).search.is_empty());
+        assert!(resolver(&dot, &host, false).search.is_empty());
+    }
+
+    #[test]
+    fn names_are_asked_of_the_engine() {
+        let host = parse_resolv("nameserver 127.0.0.53\nsearch a b\noptions edns0 ndots:x\n");
+        let none = Resolver::default();
+        assert_eq!(
+            internal_conf(&none, &host),
+            "nameserver 127.0.0.11\nsearch a b\noptions edns0 ndots:0\n\n# ExtServers: [host(127.0.0.53)]\n"
+        );
+        let given = Resolver { options: vec!["ndots:3".into()], search: vec![".".into()], ..r(&["1.1.1.1"]) };
+        assert_eq!(
+            internal_conf(&given, &host),
+            "nameserver 127.0.0.11\noptions ndots:3\n\n# ExtServers: [1.1.1.1]\n"
+        );
     }
 
     #[test]

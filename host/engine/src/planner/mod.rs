@@ -13,6 +13,7 @@ pub mod names;
 pub mod paths;
 pub mod ports;
 pub(crate) mod report;
+pub(crate) mod resolution;
 pub mod run;
 pub mod security;
 pub mod signals;
@@ -31,8 +32,6 @@ pub struct Facts {
     pub cgroup_version: u8,
     /// Cgroups share out real-time processor time.
     pub cpu_realtime: bool,
-    /// The kernel has `AppArmor`.
-    pub apparmor: bool,
     /// Log driver of containers that name none.
     pub log_driver: String,
     /// Its options.

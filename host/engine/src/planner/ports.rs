@@ -124,10 +124,47 @@ fn binding(port: Port, one: &PortBinding) -> Result<Binding> {
     Ok(Binding { port, ip, low, high })
 }
 
-/// What to publish for a container with these addresses. A binding without an address is published on both families'
-/// unspecified address. Where a range was given, the first that is free shall be taken; the host's applier chooses
-/// among `host_port..host_port + count` is not what `count` means, so the first one stands for it here and the caller
-/// walks on when it is taken.
+/// The host's addresses that a binding is published on, for a container with addresses of these families. One without an
+/// address is published on both families' unspecified address.
+fn hosts(b: &Binding, v4: bool, v6: bool) -> Vec<std::net::IpAddr> {
+    let all = match &b.ip {
+        None => vec![std::net::IpAddr::from([0; 4]), std::net::IpAddr::from([0; 16])],
+        Some(ip) => ip.parse().into_iter().collect(),
+    };
+    all.into_iter().filter(|ip| if ip.is_ipv4() { v4 } else { v6 }).collect()
+}
+
+/// Whether one of them has a range of host ports to choose from.
+pub fn has_ranges(list: &[Binding]) -> bool {
+    list.iter().any(|b| b.low < b.high)
+}
+
+/// Each range becomes the first port of it that `free` gives for the protocol, the addresses, the range and what this
+/// container has otherwise. Where there is none, the first one stands: applying it says what is wrong.
+pub fn choose(
+    list: &[Binding],
+    v4: bool,
+    v6: bool,
+    mut free: impl FnMut(Protocol, &[std::net::IpAddr], std::ops::RangeInclusive<u16>, &[u16]) -> Option<u16>,
+) -> Vec<Binding> {
+    let mut chosen: Vec<Binding> = Vec::with_capacity(list.len());
+    for b in list {
+        let mut b = b.clone();
+        if b.low < b.high {
+            let same = |other: &&Binding| other.port.protocol == b.port.protocol;
+            let others = list.iter().filter(|other| other.low == other.high).chain(&chosen).filter(same);
+            let taken: Vec<u16> = others.map(|other| other.low).collect();
+            let hosts = hosts(&b, v4, v6);
+            b.low = free(b.port.protocol(), &hosts, b.low..=b.high, &taken).unwrap_or(b.low);
+            b.high = b.low;
+        }
+        chosen.push(b);
+    }
+    chosen
+}
+
+/// What to publish for a container with these addresses, once ports are chosen. A binding without an address is published on
+/// both families' unspecified address.
 pub fn publishes(list: &[Binding], ipv4: Option<&str>, ipv6: Option<&str>) -> Vec<Publish> {
     let mut all = Vec::new();
     for b in list {
@@ -242,6 +279,29 @@ mod tests {
             bindings(&map("80/tcp", "", "x")).unwrap_err().message,
             "invalid port specification: \"x\""
         );
+    }
+
+    #[test]
+    fn ranges() {
+        let mut all = bindings(&map("80/tcp", "", "8000-8003")).unwrap();
+        all.extend(bindings(&map("81/tcp", "127.0.0.1", "8000-8003")).unwrap());
+        all.extend(bindings(&map("82/tcp", "", "8001")).unwrap());
+        all.extend(bindings(&map("83/udp", "", "8001-8002")).unwrap());
+        assert!(has_ranges(&all) && !has_ranges(&all[2..3]));
+        let mut asked = Vec::new();
+        let chosen = choose(&all, true, false, |protocol, hosts, mut range, taken| {
+            asked.push((protocol, hosts.len()));
+            range.find(|port| !taken.contains(port))
+        });
+        let ports: Vec<(u16, u16)> = chosen.iter().map(|b| (b.low, b.high)).collect();
+        assert_eq!(ports, [(8000, 8000), (8002, 8002), (8001, 8001), (8001, 8001)]);
+        assert_eq!(asked.len(), 3);
+        assert!(asked.iter().all(|(_, hosts)| *hosts == 1));
+        let none = choose(&all[..1], true, true, |_, hosts, _, _| {
+            assert_eq!(hosts.len(), 2);
+            None
+        });
+        assert_eq!((none[0].low, none[0].high), (8000, 8000), "applying it says that it is taken");
     }
 
     #[test]

@@ -340,6 +340,8 @@ pub fn is_native(name: &str) -> bool {
 pub fn check_runtime(host: &HostConfig, facts: &Facts) -> Result<()> {
     match host.runtime.as_deref().unwrap_or("") {
         name if is_native(name) || facts.runtimes.contains(name) => Ok(()),
+        // Whether its program is there is seen at the start, as with Docker.
+        other if crate::shims::is_shim(other) => Ok(()),
         other => Err(crate::runtimes::unknown(other)),
     }
 }
@@ -651,6 +653,7 @@ pub fn plan(
         init: b.init,
         hold: start.hold,
         foreign: None,
+        restore: None,
     }
 }
 
@@ -729,7 +732,8 @@ pub fn exec_plan(
             capabilities: capabilities(if privileged { caps::all() } else { b.capabilities }),
             no_new_privs: b.no_new_privs,
             seccomp: if privileged { Vec::new() } else { start.seccomp },
-            apparmor: if privileged { None } else { start.apparmor },
+            // Also of a privileged exec: with Docker the profile is the container's own.
+            apparmor: start.apparmor,
             rlimits: b.rlimits.clone(),
             oom_score_adj: Some(host.oom_score_adj.and_then(|v| i32::try_from(v).ok()).unwrap_or(0)),
             tty: exec.tty == Some(true),

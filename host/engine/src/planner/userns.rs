@@ -1,7 +1,7 @@
 //! Which user namespace a container gets: the host's, the daemon's one range, or a range of its own.
 
 use wharf_plan::idmap;
-use wharf_plan::types::IdMap;
+use wharf_plan::types::{IdKind, IdMap};
 
 use crate::error::{Error, Result};
 use crate::models::HostConfig;
@@ -120,7 +120,7 @@ pub fn allocate(pool: &[(u32, u32)], taken: &[Vec<IdMap>], size: u32) -> Result<
         let mut at = u64::from(*start);
         while at + u64::from(size) <= end {
             let Ok(outside) = u32::try_from(at) else { break };
-            let wanted = vec![IdMap { inside: 0, outside, size }];
+            let wanted = vec![IdMap { inside: 0, outside, size, kind: IdKind::Both }];
             // Behind the last one that is in the way.
             let behind = taken
                 .iter()
@@ -145,9 +145,10 @@ pub fn check_user(maps: &[IdMap], user: &wharf_plan::run::User) -> Result<()> {
     if maps.is_empty() {
         return Ok(());
     }
-    let ids = std::iter::once(user.uid).chain([user.gid]).chain(user.groups.iter().copied());
-    for id in ids {
-        if idmap::outside(maps, id).is_none() {
+    let groups = std::iter::once(user.gid).chain(user.groups.iter().copied());
+    let ids = std::iter::once((IdKind::Users, user.uid)).chain(groups.map(|gid| (IdKind::Groups, gid)));
+    for (kind, id) in ids {
+        if idmap::outside(maps, kind, id).is_none() {
             return Err(Error::invalid(format!("id {id} has no place in the container's user namespace")));
         }
     }
@@ -159,7 +160,7 @@ mod tests {
     use super::*;
 
     fn range(outside: u32, size: u32) -> Vec<IdMap> {
-        vec![IdMap { inside: 0, outside, size }]
+        vec![IdMap { inside: 0, outside, size, kind: IdKind::Both }]
     }
 
     #[test]

@@ -1,11 +1,14 @@
 //! Images at registries: pull, push, search, log in, and what is known there of an image.
 
 mod ask;
+mod choose;
 mod pack;
 mod progress;
 mod pull;
 mod push;
+mod push_index;
 mod serve;
+mod signatures;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -8,13 +8,15 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use wharf_images::image_index::{Document as IndexText, ImageIndex, IncomingIndex, Statement};
 use wharf_images::pull::{Incoming, Pull, Stage};
 use wharf_images::reference::Reference;
-use wharf_images::{Blob, Image, Manifest};
-use wharf_registry::{Access, Descriptor, Piece, Platform, Resolved, Selector, Session};
+use wharf_images::{Blob, Manifest};
+use wharf_plan::platform::Platform;
+use wharf_registry::{Access, Descriptor, Document, Fetched, Piece, Resolved, Selector, Session};
 
 use super::progress::{Lines, Meter};
-use super::{credential, explain, short};
+use super::{credential, explain, short, signatures};
 use crate::error::{Error, Result};
 use crate::images::Progress;
 use crate::policy::Subject;
@@ -22,6 +24,10 @@ use crate::{Caller, Engine};
 
 /// What cosign calls its signatures.
 const COSIGN: &str = "application/vnd.dev.cosign.artifact.sig.v1+json";
+/// Bytes of all statements about one image that are kept.
+const STATEMENT_BYTES: u64 = 16 << 20;
+/// Statements about images that are looked at in one index.
+const STATEMENTS: usize = 200;
 /// Pieces on their way from the network to the disk.
 const QUEUE: usize = 16;
 
@@ -30,16 +36,63 @@ const QUEUE: usize = 16;
 pub struct PullOptions {
     /// Name, with a tag or a digest; without both all tags are meant.
     pub reference: String,
-    /// `os[/arch[/variant]]`.
+    /// `os[/arch[/variant]]`, or `all`: every platform of the index that could run on this operating system.
     pub platform: Option<String>,
     /// Headers that begin with `x-registry-`.
     pub headers: HashMap<String, String>,
 }
 
+/// Which images of an index are wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Wanted {
+    /// The one that does best there.
+    One(Platform),
+    /// All that this operating system could run.
+    All,
+}
+
+impl Wanted {
+    fn parse(text: &str) -> Result<Self> {
+        if text.eq_ignore_ascii_case("all") {
+            return Ok(Self::All);
+        }
+        let platform = Platform::parse(text)?;
+        if platform.os != "linux" {
+            return Err(Error::invalid(format!("operating system is not supported: {}", platform.os)));
+        }
+        Ok(Self::One(platform))
+    }
+
+    fn text(&self) -> String {
+        match self {
+            Self::One(platform) => platform.text(),
+            Self::All => "all".into(),
+        }
+    }
+
+    /// Whether all of it that an index has is here.
+    fn is_here(&self, index: &ImageIndex) -> bool {
+        match self {
+            Self::One(platform) => {
+                index.best(platform).is_some_and(|entry| index.present.contains_key(&entry.digest))
+            }
+            Self::All => {
+                let mut wanted = index.images().filter(|entry| is_ours(entry.platform.as_ref()));
+                wanted.all(|entry| index.present.contains_key(&entry.digest))
+            }
+        }
+    }
+}
+
+/// Whether this operating system could run it, as far as an index says.
+fn is_ours(platform: Option<&Platform>) -> bool {
+    platform.is_none_or(|platform| platform.os == "linux")
+}
+
 /// One tag or digest to pull.
 struct One<'a> {
     reference: &'a Reference,
-    platform: &'a Platform,
+    wanted: &'a Wanted,
     /// The content that a resolver plugin says the name has to have.
     pinned: Option<&'a str>,
     caller: &'a Caller,
@@ -58,15 +111,12 @@ impl Engine {
     async fn pull_all(&self, options: PullOptions, caller: &Caller, lines: Lines) -> Result<()> {
         let mut reference = Reference::parse(&options.reference)?;
         let explicit = options.platform.as_deref().is_some_and(|p| !p.is_empty());
-        let mut platform = match options.platform.as_deref() {
-            Some(text) if explicit => Platform::parse(text)?,
-            _ => Platform::host(),
+        let mut wanted = match options.platform.as_deref() {
+            Some(text) if explicit => Wanted::parse(text)?,
+            _ => Wanted::One(Platform::host()),
         };
-        if platform.os != "linux" {
-            return Err(Error::invalid(format!("operating system is not supported: {}", platform.os)));
-        }
-        self.resolve_hook(caller, &mut reference, &mut platform).await?;
-        let (mirrors, pinned) = self.places(&reference, &platform.text()).await?;
+        self.resolve_hook(caller, &mut reference, &mut wanted).await?;
+        let (mirrors, pinned) = self.places(&reference, &wanted.text()).await?;
         let mut session = self.remote(&reference, Access::Pull, credential(&options.headers)?).await?;
         if !mirrors.is_empty() {
             session = session.through(mirrors);
@@ -82,7 +132,7 @@ impl Engine {
                 // What a registry calls a tag need not be one.
                 one = Reference::parse(&format!("{}:{tag}", reference.name()))?;
             }
-            let one = One { reference: &one, platform: &platform, pinned: pinned.as_deref(), caller };
+            let one = One { reference: &one, wanted: &wanted, pinned: pinned.as_deref(), caller };
             self.pull_one(&session, &one, &lines).await?;
         }
         Ok(())
@@ -93,16 +143,16 @@ impl Engine {
         &self,
         caller: &Caller,
         reference: &mut Reference,
-        platform: &mut Platform,
+        wanted: &mut Wanted,
     ) -> Result<()> {
         let target = reference.full();
         let subject = Subject { point: "image-resolve", target: &target, labels: Vec::new(), dry_run: false };
-        let object = || json!({"reference": reference.full(), "platform": platform.text()});
+        let object = || json!({"reference": reference.full(), "platform": wanted.text()});
         let reviewed = self.review(caller, subject, object).await?;
         if let Some(edited) = reviewed.object {
             let text = |key: &str| edited.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
             *reference = Reference::parse(&text("reference"))?;
-            *platform = Platform::parse(&text("platform"))?;
+            *wanted = Wanted::parse(&text("platform"))?;
         }
         Ok(())
     }
@@ -126,20 +176,45 @@ impl Engine {
         }
         // By digest where the registry has said it: a tag that moves meanwhile changes nothing.
         let by_digest = head.map_or(selector, |root| Selector::Digest(root.digest));
-        let found = session.resolve(&by_digest, one.platform).await.map_err(|e| explain(e, reference))?;
-        self.admit(session, one, &found).await?;
+        let found = match one.wanted {
+            Wanted::One(platform) => session.resolve(&by_digest, platform).await.map(|found| vec![found]),
+            Wanted::All => session.resolve_every(&by_digest, is_ours).await,
+        };
+        let found = found.map_err(|e| explain(e, reference))?;
+        let Some(first) = found.first() else {
+            return Err(Error::not_found("no matching manifest for linux in the manifest list entries"));
+        };
+        for image in &found {
+            self.admit(session, one, image).await?;
+        }
         begin(lines, session, &named);
-        let newer = self.take(session, one, &found, lines).await?;
-        self.done(one, &found.root.digest, !newer, lines)
+        let mut newer = false;
+        for image in &found {
+            newer |= self.take(session, one, image, lines).await?;
+        }
+        self.done(one, &first.root.digest, !newer, lines)
     }
 
-    /// Whether the name leads to this content already, for this platform.
+    /// Whether the name leads to this content already, with the platforms that are wanted.
     fn is_here(&self, one: &One<'_>, root: &str) -> bool {
         let images = &self.inner.images;
-        let by_digest = images.resolve(&format!("{}@{root}", one.reference.name()));
-        let by_name = images.resolve(&one.reference.full());
+        let by_digest = images.find(&format!("{}@{root}", one.reference.name()));
+        let by_name = images.find(&one.reference.full());
         let (Ok(a), Ok(b)) = (by_digest, by_name) else { return false };
-        a.id == b.id && fits(&a, one.platform)
+        match (&a.index, &b.index, &a.image, &b.image) {
+            (Some(a), Some(b), ..) => a.digest == b.digest && one.wanted.is_here(a),
+            (None, None, Some(a), Some(b)) => {
+                // Older versions kept no index.
+                let lacks_index = |m: &Manifest| m.root == root && m.root != m.digest;
+                let known = images.manifests(&a.id).unwrap_or_default();
+                let fits = match one.wanted {
+                    Wanted::One(platform) => platform.fit(&crate::variants::platform(a)).is_some(),
+                    Wanted::All => true,
+                };
+                a.id == b.id && fits && !known.iter().any(lacks_index)
+            }
+            _ => false,
+        }
     }
 
     /// Policies see the manifest and what was said about it before anything is fetched.
@@ -159,14 +234,19 @@ impl Engine {
                 break;
             }
         }
+        let signatures = signatures::contents(session, &referrers).await;
         let target = one.reference.full();
         let subject = Subject { point: "image-admit", target: &target, labels: Vec::new(), dry_run: false };
         let object = || {
             let parsed = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).unwrap_or_default();
             json!({
-                "reference": target, "digest": found.root.digest, "platform": one.platform.text(),
+                "reference": target, "digest": found.root.digest,
+                "platform": match (one.wanted, &found.platform) {
+                    (Wanted::All, Some(platform)) => platform.text(),
+                    (wanted, _) => wanted.text(),
+                },
                 "descriptor": found.manifest.descriptor(), "manifest": parsed(&found.manifest.bytes),
-                "config": parsed(&found.config), "referrers": referrers,
+                "config": parsed(&found.config), "referrers": referrers, "signatures": signatures,
             })
         };
         let reviewed = self.review(one.caller, subject, object).await?;
@@ -201,6 +281,7 @@ impl Engine {
         };
         let stop = CancellationToken::new();
         let pull = Pull {
+            index: self.incoming(session, found).await?,
             config,
             layers: layers.iter().map(blob).collect(),
             names,
@@ -238,6 +319,37 @@ impl Engine {
         Ok(!pulled.up_to_date)
     }
 
+    /// The index that an image was found in, with what it says about the image beside its manifest.
+    async fn incoming(&self, session: &Session, found: &Resolved) -> Result<Option<IncomingIndex>> {
+        let mut documents = Vec::new();
+        for index in &found.indexes {
+            documents.push(document(index)?);
+        }
+        if documents.is_empty() {
+            return Ok(None);
+        }
+        let nested = documents.split_off(1);
+        let Some(root) = documents.pop() else { return Ok(None) };
+        let known = self.inner.images.index(&found.root.digest);
+        let mut statements = Vec::new();
+        let mut left = STATEMENT_BYTES;
+        for entry in
+            found.indexes.iter().flat_map(statements_of).filter(|e| about(e) == Some(&found.manifest.digest))
+        {
+            if known.as_ref().is_some_and(|index| index.statements.contains_key(&entry.digest)) {
+                continue;
+            }
+            match statement(session, entry, &mut left).await {
+                Ok(statement) => statements.extend(statement),
+                // What is said about an image is not needed to run it.
+                Err(error) => {
+                    tracing::warn!(%error, digest = entry.digest, "a statement about an image is left out")
+                }
+            }
+        }
+        Ok(Some(IncomingIndex { document: root, nested, statements }))
+    }
+
     fn done(&self, one: &One<'_>, digest: &str, up_to_date: bool, lines: &Lines) -> Result<()> {
         let name = one.reference.familiar();
         lines.text(format!("Digest: {digest}"));
@@ -258,14 +370,41 @@ fn begin(lines: &Lines, session: &Session, named: &str) {
     lines.send(json!({"status": format!("Pulling from {}", session.repository().path), "id": named}));
 }
 
-fn fits(image: &Image, wanted: &Platform) -> bool {
-    let have = Platform {
-        architecture: image.architecture.clone(),
-        os: image.os.clone(),
-        variant: image.variant.clone(),
-        ..Platform::default()
+/// The exact text of what was fetched.
+fn document(fetched: &Fetched) -> Result<IndexText> {
+    let content = String::from_utf8(fetched.bytes.to_vec())
+        .map_err(|_| Error::invalid(format!("manifest {} is not text", fetched.digest)))?;
+    Ok(IndexText { media_type: fetched.media_type.clone(), content })
+}
+
+fn statements_of(index: &Fetched) -> impl Iterator<Item = &Descriptor> {
+    let entries = match &index.document {
+        Document::Index(entries) => entries.as_slice(),
+        Document::Image(_) => &[],
     };
-    wanted.fit(&have).is_some()
+    entries.iter().filter(|entry| entry.is_statement()).take(STATEMENTS)
+}
+
+/// The digest of the manifest that an entry of an index is a statement about.
+fn about(entry: &Descriptor) -> Option<&String> {
+    entry.annotations.get("vnd.docker.reference.digest")
+}
+
+/// Fetches a statement with all it names, if it is not too large.
+async fn statement(session: &Session, entry: &Descriptor, left: &mut u64) -> Result<Option<Statement>> {
+    let manifest = session.manifest(&Selector::Digest(entry.digest.clone()), Some(entry.size)).await?;
+    let Document::Image(image) = &manifest.document else { return Ok(None) };
+    let named: Vec<&Descriptor> = std::iter::once(&image.config).chain(&image.layers).collect();
+    let size = named.iter().fold(0u64, |sum, blob| sum.saturating_add(blob.size));
+    if size > *left {
+        return Err(Error::invalid(format!("it has {size} bytes, and {left} may still be kept")));
+    }
+    *left -= size;
+    let mut blobs = Vec::new();
+    for blob in named {
+        blobs.push(session.small(blob, STATEMENT_BYTES).await?);
+    }
+    Ok(Some(Statement { manifest: document(&manifest)?, blobs }))
 }
 
 /// Fetches a layer in the background; its bytes come out of the channel, its progress goes to the client.

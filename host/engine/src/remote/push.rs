@@ -6,14 +6,17 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, mpsc};
+use wharf_images::image_index::{Document, Present};
 use wharf_images::reference::Reference;
-use wharf_images::{Blob, Image, LayerRef, Manifest};
+use wharf_images::{Blob, Image, ImageIndex, LayerRef, Manifest, Target};
+use wharf_plan::platform::Platform;
 use wharf_registry::manifest::{
     DOCKER_CONFIG, DOCKER_LAYER, DOCKER_LAYER_TAR, DOCKER_MANIFEST, OCI_CONFIG, OCI_LAYER_GZIP,
     OCI_LAYER_TAR, OCI_MANIFEST,
 };
 use wharf_registry::{Access, Descriptor, Selector, Session};
 
+use super::choose::{Chosen, choose};
 use super::pack::{Packing, pack};
 use super::progress::{Lines, Meter};
 use super::{credential, short};
@@ -34,7 +37,7 @@ pub struct PushOptions {
     pub name: String,
     /// Tag; without one all tags of the repository are meant.
     pub tag: Option<String>,
-    /// `os[/arch[/variant]]` that the image has to be of.
+    /// `os[/arch[/variant]]`: of an index only the image of this platform; what is no index has to be of it.
     pub platform: Option<String>,
     /// Headers that begin with `x-registry-`.
     pub headers: HashMap<String, String>,
@@ -59,16 +62,15 @@ impl Engine {
             Some(tag) => Some(Reference::parse(&format!("{}:{tag}", repository.name()))?),
             None => None,
         };
-        let mut chosen: Vec<(Reference, Arc<Image>)> = Vec::new();
-        for image in self.inner.images.list() {
-            for name in image.repo_tags.iter().filter_map(|t| Reference::parse(t).ok()) {
-                let fits = match &wanted {
-                    Some(wanted) => name == *wanted,
-                    None => name.name() == repository.name(),
-                };
-                if fits {
-                    chosen.push((name, Arc::clone(&image)));
-                }
+        let mut chosen: Vec<(Reference, What)> = Vec::new();
+        for (name, target) in self.inner.images.names() {
+            let fits = match &wanted {
+                Some(wanted) => name == *wanted,
+                None => name.digest.is_none() && name.name() == repository.name(),
+            };
+            if fits {
+                let what = self.what(&name, &target, options.platform.as_deref())?;
+                chosen.push((name, what));
             }
         }
         if chosen.is_empty() {
@@ -76,16 +78,13 @@ impl Engine {
             return Err(Error::not_found(format!("An image does not exist locally with the tag: {name}")));
         }
         chosen.sort_by(|a, b| a.0.cmp(&b.0));
-        for (name, image) in &chosen {
-            crate::variants::check_platform(image, &name.familiar(), options.platform.as_deref())?;
-        }
-        for (name, image) in &chosen {
-            self.push_hook(caller, name, image).await?;
-        }
         let mut sources: Vec<String> = Vec::new();
-        for (_, image) in &chosen {
-            for layer in image.layers.iter() {
-                sources.extend(self.inner.images.blobs(&layer.diff_id)?.into_iter().map(|b| b.source));
+        for (name, what) in &chosen {
+            for image in what.images() {
+                self.push_hook(caller, name, image).await?;
+                for layer in image.layers.iter() {
+                    sources.extend(self.inner.images.blobs(&layer.diff_id)?.into_iter().map(|b| b.source));
+                }
             }
         }
         let prefix = format!("{}/", repository.domain);
@@ -98,10 +97,36 @@ impl Engine {
             .await?
             .with_sources(sources);
         lines.text(format!("The push refers to repository [{}]", repository.name()));
-        for (name, image) in chosen {
-            Push { engine: self, session: &session, name, image, lines: &lines }.run().await?;
+        for (name, what) in chosen {
+            Push { engine: self, session: &session, name, lines: &lines }.run(what).await?;
         }
         Ok(())
+    }
+
+    /// What is to be pushed of what a name leads to.
+    fn what(&self, name: &Reference, target: &Target, platform: Option<&str>) -> Result<What> {
+        let images = &self.inner.images;
+        let Some(index) = target.index.as_ref().and_then(|digest| images.index(digest)) else {
+            let image = images.resolve(&target.image)?;
+            crate::variants::check_platform(&image, &name.familiar(), platform)?;
+            return Ok(What::Image { image, of: None });
+        };
+        let platform = platform.filter(|p| !p.is_empty()).map(Platform::parse).transpose()?;
+        let present = |digest: &str| {
+            let present = index.present.get(digest).ok_or_else(|| Error::internal("a lost manifest"))?;
+            Ok::<_, Error>((images.resolve(&present.image)?, present.clone()))
+        };
+        match choose(&index, platform.as_ref(), &name.familiar())? {
+            Chosen::Image(digest) => {
+                let (image, present) = present(&digest)?;
+                let instead = platform.is_none().then(|| Arc::clone(&index));
+                Ok(What::Image { image, of: Some(OfIndex { manifest: present.manifest, instead }) })
+            }
+            Chosen::Index => {
+                let all = index.here().map(|(entry, _)| present(&entry.digest)).collect::<Result<_>>()?;
+                Ok(What::Index { index, images: all })
+            }
+        }
     }
 
     async fn push_hook(&self, caller: &Caller, name: &Reference, image: &Image) -> Result<()> {
@@ -119,60 +144,111 @@ impl Engine {
     }
 }
 
+/// What a name's push sends.
+pub(super) enum What {
+    /// One image.
+    Image { image: Arc<Image>, of: Option<OfIndex> },
+    /// An index, and its images with what it says of them.
+    Index { index: Arc<ImageIndex>, images: Vec<(Arc<Image>, Present)> },
+}
+
+/// An image is sent as one of an index.
+pub(super) struct OfIndex {
+    /// The manifest that the index has for it.
+    manifest: Document,
+    /// The index that would have been sent if all of it were here.
+    instead: Option<Arc<ImageIndex>>,
+}
+
+impl What {
+    fn images(&self) -> Vec<&Arc<Image>> {
+        match self {
+            Self::Image { image, .. } => vec![image],
+            Self::Index { images, .. } => images.iter().map(|(image, _)| image).collect(),
+        }
+    }
+}
+
 /// One name on its way.
-struct Push<'a> {
-    engine: &'a Engine,
-    session: &'a Session,
-    name: Reference,
-    image: Arc<Image>,
-    lines: &'a Lines,
+pub(super) struct Push<'a> {
+    pub(super) engine: &'a Engine,
+    pub(super) session: &'a Session,
+    pub(super) name: Reference,
+    pub(super) lines: &'a Lines,
 }
 
 impl Push<'_> {
-    async fn run(self) -> Result<()> {
-        let images = &self.engine.inner.images;
-        for layer in self.image.layers.iter().rev() {
-            self.lines.say(short(&layer.diff_id), "Preparing");
-        }
-        let blobs = self.layers().await?;
-        let config = Bytes::copy_from_slice(self.image.raw_config.as_bytes());
-        if self.session.has_blob(&self.image.id).await?.is_none() {
-            self.session.upload_bytes(config.clone()).await?;
-        }
-        let (media_type, content) = self.manifest(&blobs, config.len() as u64)?;
+    async fn run(self, what: What) -> Result<()> {
         let tag = self.name.tag.clone().unwrap_or_else(|| "latest".into());
-        let sent = self
-            .session
-            .put_manifest(&Selector::Tag(tag.clone()), &media_type, content.clone().into())
-            .await?;
-        let known = Manifest {
-            source: self.name.name(),
-            digest: sent.digest.clone(),
-            media_type: media_type.clone(),
-            content,
-            root: sent.digest.clone(),
-            root_type: media_type,
-            root_size: sent.size,
+        let (sent, image) = match what {
+            What::Image { image, of } => {
+                let manifest = of.as_ref().map(|of| &of.manifest);
+                let (sent, _) = self.image(&image, manifest, Some(&tag)).await?;
+                if let Some(index) = of.as_ref().and_then(|of| of.instead.as_ref()) {
+                    self.tell_instead(index, &sent);
+                }
+                (sent, image)
+            }
+            What::Index { index, images } => {
+                let sent = self.index(&index, &images, &tag).await?;
+                let first = images.into_iter().next().ok_or_else(|| Error::internal("an empty index"))?;
+                (sent, first.0)
+            }
         };
-        images.pushed(&self.image.id, &known, &blobs).await?;
         self.lines.text(format!("{tag}: digest: {} size: {}", sent.digest, sent.size));
         self.lines.send(json!({
             "progressDetail": {}, "aux": {"Tag": tag, "Digest": sent.digest, "Size": sent.size},
         }));
-        let labels = self.image.config.labels.clone().unwrap_or_default();
+        let labels = image.config.labels.clone().unwrap_or_default();
         let attributes = labels.into_iter().chain([("name".to_owned(), self.name.familiar_name())]);
         self.engine.inner.events.publish("image", "push", self.name.familiar(), attributes);
         Ok(())
     }
 
+    /// Sends an image: its layers, its configuration, and its manifest, under a tag or by its digest alone. Answers the
+    /// manifest's descriptor and its text. `wanted` is the manifest to be preferred if the registry has its blobs.
+    pub(super) async fn image(
+        &self,
+        image: &Arc<Image>,
+        wanted: Option<&Document>,
+        tag: Option<&str>,
+    ) -> Result<(Descriptor, Document)> {
+        let images = &self.engine.inner.images;
+        for layer in image.layers.iter().rev() {
+            self.lines.say(short(&layer.diff_id), "Preparing");
+        }
+        let blobs = self.layers(image).await?;
+        let config = Bytes::copy_from_slice(image.raw_config.as_bytes());
+        if self.session.has_blob(&image.id).await?.is_none() {
+            self.session.upload_bytes(config.clone()).await?;
+        }
+        let (media_type, content) = self.manifest(image, &blobs, config.len() as u64, wanted)?;
+        let selector = match tag {
+            Some(tag) => Selector::Tag(tag.to_owned()),
+            None => Selector::Digest(wharf_registry::digest::of(content.as_bytes())),
+        };
+        let sent = self.session.put_manifest(&selector, &media_type, content.clone().into()).await?;
+        let known = Manifest {
+            source: self.name.name(),
+            digest: sent.digest.clone(),
+            media_type: media_type.clone(),
+            content: content.clone(),
+            root: sent.digest.clone(),
+            root_type: media_type.clone(),
+            root_size: sent.size,
+        };
+        images.pushed(&image.id, &known, &blobs, tag.is_some()).await?;
+        Ok((sent, Document { media_type, content }))
+    }
+
     /// Sees to it that the registry has all layers; answers the blobs, lowest first.
-    async fn layers(&self) -> Result<Vec<Blob>> {
+    async fn layers(&self, image: &Image) -> Result<Vec<Blob>> {
         let permits =
             Arc::new(Semaphore::new(self.engine.inner.settings().registry.concurrent_uploads.clamp(1, 64)));
         let mut working = tokio::task::JoinSet::new();
         // A layer that comes twice is sent once.
         let unique: BTreeMap<&str, &LayerRef> =
-            self.image.layers.iter().map(|l| (l.diff_id.as_str(), l)).collect();
+            image.layers.iter().map(|l| (l.diff_id.as_str(), l)).collect();
         let mut unique: Vec<&LayerRef> = unique.into_values().collect();
         // Large ones first, so that none is left to go alone at the end.
         unique.sort_by_key(|layer| std::cmp::Reverse(layer.size));
@@ -205,19 +281,27 @@ impl Push<'_> {
         let blob = |layer: &LayerRef| {
             done.get(&layer.diff_id).cloned().ok_or_else(|| Error::internal("a layer was not pushed"))
         };
-        self.image.layers.iter().map(blob).collect()
+        image.layers.iter().map(blob).collect()
     }
 
     /// A manifest that names these blobs: the one that came with the image if it does, so that its digest stays.
-    fn manifest(&self, blobs: &[Blob], config_size: u64) -> Result<(String, String)> {
+    fn manifest(
+        &self,
+        image: &Image,
+        blobs: &[Blob],
+        config_size: u64,
+        wanted: Option<&Document>,
+    ) -> Result<(String, String)> {
         #[derive(serde::Deserialize)]
         struct Known {
             config: Descriptor,
             layers: Vec<Descriptor>,
         }
-        for known in self.engine.inner.images.manifests(&self.image.id)? {
+        let known = self.engine.inner.images.manifests(&image.id)?.into_iter();
+        let known = known.map(|m| Document { media_type: m.media_type, content: m.content });
+        for known in wanted.cloned().into_iter().chain(known) {
             if let Ok(parsed) = serde_json::from_str::<Known>(&known.content)
-                && parsed.config.digest == self.image.id
+                && parsed.config.digest == image.id
                 && parsed.layers.len() == blobs.len()
                 && parsed.layers.iter().zip(blobs).all(|(a, b)| a.digest == b.digest)
             {
@@ -236,7 +320,7 @@ impl Push<'_> {
             if docker { (DOCKER_MANIFEST, DOCKER_CONFIG) } else { (OCI_MANIFEST, OCI_CONFIG) };
         let manifest = json!({
             "schemaVersion": 2, "mediaType": media_type,
-            "config": {"mediaType": config_type, "size": config_size, "digest": self.image.id},
+            "config": {"mediaType": config_type, "size": config_size, "digest": image.id},
             "layers": layers,
         });
         Ok((media_type.to_owned(), serde_json::to_string_pretty(&manifest)?))

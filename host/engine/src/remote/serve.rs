@@ -3,6 +3,7 @@
 //! A repository of the registry is the name that a user of this engine would write: `busybox`, `team/app`,
 //! `quay.io/org/app`. So other engines can also take the registry as their mirror of the Docker Hub.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,7 +12,8 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use wharf_distribution::{Answered, Image, Images, Layer, Pushed, Trouble, Why};
+use wharf_distribution::{Answered, Image, Images, Index, Layer, Pushed, PushedIndex, Trouble, Why};
+use wharf_images::image_index::{Document, IncomingIndex, Present, Statement, Target};
 use wharf_images::pull::{Incoming, Pull};
 use wharf_images::reference::Reference;
 use wharf_images::{Blob, Manifest};
@@ -46,6 +48,24 @@ impl Shelf {
         };
         let layers = image.layers.iter().map(layer).collect::<Option<_>>()?;
         Some(Image { id: image.id.clone(), config: Arc::clone(&image.raw_config), layers })
+    }
+}
+
+impl Shelf {
+    /// Where the names of a repository lead.
+    fn targets(&self, repository: &str) -> Vec<Target> {
+        let Ok(wanted) = Reference::parse(repository) else { return Vec::new() };
+        let names = self.engine.inner.images.names().into_iter();
+        names.filter(|(name, _)| name.name() == wanted.name()).map(|(_, target)| target).collect()
+    }
+
+    fn shown_index(&self, digest: &str) -> Option<Index> {
+        let index = self.engine.inner.images.index(digest)?;
+        let member = |(_, present): (_, &Present)| {
+            Some((self.image(&present.image)?, serde_json::to_value(&present.platform).ok()?))
+        };
+        let members: Vec<_> = index.here().filter_map(member).collect();
+        (!members.is_empty()).then(|| Index { digest: digest.to_owned(), members })
     }
 }
 
@@ -108,13 +128,26 @@ impl Images for Shelf {
     }
 
     fn of_repository(&self, repository: &str) -> Vec<Image> {
-        let Ok(wanted) = Reference::parse(repository) else { return Vec::new() };
-        let named = |image: &wharf_images::Image| {
-            let names = image.repo_tags.iter().chain(&image.repo_digests);
-            names.filter_map(|n| Reference::parse(n).ok()).any(|name| name.name() == wanted.name())
-        };
-        let images = self.engine.inner.images.list();
-        images.iter().filter(|i| named(i)).filter_map(|i| self.shown(i)).collect()
+        let mut ids: BTreeSet<String> = BTreeSet::new();
+        for target in self.targets(repository) {
+            ids.insert(target.image);
+            let index = target.index.and_then(|digest| self.engine.inner.images.index(&digest));
+            ids.extend(index.iter().flat_map(|index| index.present.values()).map(|p| p.image.clone()));
+        }
+        ids.iter().filter_map(|id| self.image(id)).collect()
+    }
+
+    fn tagged_index(&self, repository: &str, tag: &str) -> Option<Index> {
+        let wanted = reference(repository, tag).ok()?;
+        let names = self.engine.inner.images.names();
+        let target = names.into_iter().find(|(name, _)| *name == wanted).map(|(_, target)| target)?;
+        self.shown_index(&target.index?)
+    }
+
+    fn indexes(&self, repository: &str) -> Vec<Index> {
+        let digests: BTreeSet<String> =
+            self.targets(repository).into_iter().filter_map(|target| target.index).collect();
+        digests.iter().filter_map(|digest| self.shown_index(digest)).collect()
     }
 
     fn image(&self, id: &str) -> Option<Image> {
@@ -140,13 +173,29 @@ impl Images for Shelf {
         Box::pin(async move { Ok(self.engine.take_in(pushed).await?) })
     }
 
-    fn name<'a>(
-        &'a self,
-        repository: &'a str,
-        tag: &'a str,
-        image: &'a str,
-    ) -> Answered<'a, Result<(), Trouble>> {
-        Box::pin(async move { Ok(self.engine.image_tag(image, repository, tag).await?) })
+    fn take_index(&self, pushed: PushedIndex) -> Answered<'_, Result<(), Trouble>> {
+        Box::pin(async move {
+            let digest = wharf_registry::digest::of(pushed.index.content.as_bytes());
+            let mut names = vec![reference(&pushed.repository, &digest)?];
+            let tag = pushed.tag.as_ref().map(|tag| reference(&pushed.repository, tag)).transpose()?;
+            names.extend(tag.clone());
+            let text = |text: wharf_distribution::Text| Document {
+                media_type: text.media_type,
+                content: text.content,
+            };
+            let statements = pushed.statements.into_iter();
+            let incoming = IncomingIndex {
+                document: text(pushed.index),
+                nested: Vec::new(),
+                statements: statements.map(|(m, blobs)| Statement { manifest: text(m), blobs }).collect(),
+            };
+            let members: Vec<_> = pushed.members.into_iter().map(|(id, m)| (id, text(m))).collect();
+            self.engine.inner.images.name_index(&names, incoming, &members).await.map_err(Error::from)?;
+            if let (Some(tag), Some((image, _))) = (tag, members.first()) {
+                self.engine.image_event("tag", image, &tag.familiar());
+            }
+            Ok(())
+        })
     }
 
     fn remove<'a>(
@@ -231,6 +280,7 @@ impl Engine {
                 root_type: pushed.media_type.clone(),
                 root_size: pushed.manifest.len() as u64,
             }),
+            index: None,
             parallel: self.inner.settings().registry.concurrent_downloads,
             stop: CancellationToken::new(),
         };

@@ -39,6 +39,12 @@ pub(crate) fn start_error(args: &[String], cwd: &str, e: &StartError) -> Error {
             "{HEAD}: error during container init: chdir to cwd ({cwd:?}) set in config.json failed: {}",
             errno_text(errno)
         )),
+        (Stage::Security, ENOENT) => Error::invalid(format!(
+            "{HEAD}: error during container init: unable to apply apparmor profile: apparmor failed to apply profile: write \
+             /proc/thread-self/attr/apparmor/exec: no such file or directory: {} is not loaded (aa-status lists those that are)",
+            // Without the call that told.
+            e.what.split(": ").next().unwrap_or("")
+        )),
         // In the words of a runtime that is not this engine's; Docker tells the user's faults from its own by them.
         (Stage::Runtime, _) => {
             let text = format!(

@@ -7,9 +7,10 @@ use std::sync::atomic::Ordering;
 use wharf_kernel::{mount, seccomp};
 use wharf_plan::idmap;
 use wharf_plan::run::{Fd, Ids, Namespace, Namespaces, StartError, UserNamespace};
+use wharf_plan::types::IdKind;
 
 use super::errors::start_error;
-use super::prepare::Files;
+use super::prepare::{Files, Sockets};
 use super::{NetNamespace, STAGES, Spaces};
 use crate::Engine;
 use crate::error::{Error, Result};
@@ -23,6 +24,9 @@ use crate::registry::{Container, Now};
 
 /// How long the making of a container's process may take, from the fork to its program.
 const SETUP_PATIENCE: std::time::Duration = std::time::Duration::from_mins(1);
+
+/// The same for one that goes on from a checkpoint: its memory has to be read. CRIU is given up before.
+const RESTORE_PATIENCE: std::time::Duration = std::time::Duration::from_mins(11);
 
 /// Descriptors on their way to the keeper, numbered as they are added.
 #[derive(Default)]
@@ -43,7 +47,7 @@ impl Engine {
         state: &mut State,
         files: Files,
         spaces: Spaces,
-        holders: Vec<OwnedFd>,
+        network: Sockets,
     ) -> Result<()> {
         let def = &now.def;
         let b = &now.blueprint;
@@ -81,7 +85,7 @@ impl Engine {
         };
         let user = match user {
             _ if def.id_maps.is_empty() => None,
-            Some(fd) => Some(UserNamespace { namespace: fds.add(fd), ids: Ids::both(def.id_maps.clone()) }),
+            Some(fd) => Some(UserNamespace { namespace: fds.add(fd), ids: Ids::of(&def.id_maps) }),
             None => {
                 return Err(Error::conflict(
                     "the container whose namespaces are joined does not run, so there is no user namespace to join",
@@ -92,14 +96,22 @@ impl Engine {
         if b.ipc == (Ipc::Private { shareable: true }) {
             let size = format!("size={}", b.shm_size);
             let flags = mount::Flags { no_suid: true, no_dev: true, no_exec: true, read_only: false };
-            let root = idmap::outside(&def.id_maps, 0).unwrap_or(0);
-            let (uid, gid) = (format!("uid={root}"), format!("gid={root}"));
+            let root = |kind| idmap::outside(&def.id_maps, kind, 0).unwrap_or(0);
+            let (uid, gid) =
+                (format!("uid={}", root(IdKind::Users)), format!("gid={}", root(IdKind::Groups)));
             let tree = mount::tmpfs(&["mode=1777", &size, &uid, &gid], flags)?;
             hold.push(("shm".into(), fds.add(mount::bind(tree.as_fd(), false)?)));
             shm = Some(fds.add(tree));
         }
-        for (n, fd) in holders.into_iter().enumerate() {
+        for (n, fd) in network.holders.into_iter().enumerate() {
             hold.push((format!("port-{n}"), fds.add(fd)));
+        }
+        if let Some(sockets) = network.names {
+            // Before the program runs: it finds others, and itself, from its first moment.
+            let view = Now { state: Arc::new(state.clone()), ..now.clone() };
+            for (name, fd) in self.begin_names(&view, sockets)? {
+                hold.push((name, fds.add(fd)));
+            }
         }
         for (name, fd) in stdio.hold {
             hold.push((name, fds.add(fd)));
@@ -131,7 +143,7 @@ impl Engine {
                 shm,
                 devices: files.devices,
                 seccomp: self.seccomp(b)?,
-                apparmor: self.apparmor(b),
+                apparmor: Self::profile_of(state),
                 stdio: child,
                 console_size: container.io.size().or_else(|| console_size(&def.host)),
                 cgroup_path: state.cgroup.clone(),
@@ -154,10 +166,17 @@ impl Engine {
                 foreign.restore.clone_from(&state.restore);
             }
         }
+        if let (None, Some(path)) = (&state.runtime, &state.restore) {
+            plan.restore = Some(Box::new(self.restore_plan(&def.id, std::path::Path::new(path)).await?));
+        }
+        let work = plan.restore.as_ref().map(|restore| std::path::PathBuf::from(&restore.work));
         tracing::trace!(target: STAGES, id = def.id, "handed over");
-        let started = self
-            .set_up(container, plan, fds)
-            .await?
+        let started = self.set_up(container, plan, fds).await;
+        if let Some(work) = work {
+            // What was mounted there only the keeper's child has seen.
+            let _ = self.inner.pool.run(move || std::fs::remove_dir_all(&work)).await?;
+        }
+        let started = started?
             .map_err(|e| start_error(&b.args, def.config.working_dir.as_deref().unwrap_or(""), &e))?;
         tracing::trace!(target: STAGES, id = def.id, "runs");
         state.status = Status::Running;
@@ -188,9 +207,10 @@ impl Engine {
         }
         container.setting_up.store(true, Ordering::SeqCst);
         let _marked = Marked(container);
+        let patience = if plan.restore.is_some() { RESTORE_PATIENCE } else { SETUP_PATIENCE };
         let running = self.inner.keeper.run(plan, fds.0);
         tokio::pin!(running);
-        if let Ok(started) = tokio::time::timeout(SETUP_PATIENCE, &mut running).await {
+        if let Ok(started) = tokio::time::timeout(patience, &mut running).await {
             return Ok(started);
         }
         tracing::warn!(id = %container.id, "the set-up of a container hangs and is killed");
@@ -273,14 +293,6 @@ impl Engine {
             Seccomp::Profile(json) => seccomp::from_profile(json, b.capabilities)
                 .map_err(|e| Error::invalid(format!("Decoding seccomp profile failed: {e}"))),
         }
-    }
-
-    pub(crate) fn apparmor(&self, b: &run::Blueprint) -> Option<String> {
-        // No default profile is loaded by this engine yet, so only a named one applies.
-        if !self.inner.facts().apparmor || b.privileged {
-            return None;
-        }
-        b.security.apparmor.clone().filter(|p| p != "unconfined" && p != "docker-default")
     }
 }
 

@@ -87,6 +87,7 @@ impl Engine {
             boot: self.inner.host.boot.clone(),
             runtime: None,
             restore: held.restore.take().map(|path| path.display().to_string()),
+            apparmor: String::new(),
             health: health::Plan::of(&now.def.config).map(|_| health::Health::default()),
         };
         match self.try_start(container, &now, &mut state).await {
@@ -147,6 +148,7 @@ impl Engine {
         self.check_links(now)?;
         state.runtime = self.runtime_of(def)?;
         let b = &now.blueprint;
+        state.apparmor = self.choose_profile(b).await?;
         // The cgroup needs nothing else, so it is made beside everything.
         let resources = {
             let mut devices = self.devices_of(def, b.privileged).await?;
@@ -180,11 +182,12 @@ impl Engine {
             Ok(namespace) => {
                 let namespace = prepared.namespace.or(namespace);
                 let spaces = Spaces { net: namespace, joined };
-                self.hand_over(container, now, state, prepared.files, spaces, prepared.holders).await
+                self.hand_over(container, now, state, prepared.files, spaces, prepared.network).await
             }
             Err(e) => Err(e),
         };
         if result.is_err() {
+            self.inner.names.withdraw(&def.id);
             self.undo_endpoints(state.endpoints.clone()).await;
         }
         result

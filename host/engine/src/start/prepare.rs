@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use wharf_kernel::fs::Root;
 use wharf_kernel::mount;
+use wharf_kernel::net::NameSockets;
 use wharf_plan::run::{Stage, StartError};
 use wharf_plan::types::IdMap;
 
@@ -16,6 +17,7 @@ use super::{NetNamespace, STAGES};
 use crate::error::{Context, Error, Result};
 use crate::planner::modes::{Ipc, NetworkMode};
 use crate::planner::mounts::{Kind as MountKind, MountSpec};
+use crate::planner::resolution::has_names;
 use crate::planner::run::HostDevice;
 use crate::planner::{user, userns};
 use crate::record::{Endpoint, STATES, State, put};
@@ -46,13 +48,22 @@ pub(super) struct Files {
 pub(super) struct Prepared {
     pub(super) files: Files,
     pub(super) namespace: Option<NetNamespace>,
+    pub(super) network: Sockets,
+}
+
+/// Sockets that come with a start's networks.
+#[derive(Default)]
+pub(super) struct Sockets {
+    /// Of published ports.
     pub(super) holders: Vec<OwnedFd>,
+    /// On which names are asked for, inside.
+    pub(super) names: Option<NameSockets>,
 }
 
 struct MadeNetwork {
     endpoints: BTreeMap<String, Endpoint>,
     namespace: Option<NetNamespace>,
-    holders: Vec<OwnedFd>,
+    sockets: Sockets,
 }
 
 impl Engine {
@@ -70,6 +81,7 @@ impl Engine {
         let mut tx = planned.kv;
         put(&mut tx, STATES, &now.def.id, &*state)?;
         let turns = planned.turns;
+        let _until_applied = planned.ranges;
         let store = self.inner.store.clone();
         let recording = async move {
             let result = store.commit(tx).await;
@@ -88,11 +100,11 @@ impl Engine {
         state.endpoints = made.endpoints;
         let files = async {
             recorded?;
-            self.prepare_files(now, root?, volumes?, !state.endpoints.is_empty(), state).await
+            self.prepare_files(now, root?, volumes?, state).await
         }
         .await;
         match files {
-            Ok(files) => Ok(Prepared { files, namespace: made.namespace.or(source), holders: made.holders }),
+            Ok(files) => Ok(Prepared { files, namespace: made.namespace.or(source), network: made.sockets }),
             Err(e) => {
                 self.undo_endpoints(state.endpoints.clone()).await;
                 Err(e)
@@ -140,7 +152,7 @@ impl Engine {
         joined: Option<Arc<OwnedFd>>,
     ) -> Result<MadeNetwork> {
         if !own {
-            return Ok(MadeNetwork { endpoints, namespace: None, holders: Vec::new() });
+            return Ok(MadeNetwork { endpoints, namespace: None, sockets: Sockets::default() });
         }
         let (source, net) = (self.inner.namespaces.clone(), self.inner.net.clone());
         let def = Arc::clone(&now.def);
@@ -151,16 +163,27 @@ impl Engine {
                 let namespace = source
                     .take(&def.id_maps, joined.as_deref())
                     .map_err(|e| (String::new(), wharf_kernel::net::Error::Missing(e.to_string())))?;
-                let holders = match namespace.net() {
-                    Some(fd) => endpoints::apply(&net, &mut endpoints, fd)?,
-                    None => Vec::new(),
+                let sockets = match namespace.net() {
+                    Some(fd) => {
+                        let holders = endpoints::apply(&net, &mut endpoints, fd)?;
+                        let named = endpoints.values().any(has_names);
+                        let names = named.then(|| net.open_names(fd.as_fd())).transpose();
+                        let names = names.map_err(|error| {
+                            for endpoint in endpoints.values() {
+                                endpoints::undo(&net, endpoint);
+                            }
+                            (String::new(), error)
+                        })?;
+                        Sockets { holders, names }
+                    }
+                    None => Sockets::default(),
                 };
-                Ok((endpoints, namespace, holders))
+                Ok((endpoints, namespace, sockets))
             })
             .await?;
-        let (endpoints, namespace, holders) =
+        let (endpoints, namespace, sockets) =
             made.map_err(|(id, e)| endpoints::failure(&now.def.name, &id, &e))?;
-        Ok(MadeNetwork { endpoints, namespace: Some(namespace), holders })
+        Ok(MadeNetwork { endpoints, namespace: Some(namespace), sockets })
     }
 
     /// Everything about files that needs the root file system: one visit to a kernel thread.
@@ -169,7 +192,6 @@ impl Engine {
         now: &Now,
         rootfs: OwnedFd,
         volumes: Vec<Option<OwnedFd>>,
-        rewrite_hosts: bool,
         state: &State,
     ) -> Result<Files> {
         let def = Arc::clone(&now.def);
@@ -180,10 +202,15 @@ impl Engine {
                 self.inner.dirs.container(&def.id)
             }
         };
-        let hosts = rewrite_hosts.then(|| {
+        // Both follow from the networks, which may be others than when it was created.
+        let mut rewritten = Vec::new();
+        if matches!(now.blueprint.network, NetworkMode::Network(_)) {
             let view = Now { state: Arc::new(state.clone()), ..now.clone() };
-            self.hosts_file(&view)
-        });
+            rewritten.push(("resolv.conf", self.resolv_conf(&view)));
+            if !state.endpoints.is_empty() {
+                rewritten.push(("hosts", self.hosts_file(&view)));
+            }
+        }
         let privileged = now.blueprint.privileged;
         let searched = (state.runtime.is_some() && now.blueprint.init).then(|| now.blueprint.args.clone());
         let edits = self.cdi_edits(&def.host)?;
@@ -201,8 +228,8 @@ impl Engine {
             .chain(edits.mounts.iter().map(|(source, ..)| source.display().to_string()))
             .collect();
         let work = move |at: Option<&crate::foreign::At>| -> Result<Files> {
-            if let Some(text) = hosts {
-                filesystem::write_public(&dir.join("hosts"), &text)?;
+            for (name, text) in rewritten {
+                filesystem::write_public(&dir.join(name), &text)?;
             }
             let root = Root::new(rootfs);
             let account = account(&root, def.config.user.as_deref().unwrap_or(""), &def.host)?;

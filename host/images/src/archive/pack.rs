@@ -11,7 +11,7 @@ use rustix::fs::{FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use wharf_kernel::files::tree;
 use wharf_plan::idmap;
-use wharf_plan::types::IdMap;
+use wharf_plan::types::{IdKind, IdMap};
 
 use super::tar::{Header, Kind};
 use super::write::Writer;
@@ -99,8 +99,8 @@ impl<W: Write> Packer<W> {
         let stat = rustix::fs::fstat(reference)?;
         let Some(mut header) = entry(name.to_vec(), &stat, reference)? else { return Ok(()) };
         if !self.ids.is_empty() {
-            header.uid = idmap::inside(&self.ids, header.uid).unwrap_or(idmap::NOBODY);
-            header.gid = idmap::inside(&self.ids, header.gid).unwrap_or(idmap::NOBODY);
+            header.uid = idmap::inside(&self.ids, IdKind::Users, header.uid).unwrap_or(idmap::NOBODY);
+            header.gid = idmap::inside(&self.ids, IdKind::Groups, header.gid).unwrap_or(idmap::NOBODY);
         }
         if header.kind != Kind::File {
             return self.writer.header(&header);

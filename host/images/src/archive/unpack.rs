@@ -11,7 +11,7 @@ use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 use wharf_kernel::files::tree::{self, Meta, Tree, split};
 use wharf_plan::idmap;
-use wharf_plan::types::IdMap;
+use wharf_plan::types::{IdKind, IdMap};
 
 use super::blocks::fill;
 use super::tar::{Header, Kind, Reader};
@@ -253,12 +253,12 @@ fn kept(name: &[u8]) -> bool {
 
 pub(super) fn meta(header: &Header, rules: &Rules<'_>) -> io::Result<Meta> {
     let (uid, gid) = rules.owner.unwrap_or((header.uid, header.gid));
-    let mapped = |id: u32| match rules.ids {
+    let mapped = |id: u32, kind: IdKind| match rules.ids {
         [] => Ok(id),
-        ids => idmap::outside(ids, id)
+        ids => idmap::outside(ids, kind, id)
             .ok_or_else(|| invalid(format!("Container ID {id} cannot be mapped to a host ID"))),
     };
-    let (uid, gid) = (mapped(uid)?, mapped(gid)?);
+    let (uid, gid) = (mapped(uid, IdKind::Users)?, mapped(gid, IdKind::Groups)?);
     Ok(Meta {
         uid,
         gid,

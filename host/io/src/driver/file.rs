@@ -218,7 +218,7 @@ mod tests {
     use super::*;
 
     fn options(max_size: u64, max_file: u32, compress: bool) -> LogOptions {
-        LogOptions { max_size, max_file, compress }
+        LogOptions { max_size, max_file, compress, buffer: None }
     }
 
     #[test]

@@ -97,6 +97,8 @@ pub(crate) struct Spool {
     writer: Mutex<write::Writer>,
     /// Told after every change that a reader may wait for.
     changed: Notify,
+    /// The container is removed; known without the lock, which a hung disk may hold.
+    gone: AtomicBool,
     /// The pump waits until a reader moves on.
     held: AtomicBool,
     /// Wakes the pump that waits.
@@ -129,6 +131,7 @@ impl Spool {
             state: Mutex::default(),
             writer: Mutex::default(),
             changed: Notify::new(),
+            gone: AtomicBool::new(false),
             held: AtomicBool::new(false),
             release: OnceLock::new(),
             arrived: OnceLock::new(),
@@ -183,7 +186,7 @@ impl Spool {
 
     /// Whether nothing comes any more for readers of this run.
     pub(crate) fn ended(&self, run: u32) -> bool {
-        self.ended.load(Ordering::SeqCst) >= run || self.lock().removed
+        self.ended.load(Ordering::SeqCst) >= run || self.gone.load(Ordering::SeqCst)
     }
 
     /// Waited for with `enable` before looking.
@@ -293,6 +296,7 @@ impl Spool {
     pub(crate) fn remove(&self) {
         let mut state = self.lock();
         state.removed = true;
+        self.gone.store(true, Ordering::SeqCst);
         if !state.claims.is_empty() {
             let files = state.segments.iter().filter_map(|segment| segment.files(&self.dir).ok()).collect();
             state.pinned = files;

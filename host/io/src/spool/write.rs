@@ -163,6 +163,17 @@ impl Spool {
         Ok(Moved::Bytes(moved))
     }
 
+    /// Bytes were dropped before they came here: the next record tells of them.
+    pub(crate) fn note_lost(&self, lost: u64) {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner).lost += lost;
+    }
+
+    /// Makes whoever writes wait, as for a disk that hangs.
+    #[cfg(test)]
+    pub(crate) fn hang(&self) -> impl Drop + '_ {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether the container has to wait before more is read from it.
     pub(crate) fn hold(&self) -> io::Result<Option<Duration>> {
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,7 +1,7 @@
 //! Containers that another runtime makes. A child of ours calls it ([`wharf_kernel::runtime`]); what it made becomes our child
 //! when it ends, as this process is a subreaper from then on. So does whatever else loses its parent, and is reaped.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
@@ -25,6 +25,23 @@ pub(super) enum Stage {
     Making,
     /// The process is there, and known.
     Made,
+    /// Our child stays, and stands in for a process that a shim makes and has.
+    StandIn,
+}
+
+/// The process that a child of ours stands in for.
+#[derive(Debug)]
+pub(super) struct Behind {
+    pub(super) pid: i32,
+    /// None where it has ended.
+    pub(super) pidfd: Option<OwnedFd>,
+}
+
+impl Behind {
+    pub(super) fn of(pid: i32) -> Self {
+        let pidfd = if pid > 0 { sys::pidfd_open(pid).ok() } else { None };
+        Self { pid, pidfd: pidfd.map(super::table::aside) }
+    }
 }
 
 /// At most so many ended processes are looked at in one go.
@@ -38,6 +55,17 @@ pub(super) fn interrupt(pid: i32, signal: i32) -> Answer {
     match killpg(Pid::from_raw(pid), Signal::SIGKILL) {
         Ok(()) => Answer::Done,
         Err(e) => Answer::Refused(format!("killpg({pid}, SIGKILL): {e}")),
+    }
+}
+
+/// A signal to a process that a child of ours stands in for. Others than the last one are the shim's to send.
+pub(super) fn end_stand_in(pidfd: &OwnedFd, signal: i32) -> Answer {
+    if signal != libc::SIGKILL {
+        return Answer::Refused("signals are sent by the container's shim".into());
+    }
+    match sys::pidfd_send_signal(pidfd.as_fd(), wharf_shim::END) {
+        Ok(()) => Answer::Done,
+        Err(error) => Answer::Refused(error.to_string()),
     }
 }
 
@@ -96,6 +124,15 @@ impl Server {
                 // Only its entry in the process table is left of it.
                 let _ = waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG);
             }
+        }
+    }
+
+    /// Notes for which process a child of ours stands in.
+    pub(super) fn stands_in(&mut self, slot: u64, pid: i32) {
+        let Some(process) = self.table.slot(slot) else { return };
+        process.behind = Some(Behind::of(pid));
+        if let Some((_, process)) = self.table.iter().find(|(known, _)| **known == slot) {
+            state::write(&self.settings, process);
         }
     }
 

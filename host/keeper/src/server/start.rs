@@ -286,10 +286,10 @@ impl Server {
     }
 
     fn kept(&self) -> impl Iterator<Item = &OwnedFd> {
-        let processes = self
-            .table
-            .iter()
-            .flat_map(|(_, p)| p.pidfd.iter().chain(p.report.iter()).chain(p.held.iter().map(|(_, fd)| fd)));
+        let processes = self.table.iter().flat_map(|(_, p)| {
+            let behind = p.behind.iter().filter_map(|b| b.pidfd.as_ref());
+            p.pidfd.iter().chain(p.report.iter()).chain(behind).chain(p.held.iter().map(|(_, fd)| fd))
+        });
         [&self.listener, &self.lock].into_iter().chain(self.daemon.iter().map(|d| &d.socket)).chain(processes)
     }
 }

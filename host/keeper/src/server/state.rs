@@ -53,6 +53,8 @@ struct Saved {
     exit: Option<ExitStatus>,
     /// Another runtime made it.
     foreign: bool,
+    /// For whom it stands in.
+    behind: Option<i32>,
 }
 
 /// Best effort: without it the process still runs and is watched, only a death of the keeper would lose it.
@@ -67,6 +69,7 @@ pub(super) fn write(settings: &Settings, process: &Process) {
         started_at: process.started_at,
         exit: process.exit,
         foreign: process.foreign.is_some(),
+        behind: process.behind.as_ref().map(|b| b.pid),
     };
     if let Ok(bytes) = postcard::to_stdvec(&saved) {
         // A reader of a file cut short ignores it, so there is no need for a rename; the next keeper is not there yet.
@@ -117,8 +120,12 @@ pub(super) fn adopt(settings: &Settings) -> Result<Table> {
             exit,
             held: Vec::new(),
             lent: Vec::new(),
-            foreign: saved.foreign.then_some(super::foreign::Stage::Made),
+            foreign: saved.foreign.then_some(match saved.behind {
+                Some(_) => super::foreign::Stage::StandIn,
+                None => super::foreign::Stage::Made,
+            }),
             ended_early: false,
+            behind: saved.behind.map(super::foreign::Behind::of),
         });
     }
     Ok(table)
@@ -154,9 +161,10 @@ pub(super) struct Handed {
     held: Vec<(String, RawFd)>,
     foreign: Option<super::foreign::Stage>,
     ended_early: bool,
+    behind: Option<(i32, Option<RawFd>)>,
 }
 
-pub(super) const HANDOVER: u32 = 2;
+pub(super) const HANDOVER: u32 = 3;
 
 impl Handed {
     pub(super) fn of(process: &Process) -> Self {
@@ -177,6 +185,7 @@ impl Handed {
             held: process.held.iter().map(|(name, fd)| (name.clone(), fd.as_raw_fd())).collect(),
             foreign: process.foreign,
             ended_early: process.ended_early,
+            behind: process.behind.as_ref().map(|b| (b.pid, raw(&b.pidfd))),
         }
     }
 
@@ -203,6 +212,12 @@ impl Handed {
             lent: Vec::new(),
             foreign: self.foreign,
             ended_early: self.ended_early,
+            behind: match self.behind {
+                Some((pid, pidfd)) => {
+                    Some(super::foreign::Behind { pid, pidfd: pidfd.map(sys::inherited).transpose()? })
+                }
+                None => None,
+            },
         })
     }
 }

@@ -51,6 +51,8 @@ pub(super) struct Process {
     pub(super) foreign: Option<Stage>,
     /// It ended before the runtime had told of its start.
     pub(super) ended_early: bool,
+    /// The process that this one stands in for: the one that the world outside is to see.
+    pub(super) behind: Option<foreign::Behind>,
 }
 
 /// What is held for as long as containers live has numbers from here on. Below is what comes and goes, which is all that a
@@ -123,10 +125,22 @@ impl Process {
             id: self.id.clone(),
             container: self.container.clone(),
             // Of one that a runtime is still making, nobody knows it.
-            pid: if self.foreign == Some(Stage::Making) { 0 } else { self.pid },
+            pid: match (self.foreign, &self.behind) {
+                (Some(Stage::Making), _) | (Some(Stage::StandIn), None) => 0,
+                (_, Some(behind)) => behind.pid,
+                _ => self.pid,
+            },
             started_at: self.started_at,
             exit: self.exit,
             held,
+        }
+    }
+
+    /// Pid and descriptor of the process as the world outside is to see it.
+    fn seen(&self) -> (i32, Option<&OwnedFd>) {
+        match &self.behind {
+            Some(behind) => (behind.pid, behind.pidfd.as_ref().or(self.pidfd.as_ref())),
+            None => (self.pid, self.pidfd.as_ref()),
         }
     }
 
@@ -137,6 +151,11 @@ impl Process {
             None => self.held.push((name, fd)),
         }
     }
+}
+
+/// How far another runtime is when its start begins.
+fn stage(foreign: Option<&wharf_plan::run::Foreign>) -> Option<Stage> {
+    foreign.map(|f| if f.runtime.shim.is_some() { Stage::StandIn } else { Stage::Making })
 }
 
 /// Ids become file names.
@@ -174,7 +193,9 @@ impl Server {
                     .usable(&plan.id)
                     .and_then(|()| held(&plan.hold, &fds))
                     .and_then(|held| Ok((self.spawn(&plan, &fds)?, held)));
-                let stage = plan.foreign.is_some().then_some(Stage::Making);
+                // CRIU makes its container as another runtime does.
+                let restored = plan.restore.is_some().then_some(Stage::Making);
+                let stage = stage(plan.foreign.as_deref()).or(restored);
                 match spawned
                     .and_then(|(s, held)| self.add(sequence, plan.id, None, cgroup, s, held, fds, stage))
                 {
@@ -184,7 +205,7 @@ impl Server {
             }
             Request::Exec(plan) => {
                 let mut fds = fds;
-                let stage = plan.foreign.is_some().then_some(Stage::Making);
+                let stage = stage(plan.foreign.as_deref());
                 match self.exec(&plan, &mut fds).and_then(|(s, held, cgroup)| {
                     self.add(sequence, plan.id, Some(plan.container), cgroup, s, held, fds, stage)
                 }) {
@@ -222,6 +243,9 @@ impl Server {
             Request::Signal(id, signal) => match self.table.get(&id) {
                 Some(Process { pidfd: Some(_), foreign: Some(Stage::Making), pid, .. }) => {
                     foreign::interrupt(*pid, signal)
+                }
+                Some(Process { pidfd: Some(pidfd), foreign: Some(Stage::StandIn), .. }) => {
+                    foreign::end_stand_in(pidfd, signal)
                 }
                 Some(Process { pidfd: Some(pidfd), .. }) => {
                     match sys::pidfd_send_signal(pidfd.as_fd(), signal) {
@@ -281,22 +305,29 @@ impl Server {
         })?;
         let target = Target { pidfd: pidfd.as_fd(), pid: container.pid, cgroup: container.cgroup.as_deref() };
         let cgroup = container.cgroup.clone();
-        if plan.foreign.is_some() {
+        if let Some(foreign) = &plan.foreign {
             self.take_children().map_err(|e| refused(e.errno(), e.to_string()))?;
-            return Ok((wharf_kernel::runtime::exec(&self.host, plan, fds)?, held, cgroup));
+            let exec =
+                if foreign.runtime.shim.is_some() { wharf_shim::exec } else { wharf_kernel::runtime::exec };
+            return Ok((exec(&self.host, plan, fds)?, held, cgroup));
         }
         let spawned = container::exec(&self.host, plan, fds, target)?;
         fds.push(pidfd);
         Ok((spawned, held, cgroup))
     }
 
-    /// Starts a container, or what has another runtime start it.
+    /// Starts a container, or what has another runtime or CRIU make it.
     fn spawn(&mut self, plan: &wharf_plan::run::RunPlan, fds: &[OwnedFd]) -> Result<Spawned, StartError> {
-        if plan.foreign.is_none() {
-            return container::run(&self.host, plan, fds);
+        if plan.restore.is_some() {
+            self.take_children().map_err(|e| refused(e.errno(), e.to_string()))?;
+            return wharf_kernel::criu::restore(&self.host, plan, fds);
         }
+        let Some(foreign) = &plan.foreign else {
+            return container::run(&self.host, plan, fds);
+        };
         self.take_children().map_err(|e| refused(e.errno(), e.to_string()))?;
-        wharf_kernel::runtime::run(&self.host, plan, fds)
+        let run = if foreign.runtime.shim.is_some() { wharf_shim::run } else { wharf_kernel::runtime::run };
+        run(&self.host, plan, fds)
     }
 
     /// Enters a process that was forked.
@@ -333,6 +364,7 @@ impl Server {
             lent,
             foreign,
             ended_early: false,
+            behind: None,
         };
         state::write(&self.settings, &process);
         let slot = self.table.insert(process);
@@ -364,7 +396,7 @@ impl Server {
     fn fetch(&mut self, id: &str) -> Option<(Vec<String>, Vec<OwnedFd>)> {
         let process = self.table.get(id)?;
         let (mut names, mut fds) = (Vec::new(), Vec::new());
-        let pidfd = process.pidfd.as_ref().map(|fd| ("pidfd", fd));
+        let pidfd = process.seen().1.map(|fd| ("pidfd", fd));
         for (name, fd) in process.held.iter().map(|(name, fd)| (name.as_str(), fd)).chain(pidfd) {
             // Out of descriptors: what cannot be copied is missing from the answer, not the answer itself.
             if let Ok(copy) = fd.try_clone() {
@@ -401,6 +433,12 @@ impl Server {
                 Ok(Report::Own) => process.lent = Vec::new(),
                 Ok(Report::Terminal(master)) => process.hold("pty".into(), master),
                 Ok(Report::Adopt(pid)) => self.adopt(slot, pid),
+                Ok(Report::StandsIn(pid)) => self.stands_in(slot, pid),
+                Ok(Report::Runs) => {
+                    process.report = None;
+                    process.lent = Vec::new();
+                    break;
+                }
                 Ok(Report::Failed(error)) => process.failure = Some(error),
                 Ok(Report::Closed) => break,
                 Err(error) => {
@@ -410,8 +448,10 @@ impl Server {
             }
         }
         let Some(process) = self.table.slots.get_mut(&slot) else { return };
+        // A stand-in says when the program runs; one that ends before was ended.
+        let cut_short = process.foreign == Some(Stage::StandIn) && process.report.is_some();
         process.report = None;
-        if process.foreign == Some(Stage::Making) && process.failure.is_none() {
+        if (cut_short || process.foreign == Some(Stage::Making)) && process.failure.is_none() {
             process.failure = Some(refused(libc::ESRCH, "the call of the runtime was ended".into()));
         }
         // A failure is answered when the child is gone, so that its cgroup can be removed at once.
@@ -419,11 +459,11 @@ impl Server {
             return;
         }
         let Some(sequence) = process.waiting.take() else { return };
-        let (pid, started_at) = (process.pid, process.started_at);
+        let ((pid, pidfd), started_at) = (process.seen(), process.started_at);
         let pty = process.held.iter().find(|(name, _)| name == "pty").map(|(_, fd)| fd);
         let pty_there = pty.is_some();
         let copies: Option<Vec<OwnedFd>> =
-            process.pidfd.iter().chain(pty).map(|fd| fd.try_clone().ok()).collect();
+            pidfd.into_iter().chain(pty).map(|fd| fd.try_clone().ok()).collect();
         if let Some(fds) = copies {
             self.answer(sequence, &Answer::Started { pid, started_at, pty: pty_there }, fds);
         } else {

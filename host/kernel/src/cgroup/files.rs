@@ -11,7 +11,7 @@ use crate::sys::file::{self as sys, RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, cstrin
 const RESOLVE: u64 = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS;
 
 /// The longest control file that is read.
-const LONGEST: usize = 1 << 20;
+pub(super) const LONGEST: usize = 1 << 20;
 
 /// The root of a hierarchy; paths are relative to it.
 #[derive(Clone, Copy)]

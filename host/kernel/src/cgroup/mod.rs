@@ -26,7 +26,7 @@ use crate::sys::process as sys;
 use files::Dir;
 
 pub use oom::OomWatch;
-pub use stats::{BlkioEntry, BlkioStats, CpuStats, MemoryStats, Stats};
+pub use stats::{BlkioEntry, BlkioStats, Counters, CpuStats, MemoryStats, Stats};
 
 /// Which of the two interfaces the host has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -315,10 +315,15 @@ impl Cgroups {
 
     /// Reads the counters.
     pub fn stats(&self, path: &str) -> Result<Stats> {
+        self.counters(path)?.read()
+    }
+
+    /// The counters, to be read again and again. ENOENT where there is no such cgroup.
+    pub fn counters(&self, path: &str) -> Result<Counters> {
         let path = relative(path)?;
         match self.0.version {
-            Version::V1 => stats::v1(&self.0.hierarchies, &path),
-            Version::V2 => stats::v2(self.top()?.dir(), &path),
+            Version::V1 => Counters::v1(&self.0.hierarchies, &path),
+            Version::V2 => Counters::v2(self.top()?.dir(), &path),
         }
     }
 

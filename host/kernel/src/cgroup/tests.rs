@@ -124,6 +124,29 @@ fn freeze_kill_remove(place: &Place) {
     assert!(place.cgroups.stats(&place.path).unwrap_err().is_not_found());
 }
 
+fn counters_kept(place: &Place) {
+    place.cgroups.create(&place.path, &Resources { pids: Some(9), ..Resources::default() }).unwrap();
+    let mut counters = place.cgroups.counters(&place.path).unwrap();
+    let first = counters.read().unwrap();
+    assert_eq!((first.pids_current, first.pids_limit), (0, Some(9)));
+    let held = counters.descriptors();
+    let mut child = sleeper(place);
+    let later = counters.read().unwrap();
+    assert_eq!(later.pids_current, 1, "what was opened before says what is now");
+    assert_eq!(counters.descriptors(), held);
+    assert_eq!(place.cgroups.stats(&place.path).unwrap().pids_limit, Some(9));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // Open files hold nobody up, and say nothing of what is gone.
+    place.cgroups.remove(&place.path, Duration::from_secs(5)).unwrap();
+    assert_eq!(counters.read().unwrap(), Stats::default());
+}
+
+#[test]
+fn counters_that_stay_open() {
+    counters_kept(&host());
+}
+
 #[test]
 fn freeze_kill_and_remove() {
     freeze_kill_remove(&host());

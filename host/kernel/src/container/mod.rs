@@ -223,6 +223,26 @@ impl Conductor<'_> {
     pub fn adopt(&self, pid: i32) -> Result<()> {
         report::send_adopt(self.0, pid)
     }
+
+    /// The process that this one stands in for, see [`Report::StandsIn`].
+    pub fn stands_in(&self, pid: i32) -> Result<()> {
+        report::send_stands_in(self.0, pid)
+    }
+
+    /// The program runs, and there is nothing more to tell.
+    pub fn runs(&self) -> Result<()> {
+        report::send_runs(self.0)
+    }
+
+    /// Closes every descriptor but those of `host`, the report, the standard ones and `keep`: what came with a plan is not to
+    /// stay open in a process that stays. None of the others may be used any more.
+    pub fn keep_only(&self, host: &Host, keep: &[i32]) -> Result<()> {
+        let mut all: Vec<i32> = keep.iter().copied().chain(host.fds()).collect();
+        all.extend([0, 1, 2, self.0.as_raw_fd()]);
+        all.sort_unstable();
+        all.dedup();
+        sys::close_all_but(&all)
+    }
 }
 
 /// Forks a child that has another program make a process: `job` runs in it, with the descriptors `keep` and no others,
@@ -240,6 +260,16 @@ pub fn conduct(
         Ok(()) => sys::exit(0),
         Err(error) => error,
     })
+}
+
+/// Puts the calling process into the plan's cgroup. Where the plan says so, that is the root of what
+/// it sees of cgroups from then on.
+pub(crate) fn join_cgroup(host: &Host, plan: &RunPlan) -> Result<(), StartError> {
+    setup::join_planned(host, plan)?;
+    if plan.namespaces.cgroup == Namespace::New {
+        sys::unshare(sys::CLONE_NEWCGROUP).at(Stage::Namespace, || "a new cgroup namespace")?;
+    }
+    Ok(())
 }
 
 /// Forks; `child` gets the report's socket and returns only when the set-up failed. Of the caller's descriptors it has

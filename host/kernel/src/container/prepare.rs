@@ -299,7 +299,7 @@ fn offsets(clocks: &[(String, i64, u32)]) -> Result<String> {
 }
 
 /// The v1 hierarchies that the process joins by itself; none on v2, where `clone3` does it.
-fn joined<'a>(host: &'a Host, path: Option<&str>) -> Result<Vec<Joined<'a>>, StartError> {
+pub(super) fn joined<'a>(host: &'a Host, path: Option<&str>) -> Result<Vec<Joined<'a>>, StartError> {
     let (Some(path), Some(cgroups)) = (path, host.cgroups()) else { return Ok(Vec::new()) };
     if cgroups.version() == Version::V2 {
         return Ok(Vec::new());

@@ -53,7 +53,10 @@ fn steps(
         limit(*resource, *soft, *hard).at(Stage::Credentials, || "setting a resource limit")?;
     }
     if let Some(label) = &job.apparmor {
-        apparmor(label, proc).at(Stage::Security, || "setting the AppArmor profile")?;
+        apparmor(label, proc).at(Stage::Security, || {
+            let name = label.strip_prefix(b"exec ").unwrap_or(label);
+            format!("the AppArmor profile {:?}", String::from_utf8_lossy(name))
+        })?;
     }
     // As root first: a working directory may be closed to the user but open to the container's root.
     let entered = match chdir(root, job) {

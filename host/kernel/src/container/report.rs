@@ -16,6 +16,8 @@ const PAUSED: u8 = 3;
 const READY: u8 = 4;
 const OWN: u8 = 5;
 const ADOPT: u8 = 6;
+const STANDS_IN: u8 = 7;
+const RUNS: u8 = 8;
 
 const STAGES: [Stage; 11] = [
     Stage::Request,
@@ -46,6 +48,10 @@ pub enum Report {
     Own,
     /// Another runtime made the process; it is the caller's child from now on (see [`conduct`](super::conduct)).
     Adopt(i32),
+    /// The child stays and stands in for a process that is not the caller's child: it passes streams, and ends as that one does.
+    StandsIn(i32),
+    /// The program runs, and the child has nothing more to tell. As [`Closed`](Self::Closed), by a child that stays.
+    Runs,
     /// It gave up and ends.
     Failed(StartError),
     /// The socket was closed: the program runs, or the child was killed before.
@@ -69,6 +75,8 @@ pub fn read_report(report: BorrowedFd<'_>) -> Result<Report> {
         ([READY], _) => Ok(Report::Ready),
         ([OWN], _) => Ok(Report::Own),
         ([ADOPT, a, b, c, d], _) => Ok(Report::Adopt(i32::from_le_bytes([*a, *b, *c, *d]))),
+        ([STANDS_IN, a, b, c, d], _) => Ok(Report::StandsIn(i32::from_le_bytes([*a, *b, *c, *d]))),
+        ([RUNS], _) => Ok(Report::Runs),
         ([FAILURE, stage, a, b, c, d, what @ ..], _) => Ok(Report::Failed(StartError {
             stage: STAGES.get(usize::from(*stage)).copied().unwrap_or(Stage::Request),
             errno: i32::from_le_bytes([*a, *b, *c, *d]),
@@ -97,6 +105,15 @@ pub(super) fn send_own(report: BorrowedFd<'_>) -> Result<()> {
 pub(super) fn send_adopt(report: BorrowedFd<'_>, pid: i32) -> Result<()> {
     let [a, b, c, d] = pid.to_le_bytes();
     socket::send(report, &[ADOPT, a, b, c, d], &[])
+}
+
+pub(super) fn send_stands_in(report: BorrowedFd<'_>, pid: i32) -> Result<()> {
+    let [a, b, c, d] = pid.to_le_bytes();
+    socket::send(report, &[STANDS_IN, a, b, c, d], &[])
+}
+
+pub(super) fn send_runs(report: BorrowedFd<'_>) -> Result<()> {
+    socket::send(report, &[RUNS], &[])
 }
 
 pub(super) fn send_failure(report: BorrowedFd<'_>, error: &StartError) {
@@ -129,6 +146,10 @@ mod tests {
         assert!(matches!(read_report(ours.as_fd()).unwrap(), Report::Failed(_)));
         send_adopt(theirs.as_fd(), 70_000).unwrap();
         assert!(matches!(read_report(ours.as_fd()).unwrap(), Report::Adopt(70_000)));
+        send_stands_in(theirs.as_fd(), 70_001).unwrap();
+        assert!(matches!(read_report(ours.as_fd()).unwrap(), Report::StandsIn(70_001)));
+        send_runs(theirs.as_fd()).unwrap();
+        assert!(matches!(read_report(ours.as_fd()).unwrap(), Report::Runs));
         send_terminal(theirs.as_fd(), theirs.as_fd()).unwrap();
         assert!(matches!(read_report(ours.as_fd()).unwrap(), Report::Terminal(_)));
         drop(theirs);

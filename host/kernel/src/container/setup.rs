@@ -3,11 +3,12 @@
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use wharf_plan::run::{Namespace, Stage, StartError};
+use wharf_plan::run::{Namespace, RunPlan, Stage, StartError};
 
 use super::prepare::{Device, Exec, Joined, Mount, Run, Source};
 use super::terminal;
 use super::{At, Host, pivot, process, userns};
+use crate::cgroup::Version;
 use crate::error::{Error, Result};
 use crate::mount::Flags;
 use crate::sys::file::{
@@ -102,6 +103,20 @@ fn oom_score(score: Option<&str>) -> Result<(), StartError> {
         result => result,
     };
     written.at(Stage::Credentials, || format!("setting oom_score_adj to {score}"))
+}
+
+/// Puts this process into a plan's cgroup, where it was not cloned into it.
+pub(super) fn join_planned(host: &Host, plan: &RunPlan) -> Result<(), StartError> {
+    let Some(cgroup) = &plan.cgroup else { return Ok(()) };
+    join_cgroups(&super::prepare::joined(host, Some(&cgroup.path))?)?;
+    if let Some(cgroups) = host.cgroups().filter(|c| c.version() == Version::V2) {
+        cgroups
+            .open(&cgroup.path)
+            .and_then(|dir| file::openat2(dir.as_fd(), c"cgroup.procs", libc::O_WRONLY, 0, RESOLVE_BENEATH))
+            .and_then(|procs| file::write_once(procs.as_fd(), b"0"))
+            .at(Stage::Cgroup, || format!("joining {}", cgroup.path))?;
+    }
+    Ok(())
 }
 
 /// A single-threaded process that writes `0` to `tasks` itself spares the grace period which another one's write to

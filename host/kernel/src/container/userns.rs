@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use wharf_plan::idmap;
 use wharf_plan::run::{Ids, Namespace, Stage, StartError};
+use wharf_plan::types::IdKind;
 
 use super::prepare::{Mount, Process, Run, Source};
 use super::{At, process};
@@ -62,7 +63,7 @@ pub(super) fn privileged(job: &Process<'_>, ids: &Ids) -> Result<(), StartError>
     for (resource, _, hard) in &job.rlimits {
         process::raise(*resource, *hard).at(Stage::Credentials, || "raising a resource limit")?;
     }
-    let owner = idmap::outside(&ids.uids, job.plan.user.uid).unwrap_or(idmap::NOBODY);
+    let owner = idmap::outside(&ids.uids, IdKind::Users, job.plan.user.uid).unwrap_or(idmap::NOBODY);
     for stream in job.stdio.iter().flatten() {
         process::own(*stream, owner).at(Stage::Stdio, || "owning the standard streams")?;
     }
@@ -78,8 +79,8 @@ fn is_dev(mount: &Mount<'_>, fs: &Filesystem) -> bool {
 fn dev(job: &Run<'_>, ids: &Ids, fs: &Filesystem) -> Result<OwnedFd> {
     let tree = fs.make()?;
     let owner = |uid: u32, gid: u32| {
-        let uid = idmap::outside(&ids.uids, uid).unwrap_or(idmap::NOBODY);
-        (uid, idmap::outside(&ids.gids, gid).unwrap_or(idmap::NOBODY))
+        let uid = idmap::outside(&ids.uids, IdKind::Users, uid).unwrap_or(idmap::NOBODY);
+        (uid, idmap::outside(&ids.gids, IdKind::Groups, gid).unwrap_or(idmap::NOBODY))
     };
     let (uid, gid) = owner(0, 0);
     file::fchownat(tree.as_fd(), c"", uid, gid)?;

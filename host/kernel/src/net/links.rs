@@ -42,7 +42,7 @@ impl Worker {
     }
 
     /// Runs `work` inside a namespace.
-    fn inside<T>(
+    pub(super) fn inside<T>(
         &self,
         namespace: BorrowedFd<'_>,
         work: impl FnOnce() -> Result<T, Error>,

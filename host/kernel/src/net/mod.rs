@@ -10,6 +10,7 @@ mod filter;
 mod flows;
 mod forwarding;
 mod links;
+mod names;
 mod nft;
 mod ports;
 mod route;
@@ -28,6 +29,7 @@ use wharf_plan::net::{Desired, Item, LinkName, LinkRef, Protocol, Publish, diff,
 
 use filter::Filter;
 use links::Worker;
+pub use names::{NAME_SERVER, NameSockets};
 use scope::{dies, endpoint, forget, network, restore, sweep_links};
 pub use watch::Watch;
 
@@ -270,6 +272,25 @@ impl Net {
         container: BorrowedFd<'_>,
     ) -> Result<AppliedEndpoint, Error> {
         self.run(|worker, shared| endpoint(worker, shared, id, old, new, container))
+    }
+
+    /// The first port of a range that nobody has on any of these addresses of the host, and that is not among `taken`. It is
+    /// not kept: until an endpoint with it is applied, somebody else may take it.
+    pub fn first_free_port(
+        &self,
+        protocol: Protocol,
+        hosts: &[std::net::IpAddr],
+        range: std::ops::RangeInclusive<u16>,
+        taken: &[u16],
+    ) -> Option<u16> {
+        let filter = lock(&self.shared.filter);
+        ports::first_free(filter.as_ref(), protocol, hosts, range, taken)
+    }
+
+    /// Opens the sockets on which the names of a container's networks are asked for, inside its namespace: whoever asks
+    /// [`NAME_SERVER`] there reaches them. Done once more, the new sockets take the place of the old ones.
+    pub fn open_names(&self, container: BorrowedFd<'_>) -> Result<NameSockets, Error> {
+        self.run(|worker, _| worker.inside(container, names::open))
     }
 
     /// Removes an endpoint. Removing what is not there is no error.

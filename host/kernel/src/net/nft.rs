@@ -331,6 +331,26 @@ impl Rule<'_> {
         })
     }
 
+    /// Writes a register over bytes of the transport header, whose checksum (at `checksum`) is put right.
+    pub(super) fn rewrite_transport(&mut self, offset: u32, length: u32, register: u32, checksum: u32) {
+        self.expression("payload", |batch| {
+            batch.be32(5, register);
+            batch.be32(2, 2);
+            batch.be32(3, offset);
+            batch.be32(4, length);
+            batch.be32(6, 1);
+            batch.be32(7, checksum);
+        });
+    }
+
+    /// Fills a register.
+    pub(super) fn load(&mut self, register: u32, value: &[u8]) -> &mut Self {
+        self.expression("immediate", |batch| {
+            batch.be32(1, register);
+            batch.nested(2, |batch| batch.attr(1, value));
+        })
+    }
+
     fn compare(&mut self, operation: u32, register: u32, value: &[u8]) -> &mut Self {
         self.expression("cmp", |batch| {
             batch.be32(1, register);

@@ -90,6 +90,33 @@ pub(super) fn reserve(filter: Option<&Filter>, wanted: &[Wanted]) -> Result<Vec<
     Ok(held)
 }
 
+/// The first port of a range that is free on all of these addresses of the host, and not among `taken`.
+pub(super) fn first_free(
+    filter: Option<&Filter>,
+    protocol: Protocol,
+    hosts: &[IpAddr],
+    range: std::ops::RangeInclusive<u16>,
+    taken: &[u16],
+) -> Option<u16> {
+    let kind = kind(protocol);
+    let is_free = |number: u16, host: IpAddr| {
+        let port = Port { protocol, number, host };
+        filter.is_none_or(|filter| filter.holder(&port).is_none())
+            && hold_port(kind, SocketAddr::new(host, number)).is_ok()
+    };
+    range
+        .filter(|number| *number != 0 && !taken.contains(number))
+        .find(|number| hosts.iter().all(|host| is_free(*number, *host)))
+}
+
+fn kind(protocol: Protocol) -> Hold {
+    match protocol {
+        Protocol::Tcp => Hold::Tcp,
+        Protocol::Udp => Hold::Udp,
+        Protocol::Sctp => Hold::Sctp,
+    }
+}
+
 fn hold_equal(filter: Option<&Filter>, group: &[&Wanted]) -> Result<Vec<Held>, Error> {
     let mut attempt = 0;
     loop {
@@ -119,11 +146,7 @@ fn hold(filter: Option<&Filter>, wanted: &Wanted, port: u16) -> Result<Held, Err
         let ip = text.rsplit_once(':').map_or(text.as_str(), |(ip, _)| ip);
         return Err(Error::Allocated { address: ip.to_owned(), port });
     }
-    let kind = match wanted.protocol {
-        Protocol::Tcp => Hold::Tcp,
-        Protocol::Udp => Hold::Udp,
-        Protocol::Sctp => Hold::Sctp,
-    };
+    let kind = kind(wanted.protocol);
     let (socket, port) = match hold_port(kind, address) {
         Ok((socket, port)) => (Some(socket), port),
         // Without SCTP in the kernel no process of the host can take the port either.

@@ -14,7 +14,7 @@ use crate::mount::{self, Flags};
 use crate::sys::{file, mount as sys, process};
 
 /// Nothing of a bundle is anybody else's to see.
-pub(super) fn directory(path: &Path) -> Result<(), String> {
+pub(crate) fn directory(path: &Path) -> Result<(), String> {
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -23,7 +23,7 @@ pub(super) fn directory(path: &Path) -> Result<(), String> {
 }
 
 /// A new file for root alone; one that is there already is replaced.
-pub(super) fn document(path: &Path, content: &[u8], mode: u32) -> Result<(), String> {
+pub(crate) fn document(path: &Path, content: &[u8], mode: u32) -> Result<(), String> {
     use std::io::Write;
     let write = || -> std::io::Result<()> {
         let mut file = std::fs::OpenOptions::new()
@@ -38,13 +38,13 @@ pub(super) fn document(path: &Path, content: &[u8], mode: u32) -> Result<(), Str
     write().map_err(|e| format!("cannot write {}: {e}", path.display()))
 }
 
-fn descriptor(fds: &[OwnedFd], number: u32) -> Result<BorrowedFd<'_>, String> {
+pub(crate) fn descriptor(fds: &[OwnedFd], number: u32) -> Result<BorrowedFd<'_>, String> {
     let found = usize::try_from(number).ok().and_then(|n| fds.get(n));
     found.map(AsFd::as_fd).ok_or_else(|| format!("the plan names descriptor {number}, which did not come"))
 }
 
 /// Puts a detached tree onto a path of the bundle.
-fn attach(tree: BorrowedFd<'_>, place: &Path) -> Result<(), String> {
+pub(crate) fn attach(tree: BorrowedFd<'_>, place: &Path) -> Result<(), String> {
     let stat = file::fstatat(tree, c"").map_err(about("a tree"))?;
     if stat.st_mode & libc::S_IFMT == libc::S_IFDIR {
         directory(place)?;
@@ -94,18 +94,7 @@ pub(super) fn make(plan: &RunPlan, foreign: &Foreign, fds: &[OwnedFd]) -> Result
     document(&bundle.join(RECORD), &record, 0o600)?;
     document(&bundle.join("config.json"), foreign.document.as_bytes(), 0o600)?;
     attach(descriptor(fds, plan.rootfs)?, &bundle.join(ROOTFS_PLACE))?;
-    for planned in &plan.mounts {
-        let MountSource::Tree(number) = planned.source else { continue };
-        let tree = descriptor(fds, number)?;
-        let flags = Flags {
-            read_only: planned.read_only,
-            no_suid: planned.no_suid,
-            no_dev: planned.no_dev,
-            no_exec: planned.no_exec,
-        };
-        mount::set_attr(tree, flags, false).map_err(about(&planned.target))?;
-        attach(tree, &bundle.join(tree_place(number)))?;
-    }
+    trees(plan, fds, bundle)?;
     let spaces = plan.namespaces;
     let time = match plan.time {
         TimeNamespace::Join(fd) => Namespace::Join(fd),
@@ -122,6 +111,23 @@ pub(super) fn make(plan: &RunPlan, foreign: &Foreign, fds: &[OwnedFd]) -> Result
         if let Namespace::Join(number) = namespace {
             bind_namespace(descriptor(fds, number)?, kind, &bundle.join(namespace_place(kind)))?;
         }
+    }
+    Ok(())
+}
+
+/// Mounts the plan's trees below `dir`, each where [`tree_place`] says.
+pub(crate) fn trees(plan: &RunPlan, fds: &[OwnedFd], dir: &Path) -> Result<(), String> {
+    for planned in &plan.mounts {
+        let MountSource::Tree(number) = planned.source else { continue };
+        let tree = descriptor(fds, number)?;
+        let flags = Flags {
+            read_only: planned.read_only,
+            no_suid: planned.no_suid,
+            no_dev: planned.no_dev,
+            no_exec: planned.no_exec,
+        };
+        mount::set_attr(tree, flags, false).map_err(about(&planned.target))?;
+        attach(tree, &dir.join(tree_place(number)))?;
     }
     Ok(())
 }

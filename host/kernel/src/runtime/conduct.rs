@@ -17,7 +17,7 @@ const TERMINAL: Duration = Duration::from_secs(5);
 /// For taking down what was made in vain.
 const UNDO: Duration = Duration::from_secs(10);
 
-fn failed(what: impl Into<String>) -> StartError {
+pub(crate) fn failed(what: impl Into<String>) -> StartError {
     StartError { stage: Stage::Runtime, errno: 0, what: what.into() }
 }
 
@@ -28,13 +28,7 @@ fn failed(what: impl Into<String>) -> StartError {
 pub fn run(host: &Host, plan: &RunPlan, fds: &[OwnedFd]) -> Result<Spawned, StartError> {
     let foreign = foreign(plan.foreign.as_deref())?;
     conduct(host, fds, |conductor| {
-        prepare(host)?;
-        let dir = Path::new(&foreign.runtime.bundle);
-        bundle::make(plan, foreign, fds).map_err(failed)?;
-        if plan.init {
-            bundle::init(host.init(), dir).map_err(failed)?;
-        }
-        enter(dir)?;
+        open_bundle(host, plan, foreign, fds)?;
         let verb: &[&str] = match &foreign.restore {
             None => &["create", "--bundle", "."],
             // What is restored runs when the call ends.
@@ -80,7 +74,24 @@ pub fn exec(host: &Host, plan: &ExecPlan, fds: &[OwnedFd]) -> Result<Spawned, St
     })
 }
 
-fn foreign(foreign: Option<&Foreign>) -> Result<&Foreign, StartError> {
+/// Makes the bundle in a mount namespace of the caller's own, and goes there. For a child that a keeper has forked.
+pub fn open_bundle(
+    host: &Host,
+    plan: &RunPlan,
+    foreign: &Foreign,
+    fds: &[OwnedFd],
+) -> Result<(), StartError> {
+    prepare(host)?;
+    let dir = Path::new(&foreign.runtime.bundle);
+    bundle::make(plan, foreign, fds).map_err(failed)?;
+    if plan.init {
+        bundle::init(host.init(), dir).map_err(failed)?;
+    }
+    enter(dir)
+}
+
+/// The runtime of a plan, which must name it by absolute paths.
+pub fn foreign(foreign: Option<&Foreign>) -> Result<&Foreign, StartError> {
     foreign.filter(|f| f.runtime.program.starts_with('/') && f.runtime.bundle.starts_with('/')).ok_or_else(
         || StartError {
             stage: Stage::Request,
@@ -90,8 +101,8 @@ fn foreign(foreign: Option<&Foreign>) -> Result<&Foreign, StartError> {
     )
 }
 
-/// In the child, before anything is called.
-fn prepare(host: &Host) -> Result<(), StartError> {
+/// In a child that a keeper has forked, before anything is called: a session, a mount namespace, limits of its own.
+pub fn prepare(host: &Host) -> Result<(), StartError> {
     let prepare = || -> crate::Result<()> {
         // A group of its own, so that a signal to a start that hangs reaches what it called, too.
         sys::setsid()?;
@@ -104,7 +115,7 @@ fn prepare(host: &Host) -> Result<(), StartError> {
         }
         private_mounts()
     };
-    prepare().map_err(|e| failed(format!("preparing to call the runtime: {e}")))
+    prepare().map_err(|e| failed(format!("preparing to call another program: {e}")))
 }
 
 fn enter(dir: &Path) -> Result<(), StartError> {

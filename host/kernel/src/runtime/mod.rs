@@ -4,10 +4,9 @@
 //! host's. It gets a clean environment and no descriptor but the three standard ones. [`run`] and [`exec`] are the keeper's;
 //! [`invoke`] is for everything that makes no process.
 
-mod bundle;
-mod conduct;
+pub(crate) mod bundle;
+pub(crate) mod conduct;
 
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,16 +17,14 @@ use serde::Deserialize;
 use wharf_plan::run::Runtime;
 
 use crate::error::{Error, Result};
+use crate::program::{self, End, PATH};
 use crate::sys::mount as sys_mount;
 use crate::sys::process as sys;
 
-pub use conduct::{exec, run};
+pub use conduct::{exec, foreign, open_bundle, prepare, run};
 
 /// A runtime that has not made its container by then never will.
 const MAKING: Duration = Duration::from_mins(2);
-
-/// All that a runtime sees of the environment.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// File of a bundle that says whose it is, as JSON of [`Runtime`].
 pub const RECORD: &str = "runtime.json";
@@ -37,7 +34,7 @@ const LONGEST: usize = 256 << 10;
 
 /// A mount namespace for this thread alone, in which what is mounted stays, while the host's own changes still arrive: a file
 /// system that the host unmounts is not kept busy.
-fn private_mounts() -> Result<()> {
+pub fn private_mounts() -> Result<()> {
     sys::unshare(sys::CLONE_NEWNS)?;
     sys_mount::set_root_propagation(libc::MS_SLAVE)?;
     // Some runtimes refuse a machine that has both versions of cgroups. The first is the one with the controllers there.
@@ -116,31 +113,12 @@ fn last_error(log: &str) -> Option<String> {
 
 /// Waits for a call's end; one that takes too long is killed.
 fn finish(mut child: Child, patience: Duration, scratch: &Scratch, name: &str) -> Result<(), String> {
-    let end = Instant::now() + patience;
-    let pid = i32::try_from(child.id()).unwrap_or(0);
-    let mut late = false;
-    if let Ok(pidfd) = sys::pidfd_open(pid) {
-        loop {
-            let left = end.saturating_duration_since(Instant::now());
-            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-            let mut polls = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
-            match poll(&mut polls, timeout) {
-                Err(nix::errno::Errno::EINTR) => {}
-                Ok(0) if Instant::now() < end => {}
-                Ok(0) => {
-                    late = true;
-                    // It may have ended just now.
-                    let _ = child.kill();
-                    break;
-                }
-                _ => break,
-            }
+    let status = match program::wait(&mut child, patience).map_err(|e| format!("{name}: {e}"))? {
+        End::Status(status) => status,
+        End::Late => {
+            return Err(format!("{name} did not end within {} seconds and was killed", patience.as_secs()));
         }
-    }
-    let status = child.wait().map_err(|e| format!("{name}: {e}"))?;
-    if late {
-        return Err(format!("{name} did not end within {} seconds and was killed", patience.as_secs()));
-    }
+    };
     if status.success() {
         return Ok(());
     }
@@ -210,7 +188,7 @@ fn readable(fd: std::os::fd::BorrowedFd<'_>, patience: Duration) -> std::io::Res
 }
 
 /// Runs something on a thread of its own, which may leave the namespaces of the others.
-fn apart<T: Send>(work: impl FnOnce() -> T + Send) -> Option<T> {
+pub fn apart<T: Send>(work: impl FnOnce() -> T + Send) -> Option<T> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("runtime".into()).spawn_scoped(scope, work);
         thread.ok().and_then(|thread| thread.join().ok())

@@ -7,6 +7,7 @@ fn shell(place: &tempfile::TempDir, script: &str) -> Runtime {
         args: vec!["-c".into(), script.into(), "runtime".into()],
         root: place.path().display().to_string(),
         bundle: "/nonexistent/bundle".into(),
+        shim: None,
     }
 }
 

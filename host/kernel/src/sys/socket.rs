@@ -36,6 +36,17 @@ pub fn taken(socket: BorrowedFd<'_>) -> Result<bool> {
     Ok(unread == 0)
 }
 
+/// The network namespace that a socket belongs to, whoever holds it.
+pub fn network_namespace(socket: BorrowedFd<'_>) -> Result<OwnedFd> {
+    /// `SIOCGSKNS` of linux/sockios.h.
+    const GET_NAMESPACE: libc::c_ulong = 0x894c;
+    let raw = socket.as_raw_fd();
+    #[allow(clippy::useless_conversion, reason = "the request's type differs between C libraries")]
+    // SAFETY: takes no argument and gives a new descriptor.
+    let result = unsafe { libc::ioctl(raw, GET_NAMESPACE.try_into().unwrap_or_default()) };
+    check_fd(result.into(), || format!("ioctl({raw}, SIOCGSKNS)"))
+}
+
 fn address(path: &Path) -> Result<(libc::sockaddr_un, libc::socklen_t)> {
     use std::os::unix::ffi::OsStrExt;
     // SAFETY: all zeroes are a valid address.

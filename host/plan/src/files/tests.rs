@@ -175,9 +175,9 @@ fn sizes_are_bounded() {
     refused(&[Op::MakeSparse(Sparse { at: at("a"), size: u64::MAX })], &[]);
     refused(&[Op::SetXattr(Xattr { at: at("a"), name: "user.x".into(), value: vec![0; 70_000] })], &[]);
     let mut mapped = mount(vec![]);
-    mapped.id_maps = vec![IdMap { inside: 0, outside: u32::MAX, size: 2 }];
+    mapped.id_maps = vec![IdMap { inside: 0, outside: u32::MAX, size: 2, kind: crate::types::IdKind::Both }];
     refused(&[], std::slice::from_ref(&mapped));
-    mapped.id_maps = vec![IdMap { inside: 0, outside: 0, size: 0 }];
+    mapped.id_maps = vec![IdMap { inside: 0, outside: 0, size: 0, kind: crate::types::IdKind::Users }];
     refused(&[], &[mapped]);
 }
 

@@ -1,6 +1,7 @@
 //! Every test has a network namespace of its own as its host, and others as containers and as the world outside.
 
 mod life;
+mod names;
 mod ports;
 mod reach;
 

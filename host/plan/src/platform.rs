@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+/// A text that is no platform.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct NoPlatform(String);
 
 /// Operating system and processor, in Go's words.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -41,7 +44,7 @@ impl Platform {
     }
 
     /// `os[/architecture[/variant]]` or just an architecture, as users write it.
-    pub fn parse(text: &str) -> Result<Self> {
+    pub fn parse(text: &str) -> Result<Self, NoPlatform> {
         let word = |t: &str| {
             !t.is_empty()
                 && t.len() <= 64
@@ -49,7 +52,7 @@ impl Platform {
         };
         let parts: Vec<&str> = text.split('/').collect();
         if let Some(bad) = parts.iter().find(|p| !word(p)) {
-            return Err(Error::invalid(format!(
+            return Err(NoPlatform(format!(
                 "\"{bad}\" is an invalid component of \"{text}\": platform specifier component must match \"^[A-Za-z0-9_.-]+$\""
             )));
         }
@@ -66,7 +69,7 @@ impl Platform {
             [one] => made("linux", one, ""),
             [os, architecture] => made(os, architecture, ""),
             [os, architecture, variant] => made(os, architecture, variant),
-            _ => return Err(Error::invalid(format!("\"{text}\": cannot parse platform specifier"))),
+            _ => return Err(NoPlatform(format!("\"{text}\": cannot parse platform specifier"))),
         };
         Ok(platform.normal())
     }
@@ -77,7 +80,7 @@ impl Platform {
         let (architecture, variant) = match (self.architecture.as_str(), self.variant.as_str()) {
             ("x86_64" | "x86-64", v) => ("amd64", v),
             ("i386" | "i686", _) => ("386", ""),
-            ("aarch64" | "arm64", "" | "8" | "v8") => ("arm64", "v8"),
+            ("aarch64" | "arm64", "8" | "v8") => ("arm64", ""),
             ("aarch64", v) => ("arm64", v),
             ("armhf", _) | ("arm", "" | "7") => ("arm", "v7"),
             ("armel", _) | ("arm", "6") => ("arm", "v6"),
@@ -136,9 +139,9 @@ mod tests {
         for (text, wanted) in [
             ("linux/amd64", "linux/amd64"),
             ("linux/x86_64", "linux/amd64"),
-            ("arm64", "linux/arm64/v8"),
+            ("arm64", "linux/arm64"),
             ("linux/arm", "linux/arm/v7"),
-            ("Linux/ARM64/v8", "linux/arm64/v8"),
+            ("Linux/ARM64/v8", "linux/arm64"),
             ("linux/amd64/v1", "linux/amd64"),
             ("windows/amd64", "windows/amd64"),
         ] {

@@ -1,0 +1,115 @@
+//! Checkpoints of the engine's own containers, by CRIU: [`dump`] is the daemon's, [`restore`] the keeper's.
+//!
+//! CRIU runs as the host's root and reads what processes of the container say about themselves (through /proc, and by code that
+//! it puts into them); it is trusted to cope with hostile ones, as it is with every other runtime. It is not called unless
+//! somebody asks for a checkpoint. What it is not left to: mounts that come from outside, the cgroup, the network
+//! namespace and the streams are the plan's, as for any start, and merely named to it.
+
+mod log;
+mod mounts;
+mod restore;
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use crate::program::{self, End};
+use crate::runtime::{apart, private_mounts};
+use crate::sys::process as sys;
+
+pub use mounts::external;
+pub use restore::restore;
+
+/// The name by which images refer to the container's network namespace.
+const NET: &str = "wharf-net";
+
+/// Is this machine one that CRIU can work on?
+const CHECKING: Duration = Duration::from_secs(30);
+
+/// What a checkpoint is made of.
+#[derive(Debug)]
+pub struct Dump<'a> {
+    /// The CRIU program.
+    pub program: &'a Path,
+    /// Directory for the images; exists, root's alone.
+    pub images: &'a Path,
+    /// Directory for the log; exists.
+    pub work: &'a Path,
+    /// The container's first process, as this process sees it. It must not have been reaped.
+    pub pid: i32,
+    /// Paths inside whose mounts come from outside, see [`external`].
+    pub external: &'a [String],
+    /// Inode of the container's network namespace, if it has one of its own.
+    pub net: Option<u64>,
+    /// The processes run on.
+    pub leave_running: bool,
+}
+
+/// A call of CRIU, its log in `work`.
+fn command(program: &Path, verb: &str, images: &Path, work: &Path, log: &str) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear().env("PATH", program::PATH).current_dir(work);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.arg(verb).arg("--images-dir").arg(images).arg("--work-dir").arg(work);
+    command.args(["--log-file", log, "-v2"]);
+    // The cgroup is ours, and so is whoever is in it.
+    command.args(["--manage-cgroups=ignore", "--file-locks", "--link-remap"]);
+    command
+}
+
+/// Waits for CRIU; the error is what it logged.
+fn finish(mut command: Command, patience: Duration, log: &Path) -> Result<(), String> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let mut child = command.spawn().map_err(|e| format!("{name}: {e}"))?;
+    // Copies of streams that stayed here would keep them open.
+    drop(command);
+    match program::wait(&mut child, patience).map_err(|e| format!("{name}: {e}"))? {
+        End::Status(status) if status.success() => Ok(()),
+        End::Status(status) => {
+            Err(log::errors(log).unwrap_or_else(|| format!("{status}, and it did not say why")))
+        }
+        End::Late => Err(format!("it did not end within {} seconds and was killed", patience.as_secs())),
+    }
+}
+
+/// Writes the state of a container's processes into files, and ends them unless they are to run on. Where it fails they
+/// run on.
+///
+/// # Errors
+/// CRIU's own words.
+pub fn dump(dump: &Dump<'_>, patience: Duration) -> Result<(), String> {
+    const LOG: &str = "dump.log";
+    let work = || -> Result<(), String> {
+        private_mounts().map_err(|e| format!("a mount namespace for CRIU: {e}"))?;
+        sys::close_on_exec_from(3).map_err(|e| e.to_string())?;
+        let mut command = command(dump.program, "dump", dump.images, dump.work, LOG);
+        command.arg("--tree").arg(dump.pid.to_string());
+        for path in dump.external {
+            command.arg("--external").arg(format!("mnt[{path}]:{path}"));
+        }
+        if let Some(inode) = dump.net {
+            command.arg("--external").arg(format!("net[{inode}]:{NET}"));
+            // Not in the host's own namespace, where CRIU would filter the host's packets meanwhile.
+            command.arg("--tcp-established");
+        }
+        if dump.leave_running {
+            command.arg("--leave-running");
+        }
+        finish(command, patience, &dump.work.join(LOG))
+    };
+    apart(work).unwrap_or_else(|| Err("no thread to call CRIU from".into()))
+}
+
+/// Whether CRIU can work on this machine at all.
+///
+/// # Errors
+/// What it says is missing.
+pub fn check(program: &Path) -> Result<(), String> {
+    let work = || -> Result<(), String> {
+        sys::close_on_exec_from(3).map_err(|e| e.to_string())?;
+        program::call(program, &["check"], b"", CHECKING)
+    };
+    apart(work)
+        .unwrap_or_else(|| Err("no thread to call CRIU from".into()))
+        .map_err(|text| log::causes(&text).unwrap_or(text))
+}

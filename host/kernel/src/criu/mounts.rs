@@ -1,0 +1,202 @@
+//! Which mounts of a container come from outside, and what stands for them when it is restored. No IO.
+
+use wharf_plan::run::{Fd, MountSource, RunPlan};
+
+/// Where cgroups are inside.
+const CGROUPS: &str = "/sys/fs/cgroup/";
+
+/// A line of `mountinfo`, as far as it matters.
+struct Line {
+    /// Directory of its file system that is mounted.
+    root: String,
+    target: String,
+    fstype: String,
+}
+
+/// Blanks and the like are octal numbers there.
+fn unescape(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while let Some(byte) = bytes.get(at) {
+        let number = bytes.get(at + 1..at + 4).and_then(|digits| std::str::from_utf8(digits).ok());
+        match number.filter(|_| *byte == b'\\').and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(code) => {
+                out.push(code);
+                at += 4;
+            }
+            None => {
+                out.push(*byte);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+fn parse(line: &str) -> Option<Line> {
+    let (mount, filesystem) = line.split_once(" - ")?;
+    let mut fields = mount.split(' ').skip(3);
+    let (root, target) = (fields.next()?, fields.next()?);
+    let fstype = filesystem.split(' ').next()?;
+    Some(Line { root: unescape(root), target: unescape(target), fstype: fstype.to_owned() })
+}
+
+/// Whether a path is another or below it.
+fn within(path: &str, place: &str) -> bool {
+    path.strip_prefix(place.trim_end_matches('/'))
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// The paths of a container whose mounts come from outside, of its `mountinfo`. `given` are the paths at which the engine
+/// mounts trees: volumes, binds, its own files.
+///
+/// # Errors
+/// A mount that neither CRIU can make again nor the engine, for example of a disk that the container mounted itself.
+pub fn external(mountinfo: &str, given: &[&str]) -> Result<Vec<String>, String> {
+    let mut external = Vec::new();
+    for line in mountinfo.lines() {
+        let Some(mount) = parse(line) else {
+            return Err(format!("the kernel's list of mounts has the line {line:?}"));
+        };
+        if mount.target == "/" {
+            continue;
+        }
+        let is_given = given.iter().any(|place| within(&mount.target, place));
+        let is_null = mount.fstype == "devtmpfs" && mount.root == "/null";
+        let is_cgroup = mount.fstype == "cgroup" && mount.target.starts_with(CGROUPS);
+        if is_given || is_null || is_cgroup {
+            // A colon and brackets have a meaning on CRIU's command line.
+            if mount.target.contains(['[', ']', ':', '\n']) {
+                return Err(format!("a mount at {:?}: CRIU cannot be told of such a path", mount.target));
+            }
+            external.push(mount.target);
+        } else if !matches!(
+            mount.fstype.as_str(),
+            "proc" | "sysfs" | "tmpfs" | "devpts" | "mqueue" | "cgroup2"
+        ) {
+            let Line { target, fstype, .. } = mount;
+            return Err(format!(
+                "{target} ({fstype}) was mounted inside the container, and is not to be had again"
+            ));
+        }
+    }
+    external.sort();
+    external.dedup();
+    Ok(external)
+}
+
+/// What stands for a mount that is not in the images.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Stand {
+    /// A tree of the plan, and the path below it.
+    Tree(Fd, String),
+    /// The host's null device: a path that is masked.
+    Null,
+    /// The container's own part of this hierarchy of cgroups.
+    Cgroup(String),
+}
+
+/// Finds it in the plan: the images have the paths, but what lies there is never taken from them.
+pub(super) fn stand(plan: &RunPlan, path: &str) -> Result<Stand, String> {
+    let trees = plan.mounts.iter().filter_map(|mount| match mount.source {
+        MountSource::Tree(number) if within(path, &mount.target) => {
+            Some((mount.target.trim_end_matches('/'), number))
+        }
+        _ => None,
+    });
+    // Of places within each other the inner one; of mounts on each other the later one.
+    if let Some((target, number)) = trees.max_by_key(|(target, _)| target.len()) {
+        let rest = path.get(target.len()..).unwrap_or_default().trim_start_matches('/');
+        if rest.split('/').any(|part| part == "..") {
+            return Err(format!("{path:?} is no path of a mount"));
+        }
+        return Ok(Stand::Tree(number, rest.to_owned()));
+    }
+    if plan.masked_paths.iter().any(|masked| masked == path) {
+        return Ok(Stand::Null);
+    }
+    match path.strip_prefix(CGROUPS) {
+        Some(name) if !name.is_empty() && !name.contains('/') && name != ".." => {
+            Ok(Stand::Cgroup(name.to_owned()))
+        }
+        _ => {
+            Err(format!("the checkpoint was made with a mount at {path}, which the container no longer has"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wharf_plan::run::Mount;
+
+    const INFO: &str = "46 48 254:0 /vol/_data /data rw,relatime master:1 - ext4 /dev/vda rw\n\
+        48 52 0:39 / / rw,relatime - overlay none rw\n\
+        50 48 254:0 /c/hostname /etc/hostname rw,relatime - ext4 /dev/vda rw\n\
+        75 53 0:6 /null /proc/keys rw,relatime - devtmpfs devtmpfs rw\n\
+        53 48 0:42 / /proc rw - proc none rw\n\
+        54 48 0:43 / /dev rw - tmpfs none rw\n\
+        57 56 0:46 / /sys/fs/cgroup ro - tmpfs none rw\n\
+        58 57 0:29 /wharf/x /sys/fs/cgroup/cpu,cpuacct ro - cgroup none rw,cpu\n\
+        60 46 0:50 / /data/with\\040blank rw - tmpfs none rw\n";
+
+    #[test]
+    fn mounts_from_outside() {
+        let found = external(INFO, &["/data", "/etc/hostname"]).unwrap();
+        let expected =
+            ["/data", "/data/with blank", "/etc/hostname", "/proc/keys", "/sys/fs/cgroup/cpu,cpuacct"];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn what_a_container_mounted_itself() {
+        let error = external(INFO, &["/etc/hostname"]).unwrap_err();
+        assert!(error.starts_with("/data (ext4) was mounted inside"), "{error}");
+        // The device itself is not the null device.
+        let disk = "1 2 0:6 /vda /proc/keys rw - devtmpfs devtmpfs rw\n";
+        assert!(external(disk, &[]).is_err());
+        // Nothing reaches CRIU's command line by a path.
+        for odd in ["/data/a]:/etc", "/data/[x", "/data/a:b"] {
+            let line = format!("1 2 0:1 / {odd} rw - tmpfs none rw\n");
+            assert!(external(&line, &["/data"]).unwrap_err().contains("cannot be told"), "{odd}");
+        }
+        assert!(external("nonsense", &[]).is_err());
+    }
+
+    #[test]
+    fn what_stands_for_them() {
+        let tree = |target: &str, number| Mount {
+            target: target.into(),
+            source: MountSource::Tree(number),
+            file: false,
+            read_only: false,
+            no_suid: false,
+            no_dev: false,
+            no_exec: false,
+            propagation: String::new(),
+        };
+        let plan = RunPlan {
+            mounts: vec![tree("/data", 1), tree("/data/inner/", 2), tree("/etc/hosts", 3)],
+            masked_paths: vec!["/proc/keys".into()],
+            ..RunPlan::default()
+        };
+        assert_eq!(stand(&plan, "/data"), Ok(Stand::Tree(1, String::new())));
+        assert_eq!(stand(&plan, "/data/sub/x"), Ok(Stand::Tree(1, "sub/x".into())));
+        assert_eq!(stand(&plan, "/data/inner/y"), Ok(Stand::Tree(2, "y".into())));
+        assert_eq!(stand(&plan, "/proc/keys"), Ok(Stand::Null));
+        assert_eq!(stand(&plan, "/sys/fs/cgroup/cpu"), Ok(Stand::Cgroup("cpu".into())));
+        for bad in [
+            "/database",
+            "/data/../etc",
+            "/proc/kcore",
+            "/sys/fs/cgroup/",
+            "/sys/fs/cgroup/..",
+            "/sys/fs/cgroup/a/b",
+            "/etc/shadow",
+            "relative",
+        ] {
+            assert!(stand(&plan, bad).is_err(), "{bad}");
+        }
+    }
+}
