@@ -50,7 +50,7 @@ end() {
         n=$((n + 1))
         sleep 0.1
     done
-    mountpoint -q /data && bad "unmount: $what" "$(cat /proc/mounts)"
+    grep -q " /data " /proc/mounts && bad "unmount: $what" "$(cat /proc/mounts)"
     rm -rf /run/wharf
 }
 

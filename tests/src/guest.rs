@@ -294,7 +294,8 @@ impl Guest {
             "-blockdev",
             "driver=blklogwrites,node-name=logged,file=data,log=log,log-sector-size=512,log-super-update-interval=1",
             "-device",
-            "virtio-blk-pci,drive=logged,discard=off,write-zeroes=off",
+            // Behind the system disk, which takes the first free place.
+            "virtio-blk-pci,drive=logged,discard=off,write-zeroes=off,addr=0x1e",
         ];
         (self.switch_on(task, &words.map(str::to_owned)), before, log)
     }

@@ -147,5 +147,5 @@ fn storage_on_an_older_kernel() {
     let Some(mut guest) = Guest::with_images(&[], &["one"], &[]) else { return };
     guest.add_disk(&["mkfs.xfs", "-q", "-f"]);
     guest.add_disk(&["mkfs.ext4", "-q", "-F", "-O", "quota,project", "-E", "quotatype=prjquota"]);
-    all_well(&guest, "storage", 70);
+    all_well(&guest, "storage", 60);
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use wharf_tests::{Daemon, Options, bin_dir, image};
 
 /// A daemon with this driver, its data root on a file system of its own.
-fn start(driver: &str) -> Daemon {
+fn start(driver: &str, env: &[(&str, &str)]) -> Daemon {
     let mkfs = match driver {
         "btrfs" => ["mkfs.btrfs", "-q"].as_slice(),
         _ => &["mkfs.ext4", "-q"],
@@ -14,6 +14,7 @@ fn start(driver: &str) -> Daemon {
     Daemon::with(Options {
         args: vec!["--storage-driver".into(), driver.into()],
         data_mkfs: mkfs.iter().map(|word| (*word).to_owned()).collect(),
+        env: env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
         ..Options::default()
     })
 }
@@ -28,8 +29,8 @@ fn status(driver: &str) -> &'static [&'static str] {
     }
 }
 
-fn life(driver: &str) {
-    let mut d = start(driver);
+fn life(driver: &str, env: &[(&str, &str)]) {
+    let mut d = start(driver, env);
     let info = d.docker(&["info"]).ok();
     assert!(info.contains(&format!("Storage Driver: {driver}\n")), "{info}");
     for line in status(driver) {
@@ -111,27 +112,33 @@ fn left(dir: &Path) -> Vec<String> {
 
 #[test]
 fn overlay2() {
-    life("overlay2");
+    life("overlay2", &[]);
 }
 
 #[test]
 fn vfs() {
-    life("vfs");
+    life("vfs", &[]);
 }
 
 #[test]
 fn btrfs() {
-    life("btrfs");
+    life("btrfs", &[]);
 }
 
 #[test]
 fn erofs() {
-    life("erofs");
+    life("erofs", &[]);
+}
+
+/// As on kernels that mount no images out of files.
+#[test]
+fn erofs_by_loop_devices() {
+    life("erofs", &[("WHARF_EROFS_LOOP", "1")]);
 }
 
 #[test]
 fn a_size_is_kept_or_refused_as_docker_does() {
-    let d = start("btrfs");
+    let d = start("btrfs", &[]);
     d.import_busybox();
     let fill = "dd if=/dev/urandom of=/big bs=1M count=64 conv=fsync";
     let run = |size: &str| d.docker(&["run", "--rm", "--storage-opt", size, "busybox", "sh", "-c", fill]);
@@ -145,7 +152,7 @@ fn a_size_is_kept_or_refused_as_docker_does() {
         ("overlay2", "--storage-opt is supported only for overlay over xfs with 'pquota' mount option"),
         ("vfs", "Filesystem does not support, or has not enabled quotas"),
     ] {
-        let d = start(driver);
+        let d = start(driver, &[]);
         d.import_busybox();
         d.docker(&["run", "--rm", "--storage-opt", "size=1g", "busybox", "true"]).fails(125, text);
         assert_eq!(d.docker(&["ps", "-aq"]).ok(), "");
@@ -155,7 +162,7 @@ fn a_size_is_kept_or_refused_as_docker_does() {
 /// A container of btrfs may make subvolumes of its own, even read-only ones; they go with it.
 #[test]
 fn subvolumes_inside_go_with_the_container() {
-    let mut d = start("btrfs");
+    let mut d = start("btrfs", &[]);
     d.import_busybox();
     d.docker(&["create", "--name", "nesting", "busybox", "true"]).ok();
     let home = d.path("data/storage/wharf/storage-btrfs");

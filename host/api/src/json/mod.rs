@@ -1,6 +1,8 @@
 //! Request bodies, read as Docker reads them: field names in any case, unknown fields ignored, null for "not given".
 
 mod decode;
+#[cfg(test)]
+mod fuzz;
 mod value;
 
 use serde::Serialize;
