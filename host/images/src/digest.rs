@@ -77,7 +77,9 @@ impl Beside {
         let (to, from) = sync_channel::<Bytes>(WAITING);
         let thread = std::thread::Builder::new().name("hash".into()).spawn(move || {
             let mut hasher = Sha256::new();
-            from.iter().for_each(|block| hasher.update(&block));
+            for block in from {
+                hasher.update(&block);
+            }
             hasher
         })?;
         Ok(Self { to, thread })
