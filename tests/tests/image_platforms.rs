@@ -15,7 +15,19 @@ fn query(platform: &str) -> String {
 
 /// Puts a layout into a registry, byte for byte.
 fn publish(d: &Daemon, registry: &Registry, name: &str, platforms: &[&str], attested: bool) -> Layout {
-    let made = layout(&format!("made.example/{name}"), platforms, attested);
+    publish_as(d, registry, name, &format!("made.example/{name}"), platforms, attested)
+}
+
+/// The same, with other content.
+fn publish_as(
+    d: &Daemon,
+    registry: &Registry,
+    name: &str,
+    content: &str,
+    platforms: &[&str],
+    attested: bool,
+) -> Layout {
+    let made = layout(content, platforms, attested);
     let (_, tag) = name.rsplit_once(':').unwrap();
     let file = image::save(&d.path("layout.tar"), &made.archive);
     let (source, target) = (format!("oci-archive:{file}"), format!("docker://{}/{name}", registry.address));
@@ -249,7 +261,7 @@ fn platforms_are_removed_one_by_one_or_with_the_name() {
     fsck::whole(&d, "after rmi");
     assert_eq!((size(), names(&d, "{{.ID}}").len()), (0, 0));
     d.docker(&["pull", "-q", "--platform", "all", &name]).ok();
-    publish(&d, &registry, "team/app:1", &THREE[..2], false);
+    publish_as(&d, &registry, "team/app:1", "new.example/app", &THREE[..2], false);
     d.docker(&["pull", "-q", &name]).ok();
     assert_eq!(names(&d, "{{.Tag}}"), ["1", "<none>"]);
     d.docker(&["image", "prune", "-f"]).ok();
@@ -416,7 +428,7 @@ fn archives_hold_all_platforms_or_some() {
 
 #[test]
 fn garbage_collection_takes_an_index_as_one() {
-    let config = json!({"image-gc": {"policy": [{"keep-storage": "0B"}]}}).to_string();
+    let config = json!({"image-gc": {"policy": [{"filter": ["until=0s"]}]}}).to_string();
     let d = Daemon::with(Options { config: Some(config), ..Options::default() });
     d.docker_with_input(&["load"], &layout("app:1", &THREE, true).archive).ok();
     d.docker_with_input(&["load"], &layout("other:1", &THREE, false).archive).ok();

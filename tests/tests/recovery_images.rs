@@ -3,6 +3,7 @@
 
 use std::process::{Child, Stdio};
 
+use wharf_tests::platforms::layout;
 use wharf_tests::serve::Serve;
 use wharf_tests::{Daemon, eventually, fsck, image};
 
@@ -18,9 +19,36 @@ impl Random {
     }
 }
 
+/// Every platform that is said to be here of what is listed under a name runs, and is that platform.
+#[track_caller]
+fn all_platforms_run(d: &Daemon, when: &str) {
+    let list = d.api("GET", "/v1.55/images/json?manifests=1", "").json();
+    for image in list.as_array().unwrap() {
+        let Some(name) = image["RepoTags"].get(0).and_then(serde_json::Value::as_str) else { continue };
+        for manifest in image["Manifests"].as_array().unwrap() {
+            if manifest["Available"] != true || !name.contains("multi") {
+                continue;
+            }
+            if manifest["Kind"] == "attestation" {
+                continue;
+            }
+            let of = &manifest["ImageData"]["Platform"];
+            let platform = format!("{}/{}", of["os"].as_str().unwrap(), of["architecture"].as_str().unwrap());
+            let ran = d.docker(&["run", "--rm", "--network", "none", "--platform", &platform, name]);
+            assert!(
+                ran.code == 0 && ran.out.starts_with(&platform),
+                "{when}: {platform} of {name}: {}{}",
+                ran.out,
+                ran.err
+            );
+        }
+    }
+}
+
 /// Every image that is listed runs, and its files are those that were put into it.
 #[track_caller]
 fn all_run(d: &Daemon, when: &str) -> usize {
+    all_platforms_run(d, when);
     let ids = d.docker(&["images", "-aq", "--no-trunc"]).ok();
     let mut ids: Vec<&str> = ids.lines().collect();
     ids.sort_unstable();
@@ -49,37 +77,44 @@ fn killed_at_random_points_images_are_whole_or_gone() {
         image::save(&d.path(&format!("{name}.tar")), &archive)
     };
     let (c, e) = (save(&d, "c"), save(&d, "e"));
+    let platforms = ["linux/amd64", "linux/s390x", "linux/arm64"];
+    let multi = image::save(&d.path("multi.tar"), &layout("multi:1", &platforms, true).archive);
     let root = image::save(&d.path("root.tar"), &image::busybox_tar());
     d.import_busybox();
     d.docker(&["run", "-d", "--name", "source", "--network", "none", "busybox", "sleep", "3600"]).ok();
     d.docker(&["exec", "source", "sh", "-c", "seq 1 200000 >/written"]).ok();
-    let lines: [&[&str]; 9] = [
+    let lines: [&[&str]; 14] = [
         &["pull", "-q", "127.0.0.1:5000/a:1"],
         &["pull", "-q", "127.0.0.1:5000/b:1"],
         &["load", "-q", "-i", &c],
         &["load", "-q", "-i", &e],
+        &["load", "-q", "-i", &multi],
+        &["load", "-q", "--platform", "linux/s390x", "-i", &multi],
+        &["tag", "multi:1", "multi-too:1"],
         &["import", &root, "imported:1"],
         &["commit", "-p=false", "source", "committed:1"],
         &["rmi", "-f", "127.0.0.1:5000/a:1", "c:1", "imported:1"],
         &["rmi", "-f", "127.0.0.1:5000/b:1", "e:1", "committed:1"],
+        &["image", "rm", "-f", "--platform", "linux/arm64", "multi:1"],
+        &["rmi", "-f", "multi:1", "multi-too:1"],
         &["image", "prune", "-f"],
     ];
     let mut listed = 0;
     for round in 0..12 {
         let mut clients: Vec<Child> = Vec::new();
         // In another order every time; some lines are left out.
-        let from = usize::try_from(random.below(9)).unwrap();
-        for n in 0..9 {
+        let from = usize::try_from(random.below(14)).unwrap();
+        for n in 0..14 {
             if random.below(4) == 0 {
                 continue;
             }
-            let mut command = d.docker_command(lines[(from + n) % 9]);
+            let mut command = d.docker_command(lines[(from + n) % 14]);
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
             clients.push(command.spawn().unwrap());
             std::thread::sleep(std::time::Duration::from_millis(random.below(40)));
         }
         // As soon as so many are done, whatever the machine's speed, and then some moment.
-        let enough = usize::try_from(random.below(8)).unwrap().min(clients.len().saturating_sub(1));
+        let enough = usize::try_from(random.below(12)).unwrap().min(clients.len().saturating_sub(1));
         eventually("some of the clients to end", || {
             let done = clients.iter_mut().filter_map(|c| c.try_wait().unwrap()).count();
             (done >= enough).then_some(())

@@ -143,10 +143,12 @@ impl Images {
         Ok(())
     }
 
-    /// Lets names lead to an index whose images are here under these manifests: image ids and manifests.
+    /// Lets names lead to an index whose images are here under these manifests: image ids and manifests. The names `instead`
+    /// go, as they said of its images what the index says now.
     pub async fn name_index(
         &self,
         names: &[Reference],
+        instead: &[Reference],
         incoming: IncomingIndex,
         images: &[(String, Document)],
     ) -> Result<()> {
@@ -159,6 +161,9 @@ impl Images {
         let target = target.ok_or_else(|| Error::internal("a lost index"))?;
         for name in names {
             index.point(inner, &mut transaction, name, target.clone())?;
+        }
+        for name in instead.iter().filter(|name| !names.contains(name)) {
+            index.unpoint(inner, &mut transaction, name);
         }
         inner.commit_lasting(transaction).await?;
         inner.sweep_blobs(&index);

@@ -173,10 +173,8 @@ impl ImageIndex {
         let mut open: Vec<(Entry, usize)> = entries(&document)?.into_iter().rev().map(|e| (e, 1)).collect();
         let mut seen: BTreeSet<String> = BTreeSet::new();
         while let Some((entry, depth)) = open.pop() {
-            if found.len() + open.len() > MOST_ENTRIES {
-                return Err(Error::too_large(format!(
-                    "the image index has more than {MOST_ENTRIES} entries"
-                )));
+            if found.len() + open.len() >= MOST_ENTRIES {
+                return Err(Error::too_large(format!("the image index has more than {MOST_ENTRIES} entries")));
             }
             match nested.get(&entry.digest).filter(|_| is_index(&entry.media_type) && depth < DEPTH) {
                 Some(inside) => {

@@ -52,7 +52,7 @@ impl Push<'_> {
         let statements = self.kept_statements(index)?;
         let incoming = IncomingIndex { document: root, nested, statements };
         let name = Reference { tag: None, digest: Some(digest), ..self.name.clone() };
-        self.engine.inner.images.name_index(&[name], incoming, &manifests).await?;
+        self.engine.inner.images.name_index(&[name], &[], incoming, &manifests).await?;
         Ok(now)
     }
 

@@ -190,7 +190,12 @@ impl Images for Shelf {
                 statements: statements.map(|(m, blobs)| Statement { manifest: text(m), blobs }).collect(),
             };
             let members: Vec<_> = pushed.members.into_iter().map(|(id, m)| (id, text(m))).collect();
-            self.engine.inner.images.name_index(&names, incoming, &members).await.map_err(Error::from)?;
+            // An index's images come before it, one by one, and have names by their own digests until then.
+            let digests = members.iter().map(|(_, m)| wharf_registry::digest::of(m.content.as_bytes()));
+            let alone: Vec<Reference> =
+                digests.map(|digest| reference(&pushed.repository, &digest)).collect::<Result<_, _>>()?;
+            let images = &self.engine.inner.images;
+            images.name_index(&names, &alone, incoming, &members).await.map_err(Error::from)?;
             if let (Some(tag), Some((image, _))) = (tag, members.first()) {
                 self.engine.image_event("tag", image, &tag.familiar());
             }
