@@ -1,0 +1,231 @@
+//! Networks of containers: coming into one and leaving it, also while they run.
+
+USES
+
+impl Engine {
+    /// `POST /networks/{id}/connect`.
+    pub async fn network_connect(&self, reference: &str, body: NetworkConnectRequest) -> Result<()> {
+        let object = self.inner.networks.find(reference)?;
+        let record = object.record();
+        let container = self.inner.registry.find(&body.container)?;
+        let settings = body.endpoint_config.unwrap_or_default();
+        let _held = container.lock.lock().await;
+        let now = container.now();
+        if matches!(record.name.as_str(), "host" | "none") {
+            return Err(Error::forbidden(format!(
+                "container cannot be connected to {} network",
+                record.name
+            )));
+        }
+        if !matches!(now.blueprint.network, crate::planner::modes::NetworkMode::Network(_)) {
+            return Err(Error::forbidden(
+                "container sharing network namespace with another container or host cannot be connected to any \
+                 other network",
+            ));
+        }
+        if now.def.networks.contains_key(&record.name) {
+            return Err(Error::forbidden(format!(
+                "endpoint with name {} already exists in network {}",
+                now.def.name, record.name
+            )));
+        }
+        self.attach_network(&container, &object, settings).await?;
+        self.network_event(&record, "connect", &[("container", &container.id)]);
+        Ok(())
+    }
+
+    /// `POST /networks/{id}/disconnect`.
+    pub async fn network_disconnect(&self, reference: &str, body: NetworkDisconnectRequest) -> Result<()> {
+        let object = self.inner.networks.find(reference)?;
+        let record = object.record();
+        let container = self.inner.registry.find(&body.container)?;
+        let _held = container.lock.lock().await;
+        let now = container.now();
+        if !now.def.networks.contains_key(&record.name) {
+            return Err(Error::forbidden(format!(
+                "container {} is not connected to network {}",
+                now.def.id, record.name
+            )));
+        }
+        self.detach_network(&container, &record).await?;
+        self.network_event(&record, "disconnect", &[("container", &container.id)]);
+        Ok(())
+    }
+
+    /// The networks that a request names, under their own names.
+    pub(crate) fn requested_networks(
+        &self,
+        mode: &crate::planner::modes::NetworkMode,
+        asked: HashMap<String, EndpointSettings>,
+    ) -> Result<BTreeMap<String, EndpointSettings>> {
+        let mut all = BTreeMap::new();
+        let crate::planner::modes::NetworkMode::Network(own) = mode else {
+            return Ok(all);
+        };
+        for (name, settings) in asked {
+            // As with Docker a network that is not there is the start's error: at create it would read as a missing image.
+            let Ok(network) = self.inner.networks.find(&name) else {
+                all.insert(name, settings);
+                continue;
+            };
+            let record = network.record();
+            if !matches!(record.driver.as_str(), "host" | "null") {
+                check_endpoint(&record, &settings)?;
+                all.insert(record.name.clone(), settings);
+            }
+        }
+        let own = self.inner.networks.find(own).map_or_else(|_| own.clone(), |n| n.record().name.clone());
+        all.entry(own).or_default();
+        Ok(all)
+    }
+
+    /// Adds a network to a container; its lock is held. A running one gets its endpoint at once.
+    async fn attach_network(
+        &self,
+        container: &crate::registry::Container,
+        object: &Object,
+        settings: EndpointSettings,
+    ) -> Result<()> {
+        let now = container.now();
+        let record = object.record();
+        check_endpoint(&record, &settings)?;
+        let mut def = (*now.def).clone();
+        def.networks.insert(record.name.clone(), settings.clone());
+        let mut state = (*now.state).clone();
+        let mut tx = Transaction::new();
+        if state.status.is_alive() {
+            let namespace = self.container_netns(&container.id).await?;
+            let turn = Arc::clone(&object.turn).lock_owned().await;
+            let mut planned = crate::endpoints::Planned::default();
+            let at = state.endpoints.len();
+            self.plan_endpoint(&now, object, &settings, at, false, &mut planned).await?;
+            let net = self.inner.net.clone();
+            let mut endpoints = planned.endpoints;
+            let (endpoints, applied) = self
+                .inner
+                .pool
+                .run(move || {
+                    let applied = crate::endpoints::apply(&net, &mut endpoints, &namespace);
+                    (endpoints, applied)
+                })
+                .await?;
+            let holders = applied.map_err(|(id, e)| crate::endpoints::failure(&now.def.name, &id, &e))?;
+            self.hold_ports(&container.id, holders).await;
+            state.endpoints.extend(endpoints);
+            tx.merge(planned.kv);
+            put(&mut tx, record::STATES, &def.id, &state)?;
+            put(&mut tx, record::CONTAINERS, &def.id, &def)?;
+            self.inner.store.commit(tx).await?;
+            drop(turn);
+        } else {
+            put(&mut tx, record::CONTAINERS, &def.id, &def)?;
+            self.inner.store.commit(tx).await?;
+        }
+        let new = crate::registry::Now {
+            def: Arc::new(def),
+            state: Arc::new(state),
+            blueprint: Arc::clone(&now.blueprint),
+        };
+        self.write_hosts(&new).await?;
+        self.inner.registry.update(container, new.clone());
+        if new.state.status.is_alive()
+            && let Err(error) = self.turn_to_names(&now, &new).await
+        {
+            tracing::warn!(%error, id = new.def.id, "this container is not served names; it is from its next start on");
+        }
+        self.tell_linked(&new).await;
+        Ok(())
+    }
+
+    /// Takes a network from a container; its lock is held.
+    async fn detach_network(&self, container: &crate::registry::Container, record: &Network) -> Result<()> {
+        let now = container.now();
+        let mut def = (*now.def).clone();
+        def.networks.remove(&record.name);
+        let mut state = (*now.state).clone();
+        let mut tx = Transaction::new();
+        let mut turns = Vec::new();
+        if let Some(endpoint) = state.endpoints.remove(&record.name) {
+            let namespace = self.container_netns(&container.id).await?;
+            let net = self.inner.net.clone();
+            let gone = endpoint.clone();
+            let removed = self
+                .inner
+                .pool
+                .run(move || {
+                    use std::os::fd::AsFd;
+                    let links = wharf_kernel::net::Links::Delete(namespace.as_fd());
+                    net.remove_endpoint(&gone.id, &gone.desired, links)
+                })
+                .await?;
+            removed.doing(format_args!("cannot disconnect from network {}", record.name))?;
+            let (kv, held) = self.release_addresses([&endpoint]).await;
+            tx.merge(kv);
+            turns = held;
+        }
+        put(&mut tx, record::STATES, &def.id, &state)?;
+        put(&mut tx, record::CONTAINERS, &def.id, &def)?;
+        self.inner.store.commit(tx).await?;
+        drop(turns);
+        let new = crate::registry::Now {
+            def: Arc::new(def),
+            state: Arc::new(state),
+            blueprint: Arc::clone(&now.blueprint),
+        };
+        self.write_hosts(&new).await?;
+        self.inner.registry.update(container, new);
+        Ok(())
+    }
+
+    /// The network namespace of a running container.
+    pub(crate) async fn container_netns(&self, id: &str) -> Result<std::os::fd::OwnedFd> {
+        let mut held = self.inner.keeper.fetch(id).await?;
+        let mut find = |wanted: &str| {
+            let at = held.iter().position(|(name, _)| name == wanted)?;
+            Some(held.swap_remove(at).1)
+        };
+        if let Some(namespace) = find("netns") {
+            return Ok(namespace);
+        }
+        // A keeper that took over from one that died holds its process, and no more.
+        let pid =
+            self.inner.registry.get(id).map(|container| container.now().state.pid).filter(|pid| *pid > 0);
+        let found = find("pidfd").zip(pid).and_then(|(process, pid)| {
+            let namespace = std::fs::File::open(format!("/proc/{pid}/ns/net")).ok()?;
+            // Its number was not another's when that was opened, as it is still there.
+            wharf_kernel::sys::process::pidfd_send_signal(std::os::fd::AsFd::as_fd(&process), 0).ok()?;
+            Some(namespace.into())
+        });
+        found.ok_or_else(|| Error::internal(format!("container {id} has no network namespace of its own")))
+    }
+
+    /// Lets the keeper hold the sockets that keep a container's ports from others.
+    pub(crate) async fn hold_ports(&self, id: &str, holders: Vec<std::os::fd::OwnedFd>) {
+        if holders.is_empty() {
+            return;
+        }
+        let named = holders.into_iter().map(|fd| (format!("port-{}", names::id()), fd)).collect();
+        if let Err(error) = self.inner.keeper.hold(id, named).await {
+            tracing::warn!(%error, id, "the ports of this container are not held by the keeper");
+        }
+    }
+}
+
+fn check_endpoint(record: &Network, settings: &EndpointSettings) -> Result<()> {
+    crate::planner::endpoint::check(settings)?;
+    let Some(config) = &settings.ipam_config else { return Ok(()) };
+    for (text, what) in [(&config.ipv4_address, "IPv4"), (&config.ipv6_address, "IPv6")] {
+        let Some(ip) = text.as_deref().filter(|t| !t.is_empty()) else { continue };
+        let good = ip.parse::<std::net::IpAddr>().is_ok_and(|a| a.is_ipv6() == (what == "IPv6"));
+        if !good {
+            return Err(Error::invalid(format!("invalid {what} address: {ip}")));
+        }
+        if record.predefined {
+            return Err(Error::invalid(
+                "invalid config for network bridge: invalid endpoint settings:\nuser specified IP address is \
+                 supported on user defined networks only",
+            ));
+        }
+    }
+    Ok(())
+}
