@@ -42,7 +42,7 @@ pub fn layers(d: &Daemon) -> BTreeSet<String> {
 /// How many attestations the daemon says are here.
 fn statements(d: &Daemon) -> usize {
     let list = d.api("GET", "/v1.55/images/json?all=1&manifests=1", "").json();
-    let manifests = list.as_array().into_iter().flatten().flat_map(|i| i["Manifests"].as_array().cloned());
+    let manifests = list.as_array().into_iter().flatten().filter_map(|i| i["Manifests"].as_array().cloned());
     manifests.flatten().filter(|m| m["Kind"] == "attestation" && m["Available"] == true).count()
 }
 

@@ -60,7 +60,7 @@ impl Blobs {
 }
 
 /// A layout of one image with these platforms: a layer of busybox for all, a small one for each. With `attested` there is
-/// a statement about the first, as BuildKit makes them.
+/// a statement about the first, as `BuildKit` makes them.
 pub fn layout(name: &str, platforms: &[&str], attested: bool) -> Layout {
     let mut blobs = Blobs(Vec::new(), Vec::new());
     let busybox = image::busybox_tar();

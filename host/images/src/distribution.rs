@@ -136,7 +136,7 @@ impl Images {
         }
         if named && !found.is_companion() {
             let name = Reference::parse(&format!("{}@{}", manifest.source, manifest.root))?;
-            index.point(inner, &mut transaction, &name, Target::image(image))?;
+            index.point(inner, &mut transaction, &name, &Target::image(image))?;
         }
         inner.settings.store.commit(transaction).await?;
         inner.index.store(Arc::new(index));
@@ -160,7 +160,7 @@ impl Images {
         let target = index.indexes.get(&digest).map(|x| Target::index(x));
         let target = target.ok_or_else(|| Error::internal("a lost index"))?;
         for name in names {
-            index.point(inner, &mut transaction, name, target.clone())?;
+            index.point(inner, &mut transaction, name, &target)?;
         }
         for name in instead.iter().filter(|name| !names.contains(name)) {
             index.unpoint(inner, &mut transaction, name);

@@ -174,7 +174,9 @@ impl ImageIndex {
         let mut seen: BTreeSet<String> = BTreeSet::new();
         while let Some((entry, depth)) = open.pop() {
             if found.len() + open.len() >= MOST_ENTRIES {
-                return Err(Error::too_large(format!("the image index has more than {MOST_ENTRIES} entries")));
+                return Err(Error::too_large(format!(
+                    "the image index has more than {MOST_ENTRIES} entries"
+                )));
             }
             match nested.get(&entry.digest).filter(|_| is_index(&entry.media_type) && depth < DEPTH) {
                 Some(inside) => {
@@ -326,8 +328,8 @@ impl Index {
 
     /// The index that is meant by an image's id: one that the image stands for under one of its names.
     pub(crate) fn index_of_image(&self, image: &str) -> Option<&Arc<ImageIndex>> {
-        let named = self.names.values().filter(|target| target.image == image);
-        named.filter_map(|target| self.indexes.get(target.index.as_ref()?)).next()
+        let mut named = self.names.values().filter(|target| target.image == image);
+        named.find_map(|target| self.indexes.get(target.index.as_ref()?))
     }
 
     /// Images that are here for the sake of an image's names: itself, and the other platforms of its indexes.
@@ -362,11 +364,11 @@ impl Index {
         inner: &Inner,
         transaction: &mut Transaction,
         name: &Reference,
-        target: Target,
+        target: &Target,
     ) -> Result<Option<Target>> {
         let record = NameRecord { image: target.image.clone(), index: target.index.clone() };
         transaction.put(NAMES, &inner.key(&name.full()), encode(&record)?);
-        let old = self.names.insert(name.full(), target.clone()).filter(|old| *old != target);
+        let old = self.names.insert(name.full(), target.clone()).filter(|old| old != target);
         if let Some(old) = &old {
             self.rename(&old.image);
             if old.index != target.index {
@@ -405,7 +407,9 @@ impl Index {
         let gone = self.indexes.remove(digest);
         let images: Vec<String> =
             gone.iter().flat_map(|x| x.present.values()).map(|p| p.image.clone()).collect();
-        images.iter().for_each(|image| self.rename(image));
+        for image in &images {
+            self.rename(image);
+        }
         images
     }
 
@@ -414,18 +418,20 @@ impl Index {
         &mut self,
         inner: &Inner,
         transaction: &mut Transaction,
-        index: ImageIndex,
+        index: &ImageIndex,
     ) -> Result<()> {
         transaction.put(INDEXES, &inner.key(&index.digest), encode(&index.record())?);
-        let target = Target::index(&index);
+        let target = Target::index(index);
         let before = self.indexes.insert(index.digest.clone(), Arc::new(index.clone()));
         for name in self.names_of_index(&index.digest) {
-            self.point(inner, transaction, &name, target.clone())?;
+            self.point(inner, transaction, &name, &target)?;
         }
         let before = before.iter().flat_map(|x| x.present.values());
         let touched: BTreeSet<&str> =
             before.chain(index.present.values()).map(|p| p.image.as_str()).collect();
-        touched.into_iter().for_each(|image| self.rename(image));
+        for image in touched {
+            self.rename(image);
+        }
         Ok(())
     }
 
@@ -449,7 +455,7 @@ impl Index {
             let mut index = index.as_ref().clone();
             if let Some(present) = self.present(&index, &digest, image, manifest) {
                 index.present.insert(digest.clone(), present);
-                self.put_index(inner, transaction, index)?;
+                self.put_index(inner, transaction, &index)?;
             }
         }
         Ok(())
@@ -501,7 +507,7 @@ impl Index {
             }
             index.statements.insert(digest, manifest);
         }
-        self.put_index(inner, transaction, index)?;
+        self.put_index(inner, transaction, &index)?;
         Ok(digest)
     }
 
@@ -551,7 +557,7 @@ impl Index {
             let Some(index) = self.indexes.get(&digest) else { continue };
             let mut index = index.as_ref().clone();
             index.forget(image);
-            self.put_index(inner, transaction, index)?;
+            self.put_index(inner, transaction, &index)?;
         }
         Ok(())
     }
@@ -584,7 +590,9 @@ impl Index {
         });
         let named: BTreeSet<String> = self.names.values().filter_map(|t| t.index.clone()).collect();
         self.indexes.retain(|digest, _| named.contains(digest));
-        known.iter().for_each(|image| self.rename(image));
+        for image in &known {
+            self.rename(image);
+        }
     }
 }
 

@@ -132,7 +132,7 @@ impl Inner {
         transaction.put(IMAGES, &self.key(&id), encode(&record)?);
         index.insert(&id, &record)?;
         if let Some(name) = name {
-            index.point(self, &mut transaction, &name, Target::image(&id))?;
+            index.point(self, &mut transaction, &name, &Target::image(&id))?;
         }
         self.make_durable().await?;
         self.commit_lasting(transaction).await?;

@@ -404,7 +404,7 @@ impl Pulling {
         };
         let target = target.unwrap_or_else(|| Target::image(id));
         for name in &self.pull.names {
-            index.point(inner, transaction, name, target.clone())?;
+            index.point(inner, transaction, name, &target)?;
         }
         index.rename(id);
         Ok(())

@@ -244,7 +244,9 @@ impl Removal<'_> {
         for digest in empty {
             let names = self.index.names_of_index(&digest);
             if all || names.iter().all(|n| n.digest.is_some()) {
-                names.iter().for_each(|name| self.untag(name, &digest));
+                for name in &names {
+                    self.untag(name, &digest);
+                }
             }
         }
     }
@@ -421,8 +423,10 @@ impl Inner {
             }
             doomed.extend(fitting);
         }
-        doomed.iter().for_each(|image| left.forget(image));
-        removal.index.put_index(self, &mut removal.transaction, left)?;
+        for image in &doomed {
+            left.forget(image);
+        }
+        removal.index.put_index(self, &mut removal.transaction, &left)?;
         for id in &doomed {
             if removal.index.images.get(id).is_none_or(|image| !image.is_dangling()) {
                 continue;
@@ -450,7 +454,7 @@ impl Inner {
         let found = find(&index, text)?;
         let now = i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX);
         let mut transaction = Transaction::new();
-        let old = index.point(self, &mut transaction, &target, found.target())?;
+        let old = index.point(self, &mut transaction, &target, &found.target())?;
         if let Some(image) = &found.image {
             let record = ImageRecord {
                 config: image.raw_config.to_string(),

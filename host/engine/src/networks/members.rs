@@ -1,6 +1,16 @@
 //! Networks of containers: coming into one and leaving it, also while they run.
 
-USES
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use wharf_store::Transaction;
+
+use super::Object;
+use crate::Engine;
+use crate::error::{Context, Error, Result};
+use crate::models::{EndpointSettings, NetworkConnectRequest, NetworkDisconnectRequest};
+use crate::planner::names;
+use crate::record::{self, Network, put};
 
 impl Engine {
     /// `POST /networks/{id}/connect`.

@@ -1,5 +1,7 @@
 //! Operations on networks.
 
+mod members;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -12,12 +14,9 @@ use wharf_store::Transaction;
 
 use crate::endpoints::{labels, split_cidr};
 use crate::error::{Context, Error, Result};
-use crate::models::{
-    EndpointSettings, Ipam, IpamConfig, NetworkConnectRequest, NetworkCreateRequest, NetworkCreateResponse,
-    NetworkDisconnectRequest, NetworkPruneResponse,
-};
+use crate::models::{Ipam, IpamConfig, NetworkCreateRequest, NetworkCreateResponse, NetworkPruneResponse};
 use crate::planner::names;
-use crate::record::{self, NETWORKS, Network, NetworkPool, now, put, rfc3339};
+use crate::record::{NETWORKS, Network, NetworkPool, now, put, rfc3339};
 use crate::{Engine, Filters};
 
 /// One network in memory.

@@ -39,6 +39,10 @@ pub(super) fn device_of(image: &OwnedFd) -> Result<OwnedFd, Error> {
         let device = match open(number) {
             // A device that is new has no name until someone gives it one.
             Err(Errno::NOENT | Errno::NXIO) => {
+                #[expect(
+                    clippy::disallowed_methods,
+                    reason = "udev tells nobody here; this is a thread for kernel work"
+                )]
                 std::thread::sleep(std::time::Duration::from_millis(2));
                 continue;
             }
