@@ -105,7 +105,7 @@ struct Summaries<'a> {
 
 impl Summaries<'_> {
     /// An image that is here under this descriptor.
-    fn image(&self, image: &Image, descriptor: Value, of: &Platform) -> Result<Value> {
+    fn image(&self, image: &Image, descriptor: &Value, of: &Platform) -> Result<Value> {
         let known = self.engine.inner.images.manifests(&image.id)?;
         // Layers are kept unpacked only; what is kept of the content is its documents.
         let content =
@@ -132,7 +132,7 @@ impl Summaries<'_> {
         if let Some(Present { image, platform, .. }) = index.present.get(&entry.digest)
             && let Ok(image) = images.resolve(image)
         {
-            return self.image(&image, entry_descriptor(entry), platform);
+            return self.image(&image, &entry_descriptor(entry), platform);
         }
         let kind = entry.annotations.get("vnd.docker.reference.type").map(String::as_str);
         let mut one = json!({
@@ -223,8 +223,9 @@ impl Engine {
         let (mut digests, mut tags): (Vec<_>, Vec<_>) = own.partition(|n| n.digest.is_some());
         digests.sort();
         tags.sort();
-        let familiar =
-            |names: Vec<wharf_images::reference::Reference>| names.iter().map(|n| n.familiar()).collect();
+        let familiar = |names: Vec<wharf_images::reference::Reference>| {
+            names.iter().map(wharf_images::reference::Reference::familiar).collect()
+        };
         (familiar(tags), familiar(digests))
     }
 
@@ -274,7 +275,7 @@ impl Engine {
         }
         let shown = indexes.iter().any(|index| index.present.values().any(|p| p.image == image.id));
         if let (false, Some(descriptor)) = (shown, self.manifest_descriptor(image)) {
-            all.push(summaries.image(image, descriptor, &platform(image))?);
+            all.push(summaries.image(image, &descriptor, &platform(image))?);
         }
         Ok(all)
     }

@@ -536,7 +536,7 @@ fn give_names(
 ) -> Result<Vec<(String, String)>> {
     let mut moved = Vec::new();
     for name in names {
-        let old = index.point(inner, transaction, name, &target)?;
+        let old = index.point(inner, transaction, name, target)?;
         moved.extend(old.filter(|old| old.image != target.image).map(|old| (name.familiar(), old.image)));
     }
     Ok(moved)

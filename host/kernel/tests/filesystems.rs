@@ -4,6 +4,7 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::disallowed_methods,
     reason = "tests may panic"
 )]
 
@@ -543,5 +544,5 @@ fn holds_images_until_it_is_killed() {
     let (shared, own) = (mount("layer/image"), mount("own/image"));
     assert_ne!(device(&shared), device(&own));
     println!("devices {} and another", device(&shared));
-    std::thread::sleep(std::time::Duration::from_secs(600));
+    std::thread::sleep(std::time::Duration::from_mins(10));
 }

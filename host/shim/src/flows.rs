@@ -207,7 +207,7 @@ mod tests {
         drop(read);
         let mut flow = Flow::new(named.end, write, true);
         let mut shim = OpenOptions::new().write(true).open(&named.path).unwrap();
-        let writer = std::thread::spawn(move || shim.write_all(&[0; 1 << 20]));
+        let writer = std::thread::spawn(move || shim.write_all(&vec![0; 1 << 20]));
         while !writer.is_finished() {
             assert_eq!(flow.step(), Step::More);
         }

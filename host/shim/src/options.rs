@@ -89,6 +89,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    #[allow(clippy::needless_pass_by_value, reason = "of json! in each call")]
     fn of(runtime: &str, options: Value) -> Result<Option<ShimOptions>, String> {
         message(runtime, options.as_object().unwrap())
     }

@@ -24,7 +24,7 @@ fn behaviour() -> String {
 
 fn for_ever() -> ! {
     loop {
-        std::thread::sleep(Duration::from_secs(3600));
+        std::thread::sleep(Duration::from_hours(1));
     }
 }
 
@@ -44,7 +44,7 @@ impl Machine {
         self.behaviour == behaviour
     }
 
-    fn unimplemented<T>(&self) -> Answer<T> {
+    fn unimplemented<T>() -> Answer<T> {
         Err(ttrpc::Error::RpcStatus(get_status(Code::UNIMPLEMENTED, "not by this shim")))
     }
 
@@ -154,7 +154,7 @@ impl Task for Machine {
         if self.is("hang-running") {
             for_ever();
         }
-        self.unimplemented()
+        Self::unimplemented()
     }
 
     fn exec(&self, _: &TtrpcContext, request: api::ExecProcessRequest) -> Answer<Empty> {
@@ -164,7 +164,7 @@ impl Task for Machine {
         // What the exec was to be, for the test to look at.
         let spec = request.spec.into_option().unwrap_or_default();
         std::fs::write("exec-seen", spec.value).unwrap();
-        self.unimplemented()
+        Self::unimplemented()
     }
 
     fn update(&self, _: &TtrpcContext, request: api::UpdateTaskRequest) -> Answer<Empty> {
@@ -254,6 +254,7 @@ fn main() {
                 .arg0(std::env::args().next().unwrap())
                 .args(&arguments[..arguments.len() - 1])
                 .arg("serve");
+            #[expect(clippy::zombie_processes, reason = "it serves on after this program has ended")]
             daemon.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0).spawn().unwrap();
             while !Path::new(&socket).exists() {
                 std::thread::sleep(Duration::from_millis(5));

@@ -10,8 +10,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Number, Value, json};
 use wharf_engine::models::{
-    ContainerConfig, ContainerCreateBody, ContainerUpdateBody, ExecConfig, ExecStartConfig,
-    NetworkConnectRequest, NetworkCreateRequest, NetworkDisconnectRequest, VolumeCreateRequest,
+    ContainerConfig, ContainerCreateBody, ContainerUpdateBody, ExecConfig, ExecStartConfig, HostConfig,
+    ImageConfig, NetworkConnectRequest, NetworkCreateRequest, NetworkDisconnectRequest, VolumeCreateRequest,
 };
 use wharf_engine::planner::{Facts, config, endpoint, limits, run};
 
@@ -285,7 +285,7 @@ fn facts(version: u8) -> Facts {
 fn all(body: &[u8]) {
     if let Some(create) = whole::<ContainerCreateBody>(body) {
         let request = config::Request::from(create);
-        if let Ok(merged) = config::merge(request.config, &Default::default()) {
+        if let Ok(merged) = config::merge(request.config, &ImageConfig::default()) {
             for version in [1, 2] {
                 let facts = facts(version);
                 let mut host = request.host.clone();
@@ -298,13 +298,13 @@ fn all(body: &[u8]) {
         }
     }
     if let Some(update) = whole::<ContainerUpdateBody>(body) {
-        let host = limits::updated(&Default::default(), &update);
+        let host = limits::updated(&HostConfig::default(), &update);
         is_clients_fault(limits::check(&(&host).into(), &facts(2), true));
     }
-    if let Some(connect) = whole::<NetworkConnectRequest>(body) {
-        if let Some(settings) = &connect.endpoint_config {
-            is_clients_fault(endpoint::check(settings));
-        }
+    if let Some(connect) = whole::<NetworkConnectRequest>(body)
+        && let Some(settings) = &connect.endpoint_config
+    {
+        is_clients_fault(endpoint::check(settings));
     }
     whole::<ContainerConfig>(body);
     whole::<ExecConfig>(body);
@@ -351,7 +351,7 @@ fn many_of_them_are_read_and_some_are_planned() {
         let Some(create) = whole::<ContainerCreateBody>(body.as_bytes()) else { continue };
         read_well += 1;
         let request = config::Request::from(create);
-        let Ok(merged) = config::merge(request.config, &Default::default()) else { continue };
+        let Ok(merged) = config::merge(request.config, &ImageConfig::default()) else { continue };
         planned += u32::from(run::blueprint(&merged, &request.host, &facts(1)).is_ok());
     }
     assert!(read_well > 100 && planned > 10, "{read_well} read, {planned} planned");

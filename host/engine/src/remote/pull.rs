@@ -343,7 +343,7 @@ impl Engine {
                 Ok(statement) => statements.extend(statement),
                 // What is said about an image is not needed to run it.
                 Err(error) => {
-                    tracing::warn!(%error, digest = entry.digest, "a statement about an image is left out")
+                    tracing::warn!(%error, digest = entry.digest, "a statement about an image is left out");
                 }
             }
         }

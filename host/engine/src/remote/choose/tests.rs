@@ -64,6 +64,7 @@ fn chosen(
     choose(&index(platforms, statement), wanted.as_ref(), "a:1").map_err(|e| e.message)
 }
 
+#[allow(clippy::unnecessary_wraps, reason = "to be compared with what was chosen")]
 fn one(platform: &str) -> Result<Chosen, String> {
     Ok(Chosen::Image(digest(&format!("manifest of {platform}"))))
 }
