@@ -2,6 +2,7 @@
 //! client's fault, in what memory the body itself takes; and what was read is planned or refused so, too.
 //!
 //! `PROPTEST_CASES` tries more of them.
+#![allow(clippy::default_trait_access, reason = "the type is of a crate that this one does not know")]
 
 use hyper::StatusCode;
 use proptest::prelude::*;
@@ -285,7 +286,7 @@ fn facts(version: u8) -> Facts {
 fn all(body: &[u8]) {
     if let Some(create) = whole::<ContainerCreateBody>(body) {
         let request = config::Request::from(create);
-        if let Ok(merged) = config::merge(request.config, &ImageConfig::default()) {
+        if let Ok(merged) = config::merge(request.config, &Default::default()) {
             for version in [1, 2] {
                 let facts = facts(version);
                 let mut host = request.host.clone();
@@ -351,7 +352,9 @@ fn many_of_them_are_read_and_some_are_planned() {
         let Some(create) = whole::<ContainerCreateBody>(body.as_bytes()) else { continue };
         read_well += 1;
         let request = config::Request::from(create);
-        let Ok(merged) = config::merge(request.config, &ImageConfig::default()) else { continue };
+        let Ok(merged) = config::merge(request.config, &Default::default()) else {
+            continue;
+        };
         planned += u32::from(run::blueprint(&merged, &request.host, &facts(1)).is_ok());
     }
     assert!(read_well > 100 && planned > 10, "{read_well} read, {planned} planned");
