@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Number, Value, json};
 use wharf_engine::models::{
     ContainerConfig, ContainerCreateBody, ContainerUpdateBody, ExecConfig, ExecStartConfig, HostConfig,
-    ImageConfig, NetworkConnectRequest, NetworkCreateRequest, NetworkDisconnectRequest, VolumeCreateRequest,
+    NetworkConnectRequest, NetworkCreateRequest, NetworkDisconnectRequest, VolumeCreateRequest,
 };
 use wharf_engine::planner::{Facts, config, endpoint, limits, run};
 
