@@ -390,7 +390,8 @@ fn a_driver_that_loops_blocks_no_container_and_no_log() {
     let other = d.docker(&["run", "-dt", "--network", "none", "busybox", "sleep", "1000"]).ok();
     for (name, options) in [
         ("plain", &[][..]),
-        ("ring", &["--log-opt", "mode=non-blocking", "--log-opt", "max-buffer-size=100k"]),
+        // Large enough that a busy disk makes nothing of it be left out.
+        ("ring", &["--log-opt", "mode=non-blocking", "--log-opt", "max-buffer-size=16m"]),
     ] {
         let since = Instant::now();
         let mut args = vec!["run", "--name", name, "--log-driver", "tarpit", "--network", "none"];

@@ -1,6 +1,6 @@
 //! The disk is full: a clear error, the space given back, the daemon well, and all usable once there is room again.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
@@ -33,7 +33,7 @@ fn given_back(d: &Daemon, before: u64, what: &str) {
     d.docker(&["run", "--rm", "--network", "none", "busybox", "true"]).ok();
 }
 
-/// A tar of one file that is larger than the disk, as a file beside it: zeros, so the test's own disk has little of it.
+/// A tar of one file that is larger than the disk, as a file beside it. Not of zeros, of which an unpacker keeps nothing.
 fn huge(d: &Daemon) -> PathBuf {
     let path = d.path("huge.tar");
     let mut tar = Vec::new();
@@ -45,7 +45,8 @@ fn huge(d: &Daemon) -> PathBuf {
     tar[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
     let mut file = std::fs::File::create(&path).unwrap();
     file.write_all(&tar).unwrap();
-    file.set_len(512 + size + 1024).unwrap();
+    std::io::copy(&mut std::io::repeat(b'x').take(size), &mut file).unwrap();
+    file.write_all(&[0; 1024]).unwrap();
     path
 }
 

@@ -82,8 +82,8 @@ fn a_stateful_filter_inside_lets_answers_pass() {
         let container = netns::create().unwrap();
         let serving = serve(net.open_names(container.as_fd()).unwrap());
         let rules = "table inet own { chain input { type filter hook input priority 0; policy drop; \
-                     ct state established accept; ct state new meta l4proto { tcp, udp } accept } \
-                     chain output { type filter hook output priority 0; policy drop; ct state { new, established } accept } }";
+                     ct state established accept; ct state new meta l4proto { tcp, udp } accept; }; \
+                     chain output { type filter hook output priority 0; policy drop; ct state { new, established } accept; }; }";
         inside(&container, || {
             let ran = std::process::Command::new("nft").arg(rules).output().unwrap();
             assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
