@@ -94,8 +94,9 @@ impl Engine {
     pub(crate) async fn record_exit(&self, container: &Arc<Container>, held: &mut Held, status: ExitStatus) {
         let before = container.now();
         tracing::trace!(id = before.def.id, "ended");
-        let bundle = before.state.runtime.as_ref().filter(|r| r.shim.is_some()).map(|r| r.bundle.clone());
-        let told_of_oom = bundle.is_some_and(|b| wharf_shim::lacked_memory(std::path::Path::new(&b)));
+        let shim = before.state.shim();
+        let told_of_oom =
+            shim.is_some_and(|shim| wharf_shim::lacked_memory(std::path::Path::new(&shim.bundle)));
         // What is undone needs no record: it dies with its namespace or is found by the sweep.
         let (cgroups, path) = (self.inner.cgroups.clone(), before.state.cgroup.clone());
         let (runtime, id) = (before.state.runtime.clone(), before.def.id.clone());

@@ -145,6 +145,13 @@ pub(crate) struct State {
     pub(crate) health: Option<crate::planner::health::Health>,
 }
 
+impl State {
+    /// The runtime, if it is a shim.
+    pub(crate) fn shim(&self) -> Option<&wharf_plan::run::Runtime> {
+        self.runtime.as_ref().filter(|runtime| runtime.shim.is_some())
+    }
+}
+
 /// A network.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Network {

@@ -126,7 +126,7 @@ impl Engine {
 
     /// Freezes a container's processes, or lets them go on.
     pub(crate) async fn freeze(&self, now: &Now, frozen: bool) -> Result<()> {
-        if let Some(runtime) = now.state.runtime.as_ref().filter(|r| r.shim.is_some()) {
+        if let Some(runtime) = now.state.shim() {
             let what = if frozen { "pause" } else { "resume" };
             let tell = move |task: &mut wharf_shim::Task| if frozen { task.pause() } else { task.resume() };
             return self.tell_shim(now, runtime, what, tell).await;
@@ -143,7 +143,7 @@ impl Engine {
 
     /// Sends a signal to a container's first process.
     pub(crate) async fn send_signal(&self, now: &Now, signal: i32) -> Result<()> {
-        if let Some(runtime) = now.state.runtime.as_ref().filter(|r| r.shim.is_some()) {
+        if let Some(runtime) = now.state.shim() {
             return self.signal_by_shim(now, runtime, signal).await;
         }
         if let Some(runtime) = &now.state.runtime {

@@ -11,9 +11,6 @@ use crate::error::{Error, Kind, Result};
 use crate::record::State;
 use crate::registry::Now;
 
-/// Where programs of shims are looked for besides `$PATH`.
-const PLACES: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
 /// The program of a shim, by the name of the runtime or its absolute path, in containerd's words where there is none. Looked for
 /// at each start, so that one that is installed later is found.
 fn program(name: &str) -> Result<String> {
@@ -28,7 +25,8 @@ fn program(name: &str) -> Result<String> {
     }
     let program = wharf_shim::program_name(name).ok_or_else(|| crate::runtimes::unknown(name))?;
     let path = std::env::var("PATH").unwrap_or_default();
-    let places = path.split(':').chain(PLACES.split(':')).filter(|dir| dir.starts_with('/'));
+    let places =
+        path.split(':').chain(wharf_kernel::program::PATH.split(':')).filter(|dir| dir.starts_with('/'));
     let found = places.map(|dir| Path::new(dir).join(&program)).find(|candidate| candidate.is_file());
     found.map(|path| path.display().to_string()).ok_or_else(|| missing(&program))
 }
@@ -60,8 +58,7 @@ pub(crate) fn runtime(
 /// files before it, not the container's.
 pub(crate) fn root_of(state: &State) -> PathBuf {
     let root = PathBuf::from(format!("/proc/{}/root", state.pid));
-    let shim = state.runtime.as_ref().filter(|runtime| runtime.shim.is_some());
-    match shim.and_then(|runtime| wharf_shim::files_elsewhere(Path::new(&runtime.bundle))) {
+    match state.shim().and_then(|runtime| wharf_shim::files_elsewhere(Path::new(&runtime.bundle))) {
         Some(inside) => root.join(inside.strip_prefix("/").unwrap_or(&inside)),
         None => root,
     }
@@ -181,7 +178,7 @@ impl Engine {
 
 /// The shim of a container that is not processes of this host.
 fn shim_elsewhere(state: &State) -> Option<Runtime> {
-    let runtime = state.runtime.as_ref().filter(|runtime| runtime.shim.is_some())?;
+    let runtime = state.shim()?;
     wharf_shim::files_elsewhere(Path::new(&runtime.bundle)).map(|_| runtime.clone())
 }
 

@@ -186,7 +186,7 @@ impl Engine {
         if tokio::time::timeout(KILL_PATIENCE, ended(life, exits)).await.is_ok() {
             return true;
         }
-        if now.state.runtime.as_ref().is_none_or(|runtime| runtime.shim.is_none()) {
+        if now.state.shim().is_none() {
             return false;
         }
         // Its shim said that it was killed, and does not say that it has ended.

@@ -16,6 +16,7 @@ use crate::digest;
 use crate::error::{Error, Result};
 use crate::inner::Inner;
 use crate::model::Image;
+use crate::oci::INDEX;
 use crate::record::{Index, NAMES, NameRecord, encode};
 use crate::reference::{Reference, check_digest};
 
@@ -139,11 +140,7 @@ pub struct Statement {
 }
 
 fn is_index(media: &str) -> bool {
-    matches!(
-        media,
-        "application/vnd.oci.image.index.v1+json"
-            | "application/vnd.docker.distribution.manifest.list.v2+json"
-    )
+    INDEX.contains(&media)
 }
 
 /// Entries of a document.

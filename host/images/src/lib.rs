@@ -55,6 +55,7 @@ pub use model::{
 pub use remove::Found;
 pub use save::{SaveOptions, Saving};
 pub use snapshots::Snapshots;
+pub use wharf_plan::platform::host_architecture;
 
 /// Bounds on what an archive may make this host do.
 #[derive(Debug, Clone)]
@@ -116,17 +117,6 @@ pub struct Settings {
 #[derive(Clone)]
 pub struct Images {
     pub(crate) inner: Arc<Inner>,
-}
-
-/// This host's architecture in Go's words, which are those of images.
-pub fn host_architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        "x86" => "386",
-        "powerpc64" => "ppc64le",
-        other => other,
-    }
 }
 
 /// Makes whoever works on an archive stop when nobody waits for the result any more.

@@ -547,19 +547,13 @@ fn asked(images: Vec<Wanted>, options: &LoadOptions) -> Result<Vec<Wanted>> {
     let Some(first) = options.platforms.first() else { return Ok(images) };
     let mut asked = Vec::new();
     for image in images {
-        let file = ConfigFile::parse(&image.config)?;
-        let os = if file.os.is_empty() { "linux".to_owned() } else { file.os };
-        let platform =
-            Platform { os, architecture: file.architecture, variant: file.variant, ..Platform::default() };
+        let platform = ConfigFile::parse(&image.config)?.platform();
         if options.platforms.iter().any(|wanted| wanted.fit(&platform).is_some()) {
             asked.push(image);
         }
     }
     if asked.is_empty() {
-        return Err(Error::not_found(format!(
-            "no images providing the requested platform {} found",
-            first.text()
-        )));
+        return Err(none_of(first));
     }
     Ok(asked)
 }
@@ -598,4 +592,9 @@ fn tree_join(link: &[u8], target: &[u8]) -> Vec<u8> {
     path.push(b'/');
     path.extend_from_slice(target);
     path
+}
+
+/// An archive has nothing for the platform that is asked for.
+pub(crate) fn none_of(wanted: &Platform) -> Error {
+    Error::not_found(format!("no images providing the requested platform {} found", wanted.text()))
 }

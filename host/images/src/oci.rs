@@ -9,11 +9,12 @@ use wharf_plan::platform::Platform;
 use crate::Limits;
 use crate::error::{Error, Result};
 use crate::image_index::{Document as Text, IncomingIndex, Statement, statement_blobs};
-use crate::load::{Archive, Wanted};
+use crate::load::{Archive, Wanted, none_of};
 use crate::model::LoadOptions;
+use crate::record::ConfigFile;
 use crate::reference::{Reference, check_digest};
 
-const INDEX: [&str; 2] =
+pub(crate) const INDEX: [&str; 2] =
     ["application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json"];
 const MANIFEST: [&str; 2] =
     ["application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json"];
@@ -151,10 +152,7 @@ pub(crate) fn images(archive: &Archive, options: &LoadOptions, limits: &Limits) 
         }
     }
     if let (true, Some(platform)) = (layout.images.is_empty(), options.platforms.first()) {
-        return Err(Error::not_found(format!(
-            "no images providing the requested platform {} found",
-            platform.text()
-        )));
+        return Err(none_of(platform));
     }
     Ok(layout)
 }
@@ -266,11 +264,7 @@ fn collect(
     }
     let platform = match &descriptor.platform {
         Some(platform) => platform.clone(),
-        None => {
-            let file = crate::record::ConfigFile::parse(&text)?;
-            let os = if file.os.is_empty() { "linux".to_owned() } else { file.os };
-            Platform { os, architecture: file.architecture, variant: file.variant, ..Platform::default() }
-        }
+        None => ConfigFile::parse(&text)?.platform(),
     };
     let media_type = stated.into_iter().find(|m| !m.is_empty()).unwrap_or(MANIFEST[0]).to_owned();
     found.push(Candidate {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use wharf_plan::files::Op;
+use wharf_plan::platform::Platform;
 use wharf_plan::storage::{Snapshot, Stack};
 use wharf_store::Store;
 
@@ -109,6 +110,12 @@ pub(crate) struct RootFs {
 impl ConfigFile {
     pub(crate) fn parse(text: &str) -> Result<Self> {
         serde_json::from_str(text).map_err(|e| Error::invalid(format!("invalid image configuration: {e}")))
+    }
+
+    /// What it runs on.
+    pub(crate) fn platform(self) -> Platform {
+        let os = if self.os.is_empty() { "linux".to_owned() } else { self.os };
+        Platform { os, architecture: self.architecture, variant: self.variant, ..Platform::default() }
     }
 
     /// Chain ids, lowest first, with the diff ids.

@@ -91,7 +91,7 @@ pub fn propagation_of(path: &Path) -> Result<(std::path::PathBuf, bool, bool)> {
 }
 
 /// A path of mountinfo, where blanks and backslashes are octal.
-fn unescaped(field: &str) -> std::path::PathBuf {
+pub(crate) fn unescaped(field: &str) -> std::path::PathBuf {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field.as_bytes();
     while let Some((first, tail)) = rest.split_first() {

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use wharf_plan::run::Resources;
 
 use crate::error::{Error, Result};
-use crate::mount::{Flags, Prepared};
+use crate::mount::{Flags, Prepared, unescaped};
 use crate::sys::file::cstring;
 use crate::sys::process as sys;
 use files::Dir;
@@ -399,27 +399,14 @@ fn parse_mountinfo(text: &str) -> Vec<MountLine> {
         if fstype == "cgroup" || fstype == "cgroup2" {
             let controllers =
                 options.split(',').filter(|o| CONTROLLERS.contains(o)).map(str::to_owned).collect();
-            found.push(MountLine { fstype: fstype.into(), path: unescape(path), controllers });
+            found.push(MountLine {
+                fstype: fstype.into(),
+                path: unescaped(path).to_string_lossy().into_owned(),
+                controllers,
+            });
         }
     }
     found
-}
-
-/// Undoes the octal escapes of mountinfo.
-fn unescape(text: &str) -> String {
-    let mut out = String::new();
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once('\\') {
-        out.push_str(before);
-        if let Some(byte) = after.get(..3).and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            out.push(char::from(byte));
-            rest = after.get(3..).unwrap_or_default();
-        } else {
-            out.push('\\');
-            rest = after;
-        }
-    }
-    out + rest
 }
 
 fn hierarchy(mount: &MountLine) -> Result<Hierarchy> {

@@ -2,6 +2,8 @@
 
 use wharf_plan::run::{Fd, MountSource, RunPlan};
 
+use crate::mount::unescaped;
+
 /// Where cgroups are inside.
 const CGROUPS: &str = "/sys/fs/cgroup/";
 
@@ -13,33 +15,13 @@ struct Line {
     fstype: String,
 }
 
-/// Blanks and the like are octal numbers there.
-fn unescape(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while let Some(byte) = bytes.get(at) {
-        let number = bytes.get(at + 1..at + 4).and_then(|digits| std::str::from_utf8(digits).ok());
-        match number.filter(|_| *byte == b'\\').and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(code) => {
-                out.push(code);
-                at += 4;
-            }
-            None => {
-                out.push(*byte);
-                at += 1;
-            }
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
-}
-
 fn parse(line: &str) -> Option<Line> {
     let (mount, filesystem) = line.split_once(" - ")?;
     let mut fields = mount.split(' ').skip(3);
     let (root, target) = (fields.next()?, fields.next()?);
     let fstype = filesystem.split(' ').next()?;
-    Some(Line { root: unescape(root), target: unescape(target), fstype: fstype.to_owned() })
+    let path = |field| unescaped(field).to_string_lossy().into_owned();
+    Some(Line { root: path(root), target: path(target), fstype: fstype.to_owned() })
 }
 
 /// Whether a path is another or below it.

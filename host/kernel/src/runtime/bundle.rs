@@ -65,8 +65,7 @@ fn open(path: &Path) -> Result<OwnedFd, String> {
 fn bind_namespace(fd: BorrowedFd<'_>, kind: &str, place: &Path) -> Result<(), String> {
     document(place, b"", 0o600)?;
     let number = fd.as_raw_fd();
-    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{number}")).unwrap_or_default();
-    let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse::<i32>().ok());
+    let pid = process::pid_of(fd);
     let source = match pid {
         Some(pid) if pid > 0 => PathBuf::from(format!("/proc/{pid}/ns/{kind}")),
         Some(_) => return Err(format!("the process whose {kind} namespace is to be joined has ended")),

@@ -58,3 +58,17 @@ fn features_are_an_object() {
     assert_eq!(of("echo nonsense"), None);
     assert_eq!(of("exit 1"), None);
 }
+
+#[test]
+fn a_pidfd_tells_whose_it_is() {
+    let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+    let pid = i32::try_from(child.id()).unwrap();
+    let pidfd = crate::sys::process::pidfd_open(pid).unwrap();
+    let told = || crate::sys::process::pid_of(std::os::fd::AsFd::as_fd(&pidfd));
+    assert_eq!(told(), Some(pid));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(told().is_some_and(|told| told <= 0), "{:?}", told());
+    let file = std::fs::File::open("/dev/null").unwrap();
+    assert_eq!(crate::sys::process::pid_of(std::os::fd::AsFd::as_fd(&file)), None);
+}

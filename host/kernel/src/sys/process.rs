@@ -480,6 +480,13 @@ pub fn unshare_all_but(keep: &[i32]) -> Result<()> {
     close_all_but(keep)
 }
 
+/// The number of the process that a pidfd is of, as seen from here: not positive once it has been reaped or where it is not to
+/// be seen. None where the descriptor is no pidfd (`proc_pid_fdinfo(5)`).
+pub fn pid_of(pidfd: BorrowedFd<'_>) -> Option<i32> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
+    info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok())
+}
+
 /// Whether the descriptor is closed at exec.
 pub fn set_cloexec(fd: BorrowedFd<'_>, on: bool) -> Result<()> {
     let raw = fd.as_raw_fd();
