@@ -7,8 +7,10 @@
 
 mod log;
 mod mounts;
+mod places;
 mod restore;
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -17,7 +19,8 @@ use crate::program::{self, End};
 use crate::runtime::{apart, private_mounts};
 use crate::sys::process as sys;
 
-pub use mounts::external;
+pub use mounts::{external, through_links};
+pub use places::{bind_in, leads_to, mount_of};
 pub use restore::restore;
 
 /// The name by which images refer to the container's network namespace.
@@ -39,21 +42,49 @@ pub struct Dump<'a> {
     pub pid: i32,
     /// Paths inside whose mounts come from outside, see [`external`].
     pub external: &'a [String],
-    /// Inode of the container's network namespace, if it has one of its own.
+    /// Inode of the container's network namespace, if it has one of its own that is not to be written.
     pub net: Option<u64>,
-    /// The processes run on.
-    pub leave_running: bool,
+    /// The IPC namespace of another container that this one is in; it is not written.
+    pub ipc: Option<&'a OwnedFd>,
+    /// What becomes of the processes.
+    pub after: After,
+    /// Further options of CRIU's command line, for example [`FILE_LOCKS`].
+    pub options: &'a [String],
 }
 
+/// What becomes of the processes when their state is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum After {
+    /// They end.
+    End,
+    /// They run on.
+    Run,
+    /// They run on, and only their memory is written, for a later dump that has this one as its parent.
+    Memory,
+}
+
+/// Locks of files are of the container's own processes only.
+pub const FILE_LOCKS: &str = "--file-locks";
+/// Files that were removed while they are open get a name for the time until the restore.
+pub const LINK_REMAP: &str = "--link-remap";
+/// Connections go on, where their addresses are still the container's.
+pub const TCP_ESTABLISHED: &str = "--tcp-established";
+/// Connections are found closed.
+pub const TCP_CLOSE: &str = "--tcp-close";
+
 /// A call of CRIU, its log in `work`.
-fn command(program: &Path, verb: &str, images: &Path, work: &Path, log: &str) -> Command {
+fn command(program: &Path, verb: &str, images: &Path, work: &Path, log: &str, options: &[String]) -> Command {
     let mut command = Command::new(program);
     command.env_clear().env("PATH", program::PATH).current_dir(work);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.arg(verb).arg("--images-dir").arg(images).arg("--work-dir").arg(work);
     command.args(["--log-file", log, "-v2"]);
     // The cgroup is ours, and so is whoever is in it.
-    command.args(["--manage-cgroups=ignore", "--file-locks", "--link-remap"]);
+    command.arg("--manage-cgroups=ignore").args(options);
+    // CRIU shuts the network while it works, by a program which systems with nftables alone do not have.
+    if program::find("iptables-restore").is_none() || program::find("ip6tables-restore").is_none() {
+        command.args(["--network-lock", "nftables"]);
+    }
     command
 }
 
@@ -82,18 +113,23 @@ pub fn dump(dump: &Dump<'_>, patience: Duration) -> Result<(), String> {
     let work = || -> Result<(), String> {
         private_mounts().map_err(|e| format!("a mount namespace for CRIU: {e}"))?;
         sys::close_on_exec_from(3).map_err(|e| e.to_string())?;
-        let mut command = command(dump.program, "dump", dump.images, dump.work, LOG);
+        if let Some(ipc) = dump.ipc {
+            // What CRIU itself is in, it leaves alone.
+            sys::setns(ipc.as_fd(), sys::CLONE_NEWIPC).map_err(|e| format!("the IPC namespace: {e}"))?;
+        }
+        let verb = if dump.after == After::Memory { "pre-dump" } else { "dump" };
+        let mut command = command(dump.program, verb, dump.images, dump.work, LOG, dump.options);
         command.arg("--tree").arg(dump.pid.to_string());
         for path in dump.external {
             command.arg("--external").arg(format!("mnt[{path}]:{path}"));
         }
         if let Some(inode) = dump.net {
             command.arg("--external").arg(format!("net[{inode}]:{NET}"));
-            // Not in the host's own namespace, where CRIU would filter the host's packets meanwhile.
-            command.arg("--tcp-established");
         }
-        if dump.leave_running {
-            command.arg("--leave-running");
+        match dump.after {
+            After::End => {}
+            After::Run => drop(command.arg("--leave-running")),
+            After::Memory => drop(command.arg("--track-mem")),
         }
         finish(command, patience, &dump.work.join(LOG))
     };

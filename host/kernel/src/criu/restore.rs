@@ -1,7 +1,7 @@
 //! Going on from a checkpoint: the keeper's child puts the plan's mounts where CRIU finds them, joins the cgroup and
 //! calls CRIU; what CRIU makes becomes the keeper's child.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use wharf_plan::run::{Namespace, ROOTFS_PLACE, Restore, RunPlan, Stage, StartError, tree_place};
@@ -36,11 +36,16 @@ pub fn restore(host: &Host, plan: &RunPlan, fds: &[OwnedFd]) -> Result<Spawned, 
         let root = work.join(ROOTFS_PLACE);
         attach(descriptor(fds, plan.rootfs).map_err(failed)?, &root).map_err(failed)?;
         trees(plan, fds, work).map_err(failed)?;
-        let mut command = command(Path::new(&given.program), "restore", Path::new(&given.images), work, LOG);
+        if let Namespace::Join(number) = plan.namespaces.ipc {
+            join_ipc(descriptor(fds, number).map_err(failed)?).map_err(failed)?;
+        }
+        let program = Path::new(&given.program);
+        let mut command =
+            command(program, "restore", Path::new(&given.images), work, LOG, &given.options);
         command.arg("--root").arg(&root).args(["--restore-detached", "--pidfile"]).arg(work.join(PID));
         for (number, path) in given.external.iter().enumerate() {
             no_links(&root, path).map_err(failed)?;
-            let place = place(host, plan, work, path, number).map_err(failed)?;
+            let place = place(host, plan, given, work, path, number).map_err(failed)?;
             command.arg("--external").arg(format!("mnt[{path}]:{}", place.display()));
         }
         let inherited = inherit(&mut command, plan, given, fds).map_err(failed)?;
@@ -62,15 +67,20 @@ fn usable(plan: &RunPlan) -> Result<&Restore, StartError> {
     if [&given.program, &given.images, &given.work].iter().any(|path| !path.starts_with('/')) {
         return Err(refuse("CRIU and the directories of a checkpoint are named by absolute paths"));
     }
-    if plan.user.is_some() || plan.namespaces.pid != Namespace::New {
+    if plan.user.is_some() || matches!(plan.namespaces.pid, Namespace::Join(_)) {
         return Err(refuse(
-            "a container goes on in a pid namespace of its own and the host's user namespace",
+            "a container goes on in the host's user namespace, and in the host's pid namespace or one of its own",
         ));
     }
     if given.net != matches!(plan.namespaces.net, Namespace::Join(_)) {
         return Err(refuse("the checkpoint is one of a container with another kind of network"));
     }
     Ok(given)
+}
+
+/// Goes where the container's IPC namespace is another's: CRIU leaves its processes in its own.
+fn join_ipc(namespace: BorrowedFd<'_>) -> Result<(), String> {
+    sys::setns(namespace, sys::CLONE_NEWIPC).map_err(|e| format!("joining the IPC namespace: {e}"))
 }
 
 /// CRIU mounts by path, outside of the container's root: a link that somebody put there since would lead it to the host.
@@ -97,8 +107,15 @@ fn beneath(root: &OwnedFd, path: &str) -> crate::Result<OwnedFd> {
 }
 
 /// Where CRIU finds what stands for a mount; `number` is the mount's own.
-fn place(host: &Host, plan: &RunPlan, work: &Path, path: &str, number: usize) -> Result<PathBuf, String> {
-    match stand(plan, path)? {
+fn place(
+    host: &Host,
+    plan: &RunPlan,
+    given: &Restore,
+    work: &Path,
+    path: &str,
+    number: usize,
+) -> Result<PathBuf, String> {
+    match stand(plan, &given.links, path)? {
         Stand::Tree(tree, rest) if rest.is_empty() => Ok(work.join(tree_place(tree))),
         Stand::Tree(tree, rest) => {
             let copy = beneath(&open_dir(&work.join(tree_place(tree)))?, &rest)
@@ -138,14 +155,13 @@ fn inherit(
         copies.push(copy);
         Ok(())
     };
-    for (pipe, stream) in given.pipes.iter().zip(plan.process.stdio) {
-        if let (Some(inode), Some(number)) = (pipe, stream) {
-            hand(number, &format!("pipe:[{inode}]"))?;
+    for (was, stream) in given.streams.iter().zip(plan.process.stdio) {
+        if let (Some(was), Some(number)) = (was, stream) {
+            hand(number, was)?;
         }
     }
     if let Namespace::Join(number) = plan.namespaces.net {
         hand(number, NET)?;
-        command.arg("--tcp-established");
     }
     Ok(copies)
 }
