@@ -130,6 +130,43 @@ if [ "$default" != unconfined ]; then
     same "not started" "exited" "$(status named)"
     docker rm -f named >/dev/null 2>&1
 fi
+
+# Bundles of others, and a dump that has an earlier one as its parent.
+mkdir -p /run/bundle/rootfs
+docker create --name files $image true >/dev/null
+docker export files | tar -x -C /run/bundle/rootfs
+echo 'x=$(head -c 24000000 /dev/zero | tr "\0" x); i=0; while :; do i=$((i+1)); echo $i; sleep 0.2; done' >/run/bundle/rootfs/count.sh
+(cd /run/bundle && wharf oci spec) || bad spec ""
+sed -i -e 's/"terminal": *true/"terminal": false/' -e 's/"sh"/"sh","\/count.sh"/' /run/bundle/config.json
+
+# Log, what it counts to.
+counted() {
+    n=0
+    while ! [ "$(grep -c . "$1" 2>/dev/null)" -gt "$2" ] 2>/dev/null && [ "$n" -lt 150 ]; do
+        n=$((n + 1))
+        sleep 0.2
+    done
+    number=$(tail -1 "$1")
+    if [ "$number" -ge 0 ] 2>/dev/null; then ok "$1 counts"; else bad "$1 counts" "$(tail -3 "$1")"; fi
+}
+
+pages() {
+    cat "$1"/pages-*.img | wc -c
+}
+(wharf oci run -d -b /run/bundle one 2>&1 | cat >/run/one.log) &
+counted /run/one.log 3
+for args in "--leave-running --image-path /data/whole" "--pre-dump --image-path /data/first" "--parent-path ../first --image-path /data/second"; do
+    wharf oci checkpoint $args one >/run/out 2>&1 && ok "oci checkpoint $args" || bad "oci checkpoint $args" "$(cat /run/out)"
+done
+counted /run/one.log 3
+at=$number
+if [ "$(pages /data/whole)" -gt 24000000 ] && [ $(($(pages /data/second) * 4)) -lt "$(pages /data/whole)" ]; then ok "incremental"; else
+    bad "incremental" "whole $(pages /data/whole), first $(pages /data/first), second $(pages /data/second)"
+fi
+(wharf oci restore -d -b /run/bundle --image-path /data/second one 2>&1 | cat >/run/two.log) &
+counted /run/two.log 1
+if [ "$(head -1 /run/two.log)" -ge "$at" ] 2>/dev/null; then ok "oci restore"; else bad "oci restore" "after $at: $(head -3 /run/two.log)"; fi
+wharf oci delete --force one || bad "oci delete" ""
 docker rm -f $(docker ps -aq) >/dev/null 2>&1
 sleep 1
 same cgroups "" "$(find /sys/fs/cgroup -type d -name '*[0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f]*' | head -3)"

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use wharf_kernel::runtime;
 
-pub(crate) use directory::{outside, sweep};
 use directory::{Description, Image, check_name, existing};
+pub(crate) use directory::{outside, sweep};
 
 use crate::error::{Context, Error, Result};
 use crate::record::{Status, now as clock, rfc3339};
@@ -89,9 +89,7 @@ impl Engine {
         }
         let done = match now.state.runtime.clone() {
             None => self.criu_dump(&now, path, !asked.exit).await?.map(Some),
-            Some(runtime) => {
-                self.runtime_dump(runtime, &now.def.id, path, !asked.exit).await?.map(|()| None)
-            }
+            Some(runtime) => self.runtime_dump(runtime, &now.def.id, path, !asked.exit).await?.map(|()| None),
         };
         let description =
             |outside| Description { created: rfc3339(clock()), name, exit: asked.exit, outside };

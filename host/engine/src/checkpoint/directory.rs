@@ -113,9 +113,7 @@ pub(super) fn remove(dir: &Path, name: &str, container: &str) -> Result<()> {
     };
     match inside(&root, name) {
         Err(e) if e.is_not_found() => Err(missing(name, container)),
-        Err(_) => {
-            Err(Error::invalid(format!("{} exists and is not a directory", dir.join(name).display())))
-        }
+        Err(_) => Err(Error::invalid(format!("{} exists and is not a directory", dir.join(name).display()))),
         Ok(image) if described(&Root::strict(image.try_clone()?)).is_err() => Err(missing(name, container)),
         Ok(image) => {
             // The very directory that was looked at is emptied, whatever has its name by now.

@@ -29,7 +29,9 @@ pub(super) fn causes(text: &str) -> Option<String> {
         .collect();
     // A kernel without virtual network cards of its own kind, or without a right to raise limits, is enough for most.
     let beside = |said: &&str| {
-        ["rlimit: ", "tun: Unable to create tun", "exited, status="].iter().any(|start| said.starts_with(start))
+        ["rlimit: ", "tun: Unable to create tun", "exited, status=", "cg: cgroupd: recv"]
+            .iter()
+            .any(|start| said.starts_with(start))
             || said.ends_with(" FAILED.")
     };
     let mut causes: Vec<&str> = said.iter().filter(|said| !beside(said)).take(MOST).copied().collect();

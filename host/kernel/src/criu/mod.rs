@@ -23,6 +23,8 @@ pub use mounts::{external, through_links};
 pub use places::{bind_in, leads_to, mount_of};
 pub use restore::restore;
 
+/// What the names of the tables begin with by which CRIU shuts a network.
+const LOCKS: &str = "CRIU-";
 /// The name by which images refer to the container's network namespace.
 const NET: &str = "wharf-net";
 
@@ -81,25 +83,71 @@ fn command(program: &Path, verb: &str, images: &Path, work: &Path, log: &str, op
     command.args(["--log-file", log, "-v2"]);
     // The cgroup is ours, and so is whoever is in it.
     command.arg("--manage-cgroups=ignore").args(options);
-    // CRIU shuts the network while it works, by a program which systems with nftables alone do not have.
-    if program::find("iptables-restore").is_none() || program::find("ip6tables-restore").is_none() {
-        command.args(["--network-lock", "nftables"]);
-    }
+    command.args(network_lock(program).into_iter().flatten());
     command
 }
 
+/// How CRIU failed.
+enum Failure {
+    /// It said why, and put back what it had changed.
+    Told(String),
+    /// It was killed in the middle of its work.
+    Cut(String),
+}
+
+impl Failure {
+    fn text(self) -> String {
+        match self {
+            Self::Told(text) | Self::Cut(text) => text,
+        }
+    }
+}
+
 /// Waits for CRIU; the error is what it logged.
-fn finish(mut command: Command, patience: Duration, log: &Path) -> Result<(), String> {
+fn finish(mut command: Command, patience: Duration, log: &Path) -> Result<(), Failure> {
+    use std::os::unix::process::ExitStatusExt;
     let name = command.get_program().to_string_lossy().into_owned();
-    let mut child = command.spawn().map_err(|e| format!("{name}: {e}"))?;
+    let mut child = command.spawn().map_err(|e| Failure::Told(format!("{name}: {e}")))?;
     // Copies of streams that stayed here would keep them open.
     drop(command);
-    match program::wait(&mut child, patience).map_err(|e| format!("{name}: {e}"))? {
+    match program::wait(&mut child, patience).map_err(|e| Failure::Told(format!("{name}: {e}")))? {
         End::Status(status) if status.success() => Ok(()),
-        End::Status(status) => {
-            Err(log::errors(log).unwrap_or_else(|| format!("{status}, and it did not say why")))
+        End::Status(status) => match status.signal() {
+            Some(signal) => Err(Failure::Cut(format!("it was killed by signal {signal}"))),
+            None => Err(Failure::Told(
+                log::errors(log).unwrap_or_else(|| format!("{status}, and it did not say why")),
+            )),
+        },
+        End::Late => {
+            Err(Failure::Cut(format!("it did not end within {} seconds and was killed", patience.as_secs())))
         }
-        End::Late => Err(format!("it did not end within {} seconds and was killed", patience.as_secs())),
+    }
+}
+
+/// How CRIU shuts a container's network while it works. Without being told it calls iptables, which systems with nftables alone
+/// do not have, and whose rules only iptables could take away again if CRIU died.
+fn network_lock(program: &Path) -> Option<[&'static str; 2]> {
+    let feature = ["check", "--feature", "network_lock_nftables"];
+    let has_iptables = || program::find("iptables-restore").is_some();
+    // Some versions can, and do not answer that question.
+    let by_tables = program::call(program, &feature, b"", CHECKING).is_ok() || !has_iptables();
+    by_tables.then_some(["--network-lock", "nftables"])
+}
+
+/// Opens the network again that a CRIU which died had shut.
+fn unlock_network(pid: i32) {
+    let open = || -> Result<usize, String> {
+        let namespace = std::fs::File::open(format!("/proc/{pid}/ns/net")).map_err(|e| e.to_string())?;
+        sys::setns(namespace.as_fd(), sys::CLONE_NEWNET).map_err(|e| e.to_string())?;
+        crate::net::remove_tables(LOCKS).map_err(|e| e.to_string())
+    };
+    // The container may have ended with it.
+    if let Err(error) = open() {
+        tracing::warn!(
+            pid,
+            error,
+            "the network of a container is perhaps still shut by a CRIU that was killed"
+        );
     }
 }
 
@@ -131,7 +179,12 @@ pub fn dump(dump: &Dump<'_>, patience: Duration) -> Result<(), String> {
             After::Run => drop(command.arg("--leave-running")),
             After::Memory => drop(command.arg("--track-mem")),
         }
-        finish(command, patience, &dump.work.join(LOG))
+        finish(command, patience, &dump.work.join(LOG)).map_err(|failure| {
+            if matches!(failure, Failure::Cut(_)) && dump.net.is_some() {
+                unlock_network(dump.pid);
+            }
+            failure.text()
+        })
     };
     apart(work).unwrap_or_else(|| Err("no thread to call CRIU from".into()))
 }

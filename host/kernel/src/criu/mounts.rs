@@ -243,10 +243,7 @@ mod tests {
         ];
         let links = through_links(info, &found);
         assert_eq!(links, [("/run/data".to_owned(), "/var/run/data".to_owned())]);
-        let plan = RunPlan {
-            mounts: vec![tree("/var/run/data/", 4)],
-            ..RunPlan::default()
-        };
+        let plan = RunPlan { mounts: vec![tree("/var/run/data/", 4)], ..RunPlan::default() };
         assert_eq!(stand(&plan, &links, "/run/data"), Ok(Stand::Tree(4, String::new())));
         assert_eq!(stand(&plan, &links, "/run/data/sub"), Ok(Stand::Tree(4, "sub".into())));
         assert!(stand(&plan, &links, "/run/database").is_err());

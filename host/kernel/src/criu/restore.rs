@@ -40,20 +40,23 @@ pub fn restore(host: &Host, plan: &RunPlan, fds: &[OwnedFd]) -> Result<Spawned, 
             join_ipc(descriptor(fds, number).map_err(failed)?).map_err(failed)?;
         }
         let program = Path::new(&given.program);
-        let mut command =
-            command(program, "restore", Path::new(&given.images), work, LOG, &given.options);
+        let mut command = command(program, "restore", Path::new(&given.images), work, LOG, &given.options);
         command.arg("--root").arg(&root).args(["--restore-detached", "--pidfile"]).arg(work.join(PID));
         for (number, path) in given.external.iter().enumerate() {
             no_links(&root, path).map_err(failed)?;
             let place = place(host, plan, given, work, path, number).map_err(failed)?;
             command.arg("--external").arg(format!("mnt[{path}]:{}", place.display()));
         }
+        if let Some(profile) = &plan.process.apparmor {
+            check_profile(profile)?;
+            command.args(["--lsm-profile", &format!("apparmor:{profile}")]);
+        }
         let inherited = inherit(&mut command, plan, given, fds).map_err(failed)?;
         // From here on what CRIU needs counts as the container's, as with other runtimes.
         join_cgroup(host, plan)?;
         let done = finish(command, PATIENCE, &work.join(LOG));
         drop(inherited);
-        done.map_err(|why| failed(format!("criu failed: {why}")))?;
+        done.map_err(|why| failed(format!("criu failed: {}", why.text())))?;
         let pid = std::fs::read_to_string(work.join(PID)).ok().and_then(|text| text.trim().parse().ok());
         let pid: i32 = pid.filter(|pid| *pid > 0).ok_or_else(|| failed("criu told no process id"))?;
         conductor.adopt(pid).map_err(|e| failed(e.to_string()))
@@ -76,6 +79,19 @@ fn usable(plan: &RunPlan) -> Result<&Restore, StartError> {
         return Err(refuse("the checkpoint is one of a container with another kind of network"));
     }
     Ok(given)
+}
+
+/// CRIU that is told of a profile which nobody has loaded never comes back.
+fn check_profile(profile: &str) -> Result<(), StartError> {
+    match crate::apparmor::is_loaded(profile) {
+        Ok(false) => Err(StartError {
+            stage: Stage::Security,
+            errno: libc::ENOENT,
+            what: format!("the AppArmor profile {profile:?}"),
+        }),
+        // What cannot be asked will be told by CRIU.
+        Ok(true) | Err(_) => Ok(()),
+    }
 }
 
 /// Goes where the container's IPC namespace is another's: CRIU leaves its processes in its own.
