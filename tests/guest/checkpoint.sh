@@ -156,14 +156,15 @@ pages() {
 (wharf oci run -d -b /run/bundle one 2>&1 | cat >/run/one.log) &
 counted /run/one.log 3
 for args in "--leave-running --image-path /data/whole" "--pre-dump --image-path /data/first" "--parent-path ../first --image-path /data/second"; do
-    wharf oci checkpoint $args one >/run/out 2>&1 && ok "oci checkpoint $args" || bad "oci checkpoint $args" "$(cat /run/out)"
+    # This system has no ip program that CRIU could save a network with.
+    wharf oci checkpoint --empty-ns network $args one >/run/out 2>&1 && ok "oci checkpoint $args" || bad "oci checkpoint $args" "$(cat /run/out)"
 done
 counted /run/one.log 3
 at=$number
 if [ "$(pages /data/whole)" -gt 24000000 ] && [ $(($(pages /data/second) * 4)) -lt "$(pages /data/whole)" ]; then ok "incremental"; else
     bad "incremental" "whole $(pages /data/whole), first $(pages /data/first), second $(pages /data/second)"
 fi
-(wharf oci restore -d -b /run/bundle --image-path /data/second one 2>&1 | cat >/run/two.log) &
+(wharf oci restore -d -b /run/bundle --empty-ns network --image-path /data/second one 2>&1 | cat >/run/two.log) &
 counted /run/two.log 1
 if [ "$(head -1 /run/two.log)" -ge "$at" ] 2>/dev/null; then ok "oci restore"; else bad "oci restore" "after $at: $(head -3 /run/two.log)"; fi
 wharf oci delete --force one || bad "oci delete" ""

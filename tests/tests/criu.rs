@@ -353,14 +353,20 @@ fn a_link_in_the_place_of_a_mount_is_not_followed() {
     let Some(d) = daemon() else { return };
     let outside = tempfile::tempdir().unwrap();
     std::fs::create_dir(outside.path().join("data")).unwrap();
-    run(&d, "cc", &["-v", "vol:/dir/data", "--network", "none"], "while :; do sleep 0.1; done");
-    d.docker(&["checkpoint", "create", "--leave-running", "cc", "cp"]).ok();
-    let swap = format!("mv /dir /old && ln -s {} /dir", outside.path().display());
-    d.docker(&["exec", "cc", "sh", "-c", &swap]).ok();
-    d.docker(&["kill", "cc"]).ok();
-    d.docker(&["start", "--checkpoint", "cp", "cc"]).fails(1, "the place for a mount at /dir/data");
-    assert_eq!(status(&d, "cc"), "exited");
-    d.docker(&["rm", "-f", "cc"]).ok();
+    // What is given to it, and what it has in memory, which CRIU makes anew and fills.
+    for (name, options) in [("given", ["-v", "vol:/dir/data"]), ("memory", ["--tmpfs", "/dir/data"])] {
+        let options = [&options[..], &["--network", "none"]].concat();
+        run(&d, name, &options, "while :; do sleep 0.1; done");
+        d.docker(&["exec", name, "touch", "/dir/data/mine"]).ok();
+        d.docker(&["checkpoint", "create", "--leave-running", name, "cp"]).ok();
+        let swap = format!("mv /dir /old && ln -s {} /dir", outside.path().display());
+        d.docker(&["exec", name, "sh", "-c", &swap]).ok();
+        d.docker(&["kill", name]).ok();
+        d.docker(&["start", "--checkpoint", "cp", name]).fails(1, "the place for a mount at /dir/data");
+        assert_eq!(status(&d, name), "exited");
+        assert_eq!(std::fs::read_dir(outside.path().join("data")).unwrap().count(), 0);
+        d.docker(&["rm", "-f", name]).ok();
+    }
 }
 
 #[test]

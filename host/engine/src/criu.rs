@@ -31,6 +31,8 @@ pub(crate) struct Outside {
     mounts: Vec<String>,
     /// Where mounts really were whose paths lead through links, and their paths.
     links: Vec<(String, String)>,
+    /// Paths inside of all mounts.
+    places: Vec<String>,
     /// Addresses that its connections had.
     addresses: Vec<Cidr>,
     /// Inodes of the pipes that the standard streams were.
@@ -85,11 +87,12 @@ fn dump(
     let find = |name: &str| held.iter().find(|(held, _)| held == name).map(|(_, fd)| fd);
     let mountinfo =
         std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).map_err(|e| format!("its mounts: {e}"))?;
-    let mut places = given(&now.def, &now.blueprint);
-    let found = criu::leads_to(pid, &places).map_err(|e| format!("its root: {e}"))?;
+    let mut given = given(&now.def, &now.blueprint);
+    let found = criu::leads_to(pid, &given).map_err(|e| format!("its root: {e}"))?;
     let links = criu::through_links(&mountinfo, &found);
-    places.extend(links.iter().map(|(place, _)| place.as_str()));
-    let mounts = criu::external(&mountinfo, &places)?;
+    given.extend(links.iter().map(|(place, _)| place.as_str()));
+    let mounts = criu::external(&mountinfo, &given)?;
+    let places = criu::places(&mountinfo);
     let namespace = |kind: &str| {
         let file = std::fs::File::open(format!("/proc/{pid}/ns/{kind}"));
         file.map_err(|e| format!("its {kind} namespace: {e}"))
@@ -127,7 +130,7 @@ fn dump(
         Ok(()) => format!("criu failed: {why}"),
         Err(check) => format!("criu does not work on this machine (criu check: {check}): {why}"),
     })?;
-    Ok(Outside { mounts, links, addresses, pipes, net: net.is_some() })
+    Ok(Outside { mounts, links, places, addresses, pipes, net: net.is_some() })
 }
 
 /// What CRIU is told at both ends.
@@ -207,6 +210,7 @@ impl Engine {
             work: work.display().to_string(),
             external: outside.mounts,
             links: outside.links,
+            places: outside.places,
             streams: outside.pipes.map(|inode| Some(format!("pipe:[{}]", inode?))),
             net: outside.net,
             options: options(tcp),

@@ -31,6 +31,8 @@ pub(crate) struct Outside {
     pub(crate) mounts: Vec<String>,
     /// Where those really are whose paths lead through links.
     pub(crate) links: Vec<(String, String)>,
+    /// Paths inside of all mounts.
+    pub(crate) places: Vec<String>,
     /// A network namespace that has a path.
     pub(crate) net: bool,
 }
@@ -260,12 +262,13 @@ pub(crate) fn checkpoint(store: &Store, args: &CheckpointArgs, name: &str) -> Re
 fn look(entry: &Entry, plan: &RunPlan) -> Result<Outside> {
     let pid = entry.record.pid;
     let mountinfo = std::fs::read_to_string(format!("/proc/{pid}/mountinfo"))?;
-    let mut places = given(plan);
-    let found = criu::leads_to(pid, &places)?;
+    let mut given = given(plan);
+    let found = criu::leads_to(pid, &given)?;
     let links = criu::through_links(&mountinfo, &found);
-    places.extend(links.iter().map(|(place, _)| place.as_str()));
-    let mounts = criu::external(&mountinfo, &places)?;
-    Ok(Outside { mounts, links, net: matches!(plan.namespaces.net, Namespace::Join(_)) })
+    given.extend(links.iter().map(|(place, _)| place.as_str()));
+    let mounts = criu::external(&mountinfo, &given)?;
+    let places = criu::places(&mountinfo);
+    Ok(Outside { mounts, links, places, net: matches!(plan.namespaces.net, Namespace::Join(_)) })
 }
 
 fn write(path: &Path, content: &[u8]) -> Result<()> {

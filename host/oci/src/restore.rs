@@ -77,6 +77,7 @@ pub(crate) fn restore(store: &Store, args: &RestoreArgs, systemd: bool, name: &s
         work: String::new(),
         external: outside.mounts,
         links: outside.links,
+        places: outside.places,
         streams: std::array::from_fn(|_| words.next().flatten()),
         net: outside.net,
         options,

@@ -400,6 +400,8 @@ pub struct Restore {
     pub external: Vec<String>,
     /// Where mounts among them really are, and the plan's path, which leads there through a link: (place, path).
     pub links: Vec<(String, String)>,
+    /// Paths of all mounts inside; none of them may lead through a link by now.
+    pub places: Vec<String>,
     /// CRIU's names of what the three standard streams were, for example `pipe:[7]`; None for a stream that is not replaced.
     pub streams: [Option<String>; 3],
     /// The network namespace is not in the images but the plan's.

@@ -14,6 +14,15 @@ pub(super) fn errors(log: &Path) -> Option<String> {
     causes(&String::from_utf8_lossy(&text))
 }
 
+/// What is no cause: a right to raise limits, virtual network cards, a parent image of a new process, helpers that end.
+const BESIDE: [&str; 5] = [
+    "rlimit: ",
+    "tun: Unable to create tun",
+    "page-xfer: No parent image found",
+    "cg: cgroupd: recv",
+    "exited, status=",
+];
+
 /// Errors in the order in which they came up, without times and places in CRIU's source. What it could do without, and
 /// what follows from the others, is left out where there is anything else.
 pub(super) fn causes(text: &str) -> Option<String> {
@@ -27,13 +36,9 @@ pub(super) fn causes(text: &str) -> Option<String> {
             before.chars().all(is_time).then(|| said.split_once("): ").map_or(said, |(_, said)| said).trim())
         })
         .collect();
-    // A kernel without virtual network cards of its own kind, or without a right to raise limits, is enough for most.
-    let beside = |said: &&str| {
-        ["rlimit: ", "tun: Unable to create tun", "exited, status=", "cg: cgroupd: recv"]
-            .iter()
-            .any(|start| said.starts_with(start))
-            || said.ends_with(" FAILED.")
-    };
+    // CRIU can do without them, or they follow from the cause.
+    let beside =
+        |said: &&str| BESIDE.iter().any(|start| said.starts_with(start)) || said.ends_with(" FAILED.");
     let mut causes: Vec<&str> = said.iter().filter(|said| !beside(said)).take(MOST).copied().collect();
     if causes.is_empty() {
         causes = said.into_iter().take(MOST).collect();

@@ -19,7 +19,7 @@ use crate::program::{self, End};
 use crate::runtime::{apart, private_mounts};
 use crate::sys::process as sys;
 
-pub use mounts::{external, through_links};
+pub use mounts::{external, places, through_links};
 pub use places::{bind_in, leads_to, mount_of};
 pub use restore::restore;
 
@@ -83,7 +83,6 @@ fn command(program: &Path, verb: &str, images: &Path, work: &Path, log: &str, op
     command.args(["--log-file", log, "-v2"]);
     // The cgroup is ours, and so is whoever is in it.
     command.arg("--manage-cgroups=ignore").args(options);
-    command.args(network_lock(program).into_iter().flatten());
     command
 }
 
@@ -124,7 +123,7 @@ fn finish(mut command: Command, patience: Duration, log: &Path) -> Result<(), Fa
     }
 }
 
-/// How CRIU shuts a container's network while it works. Without being told it calls iptables, which systems with nftables alone
+/// How CRIU shuts a container's network while it saves it; a restore does it in the same way. Without being told it calls iptables, which systems with nftables alone
 /// do not have, and whose rules only iptables could take away again if CRIU died.
 fn network_lock(program: &Path) -> Option<[&'static str; 2]> {
     let feature = ["check", "--feature", "network_lock_nftables"];
@@ -173,6 +172,7 @@ pub fn dump(dump: &Dump<'_>, patience: Duration) -> Result<(), String> {
         }
         if let Some(inode) = dump.net {
             command.arg("--external").arg(format!("net[{inode}]:{NET}"));
+            command.args(network_lock(dump.program).into_iter().flatten());
         }
         match dump.after {
             After::End => {}

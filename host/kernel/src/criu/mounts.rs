@@ -36,6 +36,16 @@ fn within(path: &str, place: &str) -> bool {
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
+/// Where mounts of a container are, except its root: where CRIU will mount again.
+#[must_use]
+pub fn places(mountinfo: &str) -> Vec<String> {
+    let targets = mountinfo.lines().filter_map(parse).map(|line| line.target);
+    let mut all: Vec<String> = targets.filter(|target| target != "/").collect();
+    all.sort();
+    all.dedup();
+    all
+}
+
 /// File systems that tell of the kernel. A volume is none of them, and never lies on one of them.
 const KERNELS: [&str; 5] = ["proc", "sysfs", "cgroup", "cgroup2", "devpts"];
 
@@ -60,6 +70,13 @@ pub fn through_links(mountinfo: &str, found: &[(&str, u64)]) -> Vec<(String, Str
         }
     }
     links
+}
+
+/// Of these places the innermost that another one lies in, and the way from there.
+pub(super) fn below<'a>(places: &[&'a str], path: &'a str) -> Option<(&'a str, &'a str)> {
+    let outer = places.iter().filter(|place| **place != path && within(path, place));
+    let outer = outer.max_by_key(|place| place.len())?;
+    Some((outer, path.get(outer.len()..)?.trim_start_matches('/')))
 }
 
 /// The paths of a container whose mounts come from outside, of its `mountinfo`. `given` are the paths at which the engine
@@ -180,6 +197,9 @@ mod tests {
         let expected =
             ["/data", "/data/with blank", "/etc/hostname", "/proc/keys", "/sys/fs/cgroup/cpu,cpuacct"];
         assert_eq!(found, expected);
+        let all = places(INFO);
+        assert!(expected.iter().all(|path| all.iter().any(|place| place == path)), "{all:?}");
+        assert!(all.iter().any(|place| place == "/dev") && !all.iter().any(|place| place == "/"), "{all:?}");
     }
 
     #[test]
@@ -222,6 +242,15 @@ mod tests {
         ] {
             assert!(stand(&plan, bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn mounts_in_others() {
+        let places = ["/data", "/data/inner", "/database", "/dev/shm"];
+        assert_eq!(below(&places, "/data/inner/x"), Some(("/data/inner", "x")));
+        assert_eq!(below(&places, "/data/inner"), Some(("/data", "inner")));
+        assert_eq!(below(&places, "/data"), None);
+        assert_eq!(below(&places, "/database"), None);
     }
 
     #[test]

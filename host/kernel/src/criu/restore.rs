@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use wharf_plan::run::{Namespace, ROOTFS_PLACE, Restore, RunPlan, Stage, StartError, tree_place};
 
-use super::mounts::{Stand, stand};
+use super::mounts::{Stand, below, stand};
 use super::{NET, command, finish};
 use crate::container::{Host, Spawned, conduct, join_cgroup};
 use crate::runtime::bundle::{attach, descriptor, directory, trees};
@@ -42,8 +42,8 @@ pub fn restore(host: &Host, plan: &RunPlan, fds: &[OwnedFd]) -> Result<Spawned, 
         let program = Path::new(&given.program);
         let mut command = command(program, "restore", Path::new(&given.images), work, LOG, &given.options);
         command.arg("--root").arg(&root).args(["--restore-detached", "--pidfile"]).arg(work.join(PID));
+        check_places(&root, plan, given, work).map_err(failed)?;
         for (number, path) in given.external.iter().enumerate() {
-            no_links(&root, path).map_err(failed)?;
             let place = place(host, plan, given, work, path, number).map_err(failed)?;
             command.arg("--external").arg(format!("mnt[{path}]:{}", place.display()));
         }
@@ -100,12 +100,29 @@ fn join_ipc(namespace: BorrowedFd<'_>) -> Result<(), String> {
 }
 
 /// CRIU mounts by path, outside of the container's root: a link that somebody put there since would lead it to the host.
+fn check_places(root: &Path, plan: &RunPlan, given: &Restore, work: &Path) -> Result<(), String> {
+    let all: Vec<&str> = given.external.iter().chain(&given.places).map(String::as_str).collect();
+    for path in &all {
+        let checked = match below(&all, path) {
+            None => no_links(root, path),
+            Some((outer, rest)) => match stand(plan, &given.links, outer) {
+                Ok(Stand::Tree(tree, inside)) => {
+                    no_links(&work.join(tree_place(tree)), &format!("{inside}/{rest}"))
+                }
+                // A file system that CRIU makes, and what is in it.
+                _ => Ok(()),
+            },
+        };
+        checked.map_err(|e| format!("the place for a mount at {path}: {e}"))?;
+    }
+    Ok(())
+}
+
 fn no_links(root: &Path, path: &str) -> Result<(), String> {
-    let root = open_dir(root)?;
-    match beneath(&root, path.trim_start_matches('/')) {
-        // Made by CRIU, or below another mount.
+    match beneath(&open_dir(root)?, path.trim_start_matches('/')) {
+        // Made by CRIU.
         Err(e) if e.is_not_found() || e.is(libc::ENOTDIR) => Ok(()),
-        Err(e) => Err(format!("the place for a mount at {path}: {e}")),
+        Err(e) => Err(e.to_string()),
         Ok(_) => Ok(()),
     }
 }
