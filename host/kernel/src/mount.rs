@@ -257,6 +257,7 @@ pub fn split_option(option: &str) -> (&str, Value<'_>) {
 /// Options prepared before a fork: nothing is allocated when the file system is made.
 #[derive(Debug, Clone)]
 pub(crate) struct Prepared {
+    source: CString,
     pub(crate) fstype: CString,
     pub(crate) options: Vec<(CString, Option<CString>)>,
     pub(crate) attributes: u64,
@@ -288,7 +289,14 @@ impl Prepared {
                 }),
             }
         }
-        Ok(Self { fstype: file::cstring(fstype)?, options: list, attributes })
+        let fstype = file::cstring(fstype)?;
+        Ok(Self { source: fstype.clone(), fstype, options: list, attributes })
+    }
+
+    /// Says what `mount` and `df` show as its source; its type where nothing is said.
+    pub(crate) fn shown_as(mut self, source: &CStr) -> Self {
+        source.clone_into(&mut self.source);
+        self
     }
 
     /// Whether an option of this name is given.
@@ -304,6 +312,7 @@ impl Prepared {
     /// The same with these options as well.
     pub(crate) fn make_with(&self, more: &[(&CStr, &CStr)]) -> Result<OwnedFd> {
         let context = sys::fsopen(&self.fstype)?;
+        sys::fsconfig_string(context.as_fd(), c"source", &self.source)?;
         for (key, value) in &self.options {
             match value {
                 Some(value) => sys::fsconfig_string(context.as_fd(), key, value)?,

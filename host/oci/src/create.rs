@@ -270,6 +270,10 @@ pub(crate) fn follow(
 
 /// In runc's words, which containerd and podman know.
 pub(crate) fn failure(error: &StartError) -> Error {
+    if error.what.starts_with("exec: ") {
+        // It says why by itself.
+        return Error(format!("unable to start container process: {}", error.what));
+    }
     Error(format!("unable to start container process: {error}"))
 }
 

@@ -30,8 +30,11 @@ pub(crate) fn exec(store: &Store, args: &ExecArgs) -> Result<u8> {
             if meta.len() > LARGEST {
                 return Err(Error(format!("{} is too large", path.display())));
             }
-            let mut given = serde_json::from_str(&std::fs::read_to_string(path)?).doing("process")?;
+            let mut given: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path)?).doing("process")?;
             crate::state::known_capabilities(&mut given);
+            if let Some(given) = given.as_object_mut() {
+                given.entry("user").or_insert_with(|| serde_json::json!({"uid": 0, "gid": 0}));
+            }
             convert::process(&OciProcess::deserialize(&given).doing("process")?)?
         }
         None => from_flags(convert::process(base)?, args)?,
@@ -61,6 +64,7 @@ pub(crate) fn exec(store: &Store, args: &ExecArgs) -> Result<u8> {
         Target { pidfd: pidfd.as_fd(), pid: entry.record.pid, cgroup: entry.record.cgroup.as_deref() };
     let spawned = container::exec(&host, &plan, &fds, target).map_err(|e| create::failure(&e))?;
     drop(fds);
+    crate::log::debug(format!("process {} enters the container", spawned.pid));
     let mut master = create::follow(&spawned, |_| Ok(()))?;
     if let Some(socket) = &args.console_socket
         && let Some(master) = master.take()

@@ -382,7 +382,8 @@ impl<'a> Mount<'a> {
                         let writable = Flags { read_only: false, ..flags };
                         let fs = Filesystem::new(fstype, options, writable).at(Stage::Mount, what)?;
                         inherits_mode = !fs.has(c"mode");
-                        Source::New(fs)
+                        // The name that Docker's has.
+                        Source::New(if plan.target == "/dev/shm" { fs.shown_as(c"shm") } else { fs })
                     }
                     "proc" | "sysfs" | "devpts" | "mqueue" | "cgroup2" | "ramfs" => {
                         Source::New(Filesystem::new(fstype, options, flags).at(Stage::Mount, what)?)

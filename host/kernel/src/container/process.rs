@@ -37,7 +37,7 @@ fn steps(
     root: BorrowedFd<'_>,
     terminal: Option<Terminal>,
     init: Option<BorrowedFd<'_>>,
-    proc: Option<OwnedFd>,
+    mut proc: Option<OwnedFd>,
     report: BorrowedFd<'_>,
 ) -> Result<Never, StartError> {
     let plan = job.plan;
@@ -53,11 +53,12 @@ fn steps(
         limit(*resource, *soft, *hard).at(Stage::Credentials, || "setting a resource limit")?;
     }
     if let Some(label) = &job.apparmor {
-        apparmor(label, proc).at(Stage::Security, || {
+        apparmor(label, proc.take()).at(Stage::Security, || {
             let name = label.strip_prefix(b"exec ").unwrap_or(label);
             format!("the AppArmor profile {:?}", String::from_utf8_lossy(name))
         })?;
     }
+    drop(proc);
     // As root first: a working directory may be closed to the user but open to the container's root.
     let entered = match chdir(root, job) {
         Err(e) if e.is(libc::EACCES) || e.is(libc::EPERM) => false,
@@ -97,6 +98,13 @@ fn steps(
         Some((init, args)) => sys::execveat(*init, args, &job.env),
         None => sys::execve(&program, &job.args, &job.env),
     };
+    if job.gate.is_some() {
+        // Nobody listens to the report any more.
+        let name = program.to_string_lossy();
+        let errno = nix::errno::Errno::from_raw(error.errno());
+        let text = format!("exec {name}: {}\n", errno.desc().to_lowercase());
+        let _ = nix::unistd::write(std::io::stderr(), text.as_bytes());
+    }
     Err(exec_failed(job, error.errno()))
 }
 

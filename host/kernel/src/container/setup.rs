@@ -46,7 +46,10 @@ pub(super) fn run(host: &Host, job: &Run<'_>, report: BorrowedFd<'_>) -> StartEr
     match build(job, report) {
         Ok(Built { root, terminal, proc }) => {
             let init = job.plan.init.then(|| job.init.unwrap_or_else(|| host.init.as_fd()));
-            process::finish(&job.process, root.as_fd(), terminal, init, proc, report)
+            let error = process::finish(&job.process, root.as_fd(), terminal, init, proc, report);
+            // It may be closed already; this process ends anyway.
+            std::mem::forget(root);
+            error
         }
         Err(error) => error,
     }
@@ -86,7 +89,10 @@ pub(super) fn exec(_host: &Host, job: &Exec<'_>, report: BorrowedFd<'_>) -> Star
     };
     match join() {
         Ok(Built { root, terminal, proc }) => {
-            process::finish(&job.process, root.as_fd(), terminal, None, proc, report)
+            let error = process::finish(&job.process, root.as_fd(), terminal, None, proc, report);
+            // As above.
+            std::mem::forget(root);
+            error
         }
         Err(error) => error,
     }
