@@ -7,6 +7,8 @@ mod progress;
 mod pull;
 mod push;
 mod push_index;
+mod push_layer;
+mod relay;
 mod serve;
 mod signatures;
 

@@ -74,6 +74,43 @@ impl Packing {
             Self::Zstd(_) => OCI_LAYER_ZSTD,
         }
     }
+
+    /// What is to be kept in order to make the same bytes again: the word, the level, and what this program's compressor
+    /// makes of a sample, as another version of it may make other bytes.
+    pub(super) fn recipe(self) -> io::Result<String> {
+        let word = match self {
+            Self::Uncompressed => "uncompressed".to_owned(),
+            Self::Gzip(level) => format!("gzip-{level}"),
+            Self::Zstd(level) => format!("zstd-{level}"),
+        };
+        let found = wharf_registry::digest::of(&Packer::new(self)?.pack(sample())?.bytes);
+        Ok(format!("{word}/{}", super::short(&found)))
+    }
+
+    /// The packing of a recipe; none if this program would make other bytes than the one that wrote it.
+    pub(super) fn of_recipe(recipe: &str) -> Option<Self> {
+        let (word, _) = recipe.split_once('/')?;
+        let packing = match word.split_once('-') {
+            None if word == "uncompressed" => Self::Uncompressed,
+            Some(("gzip", level)) => Self::Gzip(level.parse().ok().filter(|n| *n <= 9)?),
+            Some(("zstd", level)) => Self::Zstd(level.parse().ok().filter(|n| (1..=22).contains(n))?),
+            _ => return None,
+        };
+        (packing.recipe().ok()? == recipe).then_some(packing)
+    }
+}
+
+/// 64 KiB that are neither all alike nor all different.
+fn sample() -> Vec<u8> {
+    let mut state = 1u32;
+    let mut bytes = Vec::with_capacity(64 << 10);
+    while bytes.len() < 64 << 10 {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        // Runs of different lengths of few different words.
+        let [a, b, ..] = state.to_be_bytes();
+        bytes.extend(std::iter::repeat_n(a % 23, usize::from(b % 7)));
+    }
+    bytes
 }
 
 /// What became of a part.
@@ -369,6 +406,21 @@ mod tests {
         drop(from);
         let error = pack(Failing(1 << 40), Packing::Gzip(1), &meter(), &to).unwrap_err();
         assert_eq!(error.to_string(), "the upload was given up");
+    }
+
+    #[test]
+    fn a_recipe_is_only_followed_where_it_leads_to_the_same_bytes() {
+        for packing in [Packing::Uncompressed, Packing::Gzip(1), Packing::Gzip(9), Packing::Zstd(3)] {
+            let recipe = packing.recipe().unwrap();
+            assert_eq!(Packing::of_recipe(&recipe), Some(packing), "{recipe}");
+            let (word, _) = recipe.split_once('/').unwrap();
+            assert_eq!(Packing::of_recipe(&format!("{word}/0123456789ab")), None);
+            assert_eq!(Packing::of_recipe(word), None);
+        }
+        assert_ne!(Packing::Gzip(1).recipe().unwrap()[7..], Packing::Gzip(9).recipe().unwrap()[7..]);
+        for wrong in ["", "/", "gzip-10/x", "gzip-/x", "zstd-0/x", "lz4-1/x"] {
+            assert_eq!(Packing::of_recipe(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use wharf_images::pull::{Incoming, Pull, Stage};
 use wharf_images::reference::Reference;
 use wharf_images::{Blob, Manifest};
 use wharf_plan::platform::Platform;
-use wharf_registry::{Access, Descriptor, Document, Fetched, Piece, Resolved, Selector, Session};
+use wharf_registry::{Access, Credential, Descriptor, Document, Fetched, Piece, Resolved, Selector, Session};
 
 use super::progress::{Lines, Meter};
 use super::{credential, explain, short, signatures};
@@ -89,6 +89,22 @@ fn is_ours(platform: Option<&Platform>) -> bool {
     platform.is_none_or(|platform| platform.os == "linux")
 }
 
+/// What the caller shows to the registry that was meant, and to no other.
+#[derive(Clone)]
+pub(super) struct Own {
+    /// The registry.
+    pub(super) domain: String,
+    /// What is shown to it.
+    pub(super) credential: Credential,
+}
+
+impl Own {
+    /// What is shown to this registry.
+    fn at(&self, domain: &str) -> Credential {
+        if self.domain == domain { self.credential.clone() } else { Credential::Anonymous }
+    }
+}
+
 /// One tag or digest to pull.
 struct One<'a> {
     reference: &'a Reference,
@@ -115,12 +131,8 @@ impl Engine {
             Some(text) if explicit => Wanted::parse(text)?,
             _ => Wanted::One(Platform::host()),
         };
-        self.resolve_hook(caller, &mut reference, &mut wanted).await?;
-        let (mirrors, pinned) = self.places(&reference, &wanted.text()).await?;
-        let mut session = self.remote(&reference, Access::Pull, credential(&options.headers)?).await?;
-        if !mirrors.is_empty() {
-            session = session.through(mirrors);
-        }
+        let own = Own { domain: reference.domain.clone(), credential: credential(&options.headers)? };
+        let (session, pinned) = self.source(caller, &mut reference, &mut wanted, &own).await?;
         let tags = if reference.tag.is_none() && reference.digest.is_none() {
             session.tags().await.map_err(|e| explain(e, &reference))?
         } else {
@@ -136,6 +148,33 @@ impl Engine {
             self.pull_one(&session, &one, &lines).await?;
         }
         Ok(())
+    }
+
+    /// Begins to read where a reference leads: policies may refuse or change it, plugins say of other places to ask and
+    /// which content is meant.
+    async fn source(
+        &self,
+        caller: &Caller,
+        reference: &mut Reference,
+        wanted: &mut Wanted,
+        own: &Own,
+    ) -> Result<(Session, Option<String>)> {
+        self.resolve_hook(caller, reference, wanted).await?;
+        let (mirrors, pinned) = self.places(reference, &wanted.text()).await?;
+        let session = self.remote(reference, Access::Pull, own.at(&reference.domain)).await?;
+        Ok((if mirrors.is_empty() { session } else { session.through(mirrors) }, pinned))
+    }
+
+    /// A conversation about what was pulled from a repository before, as a pull of it would begin one.
+    pub(super) async fn source_again(
+        &self,
+        caller: &Caller,
+        reference: &Reference,
+        platform: &Platform,
+        own: &Own,
+    ) -> Result<Session> {
+        let (mut reference, mut wanted) = (reference.clone(), Wanted::One(platform.clone()));
+        Ok(self.source(caller, &mut reference, &mut wanted, own).await?.0)
     }
 
     /// Policies may refuse a reference before any registry is asked, or name another one.
@@ -293,6 +332,7 @@ impl Engine {
                 root: found.root.digest.clone(),
                 root_type: found.root.media_type.clone(),
                 root_size: found.root.size,
+                made: false,
             }),
             parallel: self.inner.settings().registry.concurrent_downloads,
             stop: stop.clone(),

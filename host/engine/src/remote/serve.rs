@@ -284,6 +284,7 @@ impl Engine {
                 root: pushed.digest.clone(),
                 root_type: pushed.media_type.clone(),
                 root_size: pushed.manifest.len() as u64,
+                made: false,
             }),
             index: None,
             parallel: self.inner.settings().registry.concurrent_downloads,
