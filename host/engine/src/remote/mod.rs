@@ -1,6 +1,7 @@
 //! Images at registries: pull, push, search, log in, and what is known there of an image.
 
 mod ask;
+mod attestations;
 mod choose;
 mod pack;
 mod progress;
@@ -9,6 +10,7 @@ mod push;
 mod push_index;
 mod push_layer;
 mod relay;
+mod remake;
 mod serve;
 mod signatures;
 

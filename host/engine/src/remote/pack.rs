@@ -214,6 +214,29 @@ fn part(stream: &mut impl Read) -> io::Result<Vec<u8>> {
     Ok(part)
 }
 
+/// The first of some packings of which a blob begins as it would if the stream were packed so.
+pub(super) fn begins(
+    mut stream: impl Read,
+    blob: &mut impl Read,
+    packings: &[Packing],
+) -> io::Result<Option<Packing>> {
+    let first = part(&mut stream)?;
+    let mut start = Vec::new();
+    // No packer makes much more than there was.
+    blob.take(2 * PART as u64).read_to_end(&mut start)?;
+    for packing in packings {
+        let rest = match packing {
+            Packing::Gzip(_) => start.strip_prefix(&HEAD),
+            Packing::Zstd(_) | Packing::Uncompressed => Some(start.as_slice()),
+        };
+        let Some(rest) = rest.filter(|_| *packing != Packing::Uncompressed) else { continue };
+        if rest.starts_with(&Packer::new(*packing)?.pack(first.clone())?.bytes) {
+            return Ok(Some(*packing));
+        }
+    }
+    Ok(None)
+}
+
 /// A thread's door: parts go in, what became of them comes out, in the same order.
 struct Worker {
     parts: SyncSender<Vec<u8>>,
@@ -420,6 +443,27 @@ mod tests {
         assert_ne!(Packing::Gzip(1).recipe().unwrap()[7..], Packing::Gzip(9).recipe().unwrap()[7..]);
         for wrong in ["", "/", "gzip-10/x", "gzip-/x", "zstd-0/x", "lz4-1/x"] {
             assert_eq!(Packing::of_recipe(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn who_packed_a_blob_shows_in_its_beginning() {
+        let known = [Packing::Uncompressed, Packing::Gzip(1), Packing::Gzip(6), Packing::Zstd(3)];
+        for length in [0, 100, PART, 3 * PART + 5] {
+            let data = bytes(length);
+            let found = |blob: &[u8]| begins(data.as_slice(), &mut { blob }, &known).unwrap();
+            for packing in [Packing::Gzip(6), Packing::Zstd(3)] {
+                let found = found(&packed(&data, packing));
+                // What is too short for a difference may be anybody's.
+                assert!(
+                    found == Some(packing) || (length <= 100 && found.is_some()),
+                    "{found:?} of {length}"
+                );
+            }
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(6));
+            std::io::Write::write_all(&mut encoder, &data).unwrap();
+            assert_eq!(found(&encoder.finish().unwrap()), None, "another's, {length}");
+            assert_eq!(found(&data), None, "not packed at all");
         }
     }
 

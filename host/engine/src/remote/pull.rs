@@ -13,6 +13,7 @@ use wharf_images::pull::{Incoming, Pull, Stage};
 use wharf_images::reference::Reference;
 use wharf_images::{Blob, Manifest};
 use wharf_plan::platform::Platform;
+use wharf_registry::manifest::MAX_CONFIG;
 use wharf_registry::{Access, Credential, Descriptor, Document, Fetched, Piece, Resolved, Selector, Session};
 
 use super::progress::{Lines, Meter};
@@ -175,6 +176,33 @@ impl Engine {
     ) -> Result<Session> {
         let (mut reference, mut wanted) = (reference.clone(), Wanted::One(platform.clone()));
         Ok(self.source(caller, &mut reference, &mut wanted, own).await?.0)
+    }
+
+    /// Begins to read on behalf of others where a reference leads; answers the content that a plugin says it has to have.
+    pub(super) async fn elsewhere(&self, reference: &Reference) -> Result<(Session, Option<String>)> {
+        let (mut reference, mut wanted) = (reference.clone(), Wanted::All);
+        let own = Own { domain: String::new(), credential: Credential::Anonymous };
+        self.source(&Caller::default(), &mut reference, &mut wanted, &own).await
+    }
+
+    /// Policies see an image before others get it.
+    pub(super) async fn admit_for_others(
+        &self,
+        session: &Session,
+        reference: &Reference,
+        manifest: Fetched,
+        root: Descriptor,
+        platform: Option<Platform>,
+    ) -> Result<()> {
+        let Document::Image(image) = manifest.document.clone() else { return Ok(()) };
+        if self.inner.plugins.policies("image-admit").is_empty() {
+            return Ok(());
+        }
+        let config = session.small(&image.config, MAX_CONFIG).await?;
+        let found = Resolved { root, indexes: Vec::new(), platform, manifest, image: *image, config };
+        let caller = Caller::default();
+        let one = One { reference, wanted: &Wanted::All, pinned: None, caller: &caller };
+        self.admit(session, &one, &found).await
     }
 
     /// Policies may refuse a reference before any registry is asked, or name another one.
@@ -373,8 +401,11 @@ impl Engine {
         let known = self.inner.images.index(&found.root.digest);
         let mut statements = Vec::new();
         let mut left = STATEMENT_BYTES;
-        for entry in
-            found.indexes.iter().flat_map(statements_of).filter(|e| about(e) == Some(&found.manifest.digest))
+        for entry in found
+            .indexes
+            .iter()
+            .flat_map(statements_of)
+            .filter(|e| e.about() == Some(found.manifest.digest.as_str()))
         {
             if known.as_ref().is_some_and(|index| index.statements.contains_key(&entry.digest)) {
                 continue;
@@ -423,11 +454,6 @@ fn statements_of(index: &Fetched) -> impl Iterator<Item = &Descriptor> {
         Document::Image(_) => &[],
     };
     entries.iter().filter(|entry| entry.is_statement()).take(STATEMENTS)
-}
-
-/// The digest of the manifest that an entry of an index is a statement about.
-fn about(entry: &Descriptor) -> Option<&String> {
-    entry.annotations.get("vnd.docker.reference.digest")
 }
 
 /// Fetches a statement with all it names, if it is not too large.
