@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
-use wharf_tests::platforms::{Layout, digest, gzip, here, packed_layout, publish, raw};
+use wharf_tests::platforms::{self, Layout, digest, gzip, here, packed_layout, publish, raw};
 use wharf_tests::registry::{Registry, Setup, ask};
 use wharf_tests::server::{Body, Reply, Request, Server};
 use wharf_tests::{Daemon, Options, Ran, eventually, fsck, http};
 
 const THREE: [&str; 3] = ["linux/s390x", "linux/amd64", "linux/arm64"];
-const AGAIN: &str = "is compressed again";
+const AGAIN: &str = "is not sent as it was";
 
 fn foreign(name: &str, attested: bool) -> Layout {
     packed_layout(name, &THREE, attested, gzip)
@@ -143,7 +143,10 @@ fn where_the_source_is_gone_layers_are_compressed_again_and_that_is_said() {
     d.docker(&["tag", &name, &copy]).ok();
     a.stop();
     let pushed = d.docker(&["push", &copy]).ok();
-    assert!(pushed.contains(&format!("{AGAIN}, as {}/team/app does not give it", a.address)), "{pushed}");
+    assert!(
+        pushed.contains(&format!("{AGAIN}, because {}/team/app does not give it", a.address)),
+        "{pushed}"
+    );
     assert!(pushed.contains("connection refused"), "{pushed}");
     assert!(pushed.contains(&made.digest) && pushed.contains("without attestations"), "{pushed}");
     let now = raw(&d, &b.address, "team/app", "1");
@@ -275,7 +278,7 @@ fn a_hostile_source_costs_the_digest_and_nothing_else() {
     for (mode, what, said) in [
         (FLIPPED, "flipped", "verification failed"),
         (MORE, "more", "instead of"),
-        (CUT, "cut", "ended after"),
+        (CUT, "cut", "end of file before"),
         (STUCK, "stuck", "stands still"),
         (ABSENT, "absent", "unknown"),
         (LOGIN, "login", "no basic auth credentials"),
@@ -372,4 +375,244 @@ fn policies_see_where_a_push_reads_from() {
     let pushed = d.docker(&["push", &copy]).ok();
     assert!(pushed.contains(AGAIN) && pushed.contains("denied by policy wharf/policy-images"), "{pushed}");
     assert!(!has(&d, &b, "team/app", &made.members[0].layers[0]));
+}
+
+/// What the daemon says of the attestations about a platform, with the statements.
+fn attestations(d: &Daemon, name: &str, platform: &str) -> http::Response {
+    let (os, architecture) = platform.split_once('/').unwrap();
+    let platform = format!("%7B%22os%22%3A%22{os}%22%2C%22architecture%22%3A%22{architecture}%22%7D");
+    d.api("GET", &format!("/v1.55/images/{name}/attestations?statement=1&platform={platform}"), "")
+}
+
+#[test]
+fn attestations_are_read_from_what_is_here() {
+    let d = Daemon::start();
+    let mut a = Registry::start(&d, 5000, Setup::default());
+    let made = foreign("made.example/app:1", true);
+    publish(&d, &a, "team/app:1", &made);
+    let name = format!("{}/team/app:1", a.address);
+    // Only the one that nothing is said about is here: what is said about another, its registry knows.
+    d.docker(&["pull", "-q", "--platform", "linux/arm64", &name]).ok();
+    let said = |answer: http::Response| {
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let said = answer.json();
+        let subject =
+            format!("sha256:{}", said[0]["Statement"]["subject"][0]["digest"]["sha256"].as_str().unwrap());
+        assert_eq!(subject, made.members[0].manifest, "{said}");
+        assert_eq!(said[0]["PredicateType"], "https://spdx.dev/Document");
+        said
+    };
+    let remote = said(attestations(&d, &name, "linux/s390x"));
+    assert_eq!(attestations(&d, &name, "linux/arm64").json(), serde_json::json!([]));
+    d.docker(&["pull", "-q", "--platform", "all", &name]).ok();
+    a.stop();
+    assert_eq!(said(attestations(&d, &name, "linux/s390x")), remote, "the same from here");
+    assert_eq!(attestations(&d, &name, "linux/arm64").json(), serde_json::json!([]));
+    let path = format!("/v1.55/images/{name}/attestations?type=other&platform=linux/s390x");
+    assert_eq!(d.api("GET", &path, "").json(), serde_json::json!([]), "of another kind there is none");
+    let absent = attestations(&d, &name, "linux/riscv64");
+    assert_eq!(absent.status, 404, "{}", absent.text());
+    assert!(absent.message().contains("does not provide the specified platform (linux/riscv64)"));
+    // And where nothing of it is here, nobody knows: that is an error and not an answer.
+    let statement = "linux/s390x";
+    d.docker(&["image", "rm", "--platform", statement, &name]).ok();
+    assert_eq!(attestations(&d, &name, statement).status, 500);
+}
+
+/// Digest of the index that a name leads to, and platforms and attestations of it that are here.
+fn here_of(d: &Daemon, name: &str) -> (String, Vec<String>) {
+    let image = d.api("GET", &format!("/v1.55/images/{name}/json?manifests=1"), "").json();
+    let digest = image["Descriptor"]["digest"].as_str().unwrap().to_owned();
+    let all = image["Manifests"].as_array().unwrap().iter().filter(|m| m["Available"] == true);
+    let text = |m: &Value| match m["Kind"].as_str().unwrap() {
+        "attestation" => "attestation".to_owned(),
+        _ => m["ImageData"]["Platform"]["architecture"].as_str().unwrap().to_owned(),
+    };
+    (digest, all.map(text).collect())
+}
+
+#[test]
+fn an_archive_brings_back_the_index_that_was_saved() {
+    let d = Daemon::start();
+    let a = Registry::start(&d, 5000, Setup::default());
+    let made = foreign("made.example/app:1", true);
+    publish(&d, &a, "team/app:1", &made);
+    let name = format!("{}/team/app:1", a.address);
+    let archive = |args: &[&str], to: &str| {
+        let file = d.path(to).display().to_string();
+        d.docker(&[&["save", "-o", &file], args].concat()).ok();
+        file
+    };
+    // Of one platform first, then of all; each time under two names.
+    d.docker(&["pull", "-q", "--platform", "linux/s390x", &name]).ok();
+    d.docker(&["tag", &name, "other:1"]).ok();
+    let part = archive(&[&name, "other:1"], "part.tar");
+    d.docker(&["pull", "-q", "--platform", "all", &name]).ok();
+    let all = archive(&[&name, "other:1"], "all.tar");
+    let arm = archive(&["--platform", "linux/arm64", &name], "arm.tar");
+    drop(a);
+    let one = vec!["s390x".to_owned(), "attestation".to_owned()];
+    let every = ["s390x", "amd64", "arm64", "attestation"].map(str::to_owned).to_vec();
+    // Another host, that has never heard of the registry.
+    let e = Daemon::start();
+    for (file, names, wanted) in [
+        (&part, &[name.as_str(), "other:1"][..], one),
+        (&all, &[name.as_str(), "other:1"], every),
+        (&arm, &[name.as_str()], vec!["arm64".to_owned()]),
+    ] {
+        e.docker(&["load", "-q", "-i", file]).ok();
+        for name in names {
+            assert_eq!(here_of(&e, name), (made.digest.clone(), wanted.clone()), "{file}: {name}");
+        }
+        let digests = e.docker(&["image", "inspect", "-f", "{{json .RepoDigests}}", names[0]]).ok();
+        assert!(digests.contains(&format!("team/app@{}", made.digest)), "{digests}");
+        if wanted.contains(&"s390x".to_owned()) {
+            let ran = e.docker(&["run", "--rm", "--platform", "linux/s390x", names[0]]).out;
+            assert_eq!(ran, "linux/s390x of made.example/app:1\n");
+            // What it says about its images came along.
+            assert_eq!(
+                attestations(&e, names[0], "linux/s390x").json()[0]["PredicateType"],
+                "https://spdx.dev/Document"
+            );
+        }
+        e.docker(&[&["rmi"], names].concat()).ok();
+        fsck::whole(&e, "after rmi");
+    }
+    // To others the same archive is a good layout of all platforms.
+    let source = format!("oci-archive:{all}:{name}");
+    let seen = format!("dir:{}", d.path("seen").display());
+    skopeo(&d, &["copy", "--all", &source, &seen]).ok();
+    // Where nobody has the bytes any more, a push says so.
+    let b = Registry::start(&e, 5001, Setup::default());
+    e.docker(&["load", "-q", "-i", &all]).ok();
+    let copy = format!("{}/copy/app:1", b.address);
+    e.docker(&["tag", &name, &copy]).ok();
+    let pushed = e.docker(&["push", &copy]).ok();
+    assert!(pushed.contains("compressed again") && pushed.contains(&made.digest), "{pushed}");
+    // An index whose layers are not compressed is the index itself in the archive, for everybody.
+    let plain = platforms::layout("plain:1", &THREE, true);
+    d.docker_with_input(&["load"], &plain.archive).ok();
+    let exact = archive(&["plain:1"], "plain.tar");
+    let copied = d.path("plain").display().to_string();
+    let source = format!("oci-archive:{exact}:plain:1");
+    skopeo(&d, &["copy", "--all", "--preserve-digests", &source, &format!("dir:{copied}")]).ok();
+    let index = std::fs::read_to_string(d.path("plain/manifest.json")).unwrap();
+    assert_eq!(index, plain.index);
+    d.docker(&["rmi", "plain:1"]).ok();
+    d.docker(&["load", "-q", "-i", &exact]).ok();
+    assert_eq!(here_of(&d, "plain:1").0, plain.digest);
+    assert_eq!(here_of(&d, "plain:1").1.len(), 4);
+}
+
+#[test]
+fn an_index_without_a_name_loads_all_that_it_has() {
+    let d = Daemon::start();
+    let made = foreign("named:1", true);
+    let file = wharf_tests::image::save(&d.path("named.tar"), &made.archive);
+    let bare = d.path("bare.tar").display().to_string();
+    let args = [
+        "copy",
+        "--all",
+        "--preserve-digests",
+        &format!("oci-archive:{file}"),
+        &format!("oci-archive:{bare}"),
+    ];
+    skopeo(&d, &args).ok();
+    let loaded = d.docker(&["load", "-i", &bare]).ok();
+    for member in &made.members {
+        assert!(loaded.contains(&format!("Loaded image ID: {}", member.config)), "{loaded}");
+    }
+    let ids = d.docker(&["images", "-aq", "--no-trunc"]).ok();
+    let mut ids: Vec<&str> = ids.lines().collect();
+    ids.sort_unstable();
+    let mut wanted: Vec<&str> = made.members.iter().map(|m| m.config.as_str()).collect();
+    wanted.sort_unstable();
+    assert_eq!(ids, wanted);
+    fsck::whole(&d, "with images without a name");
+    d.docker(&["image", "prune", "-f"]).ok();
+    d.docker(&["load", "-q", "--platform", "linux/s390x", "-i", &bare]).ok();
+    assert_eq!(d.docker(&["images", "-aq", "--no-trunc"]).ok(), made.members[0].config);
+}
+
+#[test]
+fn an_archive_that_lies_about_a_former_index_moves_no_strange_bytes() {
+    let d = Daemon::start();
+    let b = Registry::start(&d, 5001, Setup::default());
+    // The registry has a layer that the archive says is the image's.
+    let evil = gzip(b"what nobody wants");
+    let evil_digest = digest(&evil);
+    let upload = ask(&d, &b.address, "POST", "/v2/team/app/blobs/uploads/", &[], b"");
+    let location = upload.header("location").unwrap();
+    let path = location.split_once("/v2/").map(|(_, rest)| format!("/v2/{rest}")).unwrap();
+    let path = format!("{path}&digest={evil_digest}");
+    let kind = [("Content-Type", "application/octet-stream")];
+    assert_eq!(ask(&d, &b.address, "PUT", &path, &kind, &evil).status, 201);
+    let honest = platforms::layout("x:1", &[here()], false);
+    let name = format!("{}/team/app:1", b.address);
+    let mut archive = Vec::new();
+    let mut add = |bytes: &[u8]| {
+        let hex = wharf_tests::image::sha256(bytes);
+        wharf_tests::image::entry(&mut archive, &format!("blobs/sha256/{hex}"), b'0', 0o644, "", bytes);
+        format!("sha256:{hex}")
+    };
+    let of = blobs(&honest);
+    let find = |wanted: &str| {
+        of.iter().find(|(digest, _)| digest == wanted).map(|(_, bytes)| bytes.clone()).unwrap()
+    };
+    let member = &honest.members[0];
+    for part in member.layers.iter().chain([&member.config, &member.manifest]) {
+        add(&find(part));
+    }
+    let mut manifest: Value = serde_json::from_slice(&find(&member.manifest)).unwrap();
+    let size = manifest.to_string().len();
+    manifest["layers"][1] = serde_json::json!({"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip",
+        "digest": evil_digest, "size": evil.len()});
+    let manifest = manifest.to_string();
+    let listed = add(manifest.as_bytes());
+    let index = serde_json::json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json",
+        "manifests": [{"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": listed,
+            "size": manifest.len(), "platform": {"os": "linux", "architecture": here().split_once('/').unwrap().1}}]});
+    let former = add(index.to_string().as_bytes());
+    let top = serde_json::json!({"schemaVersion": 2, "manifests": [{
+        "mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": member.manifest, "size": size,
+        "annotations": {"io.containerd.image.name": name, "org.wharf.image.index": former}}]});
+    wharf_tests::image::entry(&mut archive, "index.json", b'0', 0o644, "", top.to_string().as_bytes());
+    wharf_tests::image::entry(
+        &mut archive,
+        "oci-layout",
+        b'0',
+        0o644,
+        "",
+        br#"{"imageLayoutVersion":"1.0.0"}"#,
+    );
+    wharf_tests::image::finish(&mut archive);
+    d.docker_with_input(&["load"], &archive).ok();
+    assert_eq!(here_of(&d, &name).0, former);
+    let (_, text) = push(&d, &name);
+    assert!(!text.contains("errorDetail"), "{text}");
+    let pushed = raw(&d, &b.address, "team/app", "1");
+    assert!(!pushed.contains(&listed), "{pushed}");
+    let index: Value = serde_json::from_str(&pushed).unwrap();
+    let sent = index["manifests"][0]["digest"].as_str().unwrap();
+    assert!(!raw(&d, &b.address, "team/app", sent).contains(&evil_digest));
+    d.docker(&["rmi", &name]).ok();
+    d.docker(&["pull", "-q", &name]).ok();
+    assert_eq!(d.docker(&["run", "--rm", &name]).ok(), format!("{} of x:1", here()));
+}
+
+#[test]
+fn a_tree_shows_the_platforms_of_an_index_with_their_sizes() {
+    let d = Daemon::start();
+    d.docker_with_input(&["load", "--platform", "linux/s390x"], &foreign("app:1", true).archive).ok();
+    d.docker(&["create", "--platform", "linux/s390x", "app:1", "true"]).ok();
+    let tree = d.wharf(&["images", "--tree"]).ok();
+    let lines: Vec<Vec<&str>> = tree.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[0], ["IMAGE", "ID", "DISK", "USAGE", "CONTENT", "SIZE", "EXTRA"]);
+    assert_eq!(lines.len(), 5, "one for the name and one for each platform: {tree}");
+    assert_eq!((lines[1][0], lines[1].last()), ("app:1", Some(&"U")), "{tree}");
+    assert_eq!((&lines[2][..2], lines[2].last()), (&["├─", "linux/s390x"][..], Some(&"U")), "{tree}");
+    assert!(lines[2][3].ends_with("MB"), "{tree}");
+    assert_eq!(&lines[4][..2], ["└─", "linux/arm64"], "{tree}");
+    assert_eq!(lines[4][3..], ["0B", "0B"], "what is not here takes nothing: {tree}");
+    d.wharf(&["images", "--tree", "-q"]).fails(125, "--quiet is not supported with --tree");
 }

@@ -122,7 +122,8 @@ fn a_tag_that_moves_elsewhere_moves_here_and_what_nobody_asks_for_goes() {
         kept(&d).is_empty().then_some(())
     };
     eventually("the cache to be empty", swept);
-    assert_eq!(ask(&d, ADDRESS, "GET", "/v2/tool/tags/list", &[], b"").status, 404);
+    let tags = ask(&d, ADDRESS, "GET", "/v2/tool/tags/list", &[], b"").json();
+    assert_eq!(tags, json!({"name": "tool", "tags": []}));
     // And comes again.
     copy_all(&d, "tool:1", "second").ok();
     let bad = json!({"registry-serve": {"address": ADDRESS, "pull-through-keep": "soon"}}).to_string();
@@ -137,20 +138,29 @@ fn a_tag_that_moves_elsewhere_moves_here_and_what_nobody_asks_for_goes() {
 fn policies_see_what_is_fetched_for_others() {
     let key = "-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEaxfR8uEsQkf4vOblY6RA8ncDfYEt6zOg9KE5RdiYwpZP40Li/hp/m47n60p8D54WK84zV2sxXs7LtkBoN79R9Q==\n-----END PUBLIC KEY-----\n";
     let rules = json!({
-        "policy-cosign": {"enabled": true, "keys": {"docker.io/library/*": [key]}},
-        "policy-images": {"enabled": true, "allow-registries": ["docker.io/library"]},
+        "policy-cosign": {"enabled": true, "keys": {"registry.example/library/*": [key]}},
+        "policy-images": {"enabled": true, "allow-registries": ["registry.example"]},
     });
-    let d = daemon(json!({}), rules);
+    let certs = tempfile::tempdir().unwrap();
+    let directory = certs.path().join("registry.example");
+    std::fs::create_dir_all(&directory).unwrap();
+    std::fs::write(directory.join("hosts.toml"), format!("server = \"http://127.0.0.1:{HUB}\"\n")).unwrap();
+    let config = json!({
+        "registry-serve": {"address": ADDRESS, "pull-through": true}, "plugins": rules,
+        "registry-config-dirs": [certs.path()],
+    });
+    let d = Daemon::with(Options { config: Some(config.to_string()), ..Options::default() });
+    let repository = "registry.example/library/tool";
     let hub = Registry::start(&d, HUB, Setup::default());
     let made = seed(&d, &hub, "made.example/tool:1");
     // The index is a list; each image of it is looked at when it is asked for.
-    assert_eq!(raw(&d, ADDRESS, "tool", "1"), made.index);
+    assert_eq!(raw(&d, ADDRESS, repository, "1"), made.index);
     for member in &made.members {
-        let path = format!("/v2/tool/manifests/{}", member.manifest);
+        let path = format!("/v2/{repository}/manifests/{}", member.manifest);
         let answer = ask(&d, ADDRESS, "GET", &path, &[("Accept", "*/*")], b"");
         assert_eq!(answer.status, 403, "{}", answer.text());
         assert!(answer.text().contains("no trusted key signed"), "{}", answer.text());
-        assert_eq!(blob(&d, "GET", "tool", &member.layers[0]).status, 404);
+        assert_eq!(blob(&d, "GET", repository, &member.layers[0]).status, 404);
     }
     assert_eq!(kept(&d), [made.digest], "nothing of what was refused");
     let answer = ask(&d, ADDRESS, "GET", "/v2/quay.io/org/app/manifests/1", &[], b"");

@@ -62,6 +62,8 @@ impl Engine {
         let found = self.inner.images.find(name)?;
         let wanted = platform.map(Platform::parse).transpose()?;
         let asked = Asked { kinds, statements };
+        // The index says that there is nothing in it.
+        let mut silent = false;
         if let Some(index) = &found.index {
             let entry = match &wanted {
                 Some(wanted) => Some(index.best(wanted).ok_or_else(|| {
@@ -72,10 +74,14 @@ impl Engine {
                 })?),
                 None => index.best(&Platform::host()).or_else(|| index.primary().map(|(entry, _)| entry)),
             };
-            if let Some(entry) = entry
-                && let Some(shown) = self.kept_attestations(index, entry, &asked)?
-            {
-                return Ok(Value::Array(shown));
+            if let Some(entry) = entry {
+                let about = Some(entry.digest.as_str());
+                let said: Vec<&Entry> =
+                    index.entries.iter().filter(|e| e.is_statement() && e.about() == about).collect();
+                silent = said.is_empty();
+                if let Some(shown) = self.kept_attestations(index, &said, &asked)?.filter(|_| !silent) {
+                    return Ok(Value::Array(shown));
+                }
             }
         }
         let Some(image) = found.image else { return Ok(json!([])) };
@@ -84,24 +90,26 @@ impl Engine {
         let session =
             self.remote(&Reference::parse(&known.source)?, Access::Pull, credential(headers)?).await?;
         let wanted = wanted.unwrap_or_else(Platform::host);
-        Ok(Value::Array(of_registry(&session, &known, &wanted, &asked).await?))
+        match of_registry(&session, &known, &wanted, &asked).await {
+            Ok(shown) => Ok(Value::Array(shown)),
+            // Only what refers to the image from elsewhere is not known.
+            Err(error) if silent => {
+                tracing::warn!(%error, name, "the registry could not be asked for attestations");
+                Ok(json!([]))
+            }
+            Err(error) => Err(error),
+        }
     }
 
-    /// The statements of an index about one of its images, if it has any and all of them are here.
+    /// Statements of an index, if all of them are here.
     fn kept_attestations(
         &self,
         index: &ImageIndex,
-        about: &Entry,
+        said: &[&Entry],
         asked: &Asked<'_>,
     ) -> Result<Option<Vec<Value>>> {
-        let about = Some(about.digest.as_str());
-        let said: Vec<&Entry> =
-            index.entries.iter().filter(|e| e.is_statement() && e.about() == about).collect();
-        if said.is_empty() {
-            return Ok(None);
-        }
         let mut shown = Vec::new();
-        for entry in said.into_iter().take(MOST) {
+        for entry in said.iter().take(MOST) {
             let Some(manifest) = index.statements.get(&entry.digest) else { return Ok(None) };
             let parsed = Document::parse(manifest.content.as_bytes(), &manifest.media_type)?;
             let Document::Image(statement) = parsed.0 else { continue };

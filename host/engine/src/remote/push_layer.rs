@@ -122,7 +122,7 @@ impl Layer {
         }
         if let Some((source, why)) = failed {
             self.lines.text(format!(
-                "The layer {} is compressed again, as {source} does not give it as it was: {why}",
+                "The layer {} is not sent as it was, because {source} does not give it: {why}",
                 short(&self.what.diff_id)
             ));
         }

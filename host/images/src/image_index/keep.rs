@@ -7,7 +7,7 @@ use wharf_store::Transaction;
 
 use super::{Document, ImageIndex, IncomingIndex, Present, Statement, Target, platform_of, statement_blobs};
 use crate::digest;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::inner::Inner;
 use crate::model::Image;
 use crate::record::{Index, NAMES, NameRecord, encode};
