@@ -479,7 +479,7 @@ fn an_archive_brings_back_the_index_that_was_saved() {
         fsck::whole(&e, "after rmi");
     }
     // To others the same archive is a good layout of all platforms.
-    let source = format!("oci-archive:{all}:{name}");
+    let source = format!("oci-archive:{all}:1");
     let seen = format!("dir:{}", d.path("seen").display());
     skopeo(&d, &["copy", "--all", &source, &seen]).ok();
     // Where nobody has the bytes any more, a push says so.
@@ -494,7 +494,7 @@ fn an_archive_brings_back_the_index_that_was_saved() {
     d.docker_with_input(&["load"], &plain.archive).ok();
     let exact = archive(&["plain:1"], "plain.tar");
     let copied = d.path("plain").display().to_string();
-    let source = format!("oci-archive:{exact}:plain:1");
+    let source = format!("oci-archive:{exact}:1");
     skopeo(&d, &["copy", "--all", "--preserve-digests", &source, &format!("dir:{copied}")]).ok();
     let index = std::fs::read_to_string(d.path("plain/manifest.json")).unwrap();
     assert_eq!(index, plain.index);

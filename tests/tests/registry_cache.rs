@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use p256::pkcs8::{EncodePublicKey as _, LineEnding};
 use serde_json::{Value, json};
 use wharf_tests::platforms::{Layout, digest, gzip, here, packed_layout, publish, raw};
 use wharf_tests::registry::{Registry, Setup, ask};
@@ -136,7 +137,8 @@ fn a_tag_that_moves_elsewhere_moves_here_and_what_nobody_asks_for_goes() {
 
 #[test]
 fn policies_see_what_is_fetched_for_others() {
-    let key = "-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEaxfR8uEsQkf4vOblY6RA8ncDfYEt6zOg9KE5RdiYwpZP40Li/hp/m47n60p8D54WK84zV2sxXs7LtkBoN79R9Q==\n-----END PUBLIC KEY-----\n";
+    let key = p256::ecdsa::SigningKey::from_slice(&[1; 32]).unwrap();
+    let key = p256::PublicKey::from(*key.verifying_key()).to_public_key_pem(LineEnding::LF).unwrap();
     let rules = json!({
         "policy-cosign": {"enabled": true, "keys": {"registry.example/library/*": [key]}},
         "policy-images": {"enabled": true, "allow-registries": ["registry.example"]},
