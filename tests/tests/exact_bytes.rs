@@ -177,6 +177,7 @@ const ABSENT: u32 = 5;
 const LOGIN: u32 = 6;
 const AWAY: u32 = 7;
 const TOKEN: u32 = 8;
+const BROKEN: u32 = 9;
 
 fn source(d: &Daemon, port: u16) -> Source {
     let made = packed_layout("made.example/one:1", &[here()], false, gzip);
@@ -239,6 +240,17 @@ fn answer(
             STUCK => {
                 let half = bytes[..bytes.len() / 2].to_vec();
                 return Reply::new(200, "").body(Body::Stuck(bytes.len() as u64, half));
+            }
+            BROKEN => {
+                let from = request
+                    .header("range")
+                    .and_then(|r| r.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
+                let Some(from) = from.filter(|from: &usize| *from < bytes.len()) else {
+                    let half = bytes[..bytes.len() / 2].to_vec();
+                    return Reply::new(200, "").body(Body::Cut(bytes.len() as u64, half));
+                };
+                let range = format!("bytes {from}-{}/{}", bytes.len() - 1, bytes.len());
+                return Reply::new(206, &bytes[from..]).with("Content-Range", &range);
             }
             ABSENT => return Reply::new(404, unknown),
             LOGIN => return Reply::new(401, "").with("WWW-Authenticate", "Basic realm=\"give\""),
@@ -314,12 +326,17 @@ fn a_hostile_source_costs_the_digest_and_nothing_else() {
         assert_eq!(request.header("authorization"), None, "{request:?}");
     }
     assert!(!thief.seen().is_empty(), "it was asked, and told nothing");
-    // When the source is well again, so is the digest.
-    one.mode.store(GOOD, Ordering::SeqCst);
-    let copy = format!("{}/copy/good:1", b.address);
-    d.docker(&["tag", &name, &copy]).ok();
-    let (_, text) = push(&d, &copy);
-    assert!(text.contains(&format!("1: digest: {}", member.manifest)), "{text}");
+    // One that breaks off in the middle goes on where it was; when the source is well again, so is the digest.
+    for (mode, what) in [(BROKEN, "broken"), (GOOD, "good")] {
+        one.mode.store(mode, Ordering::SeqCst);
+        let copy = format!("{}/copy/{what}:1", b.address);
+        d.docker(&["tag", &name, &copy]).ok();
+        let (_, text) = push(&d, &copy);
+        assert!(text.contains(&format!("1: digest: {}", member.manifest)), "{what}: {text}");
+        // From now on the registry would mount them.
+        let ranges = one.server.seen().iter().filter(|r| r.header("range").is_some()).count();
+        assert!(ranges >= member.layers.len(), "{ranges} of {what}");
+    }
     fsck::whole(&d, "after hostile sources");
 }
 

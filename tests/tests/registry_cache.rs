@@ -253,6 +253,33 @@ fn a_hostile_upstream_leaves_nothing_and_one_transfer_serves_all() {
     assert_eq!(gets.load(Ordering::SeqCst), 1);
 }
 
+#[test]
+fn killed_in_the_middle_of_a_transfer_nothing_half_is_served() {
+    let mut d = daemon(json!({}), json!({}));
+    let made = packed_layout("made.example/one:1", &[here()], false, gzip);
+    let wanted = made.members[0].layers[0].clone();
+    let stuck = Arc::new(AtomicBool::new(true));
+    let told = Arc::clone(&stuck);
+    let _server = hub(&d, &made, move |bytes| {
+        if told.load(Ordering::SeqCst) {
+            Reply::new(200, "").body(Body::Stuck(bytes.len() as u64, bytes[..bytes.len() / 2].to_vec()))
+        } else {
+            Reply::new(200, bytes.to_vec())
+        }
+    });
+    raw(&d, ADDRESS, "one", "1");
+    // A client gets what has come, before all of it has.
+    let path = format!("/v2/one/blobs/{wanted}");
+    let part = ask(&d, ADDRESS, "GET", &path, &[("Range", "bytes=0-999")], b"");
+    assert_eq!((part.status, part.body.len()), (206, 1000));
+    assert!(!kept(&d).contains(&wanted));
+    d.crash();
+    stuck.store(false, Ordering::SeqCst);
+    d.restart();
+    assert_eq!(std::fs::read_dir(d.path("data/registry/uploads")).unwrap().count(), 0);
+    assert_eq!(digest(&blob(&d, "GET", "one", &wanted).body), wanted);
+}
+
 /// Bytes of all files beneath.
 fn size(path: &Path) -> u64 {
     let Ok(entries) = std::fs::read_dir(path) else { return 0 };

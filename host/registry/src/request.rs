@@ -165,7 +165,7 @@ impl Session {
                     continue;
                 }
                 let what = format!("{} \"{}\"", verb(&ask.method), shown(&url));
-                self.prove(at, &challenges, error, &what).await?;
+                self.prove(at, &challenges, error, &what, shown_before).await?;
                 proven = true;
                 continue;
             }
