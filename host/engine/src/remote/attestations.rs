@@ -126,7 +126,7 @@ impl Engine {
     }
 }
 
-/// What the registry has: in the index, where BuildKit keeps statements, and what refers to the manifest.
+/// What the registry has: in the index, where `BuildKit` keeps statements, and what refers to the manifest.
 async fn of_registry(
     session: &Session,
     known: &Manifest,
