@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{OnceCell, mpsc};
 use wharf_images::reference::Reference;
@@ -31,14 +31,12 @@ pub(super) struct Sources {
     caller: Caller,
     own: Own,
     known: Mutex<HashMap<String, Arc<Source>>>,
+    /// Repositories that do not answer, or not to us: what else they should have is not asked for.
+    failed: Mutex<HashMap<String, Why>>,
 }
 
-#[derive(Default)]
-struct Source {
-    session: OnceCell<std::result::Result<Session, Why>>,
-    /// It does not answer, or not to us: what else is there of it is not asked for.
-    failed: Mutex<Option<Why>>,
-}
+/// A conversation, or why there is none.
+type Source = OnceCell<std::result::Result<Session, Why>>;
 
 /// What is to be passed on.
 pub(super) struct Passing<'a> {
@@ -55,7 +53,11 @@ pub(super) struct Passing<'a> {
 impl Sources {
     /// Sources of a push: `own` is what the caller shows to the registry that is pushed to.
     pub(super) fn new(engine: Engine, caller: Caller, own: Own) -> Self {
-        Self { engine, caller, own, known: Mutex::default() }
+        Self { engine, caller, own, known: Mutex::default(), failed: Mutex::default() }
+    }
+
+    fn failed(&self) -> MutexGuard<'_, HashMap<String, Why>> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn source(&self, of: &str) -> Arc<Source> {
@@ -73,11 +75,11 @@ impl Sources {
     /// error is one of the registry that is pushed to.
     pub(super) async fn pass(&self, to: &Session, what: &Passing<'_>, lines: &Lines) -> Result<Option<Why>> {
         let of = format!("{}@{}", what.source.0, what.source.1);
-        let source = self.source(&of);
-        if let Some(why) = source.failed.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+        if let Some(why) = self.failed().get(what.source.0).cloned() {
             return Ok(Some(why));
         }
-        let session = source.session.get_or_init(|| self.begin(&of, what.platform)).await;
+        let source = self.source(&of);
+        let session = source.get_or_init(|| self.begin(&of, what.platform)).await;
         let session = match session {
             Ok(session) => session,
             Err(why) => return Ok(Some(why.clone())),
@@ -92,7 +94,7 @@ impl Sources {
         let why = failed.to_string();
         // What lacks one blob, or has it wrong, may have others.
         if !matches!(failed.kind(), Kind::NotFound | Kind::Broken) {
-            *source.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.clone());
+            self.failed().insert(what.source.0.to_owned(), why.clone());
         }
         Ok(Some(why))
     }
