@@ -1,7 +1,7 @@
 //! Images of several platforms: a name leads to an index, of which one, some or all platforms are here.
 
 use serde_json::{Value, json};
-use wharf_tests::platforms::{Layout, digest, here, layout};
+use wharf_tests::platforms::{self, Layout, digest, here, layout, packed_layout, raw};
 use wharf_tests::registry::{Registry, Setup, ask};
 use wharf_tests::{Daemon, Options, Ran, fsck, image};
 
@@ -28,23 +28,10 @@ fn publish_as(
     attested: bool,
 ) -> Layout {
     let made = layout(content, platforms, attested);
-    let (_, tag) = name.rsplit_once(':').unwrap();
-    let file = image::save(&d.path("layout.tar"), &made.archive);
-    let (source, target) = (format!("oci-archive:{file}"), format!("docker://{}/{name}", registry.address));
-    let args = ["copy", "--all", "--preserve-digests", "--dest-tls-verify=false", &source, &target];
-    registry.skopeo(d, &args).ok();
-    assert_eq!(raw(d, &registry.address, &name.replace(&format!(":{tag}"), ""), tag), made.index);
+    platforms::publish(d, registry, name, &made);
+    let (repository, tag) = name.rsplit_once(':').unwrap();
+    assert_eq!(raw(d, &registry.address, repository, tag), made.index);
     made
-}
-
-/// What a tag or a digest is at a registry.
-fn raw(d: &Daemon, address: &str, repository: &str, reference: &str) -> String {
-    let accept = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
-                  application/vnd.docker.distribution.manifest.v2+json, application/vnd.docker.distribution.manifest.list.v2+json";
-    let path = format!("/v2/{repository}/manifests/{reference}");
-    let answer = ask(d, address, "GET", &path, &[("Accept", accept)], b"");
-    assert_eq!(answer.status, 200, "{path}: {}", answer.text());
-    answer.text()
 }
 
 fn skopeo(d: &Daemon, args: &[&str]) -> Ran {
@@ -327,11 +314,15 @@ fn pushes_send_the_index_if_all_of_it_is_here() {
 #[test]
 fn an_index_whose_layers_are_compressed_again_is_rewritten() {
     let d = Daemon::start();
-    let (a, b) = (Registry::start(&d, 5000, Setup::default()), Registry::start(&d, 5001, Setup::default()));
-    let made = publish(&d, &a, "team/app:1", &THREE, true);
+    let (mut a, b) =
+        (Registry::start(&d, 5000, Setup::default()), Registry::start(&d, 5001, Setup::default()));
+    let made = packed_layout("made.example/app:1", &THREE, true, platforms::gzip);
+    platforms::publish(&d, &a, "team/app:1", &made);
     let (name, copy) = (format!("{}/team/app:1", a.address), format!("{}/team/app:1", b.address));
     d.docker(&["pull", "-q", "--platform", "all", &name]).ok();
     d.docker(&["tag", &name, &copy]).ok();
+    // Where the layers came from nobody answers any more.
+    a.stop();
     let pushed = d.docker(&["push", &copy]).ok();
     assert!(pushed.contains("compressed again") && pushed.contains("without attestations"), "{pushed}");
     let now = raw(&d, &b.address, "team/app", "1");

@@ -238,3 +238,38 @@ fn where_images_may_come_from_and_go_to_and_which_stay() {
     d.docker(&["rmi", &name]);
     assert!(!images(&d).contains("team/app"));
 }
+
+#[test]
+fn one_platform_that_a_policy_refuses_refuses_all_of_them() {
+    let key = SigningKey::from_slice(&[1; 32]).unwrap();
+    let pem = p256::PublicKey::from(*key.verifying_key()).to_public_key_pem(LineEnding::LF).unwrap();
+    let d = with_policy("policy-cosign", json!({"keys": {"127.0.0.1:5000/prod/*": [pem]}}));
+    let registry = Registry::start(&d, 5000, Setup::default());
+    let platforms = ["linux/s390x", "linux/amd64", "linux/arm64"];
+    let made = wharf_tests::platforms::layout("made.example/app:1", &platforms, true);
+    wharf_tests::platforms::publish(&d, &registry, "prod/app:1", &made);
+    let name = format!("{}/prod/app:1", registry.address);
+    let sign = |member: &wharf_tests::platforms::Member| {
+        sign(&d, &registry, "prod/app", &member.manifest, &member.manifest, &key);
+    };
+    sign(&made.members[0]);
+    sign(&made.members[2]);
+    let before = images(&d);
+    let pull = |platform: &str| d.docker(&["pull", "--platform", platform, &name]);
+    pull("all").fails(1, "denied by policy wharf/policy-cosign: no trusted key signed");
+    assert_eq!(images(&d), before, "not even what is signed");
+    wharf_tests::fsck::whole(&d, "after a pull that a policy refused");
+    pull("linux/amd64").fails(1, "no trusted key signed");
+    pull("linux/s390x").ok();
+    // What is here already does not let the other one in.
+    pull("all").fails(1, "no trusted key signed");
+    let here = || {
+        let image = d.api("GET", &format!("/v1.55/images/{name}/json?manifests=1"), "").json();
+        let all = image["Manifests"].as_array().unwrap().iter();
+        all.filter(|m| m["Available"] == true && m["Kind"] == "image").count()
+    };
+    assert_eq!(here(), 1);
+    sign(&made.members[1]);
+    pull("all").ok();
+    assert_eq!(here(), 3);
+}

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Arg, ArgAction, Command, value_parser};
 use wharf_api::{Tls, TlsFiles};
@@ -119,6 +120,7 @@ pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         access: htpasswd
             .map(|htpasswd| AccessOptions { htpasswd, anonymous_read: matches.get_flag("anonymous-read") }),
         max_upload: matches.get_one::<u64>("max-upload").copied(),
+        cache_keep: Duration::MAX,
     };
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

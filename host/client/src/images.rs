@@ -102,6 +102,9 @@ pub(crate) async fn remove(client: &Client, args: RmiArgs) -> Result<u8, Error> 
 }
 
 pub(crate) async fn list(client: &Client, args: ImagesArgs) -> Result<u8, Error> {
+    if args.tree {
+        return crate::image_tree::show(client, &args).await;
+    }
     let mut filter = args.list.filter.clone();
     filter.extend(args.reference.iter().map(|r| format!("reference={r}")));
     let mut query = vec![("all", args.all.to_string()), ("digests", args.digests.to_string())];

@@ -19,6 +19,7 @@ mod exec;
 mod format;
 mod generate;
 mod http;
+mod image_tree;
 mod images;
 mod objects;
 mod progress;

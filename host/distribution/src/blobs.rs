@@ -9,11 +9,10 @@ use hyper::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, 
 use hyper::{Method, Request, StatusCode};
 use wharf_registry::digest;
 
-use crate::Shared;
 use crate::answer::{Answer, CONTENT_DIGEST, Refusal, UPLOAD_ID, with};
-use crate::content;
 use crate::route::{Query, blocking};
 use crate::store::Link;
+use crate::{Shared, cache, content};
 
 fn checked(text: &str) -> Result<(), Refusal> {
     digest::check(text).map_err(|e| Refusal::digest_invalid(e.to_string()))
@@ -60,14 +59,9 @@ pub(crate) async fn serve(
     match *request.method() {
         Method::GET | Method::HEAD => {
             let found = blocking(move || Ok(content::find(&store, &repository, &blob)?)).await?;
-            let found = match (found, &shared.upstream) {
-                (Some(found), _) => Some(found),
-                (None, Some(upstream)) => {
-                    upstream.fetch_blob(shared, name, wanted).await?;
-                    let (store, repository, blob) = (Arc::clone(shared), name.to_owned(), wanted.to_owned());
-                    blocking(move || Ok(content::find(&store, &repository, &blob)?)).await?
-                }
-                (None, None) => None,
+            let found = match found {
+                Some(found) => Some(found),
+                None => cache::blob(shared, name, wanted, request.method() == Method::HEAD).await?,
             };
             let (blob, size) = found.ok_or_else(Refusal::blob_unknown)?;
             let part = request.headers().get(RANGE).and_then(|v| v.to_str().ok());
@@ -254,7 +248,7 @@ async fn finish(shared: &Arc<Shared>, name: &str, id: &str, digest: &str) -> Res
         return Err(Refusal::digest_invalid("provided digest did not match uploaded content"));
     }
     let (store, wanted) = (Arc::clone(shared), digest.to_owned());
-    blocking(move || Ok(store.store.keep(&upload, &wanted)?)).await?;
+    blocking(move || Ok(store.store.keep(&upload, &wanted, "")?)).await?;
     Ok(created(name, digest))
 }
 

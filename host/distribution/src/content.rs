@@ -11,10 +11,12 @@ use hyper::body::Frame;
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 use tokio_util::io::ReaderStream;
+use wharf_registry::Document;
 
 use crate::answer::{Body, Refusal, whole};
+use crate::cache::Flight;
 use crate::images::{Image, Index};
-use crate::store::{Kept, Link};
+use crate::store::{CACHED, Kept, Link};
 use crate::{Images, Shared};
 
 const PIECE: usize = 256 << 10;
@@ -26,8 +28,10 @@ pub(crate) enum Content {
     File(File),
     /// A configuration of the engine.
     Bytes(Bytes),
-    /// A layer that the engine makes again, by its diff id.
+    /// A layer that the engine makes again, by its diff id or the digest of what it packs it as.
     Layer(String),
+    /// It is on its way here.
+    Flight(Arc<Flight>),
 }
 
 fn is_of(image: &Image, digest: &str) -> bool {
@@ -36,7 +40,10 @@ fn is_of(image: &Image, digest: &str) -> bool {
 
 /// A blob of a repository, and its size.
 pub(crate) fn find(shared: &Shared, name: &str, digest: &str) -> io::Result<Option<(Content, u64)>> {
-    if let Some((file, size, _)) = shared.store.get(name, Link::Layer, digest)? {
+    if let Some((file, size, text)) = shared.store.get(name, Link::Layer, digest)? {
+        if text == CACHED {
+            shared.store.touch(name, Link::Layer, digest);
+        }
         return Ok(Some((Content::File(file), size)));
     }
     let Some(images) = &shared.images else { return Ok(None) };
@@ -99,24 +106,32 @@ pub(crate) fn manifest(
     }
 }
 
-/// An image under the manifest that its tag was pushed with, if that was this image; else as it is made again.
+/// An image under the manifest that its tag was pushed or fetched with, if that was this image; else as it is made again.
 fn own(kept: Option<(String, Kept)>, image: &Image) -> (String, Kept) {
     match kept {
-        Some((digest, kept)) if kept.image.as_ref() == Some(&image.id) => (digest, kept),
+        Some((digest, kept)) if kept.image.as_ref() == Some(&image.id) || is_cached(&kept, image) => {
+            (digest, kept)
+        }
         _ => made(image),
     }
+}
+
+/// Whether this is a manifest of another registry for the image.
+fn is_cached(kept: &Kept, image: &Image) -> bool {
+    let parsed = || Document::parse(&kept.bytes, &kept.media).ok();
+    kept.cached && matches!(parsed(), Some((Document::Image(of), _)) if of.config.digest == image.id)
 }
 
 fn made_index(index: &Index) -> (String, Kept) {
     let (digest, bytes) = index.made();
     let image = index.members.first().map(|(image, _)| image.id.clone());
-    (digest, Kept { bytes, media: wharf_registry::manifest::OCI_INDEX.to_owned(), image })
+    (digest, Kept { bytes, media: wharf_registry::manifest::OCI_INDEX.to_owned(), image, cached: false })
 }
 
 fn made(image: &Image) -> (String, Kept) {
     let (digest, bytes) = image.manifest();
     let media = wharf_registry::manifest::OCI_MANIFEST.to_owned();
-    (digest, Kept { bytes, media, image: Some(image.id.clone()) })
+    (digest, Kept { bytes, media, image: Some(image.id.clone()), cached: false })
 }
 
 /// Tags of a repository, in order; None if there is no such repository.
@@ -167,6 +182,7 @@ pub(crate) async fn body(
             let part = |n: u64| usize::try_from(n).unwrap_or(usize::MAX).min(bytes.len());
             Ok(whole(bytes.slice(part(start)..part(start.saturating_add(length)))))
         }
+        Content::Flight(flight) => Ok(BodyExt::boxed(StreamBody::new(Box::pin(flight.read(start, length))))),
         Content::Layer(digest) => {
             let mut reader = layer(shared, &digest).await?;
             let (to, from) = mpsc::channel(QUEUE);
@@ -221,7 +237,9 @@ pub(crate) fn bytes(content: Content, limit: u64) -> Result<Vec<u8>, Refusal> {
     match content {
         Content::File(file) => file.take(limit).read_to_end(&mut bytes).map(drop)?,
         Content::Bytes(found) => bytes.extend_from_slice(&found),
-        Content::Layer(_) => return Err(Refusal::manifest_invalid("the configuration is a layer")),
+        Content::Layer(_) | Content::Flight(_) => {
+            return Err(Refusal::manifest_invalid("the configuration is a layer"));
+        }
     }
     Ok(bytes)
 }
@@ -237,7 +255,7 @@ pub(crate) async fn settle(shared: &Arc<Shared>, name: &str, digest: &str) -> Re
     let found = crate::route::blocking(move || Ok(find(&own, &repository, &wanted)?)).await?;
     let (content, _) = found.ok_or_else(Refusal::blob_unknown)?;
     let mut reader: Box<dyn Read + Send> = match content {
-        Content::File(_) => return Ok(()),
+        Content::File(_) | Content::Flight(_) => return Ok(()),
         Content::Bytes(bytes) => Box::new(io::Cursor::new(bytes)),
         Content::Layer(digest) => layer(shared, &digest).await?,
     };
@@ -257,7 +275,7 @@ pub(crate) async fn settle(shared: &Arc<Shared>, name: &str, digest: &str) -> Re
         if wharf_registry::digest::finish(upload.hasher.clone()) != wanted {
             return Err(io::Error::other("a layer is not what it was").into());
         }
-        Ok(own.store.keep(&upload, &wanted)?)
+        Ok(own.store.keep(&upload, &wanted, "")?)
     })
     .await;
     shared.store.forget(&id);

@@ -6,14 +6,14 @@
 //! blobs that are there is offered under that manifest.
 
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 
 use hyper::StatusCode;
 use serde_json::json;
-use wharf_registry::digest;
 use wharf_registry::manifest::{OCI_CONFIG, OCI_INDEX, OCI_MANIFEST};
+use wharf_registry::{Descriptor, Platform, Session, digest};
 
 use crate::answer::Refusal;
 
@@ -105,6 +105,8 @@ impl Image {
 pub struct Index {
     /// `sha256:` of its text as it came to the engine.
     pub digest: String,
+    /// It is what a registry had in this repository.
+    pub pulled: bool,
     /// Its images that the engine has, each with its platform as an index writes it.
     pub members: Vec<(Image, serde_json::Value)>,
 }
@@ -121,6 +123,30 @@ impl Index {
         let text = text.to_string().into_bytes();
         (digest::of(&text), text)
     }
+}
+
+/// Where what is not here is fetched from.
+pub struct Elsewhere {
+    /// A conversation about the repository there.
+    pub session: Session,
+    /// The only content that its name may lead to, if somebody says so.
+    pub pinned: Option<String>,
+}
+
+/// A manifest of an image that was fetched for others.
+pub struct Fetched<'a> {
+    /// Where from.
+    pub session: &'a Session,
+    /// Repository that it was asked for in.
+    pub repository: &'a str,
+    /// Tag or digest that it was asked for by.
+    pub reference: &'a str,
+    /// The index that names it; itself if there is none.
+    pub root: Descriptor,
+    /// What that index says it is for.
+    pub platform: Option<Platform>,
+    /// The manifest.
+    pub manifest: &'a wharf_registry::Fetched,
 }
 
 /// A text that was pushed.
@@ -204,11 +230,11 @@ pub trait Images: Send + Sync {
     /// An image by its id.
     fn image(&self, id: &str) -> Option<Image>;
 
-    /// Bytes of a layer's tar stream; none if no image has the layer.
-    fn layer_size(&self, diff_id: &str) -> Option<u64>;
+    /// Bytes of a layer's tar stream, or of what the engine packs a layer as; none if no image has such a layer.
+    fn layer_size(&self, digest: &str) -> Option<u64>;
 
-    /// A layer's tar stream.
-    fn layer<'a>(&'a self, diff_id: &'a str) -> Answered<'a, Result<Box<dyn Read + Send>, Trouble>>;
+    /// A layer's tar stream, or what the engine packs a layer as, by the digest of either.
+    fn layer<'a>(&'a self, digest: &'a str) -> Answered<'a, Result<Box<dyn Read + Send>, Trouble>>;
 
     /// Takes in a pushed image; answers its id.
     fn take(&self, pushed: Pushed) -> Answered<'_, Result<String, Trouble>>;
@@ -224,8 +250,19 @@ pub trait Images: Send + Sync {
         user: Option<&'a str>,
     ) -> Answered<'a, Result<(), Trouble>>;
 
-    /// Fetches from the registry that a name means elsewhere. Only if the engine shall do so for others.
-    fn fetch<'a>(&'a self, repository: &'a str, tag: &'a str) -> Answered<'a, Result<(), Trouble>>;
+    /// Sees whether a blob that was pushed for a layer, and is in this file, is what the engine makes of the layer, byte
+    /// for byte: `layer` answers it under its own digest from then on.
+    fn remakes<'a>(&'a self, digest: &'a str, diff_id: &'a str, file: &'a Path) -> Answered<'a, bool>;
+
+    /// Where a name leads elsewhere, if the engine shall fetch for others and its policies let the name through.
+    fn elsewhere<'a>(
+        &'a self,
+        repository: &'a str,
+        reference: &'a str,
+    ) -> Answered<'a, Result<Option<Elsewhere>, Trouble>>;
+
+    /// Whether the policies let an image through that was fetched for others.
+    fn admit<'a>(&'a self, fetched: Fetched<'a>) -> Answered<'a, Result<(), Trouble>>;
 
     /// Waits until an image is gone.
     fn gone(&self) -> Answered<'_, ()>;

@@ -8,6 +8,7 @@
 mod access;
 mod answer;
 mod blobs;
+mod cache;
 mod content;
 mod images;
 mod manifests;
@@ -20,6 +21,7 @@ mod upstream;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -31,12 +33,14 @@ use wharf_tls::Tls;
 
 use access::Access;
 pub use access::AccessOptions;
-pub use images::{Answered, Image, Images, Index, Layer, Pushed, PushedIndex, Sent, Text, Trouble, Why};
+pub use images::{
+    Answered, Elsewhere, Fetched, Image, Images, Index, Layer, Pushed, PushedIndex, Sent, Text, Trouble, Why,
+};
 use store::Store;
 use upstream::Upstream;
 
 /// How long a client may take to agree on TLS.
-const HANDSHAKE: std::time::Duration = std::time::Duration::from_secs(10);
+const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// What to serve, and where.
 #[derive(Debug, Clone)]
@@ -57,6 +61,8 @@ pub struct Options {
     pub access: Option<AccessOptions>,
     /// Bytes of one blob at most.
     pub max_upload: Option<u64>,
+    /// How long what an engine fetched for others stays after it was last asked for.
+    pub cache_keep: Duration,
 }
 
 /// What all requests share.
@@ -67,6 +73,10 @@ pub(crate) struct Shared {
     pub(crate) access: Option<Access>,
     pub(crate) max_upload: u64,
     pub(crate) images: Option<Arc<dyn Images>>,
+    pub(crate) cache_keep: Duration,
+    pub(crate) flights: cache::Flights,
+    /// Held while it is found out whether the engine makes a pushed layer again.
+    pub(crate) remaking: tokio::sync::Mutex<()>,
 }
 
 /// A registry that listens.
@@ -79,13 +89,13 @@ pub struct Server {
 impl Server {
     /// Opens the directory, removes what nothing refers to, and listens. With `images` it serves those.
     pub async fn bind(options: Options, images: Option<Arc<dyn Images>>) -> std::io::Result<Self> {
-        let root = options.root.clone();
+        let (root, keep) = (options.root.clone(), options.cache_keep);
         let (access, secure, engine) = (options.access, options.tls.is_some(), images.clone());
         let (store, access) = tokio::task::spawn_blocking(move || {
             let access = access.map(|access| Access::open(access, secure)).transpose()?;
             let store = Store::open(&root)?;
             if let Some(images) = &engine {
-                sweep::sweep(&store, images.as_ref(), std::time::Duration::ZERO)?;
+                sweep::sweep(&store, images.as_ref(), Duration::ZERO, keep)?;
             }
             Ok::<_, std::io::Error>((store, access))
         })
@@ -100,6 +110,9 @@ impl Server {
             access,
             max_upload: options.max_upload.unwrap_or(u64::MAX),
             images,
+            cache_keep: options.cache_keep,
+            flights: cache::Flights::default(),
+            remaking: tokio::sync::Mutex::default(),
         };
         Ok(Self { listener, tls: options.tls, shared: Arc::new(shared) })
     }
@@ -122,7 +135,7 @@ impl Server {
                 Err(error) => {
                     // Out of descriptors, most likely: others must end first.
                     tracing::warn!(%error, "a connection could not be accepted");
-                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                    tokio::time::sleep(Duration::from_millis(100)).await;
                     continue;
                 }
             };
@@ -151,7 +164,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(shared: Arc<S
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(std::time::Duration::from_secs(30))
+        .header_read_timeout(Duration::from_secs(30))
         .max_buf_size(64 << 10);
     if let Err(error) = builder.serve_connection(stream, service).await {
         tracing::debug!(%error, "a connection ended");

@@ -16,6 +16,7 @@ use crate::content;
 use crate::route::{Query, blocking};
 use crate::store::{Kept, Link};
 use crate::taking::{self, Put};
+use crate::upstream;
 use crate::{Images, Why};
 
 fn is_tag(text: &str) -> bool {
@@ -47,18 +48,7 @@ pub(crate) async fn serve(
     let tag = reference(wanted)?;
     match *request.method() {
         Method::GET | Method::HEAD => {
-            if let Some(upstream) = &shared.upstream {
-                upstream.fetch_manifest(shared, name, wanted, tag).await?;
-            }
-            let (found, kept) = match find(shared, name, wanted, tag).await? {
-                Some(found) => found,
-                None => {
-                    if let (Some(images), true) = (&shared.images, tag) {
-                        images.fetch(name, wanted).await?;
-                    }
-                    find(shared, name, wanted, tag).await?.ok_or_else(Refusal::manifest_unknown)?
-                }
-            };
+            let (found, kept) = current(shared, name, wanted, tag).await?;
             let length = kept.bytes.len().to_string();
             let headers =
                 [(CONTENT_TYPE, kept.media.as_str()), (CONTENT_DIGEST, &found), (CONTENT_LENGTH, &length)];
@@ -74,6 +64,43 @@ pub(crate) async fn serve(
         },
         _ => Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", "the operation is unsupported")),
     }
+}
+
+/// A manifest that is here, or can be fetched: a tag of another registry as it is there now.
+async fn current(
+    shared: &Arc<Shared>,
+    name: &str,
+    wanted: &str,
+    tag: bool,
+) -> Result<(String, Kept), Refusal> {
+    if shared.upstream.is_some() {
+        upstream::fetch_manifest(shared, name, wanted, tag).await?;
+    } else if tag && let Some(index) = lacking(shared, name, wanted).await? {
+        // What the engine has is no less good for that its registry does not answer.
+        if let Err(error) = upstream::fetch_manifest(shared, name, &index, false).await {
+            tracing::debug!(%error, name, index, "an index is served as the engine makes it");
+        }
+    }
+    let found = find(shared, name, wanted, tag).await?;
+    let outdated = found.as_ref().is_none_or(|(_, kept)| kept.cached && kept.image.is_none());
+    let found = if outdated && shared.images.is_some() {
+        upstream::fetch_manifest(shared, name, wanted, tag).await?;
+        find(shared, name, wanted, tag).await?
+    } else {
+        found
+    };
+    found.ok_or_else(Refusal::manifest_unknown)
+}
+
+/// The index that a tag of the engine leads to, if it came from a registry and is not here as it was there.
+async fn lacking(shared: &Arc<Shared>, name: &str, tag: &str) -> Result<Option<String>, Refusal> {
+    let Some(images) = shared.images.clone() else { return Ok(None) };
+    let (own, name, tag) = (Arc::clone(shared), name.to_owned(), tag.to_owned());
+    blocking(move || {
+        let index = images.tagged_index(&name, &tag).filter(|index| index.pulled);
+        Ok(index.map(|index| index.digest).filter(|d| !own.store.has(&name, Link::Manifest, d)))
+    })
+    .await
 }
 
 async fn find(
@@ -124,7 +151,17 @@ async fn put(
             (Arc::clone(shared), name.to_owned(), wanted.to_owned(), found.clone());
         let tag = move |wanted: &str| tag.then(|| wanted.to_owned());
         blocking(move || {
-            keep(&shared, &name, tag(&wanted).as_deref(), &found, &bytes, &media, image.as_deref())
+            let tag = tag(&wanted);
+            let keep = Keep {
+                name: &name,
+                tag: tag.as_deref(),
+                digest: &found,
+                bytes: &bytes,
+                media: &media,
+                image: image.as_deref(),
+                cached: false,
+            };
+            self::keep(&shared, &keep)
         })
         .await?
     };
@@ -164,31 +201,34 @@ fn complete(shared: &Shared, name: &str, document: &Document) -> Result<(), Refu
     Ok(())
 }
 
+/// A manifest that is to be kept.
+pub(crate) struct Keep<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) tag: Option<&'a str>,
+    pub(crate) digest: &'a str,
+    pub(crate) bytes: &'a [u8],
+    pub(crate) media: &'a str,
+    /// The engine's image that it is.
+    pub(crate) image: Option<&'a str>,
+    /// It is of another registry: what it names need not be here, and it may go.
+    pub(crate) cached: bool,
+}
+
 /// Checks and keeps a manifest; answers what it is about, if it is about another.
-pub(crate) fn keep(
-    shared: &Shared,
-    name: &str,
-    tag: Option<&str>,
-    digest: &str,
-    bytes: &[u8],
-    media: &str,
-    image: Option<&str>,
-) -> Result<Option<String>, Refusal> {
+pub(crate) fn keep(shared: &Shared, what: &Keep<'_>) -> Result<Option<String>, Refusal> {
+    let Keep { name, tag, digest, bytes, media, image, cached } = *what;
     let (document, media) =
         Document::parse(bytes, media).map_err(|e| Refusal::manifest_invalid(e.to_string()))?;
     let store = &shared.store;
     // A cache has only what was asked for so far.
-    if shared.upstream.is_none() {
+    if shared.upstream.is_none() && !cached {
         complete(shared, name, &document)?;
     }
     let subject = match &document {
         Document::Image(image) => image.subject.as_ref().map(|s| s.digest.clone()),
         Document::Index(_) => None,
     };
-    let text = match image {
-        Some(image) => format!("{media}\n{image}"),
-        None => media,
-    };
+    let text = Kept::note(&media, image, cached);
     store.put(name, Link::Manifest, digest, bytes, &text)?;
     if let Some(subject) = &subject {
         store.refer(name, subject, digest)?;

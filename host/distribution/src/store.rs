@@ -1,7 +1,7 @@
 //! The directory: content by hash, and per repository links to what it has.
 //!
 //! `blobs/sha256/<hex>`; `repositories/<name>/_layers/<hex>`, `_manifests/<hex>` (its media type and, if an engine took it
-//! in, a second line with the image's id), `_tags/<tag>` (its digest), `_referrers/<hex of the subject>/<hex>`; `pins/<hex>` for
+//! in, a second line with the image's id; a third says `cached`), `_tags/<tag>` (its digest), `_referrers/<hex of the subject>/<hex>`; `pins/<hex>` for
 //! blobs that have to stay though an engine has the same; `uploads/<id>`. Names of repositories never begin with `_`.
 
 use std::collections::{HashMap, HashSet};
@@ -64,6 +64,22 @@ pub(crate) struct Kept {
     pub(crate) media: String,
     /// The engine's image that it is.
     pub(crate) image: Option<String>,
+    /// It is of another registry, and may go.
+    pub(crate) cached: bool,
+}
+
+/// Written at the links to content of other registries, which may go.
+pub(crate) const CACHED: &str = "cached";
+
+impl Kept {
+    /// What is written at its link.
+    pub(crate) fn note(media: &str, image: Option<&str>, cached: bool) -> String {
+        match (image, cached) {
+            (None, false) => media.to_owned(),
+            (Some(image), false) => format!("{media}\n{image}"),
+            (image, true) => format!("{media}\n{}\n{CACHED}", image.unwrap_or_default()),
+        }
+    }
 }
 
 pub(crate) struct Store {
@@ -166,11 +182,11 @@ impl Store {
         let Some((file, _, text)) = self.get(name, Link::Manifest, digest)? else { return Ok(None) };
         let mut bytes = Vec::new();
         file.take(wharf_registry::manifest::MAX_MANIFEST).read_to_end(&mut bytes)?;
-        let (media, image) = match text.split_once('\n') {
-            Some((media, image)) => (media.to_owned(), Some(image.to_owned())),
-            None => (text, None),
-        };
-        Ok(Some(Kept { bytes, media, image }))
+        let mut lines = text.split('\n');
+        let media = lines.next().unwrap_or_default().to_owned();
+        let image = lines.next().filter(|image| !image.is_empty()).map(str::to_owned);
+        let cached = lines.next() == Some(CACHED);
+        Ok(Some(Kept { bytes, media, image, cached }))
     }
 
     /// Writes a small file whole or not at all.
@@ -297,12 +313,30 @@ impl Store {
         self.uploads.lock().unwrap_or_else(PoisonError::into_inner).remove(id).is_some()
     }
 
-    /// Makes an upload a blob of its repository.
-    pub(crate) fn keep(&self, upload: &Upload, digest: &str) -> io::Result<()> {
+    /// Makes an upload a blob of its repository, with this text at the link.
+    pub(crate) fn keep(&self, upload: &Upload, digest: &str, text: &str) -> io::Result<()> {
         let _changing = self.changing();
         upload.file.sync_data()?;
         fs::rename(&upload.path, self.blob(digest))?;
-        self.set_link(&upload.repository, Link::Layer, digest, "")
+        self.set_link(&upload.repository, Link::Layer, digest, text)
+    }
+
+    /// Notes that somebody asked for something just now. That this fails only lets it go earlier.
+    pub(crate) fn touch(&self, name: &str, link: Link, digest: &str) {
+        let now = std::time::SystemTime::now();
+        let _ = File::open(self.link(name, link, digest)).and_then(|file| file.set_modified(now));
+    }
+
+    /// Documents of a repository, with their digests.
+    pub(crate) fn documents(&self, name: &str) -> io::Result<Vec<(String, Kept)>> {
+        let mut all = Vec::new();
+        for hex in names(&self.repository(name).join(Link::Manifest.directory()))? {
+            let digest = format!("sha256:{hex}");
+            if let Some(kept) = self.document(name, &digest)? {
+                all.push((digest, kept));
+            }
+        }
+        Ok(all)
     }
 
     /// Removes content that no repository links to. Only while nothing else changes it.

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use wharf_registry::Document;
 
-use crate::store::{Kept, Link, Store, absent_is_none, hex, names};
+use crate::store::{CACHED, Kept, Link, Store, absent_is_none, hex, names};
 use crate::{Images, Shared};
 
 /// Blobs of a push that has not come to its manifest are left alone for so long.
@@ -26,7 +26,9 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             tokio::time::sleep(SETTLE).await;
         }
         let (own, engine) = (Arc::clone(&shared), Arc::clone(&images));
-        let swept = tokio::task::spawn_blocking(move || sweep(&own.store, engine.as_ref(), PATIENCE)).await;
+        let swept =
+            tokio::task::spawn_blocking(move || sweep(&own.store, engine.as_ref(), PATIENCE, own.cache_keep))
+                .await;
         match swept {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
@@ -55,8 +57,14 @@ fn is_old(path: &std::path::Path, patience: Duration) -> bool {
     age.is_some_and(|age| age >= patience)
 }
 
-/// Removes manifests of images that are gone, what only they needed, and blobs that no manifest came for in time.
-pub(crate) fn sweep(store: &Store, images: &dyn Images, patience: Duration) -> io::Result<()> {
+/// Removes manifests of images that are gone, what only they needed, blobs that no manifest came for in time, and what is of
+/// other registries and nobody asked for in the time `keep`.
+pub(crate) fn sweep(
+    store: &Store,
+    images: &dyn Images,
+    patience: Duration,
+    keep: Duration,
+) -> io::Result<()> {
     let _changing = store.changing();
     let mut pinned: HashSet<String> = HashSet::new();
     for name in store.repositories()? {
@@ -64,8 +72,9 @@ pub(crate) fn sweep(store: &Store, images: &dyn Images, patience: Duration) -> i
         for manifest in names(&store.repository(&name).join("_manifests"))? {
             let digest = format!("sha256:{manifest}");
             let Some(kept) = store.document(&name, &digest)? else { continue };
-            if kept.image.as_ref().is_none_or(|id| images.image(id).is_some()) {
-                if kept.image.is_none() {
+            let outdated = kept.cached && is_old(&store.link(&name, Link::Manifest, &digest), keep);
+            if !outdated && kept.image.as_ref().is_none_or(|id| images.image(id).is_some()) {
+                if kept.image.is_none() && !kept.cached {
                     pinned.extend(parts(&kept).iter().map(|d| hex(d).to_owned()));
                 }
                 live.extend(parts(&kept));
@@ -77,12 +86,20 @@ pub(crate) fn sweep(store: &Store, images: &dyn Images, patience: Duration) -> i
                 }
             }
             dead.extend(parts(&kept));
+            if let Ok((Document::Image(image), _)) = Document::parse(&kept.bytes, &kept.media)
+                && let Some(subject) = &image.subject
+            {
+                store.unrefer(&name, &subject.digest, &digest)?;
+            }
             store.unlink(&name, Link::Manifest, &digest)?;
         }
         for layer in names(&store.repository(&name).join("_layers"))? {
             let digest = format!("sha256:{layer}");
             let path = store.link(&name, Link::Layer, &digest);
-            if !live.contains(&digest) && (dead.contains(&digest) || is_old(&path, patience)) {
+            let needed = live.contains(&digest);
+            let unneeded = !needed && (dead.contains(&digest) || is_old(&path, patience));
+            let text = absent_is_none(fs::read_to_string(&path))?.unwrap_or_default();
+            if unneeded || (text == CACHED && is_old(&path, keep)) {
                 store.unlink(&name, Link::Layer, &digest)?;
             }
         }

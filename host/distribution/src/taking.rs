@@ -117,16 +117,51 @@ async fn image(
         user: put.user.map(str::to_owned),
     };
     let id = images.take(pushed).await?;
-    let (own, engine, layers) = (Arc::clone(shared), Arc::clone(images), image.layers.clone());
-    blocking(move || {
-        // What the engine makes again byte for byte needs no file.
-        for layer in layers.iter().filter(|l| engine.layer_size(&l.digest).is_some()) {
-            own.store.release(&layer.digest)?;
+    let diff_ids = parsed.pointer("/rootfs/diff_ids").and_then(Value::as_array).cloned().unwrap_or_default();
+    let diff_ids = diff_ids.iter().filter_map(Value::as_str).map(str::to_owned);
+    let layers = image.layers.iter().map(|layer| layer.digest.clone()).zip(diff_ids).collect();
+    release(shared, images, layers).await?;
+    Ok(Some(id))
+}
+
+/// Gives files of layers back that the engine makes again byte for byte. Whether it does is found out in the background where
+/// that takes time: until then there are two of it.
+async fn release(
+    shared: &Arc<Shared>,
+    images: &Arc<dyn Images>,
+    layers: Vec<(String, String)>,
+) -> Result<(), Refusal> {
+    let (own, engine) = (Arc::clone(shared), Arc::clone(images));
+    let left = blocking(move || {
+        let mut left = Vec::new();
+        for (digest, diff_id) in layers {
+            if engine.layer_size(&digest).is_some() {
+                own.store.release(&digest)?;
+            } else if own.store.blob(&digest).exists() {
+                left.push((digest, diff_id));
+            }
         }
-        Ok(())
+        Ok(left)
     })
     .await?;
-    Ok(Some(id))
+    if left.is_empty() {
+        return Ok(());
+    }
+    let (own, engine) = (Arc::clone(shared), Arc::clone(images));
+    tokio::spawn(async move {
+        // One at a time: it is not urgent.
+        let _turn = own.remaking.lock().await;
+        for (digest, diff_id) in left {
+            if !engine.remakes(&digest, &diff_id, &own.store.blob(&digest)).await {
+                continue;
+            }
+            let (own, digest) = (Arc::clone(&own), digest.clone());
+            if let Err(error) = blocking(move || Ok(own.store.release(&digest)?)).await {
+                tracing::warn!(%error, "a file that is not needed could not be removed");
+            }
+        }
+    });
+    Ok(())
 }
 
 /// Hands an index to the engine, which has its images; answers the id of the one that this host would run, or the first.

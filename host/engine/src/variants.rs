@@ -134,7 +134,7 @@ impl Summaries<'_> {
         {
             return self.image(&image, &entry_descriptor(entry), platform);
         }
-        let kind = entry.annotations.get("vnd.docker.reference.type").map(String::as_str);
+        let kind = entry.annotations.get(wharf_plan::statement::TYPE).map(String::as_str);
         let mut one = json!({
             "ID": entry.digest, "Descriptor": entry_descriptor(entry), "Available": false,
             "Size": {"Content": 0, "Total": 0},

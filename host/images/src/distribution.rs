@@ -14,6 +14,7 @@ use crate::reference::Reference;
 
 pub(crate) const MANIFESTS: &str = "image-manifests";
 pub(crate) const BLOBS: &str = "layer-blobs";
+pub(crate) const PACKED: &str = "packed-layers";
 /// Kept of each image or layer; the oldest go.
 const MOST: usize = 16;
 
@@ -47,6 +48,20 @@ pub struct Manifest {
     pub root_type: String,
     /// Its bytes.
     pub root_size: u64,
+    /// This host wrote it, for a push.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub made: bool,
+}
+
+/// How a blob comes about that this host makes again, byte for byte, of a layer that it has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Packed {
+    /// The layer, by the digest of its tar stream.
+    pub diff_id: String,
+    /// Bytes of the blob.
+    pub size: u64,
+    /// What the engine has to do; only it knows what the words mean.
+    pub packing: String,
 }
 
 fn known<T: for<'de> Deserialize<'de>>(inner: &Inner, table: &str, key: &str) -> Result<Vec<T>> {
@@ -93,10 +108,15 @@ pub(crate) async fn sweep(inner: &Inner, index: &Index) -> Result<()> {
     let prefix = format!("{}/", inner.plugin);
     let diff_ids: std::collections::HashSet<&str> =
         index.layers.values().map(|l| l.diff_id.as_str()).collect();
-    for table in [MANIFESTS, BLOBS] {
+    for table in [MANIFESTS, BLOBS, PACKED] {
         for entry in inner.settings.store.scan(table, &prefix, None, usize::MAX)? {
             let key = entry.key.strip_prefix(&prefix).unwrap_or_default();
-            let live = if table == BLOBS { diff_ids.contains(key) } else { index.images.contains_key(key) };
+            let live = match table {
+                BLOBS => diff_ids.contains(key),
+                PACKED => serde_json::from_slice::<Packed>(&entry.value)
+                    .is_ok_and(|packed| diff_ids.contains(packed.diff_id.as_str())),
+                _ => index.images.contains_key(key),
+            };
             if !live {
                 transaction.delete(table, &entry.key);
                 any = true;
@@ -118,6 +138,19 @@ impl Images {
     /// Blobs that hold a layer, the latest first.
     pub fn blobs(&self, diff_id: &str) -> Result<Vec<Blob>> {
         known(&self.inner, BLOBS, diff_id)
+    }
+
+    /// How the blob with this digest is made again, if that was found to be possible. Its layer may be gone meanwhile.
+    pub fn packed(&self, digest: &str) -> Result<Option<Packed>> {
+        let entry = self.inner.settings.store.get(PACKED, &self.inner.key(digest))?;
+        Ok(entry.and_then(|e| serde_json::from_slice(&e.value).ok()))
+    }
+
+    /// Notes how a blob is made again.
+    pub async fn remember_packed(&self, digest: &str, packed: &Packed) -> Result<()> {
+        let mut transaction = Transaction::new();
+        transaction.put(PACKED, &self.inner.key(digest), encode(packed)?);
+        Ok(self.inner.settings.store.commit(transaction).await.map(drop)?)
     }
 
     /// Notes that a registry has an image now: its manifest, its layers' blobs (lowest first), and a name by digest, unless

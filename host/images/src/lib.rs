@@ -44,7 +44,7 @@ pub mod snapshots;
 
 pub use changes::apply_changes;
 pub use commit::{Change, Changes, CommitOptions};
-pub use distribution::{Blob, Manifest};
+pub use distribution::{Blob, Manifest, Packed};
 pub use driver::StorageDriver;
 pub use error::{Error, Kind, Result};
 pub use image_index::{ImageIndex, Target};

@@ -19,6 +19,7 @@ use crate::archive::tar::{self, Kind, Reader};
 use crate::archive::unpack::{Budget, normal};
 use crate::content::Ingest;
 use crate::digest::{self, HashReader};
+use crate::distribution::{self, Blob};
 use crate::error::{Error, Result};
 use crate::image_index::{Document, Target};
 use crate::inner::Inner;
@@ -94,6 +95,8 @@ impl Archive {
 pub(crate) struct Wanted {
     pub config: String,
     pub layers: Vec<String>,
+    /// The layers' blobs, as a manifest names them; none where the archive has no manifest.
+    pub blobs: Vec<Blob>,
     pub names: Vec<Reference>,
     pub parent: Option<String>,
 }
@@ -344,6 +347,7 @@ impl Loading<'_> {
         Ok(Wanted {
             config: self.archive.text(&item.config)?.to_owned(),
             layers: item.layers.unwrap_or_default(),
+            blobs: Vec::new(),
             names,
             parent: item.parent.filter(|p| !p.is_empty()),
         })
@@ -411,7 +415,12 @@ impl Loading<'_> {
             for (position, (name, diff_id)) in image.layers.iter().zip(&diff_ids).enumerate() {
                 crate::reference::check_digest(diff_id)
                     .map_err(|e| e.at(format!("layer {position} of the image configuration")))?;
+                let looked_at = self.is_fresh(index, below.as_deref(), name, diff_id)?;
                 below = Some(self.place(index, below.as_deref(), position, name, diff_id).await?);
+                // The blob is what its name says, and the layer what the configuration says: they belong together.
+                if let Some(blob) = image.blobs.get(position).filter(|b| looked_at && b.digest != *diff_id) {
+                    distribution::remember_blob(&inner, &mut transaction, diff_id, blob)?;
+                }
             }
             let id = digest::of(image.config.as_bytes());
             let parent = image.parent.filter(|parent| index.images.contains_key(parent));
@@ -453,6 +462,16 @@ impl Loading<'_> {
             result.push(Loaded { image, names: names.iter().map(Reference::familiar).collect(), moved });
         }
         Ok(result)
+    }
+
+    /// Whether placing a blob finds out what is in it, rather than only that there is such a layer.
+    fn is_fresh(&self, index: &Index, below: Option<&str>, name: &str, diff_id: &str) -> Result<bool> {
+        let known = index.layers.contains_key(&digest::chain(below, diff_id));
+        Ok(match self.archive.staged.get(&self.archive.resolve(name)?) {
+            Some(Ok(Staged::Unpacked(_) | Staged::Taken(_))) => true,
+            Some(Ok(Staged::Spooled(..))) => !known,
+            Some(Err(_)) | None => false,
+        })
     }
 
     /// Makes one blob the layer on top of `below`.

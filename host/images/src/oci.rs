@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::Value;
 use wharf_plan::platform::Platform;
+use wharf_plan::statement;
 
 use crate::Limits;
+use crate::distribution::Blob;
 use crate::error::{Error, Result};
-use crate::image_index::{Document as Text, IncomingIndex, Statement, statement_blobs};
+use crate::image_index::{Document as Text, IncomingIndex, Statement, nullable, statement_blobs};
 use crate::load::{Archive, Wanted, none_of};
 use crate::model::LoadOptions;
 use crate::record::ConfigFile;
@@ -18,6 +20,11 @@ pub(crate) const INDEX: [&str; 2] =
     ["application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json"];
 const MANIFEST: [&str; 2] =
     ["application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json"];
+/// Says which index the images of an entry of `index.json` were of, whose text the archive has too: in the archive the layers
+/// are not compressed, and so it has another index over them.
+pub(crate) const FORMER: &str = "org.wharf.image.index";
+/// Entries of such an index.
+const MOST_FORMER: usize = 2000;
 /// Indexes inside indexes.
 const DEPTH: usize = 4;
 
@@ -28,7 +35,9 @@ struct Descriptor {
     media_type: String,
     digest: String,
     #[serde(default)]
-    annotations: Option<BTreeMap<String, String>>,
+    size: u64,
+    #[serde(default, deserialize_with = "nullable")]
+    annotations: BTreeMap<String, String>,
     #[serde(default)]
     platform: Option<Platform>,
 }
@@ -36,8 +45,7 @@ struct Descriptor {
 impl Descriptor {
     /// A statement about an image rather than an image.
     fn is_statement(&self) -> bool {
-        self.annotations.as_ref().is_some_and(|a| a.contains_key("vnd.docker.reference.type"))
-            || self.platform.as_ref().is_some_and(|p| p.os == "unknown")
+        statement::is_statement(&self.annotations, self.platform.as_ref())
     }
 }
 
@@ -102,6 +110,9 @@ pub(crate) fn has_indexes(archive: &Archive) -> bool {
     let document = |name: &str| Document::parse(archive.text(name).ok()?, name).ok();
     let listed = document("index.json").and_then(|index| index.manifests).unwrap_or_default();
     listed.iter().any(|descriptor| {
+        if descriptor.annotations.contains_key(FORMER) {
+            return true;
+        }
         let name = blob_name(&descriptor.digest).ok();
         name.and_then(|name| document(&name)).is_some_and(|found| found.manifests.is_some())
     })
@@ -121,30 +132,38 @@ pub(crate) fn images(archive: &Archive, options: &LoadOptions, limits: &Limits) 
         let mut found = Vec::new();
         collect(archive, descriptor, DEPTH, limits, &mut found)?;
         let read = Document::parse(archive.text(&blob_name(&descriptor.digest)?).unwrap_or("{}"), "blob")?;
+        let former = former(archive, descriptor, &found)?;
+        let several = read.manifests.is_some() || former.is_some();
         // Without a name nothing would lead to it.
-        let is_index = read.manifests.is_some() && name.is_some();
-        if let (Some(at), true) = (indexes.iter().position(|d| *d == descriptor.digest), is_index) {
+        let is_index = several && name.is_some();
+        let index = former.as_ref().map_or(descriptor, |former| &former.descriptor);
+        if let (Some(at), true) = (indexes.iter().position(|d| *d == index.digest), is_index) {
             if let Some(index) = layout.indexes.get_mut(at) {
                 index.names.extend(name);
             }
             continue;
         }
         let mut members = Vec::new();
-        for candidate in choose(found, options, is_index) {
+        for candidate in choose(found, options, several) {
+            let config = crate::digest::of(candidate.image.config.as_bytes());
+            let manifest = match &former {
+                Some(former) => former.manifests.get(&config).cloned(),
+                None => Some(candidate.manifest),
+            };
             let at = known.iter().position(|d| *d == candidate.digest).unwrap_or_else(|| {
                 known.push(candidate.digest.clone());
                 layout.images.push(candidate.image);
                 layout.images.len() - 1
             });
             if is_index {
-                members.push((at, candidate.manifest));
+                members.extend(manifest.map(|manifest| (at, manifest)));
             } else if let Some(image) = layout.images.get_mut(at) {
                 image.names.extend(name.clone());
             }
         }
         if is_index && !members.is_empty() {
-            let incoming = incoming(archive, descriptor, &members)?;
-            indexes.push(descriptor.digest.clone());
+            let incoming = incoming(archive, index, &members)?;
+            indexes.push(index.digest.clone());
             layout.indexes.push(WantedIndex { incoming, members, names: name.into_iter().collect() });
         }
         if layout.images.len() > limits.images {
@@ -155,6 +174,51 @@ pub(crate) fn images(archive: &Archive, options: &LoadOptions, limits: &Limits) 
         return Err(none_of(platform));
     }
     Ok(layout)
+}
+
+/// The index that images of an archive were of.
+struct Former {
+    descriptor: Descriptor,
+    /// Its manifests for them, by the digest of the configuration.
+    manifests: BTreeMap<String, Text>,
+}
+
+/// Finds it, if the archive has its text and it has all of these images.
+fn former(archive: &Archive, descriptor: &Descriptor, images: &[Candidate]) -> Result<Option<Former>> {
+    let Some(digest) = descriptor.annotations.get(FORMER) else { return Ok(None) };
+    let mut manifests = BTreeMap::new();
+    let mut open = vec![(digest.clone(), String::new(), 1)];
+    while let Some((digest, stated, depth)) = open.pop() {
+        let name = blob_name(&digest)?;
+        if archive.document(&name)?.is_none() {
+            continue;
+        }
+        let content = archive.text(&name)?;
+        let document = Document::parse(content, &name)?;
+        if let Some(inside) = document.manifests.filter(|_| depth <= DEPTH) {
+            let inside = inside.into_iter().filter(|entry| !entry.is_statement());
+            open.extend(inside.map(|entry| (entry.digest, entry.media_type, depth + 1)));
+        } else if let Some(config) = document.config {
+            let media_type = [document.media_type, stated].into_iter().find(|m| !m.is_empty());
+            let media_type = media_type.unwrap_or_else(|| MANIFEST[0].to_owned());
+            manifests.insert(config.digest, Text { media_type, content: content.to_owned() });
+        }
+        if open.len() + manifests.len() > MOST_FORMER {
+            return Err(Error::too_large("the archive has an index of too many images"));
+        }
+    }
+    let known = |one: &Candidate| manifests.contains_key(&crate::digest::of(one.image.config.as_bytes()));
+    if images.is_empty() || !images.iter().all(known) {
+        return Ok(None);
+    }
+    let descriptor = Descriptor {
+        media_type: String::new(),
+        digest: digest.clone(),
+        size: 0,
+        annotations: BTreeMap::new(),
+        platform: None,
+    };
+    Ok(Some(Former { descriptor, manifests }))
 }
 
 /// The texts of an index, of those inside of it, and of the statements about its chosen images that the archive has.
@@ -179,8 +243,8 @@ fn incoming(archive: &Archive, descriptor: &Descriptor, members: &[(usize, Text)
         for entry in Document::parse(&at.content, "index")?.manifests.unwrap_or_default() {
             let Some(found) = text(&entry)? else { continue };
             if entry.is_statement() {
-                let about = entry.annotations.as_ref().and_then(|a| a.get("vnd.docker.reference.digest"));
-                if about.is_none_or(|about| chosen.contains(about)) {
+                let about = statement::about(&entry.annotations);
+                if about.is_none_or(|about| chosen.iter().any(|digest| digest == about)) {
                     statements.extend(statement(archive, found)?);
                 }
             } else if INDEX.contains(&found.media_type.as_str()) && depth < DEPTH {
@@ -204,7 +268,7 @@ fn statement(archive: &Archive, manifest: Text) -> Result<Option<Statement>> {
 
 /// The name that the layout gives to an image.
 fn name_of(descriptor: &Descriptor) -> Result<Option<Reference>> {
-    let Some(annotations) = &descriptor.annotations else { return Ok(None) };
+    let annotations = &descriptor.annotations;
     let full = annotations.get("io.containerd.image.name");
     // The standard annotation may hold a whole name or just a tag, which names nothing by itself.
     let standard =
@@ -258,9 +322,11 @@ fn collect(
         return Err(Error::invalid(format!("{name} in the archive has no configuration")));
     };
     let text = archive.text(&blob_name(&config.digest)?)?.to_owned();
-    let mut layers = Vec::new();
+    let (mut layers, mut blobs) = (Vec::new(), Vec::new());
     for layer in document.layers.unwrap_or_default() {
         layers.push(blob_name(&layer.digest)?);
+        let Descriptor { digest, size, media_type, .. } = layer;
+        blobs.push(Blob { digest, size, media_type, source: String::new() });
     }
     let platform = match &descriptor.platform {
         Some(platform) => platform.clone(),
@@ -271,7 +337,7 @@ fn collect(
         digest: descriptor.digest.clone(),
         platform,
         manifest: Text { media_type, content: archive.text(&name)?.to_owned() },
-        image: Wanted { config: text, layers, names: Vec::new(), parent: None },
+        image: Wanted { config: text, layers, blobs, names: Vec::new(), parent: None },
     });
     Ok(())
 }

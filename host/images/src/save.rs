@@ -14,10 +14,11 @@ use wharf_plan::platform::Platform;
 use crate::archive::blocks::{BLOCK, fill};
 use crate::digest::{self, Beside};
 use crate::error::{Error, Result};
-use crate::image_index::platform_of;
+use crate::image_index::{Document, Entry, ImageIndex, layer_digests, platform_of, statement_blobs};
 use crate::import::header;
 use crate::inner::{Inner, Pin};
 use crate::model::Image;
+use crate::oci::FORMER;
 use crate::record::Index;
 use crate::reference::{AnyReference, Reference};
 use crate::remove::{Found, find, no_such, not_provided};
@@ -117,22 +118,27 @@ pub struct SaveOptions {
 /// One or several platforms of an image with the names they are saved under.
 struct Saved {
     /// First the one that is meant where no platform is asked for. Never empty.
-    images: Vec<(Arc<Image>, Platform)>,
+    images: Vec<Member>,
+    /// The index that they are of.
+    index: Option<Arc<ImageIndex>>,
     names: BTreeSet<Reference>,
 }
 
+/// One platform.
+struct Member {
+    image: Arc<Image>,
+    platform: Platform,
+    /// The manifest that an index names it by.
+    manifest: Option<Document>,
+}
+
 /// The platforms of what was found that are to be saved.
-fn platforms(
-    index: &Index,
-    text: &str,
-    found: &Found,
-    options: &SaveOptions,
-) -> Result<Vec<(Arc<Image>, Platform)>> {
-    let mut chosen: Vec<(Arc<Image>, Platform)> = Vec::new();
+fn platforms(index: &Index, text: &str, found: &Found, options: &SaveOptions) -> Result<Vec<Member>> {
+    let mut chosen: Vec<Member> = Vec::new();
     let Some(of) = &found.index else {
         let image = found.image.clone().ok_or_else(|| no_such(text))?;
         let platform = platform_of(&image);
-        return Ok(vec![(image, platform)]);
+        return Ok(vec![Member { image, platform, manifest: None }]);
     };
     for wanted in &options.platforms {
         if of.present_for(wanted).is_none() {
@@ -146,7 +152,11 @@ fn platforms(
             continue;
         }
         let Some(image) = index.images.get(&present.image) else { continue };
-        let one = (Arc::clone(image), present.platform.clone());
+        let one = Member {
+            image: Arc::clone(image),
+            platform: present.platform.clone(),
+            manifest: Some(present.manifest.clone()),
+        };
         if primary.as_ref() == Some(&entry.digest) {
             chosen.insert(0, one);
         } else {
@@ -164,11 +174,13 @@ fn select(index: &Index, references: &[String], options: &SaveOptions) -> Result
     let mut chosen: Vec<(Vec<String>, Saved)> = Vec::new();
     let mut add = |text: &str, found: &Found, name: Option<Reference>| -> Result<()> {
         let images = platforms(index, text, found, options)?;
-        let ids: Vec<String> = images.iter().map(|(image, _)| image.id.clone()).collect();
+        let of = found.index.iter().map(|index| index.digest.clone());
+        let ids: Vec<String> = images.iter().map(|one| one.image.id.clone()).chain(of).collect();
         if let Some((_, saved)) = chosen.iter_mut().find(|(known, _)| *known == ids) {
             saved.names.extend(name);
         } else {
-            chosen.push((ids, Saved { images, names: name.into_iter().collect() }));
+            let (index, names) = (found.index.clone(), name.into_iter().collect());
+            chosen.push((ids, Saved { images, index, names }));
         }
         Ok(())
     };
@@ -211,7 +223,7 @@ impl Inner {
         }
         let images = saved.iter().flat_map(|s| s.images.iter());
         let pins: Vec<Pin> =
-            images.filter_map(|(image, _)| image.chain_id()).map(|chain| self.pin(chain)).collect();
+            images.filter_map(|one| one.image.chain_id()).map(|chain| self.pin(chain)).collect();
         let (to, from) = mpsc::channel(QUEUE);
         let runtime = tokio::runtime::Handle::current();
         let inner = Arc::clone(self);
@@ -233,10 +245,12 @@ fn write(inner: &Arc<Inner>, runtime: &tokio::runtime::Handle, saved: &[Saved], 
     directory(out, "blobs/sha256")?;
     let mut written: BTreeSet<String> = BTreeSet::new();
     let (mut manifests, mut items) = (Vec::new(), Vec::new());
-    for Saved { images, names } in saved {
+    for Saved { images, index, names } in saved {
+        let exact = index.as_ref().filter(|index| is_exact(index, images));
         let mut descriptors = Vec::new();
-        for (number, (image, platform)) in images.iter().enumerate() {
-            let (descriptor, sources) = write_image(inner, runtime, image, &mut written, out)?;
+        for (number, Member { image, platform, manifest }) in images.iter().enumerate() {
+            let same = manifest.as_ref().filter(|_| exact.is_some());
+            let (descriptor, sources) = write_image(inner, runtime, image, same, &mut written, out)?;
             // What knows `manifest.json` alone knows one platform of a name.
             if number == 0 {
                 let tags: Vec<String> = names.iter().map(Reference::familiar).collect();
@@ -249,7 +263,13 @@ fn write(inner: &Arc<Inner>, runtime: &tokio::runtime::Handle, saved: &[Saved], 
             }
             descriptors.push(with(&descriptor, "platform", json!(platform)));
         }
-        let descriptor = if let [one] = descriptors.as_slice() {
+        if let Some(index) = index {
+            write_former(inner, index, images, &mut written, out)?;
+        }
+        let descriptor = if let Some(index) = exact {
+            json!({"mediaType": index.document.media_type, "digest": index.digest,
+                "size": index.document.content.len()})
+        } else if let [one] = descriptors.as_slice() {
             let mut plain = one.clone();
             plain.as_object_mut().map(|map| map.remove("platform"));
             plain
@@ -266,9 +286,12 @@ fn write(inner: &Arc<Inner>, runtime: &tokio::runtime::Handle, saved: &[Saved], 
             manifests.push(descriptor.clone());
         }
         for name in names {
-            let notes = json!({
+            let mut notes = json!({
                 "io.containerd.image.name": name.full(), "org.opencontainers.image.ref.name": name.tag,
             });
+            if let (Some(index), None, Some(map)) = (index, exact, notes.as_object_mut()) {
+                map.insert(FORMER.into(), json!(index.digest));
+            }
             manifests.push(with(&descriptor, "annotations", notes));
         }
     }
@@ -281,12 +304,60 @@ fn write(inner: &Arc<Inner>, runtime: &tokio::runtime::Handle, saved: &[Saved], 
     Ok(())
 }
 
-/// Writes an image's layers, configuration and manifest, as far as they are not written yet. Answers the manifest's
+/// Whether an archive of these images is the index as it is: all of it is among them, and their layers are kept as the
+/// manifests name them, which are those that are not compressed.
+fn is_exact(index: &ImageIndex, images: &[Member]) -> bool {
+    let plain = |one: &Member| {
+        let layers = one.manifest.as_ref().map(|manifest| layer_digests(&manifest.content));
+        layers.is_some_and(|layers| layers.iter().eq(one.image.layers.iter().map(|layer| &layer.diff_id)))
+    };
+    index.is_complete() && images.len() == index.here().count() && images.iter().all(plain)
+}
+
+/// Writes the texts of an index, of its manifests for these images and of the statements about them, with the blobs of the
+/// latter: whoever loads the archive has the index under its digest, whatever the layers are compressed as in it.
+fn write_former(
+    inner: &Inner,
+    index: &ImageIndex,
+    images: &[Member],
+    written: &mut BTreeSet<String>,
+    out: &mut Out,
+) -> Result<()> {
+    let mut once = |bytes: &[u8]| -> Result<()> {
+        let digest = digest::of(bytes);
+        if written.insert(digest.clone()) {
+            blob(out, &digest, bytes.len() as u64, &mut { bytes })?;
+        }
+        Ok(())
+    };
+    let manifests: BTreeSet<String> = images
+        .iter()
+        .filter_map(|one| one.manifest.as_ref())
+        .map(|m| digest::of(m.content.as_bytes()))
+        .collect();
+    for document in images.iter().filter_map(|one| one.manifest.as_ref()).chain(index.nested.values()) {
+        once(document.content.as_bytes())?;
+    }
+    for (digest, statement) in &index.statements {
+        let about = index.entry(digest).and_then(Entry::about);
+        if about.is_some_and(|about| !manifests.contains(about)) {
+            continue;
+        }
+        for digest in statement_blobs(&statement.content) {
+            once(&inner.content.read_blob(&digest)?)?;
+        }
+        once(statement.content.as_bytes())?;
+    }
+    once(index.document.content.as_bytes())
+}
+
+/// Writes an image's layers, configuration and manifest (`same`, or one that is made of them), as far as they are not written yet. Answers the manifest's
 /// descriptor and those of the layers.
 fn write_image(
     inner: &Arc<Inner>,
     runtime: &tokio::runtime::Handle,
     image: &Image,
+    same: Option<&Document>,
     written: &mut BTreeSet<String>,
     out: &mut Out,
 ) -> Result<(Value, serde_json::Map<String, Value>)> {
@@ -306,17 +377,22 @@ fn write_image(
     if written.insert(image.id.clone()) {
         blob(out, &image.id, config.len() as u64, &mut { config })?;
     }
-    let manifest = text(&json!({
+    let media_type = same.map_or(MANIFEST, |same| same.media_type.as_str());
+    let made = json!({
         "schemaVersion": 2,
         "mediaType": MANIFEST,
         "config": {"mediaType": CONFIG, "digest": image.id, "size": config.len()},
         "layers": layers,
-    }))?;
+    });
+    let manifest = match same {
+        Some(same) => same.content.clone().into_bytes(),
+        None => text(&made)?,
+    };
     let digest = digest::of(&manifest);
     if written.insert(digest.clone()) {
         blob(out, &digest, manifest.len() as u64, &mut manifest.as_slice())?;
     }
-    Ok((json!({"mediaType": MANIFEST, "digest": digest, "size": manifest.len()}), sources))
+    Ok((json!({"mediaType": media_type, "digest": digest, "size": manifest.len()}), sources))
 }
 
 /// A descriptor with one more member.

@@ -20,6 +20,7 @@ pub mod platform;
 pub mod policy;
 pub mod registry;
 pub mod run;
+pub mod statement;
 pub mod storage;
 pub mod types;
 pub mod volume;

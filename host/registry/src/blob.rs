@@ -39,6 +39,8 @@ pub struct Blob {
     at_failure: u64,
     /// Time and bytes at the beginning of the current window.
     window: (Instant, u64),
+    /// Since when the caller has had its last piece: what it takes its time with is not the registry's delay.
+    handed: Option<Instant>,
     pending: Option<Error>,
     /// Came together with bytes that were there already.
     rest: Option<Bytes>,
@@ -70,6 +72,7 @@ impl Session {
             attempt: 0,
             at_failure: 0,
             window: (Instant::now(), 0),
+            handed: None,
             pending: None,
             rest: None,
         })
@@ -83,6 +86,15 @@ impl Blob {
 
     /// The next piece; None at the end.
     pub async fn next(&mut self) -> Result<Option<Piece>> {
+        if let Some(handed) = self.handed.take() {
+            self.window.0 += handed.elapsed();
+        }
+        let piece = self.piece().await;
+        self.handed = Some(Instant::now());
+        piece
+    }
+
+    async fn piece(&mut self) -> Result<Option<Piece>> {
         loop {
             if let Some(error) = self.pending.take() {
                 tokio::time::sleep(pause(self.attempt.saturating_sub(1), &error)).await;

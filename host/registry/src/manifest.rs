@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use wharf_plan::platform::Platform;
+use wharf_plan::statement;
 
 use crate::digest;
 use crate::error::{Error, Kind, Result};
@@ -92,8 +93,12 @@ impl Descriptor {
 
     /// A statement about an image rather than an image.
     pub fn is_statement(&self) -> bool {
-        self.annotations.contains_key("vnd.docker.reference.type")
-            || self.platform.as_ref().is_some_and(|p| p.os == "unknown" && p.architecture == "unknown")
+        statement::is_statement(&self.annotations, self.platform.as_ref())
+    }
+
+    /// Digest of the manifest that a statement is about.
+    pub fn about(&self) -> Option<&str> {
+        statement::about(&self.annotations)
     }
 }
 

@@ -16,6 +16,8 @@ use crate::error::{Error, Result};
 use crate::hosts::{Endpoint, Tls, is_loopback};
 use crate::session::Session;
 
+/// Times that a request is sent again because another one brought something new to show.
+const MAX_OVERTAKEN: u32 = 3;
 /// Redirects of one request.
 const MAX_REDIRECTS: usize = 5;
 /// Longest wait that a registry can ask for.
@@ -129,9 +131,10 @@ impl Session {
         let endpoint = self.endpoint(at)?;
         let mut url = ask.url.clone();
         let mut redirects = 0;
-        let mut proven = false;
+        let (mut proven, mut overtaken) = (false, 0);
         loop {
             let home = url.origin() == endpoint.base.origin();
+            let shown_before = self.authorization(at);
             let answer = self.once(endpoint, at, &ask, &url, home).await?;
             let status = answer.status;
             if matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308) {
@@ -156,8 +159,13 @@ impl Session {
                     .flat_map(challenge::parse)
                     .collect();
                 let error = failure(answer).await;
+                // Another request of the conversation found out meanwhile what has to be shown.
+                if self.authorization(at) != shown_before && overtaken < MAX_OVERTAKEN {
+                    overtaken += 1;
+                    continue;
+                }
                 let what = format!("{} \"{}\"", verb(&ask.method), shown(&url));
-                self.prove(at, &challenges, error, &what).await?;
+                self.prove(at, &challenges, error, &what, shown_before).await?;
                 proven = true;
                 continue;
             }

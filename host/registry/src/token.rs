@@ -182,10 +182,10 @@ impl Session {
         challenges: &[Challenge],
         refused: Error,
         what: &str,
+        tried: Option<HeaderValue>,
     ) -> Result<()> {
         let endpoint = self.endpoint(at)?;
         let credential = self.credential(at).await?;
-        let tried = self.authorization(at);
         let by = |scheme: &str| challenges.iter().find(|c| c.scheme == scheme);
         let unauthorized = || match refused.kind() {
             Kind::Unauthorized | Kind::Denied => refused.clone(),

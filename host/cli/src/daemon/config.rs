@@ -173,6 +173,8 @@ pub(crate) struct RegistryServe {
     pub(crate) max_upload: Value,
     /// Fetch what is not here from where its name means elsewhere.
     pub(crate) pull_through: bool,
+    /// How long that stays after it was last asked for.
+    pub(crate) pull_through_keep: Option<String>,
 }
 
 impl Default for Config {

@@ -62,6 +62,10 @@ pub(crate) fn main(name: &'static str, arguments: impl IntoIterator<Item = OsStr
         }
     };
     if given.validate {
+        if let Err(text) = registry::options(&config) {
+            eprintln!("{name}: {text}");
+            return ExitCode::FAILURE;
+        }
         eprintln!("configuration OK");
         return ExitCode::SUCCESS;
     }

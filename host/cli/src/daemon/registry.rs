@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use wharf_distribution::{AccessOptions, Images, Options, Server};
 use wharf_engine::Engine;
@@ -10,6 +11,9 @@ use wharf_engine::remote::Shelf;
 use super::config::{Config, RegistryServe};
 use super::values;
 use crate::registry::{tls, too_open};
+
+/// How long what was fetched for others stays after it was last asked for.
+const CACHE_KEEP: Duration = Duration::from_hours(7 * 24);
 
 /// What to serve, and whether names are fetched from elsewhere, if the configuration wants a registry.
 pub(crate) fn options(config: &Config) -> Result<Option<(Options, bool)>, String> {
@@ -38,6 +42,12 @@ fn checked(config: &Config, serve: &RegistryServe) -> Result<Options, String> {
             "registry-serve: anonymous-read needs htpasswd: without it everybody may do everything".into()
         );
     }
+    let cache_keep = match &serve.pull_through_keep {
+        None => CACHE_KEEP,
+        Some(text) => wharf_engine::image_gc::duration(text).ok_or_else(|| {
+            format!("registry-serve: invalid pull-through-keep {text:?}: a time such as 72h is needed")
+        })?,
+    };
     Ok(Options {
         root: config.data_root.join("registry"),
         address,
@@ -48,6 +58,7 @@ fn checked(config: &Config, serve: &RegistryServe) -> Result<Options, String> {
             .map_err(|e| format!("registry-serve: {e}"))?,
         access,
         max_upload,
+        cache_keep,
     })
 }
 

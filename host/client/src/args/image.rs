@@ -60,6 +60,9 @@ pub(crate) struct ImagesArgs {
     /// Show digests
     #[arg(long)]
     pub(crate) digests: bool,
+    /// Show the platforms of each image as a tree
+    #[arg(long)]
+    pub(crate) tree: bool,
     /// Only images of this name
     pub(crate) reference: Option<String>,
 }

@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use wharf_images::reference::Reference;
-use wharf_registry::manifest::MAX_DEPTH;
 use wharf_registry::{Access, Credential, Document, Platform, Repository, Selector};
 
 use super::{credential, explain};
@@ -142,77 +141,6 @@ impl Engine {
             },
             "Platforms": platforms,
         }))
-    }
-
-    /// `GET /images/{}/attestations`: what its registry has to say about an image.
-    pub async fn image_attestations(
-        &self,
-        name: &str,
-        platform: Option<&str>,
-        kinds: &[String],
-        statements: bool,
-        headers: &HashMap<String, String>,
-    ) -> Result<Value> {
-        let image = self.inner.images.resolve(name)?;
-        let wanted = platform.map_or_else(|| Ok(Platform::host()), Platform::parse)?;
-        let Some(known) = self.inner.images.manifests(&image.id)?.into_iter().find(|m| !m.source.is_empty())
-        else {
-            return Ok(json!([]));
-        };
-        let source = Reference::parse(&known.source)?;
-        let session = self.remote(&source, Access::Pull, credential(headers)?).await?;
-        let mut about = vec![known.digest.clone()];
-        let mut found = Vec::new();
-        let root = session.manifest(&Selector::Digest(known.root.clone()), None).await?;
-        if let Document::Index(entries) = &root.document {
-            let manifest = session.descend(root.clone(), &wanted, MAX_DEPTH).await?;
-            about = vec![manifest.digest.clone()];
-            // BuildKit keeps statements in the index itself.
-            found.extend(
-                entries
-                    .iter()
-                    .filter(|e| e.is_statement())
-                    .filter(|e| {
-                        e.annotations.get("vnd.docker.reference.digest").is_none_or(|d| about.contains(d))
-                    })
-                    .cloned(),
-            );
-        }
-        for digest in &about {
-            found.extend(session.referrers(digest, None).await?);
-        }
-        let mut shown = Vec::new();
-        for descriptor in found.into_iter().take(100) {
-            let manifest =
-                session.manifest(&Selector::Digest(descriptor.digest.clone()), Some(descriptor.size)).await?;
-            let Document::Image(statement) = &manifest.document else { continue };
-            for layer in statement.layers.iter().take(100) {
-                let kind = layer.annotations.get("in-toto.io/predicate-type").cloned().unwrap_or_else(|| {
-                    if descriptor.artifact_type.is_empty() {
-                        layer.media_type.clone()
-                    } else {
-                        descriptor.artifact_type.clone()
-                    }
-                });
-                if !kinds.is_empty() && !kinds.contains(&kind) {
-                    continue;
-                }
-                let mut one = json!({
-                    "Descriptor": {"mediaType": layer.media_type, "digest": layer.digest, "size": layer.size,
-                        "annotations": layer.annotations},
-                    "PredicateType": kind,
-                });
-                if statements {
-                    let text = session.small(layer, wharf_registry::manifest::MAX_CONFIG).await?;
-                    let value = serde_json::from_slice::<Value>(&text).unwrap_or_default();
-                    if let Some(map) = one.as_object_mut() {
-                        map.insert("Statement".into(), value);
-                    }
-                }
-                shown.push(one);
-            }
-        }
-        Ok(Value::Array(shown))
     }
 }
 

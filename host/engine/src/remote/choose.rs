@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use wharf_images::ImageIndex;
 use wharf_images::image_index::{Document, Entry, Present};
 use wharf_plan::platform::Platform;
+use wharf_plan::statement::ABOUT;
 
 use crate::error::{Error, Result};
 
@@ -81,7 +82,7 @@ fn one(
     let before = entries.len();
     let other = |digest: &str| sent.get(digest).is_some_and(|now| now.digest != digest);
     entries.retain(|entry| {
-        let about = entry.pointer("/annotations/vnd.docker.reference.digest").and_then(Value::as_str);
+        let about = entry.get("annotations").and_then(|notes| notes.get(ABOUT)?.as_str());
         !about.is_some_and(other)
     });
     changed |= entries.len() != before;

@@ -1,12 +1,16 @@
 //! Images at registries: pull, push, search, log in, and what is known there of an image.
 
 mod ask;
+mod attestations;
 mod choose;
 mod pack;
 mod progress;
 mod pull;
 mod push;
 mod push_index;
+mod push_layer;
+mod relay;
+mod remake;
 mod serve;
 mod signatures;
 

@@ -74,6 +74,43 @@ impl Packing {
             Self::Zstd(_) => OCI_LAYER_ZSTD,
         }
     }
+
+    /// What is to be kept in order to make the same bytes again: the word, the level, and what this program's compressor
+    /// makes of a sample, as another version of it may make other bytes.
+    pub(super) fn recipe(self) -> io::Result<String> {
+        let word = match self {
+            Self::Uncompressed => "uncompressed".to_owned(),
+            Self::Gzip(level) => format!("gzip-{level}"),
+            Self::Zstd(level) => format!("zstd-{level}"),
+        };
+        let found = wharf_registry::digest::of(&Packer::new(self)?.pack(sample())?.bytes);
+        Ok(format!("{word}/{}", super::short(&found)))
+    }
+
+    /// The packing of a recipe; none if this program would make other bytes than the one that wrote it.
+    pub(super) fn of_recipe(recipe: &str) -> Option<Self> {
+        let (word, _) = recipe.split_once('/')?;
+        let packing = match word.split_once('-') {
+            None if word == "uncompressed" => Self::Uncompressed,
+            Some(("gzip", level)) => Self::Gzip(level.parse().ok().filter(|n| *n <= 9)?),
+            Some(("zstd", level)) => Self::Zstd(level.parse().ok().filter(|n| (1..=22).contains(n))?),
+            _ => return None,
+        };
+        (packing.recipe().ok()? == recipe).then_some(packing)
+    }
+}
+
+/// 64 KiB that are neither all alike nor all different.
+fn sample() -> Vec<u8> {
+    let mut state = 1u32;
+    let mut bytes = Vec::with_capacity(64 << 10);
+    while bytes.len() < 64 << 10 {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        // Runs of different lengths of few different words.
+        let [a, b, ..] = state.to_be_bytes();
+        bytes.extend(std::iter::repeat_n(a % 23, usize::from(b % 7)));
+    }
+    bytes
 }
 
 /// What became of a part.
@@ -175,6 +212,29 @@ fn part(stream: &mut impl Read) -> io::Result<Vec<u8>> {
     let mut part = Vec::with_capacity(PART);
     stream.by_ref().take(PART as u64).read_to_end(&mut part)?;
     Ok(part)
+}
+
+/// The first of some packings of which a blob begins as it would if the stream were packed so.
+pub(super) fn begins(
+    mut stream: impl Read,
+    blob: &mut impl Read,
+    packings: &[Packing],
+) -> io::Result<Option<Packing>> {
+    let first = part(&mut stream)?;
+    let mut start = Vec::new();
+    // No packer makes much more than there was.
+    blob.take(2 * PART as u64).read_to_end(&mut start)?;
+    for packing in packings {
+        let rest = match packing {
+            Packing::Gzip(_) => start.strip_prefix(&HEAD),
+            Packing::Zstd(_) | Packing::Uncompressed => Some(start.as_slice()),
+        };
+        let Some(rest) = rest.filter(|_| *packing != Packing::Uncompressed) else { continue };
+        if rest.starts_with(&Packer::new(*packing)?.pack(first.clone())?.bytes) {
+            return Ok(Some(*packing));
+        }
+    }
+    Ok(None)
 }
 
 /// A thread's door: parts go in, what became of them comes out, in the same order.
@@ -369,6 +429,42 @@ mod tests {
         drop(from);
         let error = pack(Failing(1 << 40), Packing::Gzip(1), &meter(), &to).unwrap_err();
         assert_eq!(error.to_string(), "the upload was given up");
+    }
+
+    #[test]
+    fn a_recipe_is_only_followed_where_it_leads_to_the_same_bytes() {
+        for packing in [Packing::Uncompressed, Packing::Gzip(1), Packing::Gzip(9), Packing::Zstd(3)] {
+            let recipe = packing.recipe().unwrap();
+            assert_eq!(Packing::of_recipe(&recipe), Some(packing), "{recipe}");
+            let (word, _) = recipe.split_once('/').unwrap();
+            assert_eq!(Packing::of_recipe(&format!("{word}/0123456789ab")), None);
+            assert_eq!(Packing::of_recipe(word), None);
+        }
+        assert_ne!(Packing::Gzip(1).recipe().unwrap()[7..], Packing::Gzip(9).recipe().unwrap()[7..]);
+        for wrong in ["", "/", "gzip-10/x", "gzip-/x", "zstd-0/x", "lz4-1/x"] {
+            assert_eq!(Packing::of_recipe(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn who_packed_a_blob_shows_in_its_beginning() {
+        let known = [Packing::Uncompressed, Packing::Gzip(1), Packing::Gzip(6), Packing::Zstd(3)];
+        for length in [0, 100, PART, 3 * PART + 5] {
+            let data = bytes(length);
+            let found = |blob: &[u8]| begins(data.as_slice(), &mut { blob }, &known).unwrap();
+            for packing in [Packing::Gzip(6), Packing::Zstd(3)] {
+                let found = found(&packed(&data, packing));
+                // What is too short for a difference may be anybody's.
+                assert!(
+                    found == Some(packing) || (length <= 100 && found.is_some()),
+                    "{found:?} of {length}"
+                );
+            }
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(6));
+            std::io::Write::write_all(&mut encoder, &data).unwrap();
+            assert_eq!(found(&encoder.finish().unwrap()), None, "another's, {length}");
+            assert_eq!(found(&data), None, "not packed at all");
+        }
     }
 
     #[test]

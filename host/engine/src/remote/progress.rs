@@ -70,6 +70,15 @@ impl Meter {
         Self { lines: lines.clone(), id: id.to_owned(), status, total, last: Mutex::default() }
     }
 
+    /// For what nobody looks at.
+    pub(crate) fn nobody() -> Self {
+        let (to, _) = mpsc::unbounded_channel();
+        let lines = Lines { to, waiting: Arc::new(AtomicUsize::new(0)) };
+        // As if it had been full for ever: no line is made.
+        lines.waiting.store(WAITING + 1, Ordering::Relaxed);
+        Self::new(&lines, "", "", 0)
+    }
+
     /// So many bytes are done.
     pub(crate) fn at(&self, current: u64) {
         {

@@ -13,7 +13,8 @@ use wharf_images::pull::{Incoming, Pull, Stage};
 use wharf_images::reference::Reference;
 use wharf_images::{Blob, Manifest};
 use wharf_plan::platform::Platform;
-use wharf_registry::{Access, Descriptor, Document, Fetched, Piece, Resolved, Selector, Session};
+use wharf_registry::manifest::MAX_CONFIG;
+use wharf_registry::{Access, Credential, Descriptor, Document, Fetched, Piece, Resolved, Selector, Session};
 
 use super::progress::{Lines, Meter};
 use super::{credential, explain, short, signatures};
@@ -89,6 +90,22 @@ fn is_ours(platform: Option<&Platform>) -> bool {
     platform.is_none_or(|platform| platform.os == "linux")
 }
 
+/// What the caller shows to the registry that was meant, and to no other.
+#[derive(Clone)]
+pub(super) struct Own {
+    /// The registry.
+    pub(super) domain: String,
+    /// What is shown to it.
+    pub(super) credential: Credential,
+}
+
+impl Own {
+    /// What is shown to this registry.
+    fn at(&self, domain: &str) -> Credential {
+        if self.domain == domain { self.credential.clone() } else { Credential::Anonymous }
+    }
+}
+
 /// One tag or digest to pull.
 struct One<'a> {
     reference: &'a Reference,
@@ -115,12 +132,8 @@ impl Engine {
             Some(text) if explicit => Wanted::parse(text)?,
             _ => Wanted::One(Platform::host()),
         };
-        self.resolve_hook(caller, &mut reference, &mut wanted).await?;
-        let (mirrors, pinned) = self.places(&reference, &wanted.text()).await?;
-        let mut session = self.remote(&reference, Access::Pull, credential(&options.headers)?).await?;
-        if !mirrors.is_empty() {
-            session = session.through(mirrors);
-        }
+        let own = Own { domain: reference.domain.clone(), credential: credential(&options.headers)? };
+        let (session, pinned) = self.source(caller, &mut reference, &mut wanted, &own).await?;
         let tags = if reference.tag.is_none() && reference.digest.is_none() {
             session.tags().await.map_err(|e| explain(e, &reference))?
         } else {
@@ -136,6 +149,60 @@ impl Engine {
             self.pull_one(&session, &one, &lines).await?;
         }
         Ok(())
+    }
+
+    /// Begins to read where a reference leads: policies may refuse or change it, plugins say of other places to ask and
+    /// which content is meant.
+    async fn source(
+        &self,
+        caller: &Caller,
+        reference: &mut Reference,
+        wanted: &mut Wanted,
+        own: &Own,
+    ) -> Result<(Session, Option<String>)> {
+        self.resolve_hook(caller, reference, wanted).await?;
+        let (mirrors, pinned) = self.places(reference, &wanted.text()).await?;
+        let session = self.remote(reference, Access::Pull, own.at(&reference.domain)).await?;
+        Ok((if mirrors.is_empty() { session } else { session.through(mirrors) }, pinned))
+    }
+
+    /// A conversation about what was pulled from a repository before, as a pull of it would begin one.
+    pub(super) async fn source_again(
+        &self,
+        caller: &Caller,
+        reference: &Reference,
+        platform: &Platform,
+        own: &Own,
+    ) -> Result<Session> {
+        let (mut reference, mut wanted) = (reference.clone(), Wanted::One(platform.clone()));
+        Ok(self.source(caller, &mut reference, &mut wanted, own).await?.0)
+    }
+
+    /// Begins to read on behalf of others where a reference leads; answers the content that a plugin says it has to have.
+    pub(super) async fn elsewhere(&self, reference: &Reference) -> Result<(Session, Option<String>)> {
+        let (mut reference, mut wanted) = (reference.clone(), Wanted::All);
+        let own = Own { domain: String::new(), credential: Credential::Anonymous };
+        self.source(&Caller::default(), &mut reference, &mut wanted, &own).await
+    }
+
+    /// Policies see an image before others get it.
+    pub(super) async fn admit_for_others(
+        &self,
+        session: &Session,
+        reference: &Reference,
+        manifest: Fetched,
+        root: Descriptor,
+        platform: Option<Platform>,
+    ) -> Result<()> {
+        let Document::Image(image) = manifest.document.clone() else { return Ok(()) };
+        if self.inner.plugins.policies("image-admit").is_empty() {
+            return Ok(());
+        }
+        let config = session.small(&image.config, MAX_CONFIG).await?;
+        let found = Resolved { root, indexes: Vec::new(), platform, manifest, image: *image, config };
+        let caller = Caller::default();
+        let one = One { reference, wanted: &Wanted::All, pinned: None, caller: &caller };
+        self.admit(session, &one, &found).await
     }
 
     /// Policies may refuse a reference before any registry is asked, or name another one.
@@ -293,6 +360,7 @@ impl Engine {
                 root: found.root.digest.clone(),
                 root_type: found.root.media_type.clone(),
                 root_size: found.root.size,
+                made: false,
             }),
             parallel: self.inner.settings().registry.concurrent_downloads,
             stop: stop.clone(),
@@ -333,8 +401,11 @@ impl Engine {
         let known = self.inner.images.index(&found.root.digest);
         let mut statements = Vec::new();
         let mut left = STATEMENT_BYTES;
-        for entry in
-            found.indexes.iter().flat_map(statements_of).filter(|e| about(e) == Some(&found.manifest.digest))
+        for entry in found
+            .indexes
+            .iter()
+            .flat_map(statements_of)
+            .filter(|e| e.about() == Some(found.manifest.digest.as_str()))
         {
             if known.as_ref().is_some_and(|index| index.statements.contains_key(&entry.digest)) {
                 continue;
@@ -383,11 +454,6 @@ fn statements_of(index: &Fetched) -> impl Iterator<Item = &Descriptor> {
         Document::Image(_) => &[],
     };
     entries.iter().filter(|entry| entry.is_statement()).take(STATEMENTS)
-}
-
-/// The digest of the manifest that an entry of an index is a statement about.
-fn about(entry: &Descriptor) -> Option<&String> {
-    entry.annotations.get("vnd.docker.reference.digest")
 }
 
 /// Fetches a statement with all it names, if it is not too large.

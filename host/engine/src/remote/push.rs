@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::Semaphore;
 use wharf_images::image_index::{Document, Present};
 use wharf_images::reference::Reference;
 use wharf_images::{Blob, Image, ImageIndex, LayerRef, Manifest, Target};
@@ -17,18 +17,15 @@ use wharf_registry::manifest::{
 use wharf_registry::{Access, Descriptor, Selector, Session};
 
 use super::choose::{Chosen, choose};
-use super::pack::{Packing, pack};
-use super::progress::{Lines, Meter};
+use super::progress::Lines;
+use super::pull::Own;
+use super::push_layer::{Exact, Layer};
+use super::relay::Sources;
 use super::{credential, short};
 use crate::error::{Error, Result};
 use crate::images::Progress;
 use crate::policy::Subject;
 use crate::{Caller, Engine};
-
-/// Pieces on their way from the compressor to the network.
-const QUEUE: usize = 3;
-/// Blobs of a layer that the registry is asked about before it is sent.
-const TRIES: usize = 4;
 
 /// Of `POST /images/{}/push`.
 #[derive(Debug, Clone, Default)]
@@ -92,13 +89,14 @@ impl Engine {
         sources.sort();
         sources.dedup();
         let sources = sources.iter().filter_map(|s| s.strip_prefix(&prefix)).take(8).map(str::to_owned);
-        let session = self
-            .remote(&repository, Access::Push, credential(&options.headers)?)
-            .await?
-            .with_sources(sources);
+        let own = credential(&options.headers)?;
+        let session = self.remote(&repository, Access::Push, own.clone()).await?.with_sources(sources);
+        let own = Own { domain: repository.domain.clone(), credential: own };
+        let sources = Arc::new(Sources::new(self.clone(), caller.clone(), own));
         lines.text(format!("The push refers to repository [{}]", repository.name()));
         for (name, what) in chosen {
-            Push { engine: self, session: &session, name, lines: &lines }.run(what).await?;
+            let sources = Arc::clone(&sources);
+            Push { engine: self, session: &session, sources, name, lines: &lines }.run(what).await?;
         }
         Ok(())
     }
@@ -173,6 +171,7 @@ impl What {
 pub(super) struct Push<'a> {
     pub(super) engine: &'a Engine,
     pub(super) session: &'a Session,
+    pub(super) sources: Arc<Sources>,
     pub(super) name: Reference,
     pub(super) lines: &'a Lines,
 }
@@ -217,12 +216,17 @@ impl Push<'_> {
         for layer in image.layers.iter().rev() {
             self.lines.say(short(&layer.diff_id), "Preparing");
         }
-        let blobs = self.layers(image).await?;
+        let kept = self.kept(image, wanted)?;
+        let blobs = self.layers(image, kept.first()).await?;
         let config = Bytes::copy_from_slice(image.raw_config.as_bytes());
         if self.session.has_blob(&image.id).await?.is_none() {
             self.session.upload_bytes(config.clone()).await?;
         }
-        let (media_type, content) = self.manifest(image, &blobs, config.len() as u64, wanted)?;
+        let same = kept.iter().find(|kept| kept.is_of(&blobs));
+        let (made, Document { media_type, content }) = match same {
+            Some(kept) => (kept.made, kept.document.clone()),
+            None => (true, manifest(image, &blobs, config.len() as u64)?),
+        };
         let selector = match tag {
             Some(tag) => Selector::Tag(tag.to_owned()),
             None => Selector::Digest(wharf_registry::digest::of(content.as_bytes())),
@@ -236,30 +240,34 @@ impl Push<'_> {
             root: sent.digest.clone(),
             root_type: media_type.clone(),
             root_size: sent.size,
+            made,
         };
         images.pushed(&image.id, &known, &blobs, tag.is_some()).await?;
         Ok((sent, Document { media_type, content }))
     }
 
     /// Sees to it that the registry has all layers; answers the blobs, lowest first.
-    async fn layers(&self, image: &Image) -> Result<Vec<Blob>> {
+    async fn layers(&self, image: &Image, kept: Option<&Kept>) -> Result<Vec<Blob>> {
         let permits =
             Arc::new(Semaphore::new(self.engine.inner.settings().registry.concurrent_uploads.clamp(1, 64)));
         let mut working = tokio::task::JoinSet::new();
         // A layer that comes twice is sent once.
-        let unique: BTreeMap<&str, &LayerRef> =
-            image.layers.iter().map(|l| (l.diff_id.as_str(), l)).collect();
-        let mut unique: Vec<&LayerRef> = unique.into_values().collect();
+        let unique: BTreeMap<&str, (usize, &LayerRef)> =
+            image.layers.iter().enumerate().map(|(at, l)| (l.diff_id.as_str(), (at, l))).collect();
+        let mut unique: Vec<(usize, &LayerRef)> = unique.into_values().collect();
         // Large ones first, so that none is left to go alone at the end.
-        unique.sort_by_key(|layer| std::cmp::Reverse(layer.size));
+        unique.sort_by_key(|(_, layer)| std::cmp::Reverse(layer.size));
         let packing = self.engine.inner.settings().registry.packing;
-        for layer in unique {
+        for (at, layer) in unique {
             let one = Layer {
                 engine: self.engine.clone(),
                 session: self.session.clone(),
+                sources: Arc::clone(&self.sources),
                 repository: self.name.name(),
                 domain: self.name.domain.clone(),
                 what: layer.clone(),
+                exact: kept.map(|kept| self.exact(kept, at, layer)).transpose()?.flatten(),
+                platform: crate::variants::platform(image),
                 packing,
                 lines: self.lines.clone(),
             };
@@ -284,47 +292,98 @@ impl Push<'_> {
         image.layers.iter().map(blob).collect()
     }
 
-    /// A manifest that names these blobs: the one that came with the image if it does, so that its digest stays.
-    fn manifest(
-        &self,
-        image: &Image,
-        blobs: &[Blob],
-        config_size: u64,
-        wanted: Option<&Document>,
-    ) -> Result<(String, String)> {
+    /// Manifests that the image could be sent under, those first that others made: a digest that is known elsewhere counts
+    /// for more than one of our own.
+    fn kept(&self, image: &Image, wanted: Option<&Document>) -> Result<Vec<Kept>> {
         #[derive(serde::Deserialize)]
-        struct Known {
+        struct Parsed {
             config: Descriptor,
             layers: Vec<Descriptor>,
         }
-        let known = self.engine.inner.images.manifests(&image.id)?.into_iter();
-        let known = known.map(|m| Document { media_type: m.media_type, content: m.content });
-        for known in wanted.cloned().into_iter().chain(known) {
-            if let Ok(parsed) = serde_json::from_str::<Known>(&known.content)
-                && parsed.config.digest == image.id
-                && parsed.layers.len() == blobs.len()
-                && parsed.layers.iter().zip(blobs).all(|(a, b)| a.digest == b.digest)
-            {
-                return Ok((known.media_type, known.content));
+        let mut known = self.engine.inner.images.manifests(&image.id)?;
+        known.sort_by_key(|manifest| manifest.made);
+        let of_known = known.iter().map(|m| {
+            let document = Document { media_type: m.media_type.clone(), content: m.content.clone() };
+            (document, m.made, true)
+        });
+        let wanted = wanted.map(|document| {
+            let same = known.iter().find(|m| m.content == document.content);
+            (document.clone(), same.is_some_and(|m| m.made), same.is_some())
+        });
+        let mut all: Vec<Kept> = Vec::new();
+        for (document, made, verified) in wanted.into_iter().chain(of_known) {
+            let Ok(parsed) = serde_json::from_str::<Parsed>(&document.content) else { continue };
+            if parsed.config.digest != image.id || parsed.layers.len() != image.layers.len() {
+                continue;
+            }
+            let digest = wharf_registry::digest::of(document.content.as_bytes());
+            if all.iter().any(|kept| kept.digest == digest) {
+                continue;
+            }
+            let sources = known.iter().filter(|m| m.digest == digest).map(|m| m.source.clone()).collect();
+            all.push(Kept { document, digest, layers: parsed.layers, sources, made, verified });
+        }
+        Ok(all)
+    }
+
+    /// The bytes that a manifest names for a layer, if it is known that they are the layer's.
+    fn exact(&self, kept: &Kept, at: usize, layer: &LayerRef) -> Result<Option<Exact>> {
+        let Some(blob) = kept.layers.get(at) else { return Ok(None) };
+        let known = self.engine.inner.images.blobs(&layer.diff_id)?;
+        let known = known.into_iter().filter(|known| known.digest == blob.digest);
+        let mut sources: Vec<String> = known.map(|known| known.source).collect();
+        // What an archive said of its images' former manifests nobody has verified.
+        if !kept.verified && sources.is_empty() && blob.digest != layer.diff_id {
+            return Ok(None);
+        }
+        for source in &kept.sources {
+            if !sources.contains(source) {
+                sources.push(source.clone());
             }
         }
-        let docker = blobs.iter().all(|b| docker_type(&b.media_type).is_some());
-        let layers: Vec<Value> = blobs
-            .iter()
-            .map(|b| {
-                let media = if docker { docker_type(&b.media_type) } else { Some(oci_type(&b.media_type)) };
-                json!({"mediaType": media, "size": b.size, "digest": b.digest})
-            })
-            .collect();
-        let (media_type, config_type) =
-            if docker { (DOCKER_MANIFEST, DOCKER_CONFIG) } else { (OCI_MANIFEST, OCI_CONFIG) };
-        let manifest = json!({
-            "schemaVersion": 2, "mediaType": media_type,
-            "config": {"mediaType": config_type, "size": config_size, "digest": image.id},
-            "layers": layers,
-        });
-        Ok((media_type.to_owned(), serde_json::to_string_pretty(&manifest)?))
+        sources.retain(|source| !source.is_empty());
+        let blob = blob.clone();
+        Ok(Some(Exact { blob, manifest: kept.digest.clone(), sources, fetch: !kept.made }))
     }
+}
+
+/// A manifest that an image can be sent under, if its blobs are there.
+struct Kept {
+    document: Document,
+    digest: String,
+    layers: Vec<Descriptor>,
+    /// Repositories that had it.
+    sources: Vec<String>,
+    /// This host wrote it.
+    made: bool,
+    /// It is known that its blobs are the image's layers.
+    verified: bool,
+}
+
+impl Kept {
+    fn is_of(&self, blobs: &[Blob]) -> bool {
+        self.layers.len() == blobs.len() && self.layers.iter().zip(blobs).all(|(a, b)| a.digest == b.digest)
+    }
+}
+
+/// A manifest that names these blobs.
+fn manifest(image: &Image, blobs: &[Blob], config_size: u64) -> Result<Document> {
+    let docker = blobs.iter().all(|b| docker_type(&b.media_type).is_some());
+    let layers: Vec<Value> = blobs
+        .iter()
+        .map(|b| {
+            let media = if docker { docker_type(&b.media_type) } else { Some(oci_type(&b.media_type)) };
+            json!({"mediaType": media, "size": b.size, "digest": b.digest})
+        })
+        .collect();
+    let (media_type, config_type) =
+        if docker { (DOCKER_MANIFEST, DOCKER_CONFIG) } else { (OCI_MANIFEST, OCI_CONFIG) };
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": media_type,
+        "config": {"mediaType": config_type, "size": config_size, "digest": image.id},
+        "layers": layers,
+    });
+    Ok(Document { media_type: media_type.to_owned(), content: serde_json::to_string_pretty(&manifest)? })
 }
 
 /// Docker's word for a layer that is packed so; none if it has none.
@@ -341,85 +400,5 @@ fn oci_type(media: &str) -> &str {
         DOCKER_LAYER => OCI_LAYER_GZIP,
         DOCKER_LAYER_TAR => OCI_LAYER_TAR,
         other => other,
-    }
-}
-
-/// One layer on its way.
-struct Layer {
-    engine: Engine,
-    session: Session,
-    repository: String,
-    domain: String,
-    what: LayerRef,
-    packing: Packing,
-    lines: Lines,
-}
-
-impl Layer {
-    fn say(&self, status: &str) {
-        self.lines.say(short(&self.what.diff_id), status);
-    }
-
-    async fn run(&self) -> Result<Blob> {
-        if let Some(blob) = self.there().await? {
-            return Ok(blob);
-        }
-        self.send().await
-    }
-
-    fn ours(&self, blob: Blob) -> Blob {
-        Blob { source: self.repository.clone(), ..blob }
-    }
-
-    /// The registry may have the layer from an earlier push or pull, here or in another repository.
-    async fn there(&self) -> Result<Option<Blob>> {
-        let known = self.engine.inner.images.blobs(&self.what.diff_id)?;
-        let (mut here, elsewhere): (Vec<Blob>, Vec<Blob>) =
-            known.into_iter().partition(|b| b.source == self.repository);
-        // Whatever its source, the registry may have the same bytes.
-        here.extend(elsewhere.iter().cloned());
-        let mut asked: Vec<&str> = Vec::new();
-        for blob in &here {
-            if asked.contains(&blob.digest.as_str()) || asked.len() >= TRIES {
-                continue;
-            }
-            asked.push(&blob.digest);
-            if self.session.has_blob(&blob.digest).await?.is_some() {
-                self.say("Layer already exists");
-                return Ok(Some(self.ours(blob.clone())));
-            }
-        }
-        let prefix = format!("{}/", self.domain);
-        for blob in elsewhere.iter().take(TRIES) {
-            let Some(path) = blob.source.strip_prefix(&prefix) else { continue };
-            if self.session.mount(&blob.digest, path).await? {
-                self.say(&format!("Mounted from {path}"));
-                return Ok(Some(self.ours(blob.clone())));
-            }
-        }
-        Ok(None)
-    }
-
-    async fn send(&self) -> Result<Blob> {
-        let (stream, size) = self.engine.inner.images.layer_stream(&self.what.chain_id).await?;
-        let meter = Meter::new(&self.lines, short(&self.what.diff_id), "Pushing", size);
-        let (to, from) = mpsc::channel(QUEUE);
-        let packing = self.packing;
-        let packed = tokio::task::spawn_blocking(move || {
-            if let Err(error) = pack(stream, packing, &meter, &to) {
-                // The other end says what went wrong, unless it is what went wrong.
-                let _ = to.blocking_send(Err(error));
-            }
-        });
-        let sent = self.session.upload(from, |_| ()).await;
-        packed.await.map_err(|e| Error::internal(format!("a compressor ended: {e}")))?;
-        let sent = sent?;
-        self.say("Pushed");
-        Ok(Blob {
-            digest: sent.digest,
-            size: sent.size,
-            media_type: packing.media_type().to_owned(),
-            source: self.repository.clone(),
-        })
     }
 }

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::json;
-use wharf_images::image_index::{Document, IncomingIndex, Present, Statement};
+use wharf_images::image_index::{Document, IncomingIndex, Present, Statement, statement_blobs};
 use wharf_images::reference::Reference;
 use wharf_images::{Image, ImageIndex};
 use wharf_registry::{Descriptor, Selector};
 
 use super::choose::{Sent, rewrite};
 use super::push::Push;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 impl Push<'_> {
     /// Sends an index of which all is here. Answers its descriptor at the registry.
@@ -73,7 +73,7 @@ impl Push<'_> {
     }
 
     async fn statement(&self, digest: &str, manifest: &Document) -> Result<()> {
-        for blob in manifest_blobs(manifest)? {
+        for blob in statement_blobs(&manifest.content) {
             if self.session.has_blob(&blob).await?.is_none() {
                 let bytes = self.engine.inner.images.statement_blob(&blob)?;
                 self.session.upload_bytes(bytes.into()).await?;
@@ -88,7 +88,7 @@ impl Push<'_> {
     fn kept_statements(&self, index: &ImageIndex) -> Result<Vec<Statement>> {
         let mut all = Vec::new();
         for manifest in index.statements.values() {
-            let blobs = manifest_blobs(manifest)?
+            let blobs = statement_blobs(&manifest.content)
                 .iter()
                 .map(|digest| Ok(self.engine.inner.images.statement_blob(digest)?.into()))
                 .collect::<Result<Vec<_>>>()?;
@@ -107,17 +107,4 @@ impl Push<'_> {
             "selectedManifest": {"mediaType": sent.media_type, "digest": sent.digest, "size": sent.size},
         }}));
     }
-}
-
-/// Digests of what a statement's manifest names.
-fn manifest_blobs(manifest: &Document) -> Result<Vec<String>> {
-    let (document, _) = wharf_registry::Document::parse(manifest.content.as_bytes(), &manifest.media_type)?;
-    let wharf_registry::Document::Image(image) = document else {
-        return Err(Error::internal("a statement that is an index"));
-    };
-    let mut digests: Vec<String> =
-        std::iter::once(&image.config).chain(&image.layers).map(|blob| blob.digest.clone()).collect();
-    digests.sort();
-    digests.dedup();
-    Ok(digests)
 }

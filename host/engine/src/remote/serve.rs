@@ -5,14 +5,16 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use wharf_distribution::{Answered, Image, Images, Index, Layer, Pushed, PushedIndex, Trouble, Why};
+use wharf_distribution::{
+    Answered, Elsewhere, Fetched, Image, Images, Index, Layer, Pushed, PushedIndex, Trouble, Why,
+};
 use wharf_images::image_index::{Document, IncomingIndex, Present, Statement, Target};
 use wharf_images::pull::{Incoming, Pull};
 use wharf_images::reference::Reference;
@@ -20,7 +22,6 @@ use wharf_images::{Blob, Manifest};
 use wharf_plan::policy::Origin;
 use wharf_plan::types::Identity;
 
-use super::PullOptions;
 use crate::error::{Error, Kind};
 use crate::policy::Subject;
 use crate::{Caller, Engine};
@@ -59,13 +60,17 @@ impl Shelf {
         names.filter(|(name, _)| name.name() == wanted.name()).map(|(_, target)| target).collect()
     }
 
-    fn shown_index(&self, digest: &str) -> Option<Index> {
+    fn shown_index(&self, repository: &str, digest: &str) -> Option<Index> {
         let index = self.engine.inner.images.index(digest)?;
         let member = |(_, present): (_, &Present)| {
             Some((self.image(&present.image)?, serde_json::to_value(&present.platform).ok()?))
         };
         let members: Vec<_> = index.here().filter_map(member).collect();
-        (!members.is_empty()).then(|| Index { digest: digest.to_owned(), members })
+        let pulled = index.present.values().any(|present| {
+            let known = self.engine.inner.images.manifests(&present.image).unwrap_or_default();
+            known.iter().any(|m| m.root == digest && m.source == repository && !m.made)
+        });
+        (!members.is_empty()).then(|| Index { digest: digest.to_owned(), pulled, members })
     }
 }
 
@@ -141,13 +146,14 @@ impl Images for Shelf {
         let wanted = reference(repository, tag).ok()?;
         let names = self.engine.inner.images.names();
         let target = names.into_iter().find(|(name, _)| *name == wanted).map(|(_, target)| target)?;
-        self.shown_index(&target.index?)
+        self.shown_index(&wanted.name(), &target.index?)
     }
 
     fn indexes(&self, repository: &str) -> Vec<Index> {
         let digests: BTreeSet<String> =
             self.targets(repository).into_iter().filter_map(|target| target.index).collect();
-        digests.iter().filter_map(|digest| self.shown_index(digest)).collect()
+        let Ok(wanted) = Reference::parse(repository) else { return Vec::new() };
+        digests.iter().filter_map(|digest| self.shown_index(&wanted.name(), digest)).collect()
     }
 
     fn image(&self, id: &str) -> Option<Image> {
@@ -155,17 +161,32 @@ impl Images for Shelf {
         self.shown(&image)
     }
 
-    fn layer_size(&self, diff_id: &str) -> Option<u64> {
+    fn layer_size(&self, digest: &str) -> Option<u64> {
         let images = &self.engine.inner.images;
-        images.tar_size(&images.layer_of(diff_id)?)
+        match images.layer_of(digest) {
+            Some(chain) => images.tar_size(&chain),
+            None => self.engine.packed_size(digest),
+        }
     }
 
-    fn layer<'a>(&'a self, diff_id: &'a str) -> Answered<'a, Result<Box<dyn Read + Send>, Trouble>> {
+    fn layer<'a>(&'a self, digest: &'a str) -> Answered<'a, Result<Box<dyn Read + Send>, Trouble>> {
         Box::pin(async move {
             let images = &self.engine.inner.images;
-            let chain = images.layer_of(diff_id).ok_or_else(|| Error::not_found("the layer is gone"))?;
+            let Some(chain) = images.layer_of(digest) else {
+                return Ok(self.engine.packed_layer(digest).await?);
+            };
             let (stream, _) = images.layer_stream(&chain).await.map_err(Error::from)?;
             Ok(stream)
+        })
+    }
+
+    fn remakes<'a>(&'a self, digest: &'a str, diff_id: &'a str, file: &'a Path) -> Answered<'a, bool> {
+        Box::pin(async move {
+            let made = self.engine.remakes(digest, diff_id, file).await;
+            made.unwrap_or_else(|error| {
+                tracing::warn!(%error, digest, "it could not be found out whether a layer is made again");
+                false
+            })
         })
     }
 
@@ -216,16 +237,25 @@ impl Images for Shelf {
         })
     }
 
-    fn fetch<'a>(&'a self, repository: &'a str, tag: &'a str) -> Answered<'a, Result<(), Trouble>> {
+    fn elsewhere<'a>(
+        &'a self,
+        repository: &'a str,
+        name: &'a str,
+    ) -> Answered<'a, Result<Option<Elsewhere>, Trouble>> {
         Box::pin(async move {
             if !self.fetches {
-                return Ok(());
+                return Ok(None);
             }
-            let options =
-                PullOptions { reference: reference(repository, tag)?.familiar(), ..PullOptions::default() };
-            // Nobody looks at the progress.
-            let (progress, _) = mpsc::channel(1);
-            Ok(self.engine.image_pull(options, &caller(None), progress).await?)
+            let (session, pinned) = self.engine.elsewhere(&reference(repository, name)?).await?;
+            Ok(Some(Elsewhere { session, pinned }))
+        })
+    }
+
+    fn admit<'a>(&'a self, fetched: Fetched<'a>) -> Answered<'a, Result<(), Trouble>> {
+        Box::pin(async move {
+            let name = reference(fetched.repository, fetched.reference)?;
+            let (session, manifest) = (fetched.session, fetched.manifest.clone());
+            Ok(self.engine.admit_for_others(session, &name, manifest, fetched.root, fetched.platform).await?)
         })
     }
 
@@ -284,6 +314,7 @@ impl Engine {
                 root: pushed.digest.clone(),
                 root_type: pushed.media_type.clone(),
                 root_size: pushed.manifest.len() as u64,
+                made: false,
             }),
             index: None,
             parallel: self.inner.settings().registry.concurrent_downloads,
