@@ -3,34 +3,11 @@
 
 #![cfg(test)]
 
-use std::path::Path;
-
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
+use wharf_tests::runtimes::{RUNTIMES, config, no_traces, path_with_shim};
 use wharf_tests::{Daemon, Options, bin_dir, eventually};
-
-/// What stands for itself, three that are called, and two that a shim calls.
-const RUNTIMES: [&str; 6] = ["runc", "debian-runc", "crun", "wharf-oci", "shim-runc", "shim-crun"];
-
-/// `$PATH` with the shim on it, which the tests' preparation has fetched where it is not installed.
-fn path_with_shim() -> String {
-    let fetched = bin_dir().join("../shims");
-    let path = format!("{}:{}", fetched.display(), std::env::var("PATH").unwrap());
-    let found = path.split(':').any(|dir| Path::new(dir).join("containerd-shim-runc-v2").is_file());
-    assert!(found, "containerd-shim-runc-v2 is missing; `cargo xtask test` fetches it");
-    path
-}
-
-fn config() -> Value {
-    json!({"runtimes": {
-        "debian-runc": {"path": "/usr/sbin/runc"},
-        "crun": {"path": "/usr/bin/crun"},
-        "wharf-oci": {"path": bin_dir().join("wharf"), "runtimeArgs": ["oci"]},
-        "shim-runc": {"runtimeType": "io.containerd.runc.v2", "options": {"BinaryName": "/usr/sbin/runc"}},
-        "shim-crun": {"runtimeType": "io.containerd.runc.v2", "options": {"BinaryName": "/usr/bin/crun"}},
-    }})
-}
 
 fn with(config: &Value) -> Daemon {
     let daemon = Daemon::with(Options {
@@ -40,22 +17,6 @@ fn with(config: &Value) -> Daemon {
     });
     daemon.import_busybox();
     daemon
-}
-
-/// Nothing of an ended container is left with its runtime.
-fn no_traces(daemon: &Daemon) {
-    let list = |path: &Path| -> Vec<String> {
-        let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
-        entries.map(|e| e.path().display().to_string()).collect()
-    };
-    eventually("runtimes and bundles to be cleared away", || {
-        let mut left = list(&daemon.path("exec/oci"));
-        for runtime in list(&daemon.path("exec/runtimes")) {
-            // Files of the runtime itself are no container.
-            left.extend(list(Path::new(&runtime)).into_iter().filter(|p| Path::new(p).is_dir()));
-        }
-        left.is_empty().then_some(())
-    });
 }
 
 struct Using<'a> {
@@ -509,43 +470,6 @@ fn kill_9_of_the_keeper_loses_no_container() {
         // And one that is to be ended by force.
         daemon.docker(&["start", id]).ok();
         daemon.docker(&["rm", "-f", id]).ok();
-    }
-    no_traces(&daemon);
-}
-
-#[test]
-fn no_other_runtime_makes_a_container_without_the_user_namespace_that_it_is_to_have() {
-    let mut own = config();
-    own["userns-remap"] = json!("default");
-    let subids = "dockremap:400000:65536\n";
-    let accounts = |file: &str, line: &str| {
-        let own = std::fs::read_to_string(file).unwrap();
-        let others: Vec<&str> = own.lines().filter(|l| !l.starts_with("dockremap:")).collect();
-        format!("{}\n{line}\n", others.join("\n"))
-    };
-    let daemon = Daemon::with(Options {
-        config: Some(own.to_string()),
-        env: vec![("PATH".into(), path_with_shim())],
-        etc: vec![
-            ("subuid".into(), subids.into()),
-            ("subgid".into(), subids.into()),
-            ("passwd".into(), accounts("/etc/passwd", "dockremap:x:4990:4990::/:/usr/sbin/nologin")),
-            ("group".into(), accounts("/etc/group", "dockremap:x:4990:")),
-        ],
-        ..Options::default()
-    });
-    daemon.import_busybox();
-    let map = ["busybox", "cat", "/proc/self/uid_map"];
-    for runtime in RUNTIMES {
-        let first = ["run", "--rm", "--network", "none", "--runtime", runtime];
-        let ran = daemon.docker(&[&first[..], &map[..]].concat());
-        if runtime == "runc" {
-            assert!(ran.ok().contains("400000"));
-        } else {
-            ran.fails(125, "cannot be used for a container with a user namespace");
-        }
-        let host = daemon.docker(&[&first[..], &["--userns", "host"], &map[..]].concat()).ok();
-        assert_eq!(host.split_whitespace().collect::<Vec<_>>(), ["0", "0", "4294967295"], "{runtime}");
     }
     no_traces(&daemon);
 }

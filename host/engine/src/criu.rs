@@ -33,11 +33,19 @@ pub(crate) struct Outside {
     net: bool,
 }
 
+fn not_possible(why: &str) -> Error {
+    Error::new(Kind::Unsupported, format!("checkpoints of such a container are not possible: {why}"))
+}
+
+/// Refuses containers with a user namespace, whatever their runtime: CRIU would make them a new one.
+pub(crate) fn check_user(def: &Definition) -> Result<()> {
+    if def.id_maps.is_empty() { Ok(()) } else { Err(not_possible("it has a user namespace")) }
+}
+
 /// Refuses containers that share with others what a checkpoint would have to take apart.
 fn check_whole(def: &Definition, b: &Blueprint) -> Result<()> {
-    let why = if !def.id_maps.is_empty() {
-        "it has a user namespace"
-    } else if b.pid != Mode::Private {
+    check_user(def)?;
+    let why = if b.pid != Mode::Private {
         "it shares its pid namespace (--pid)"
     } else if matches!(b.ipc, Ipc::Container(_) | Ipc::Private { shareable: true }) {
         "it shares its IPC namespace with other containers (--ipc)"
@@ -47,7 +55,7 @@ fn check_whole(def: &Definition, b: &Blueprint) -> Result<()> {
     } else {
         return Ok(());
     };
-    Err(Error::new(Kind::Unsupported, format!("checkpoints of such a container are not possible: {why}")))
+    Err(not_possible(why))
 }
 
 /// The paths at which trees from outside are mounted.

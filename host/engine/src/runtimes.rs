@@ -54,26 +54,16 @@ impl Engine {
         if is_native(name) {
             return Ok(None);
         }
-        // Others would make it without the user namespace, with the host's own root inside.
-        if !def.id_maps.is_empty() {
-            return Err(Error::new(
-                crate::error::Kind::Unsupported,
-                format!(
-                    "runtime {name} cannot be used for a container with a user namespace; run it with the runtime {NATIVE}, or \
-                     with --userns=host"
-                ),
-            ));
-        }
         let bundle = bundles(&settings.exec_root).join(&def.id);
         let found = match settings.runtimes.get(name) {
             Some(found) => found,
             None if crate::shims::is_shim(name) => {
-                return crate::shims::runtime(name, name, None, &bundle).map(Some);
+                return crate::shims::runtime(name, name, None, &bundle, &def.id_maps).map(Some);
             }
             None => return Err(unknown(name)),
         };
         if let Some(shim) = &found.shim {
-            match crate::shims::runtime(name, &shim.kind, shim.options.as_ref(), &bundle) {
+            match crate::shims::runtime(name, &shim.kind, shim.options.as_ref(), &bundle, &def.id_maps) {
                 Err(_) if !found.path.is_empty() => {}
                 result => return result.map(Some),
             }

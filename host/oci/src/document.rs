@@ -7,6 +7,7 @@ use wharf_plan::run::{
     BlockKind, INIT_PLACE, MountSource, Namespace, Process, ROOTFS_PLACE, Resources, RunPlan, TimeNamespace,
     base_devices, namespace_place, tree_place,
 };
+use wharf_plan::types::IdMap;
 
 /// What a plan does not say.
 #[derive(Debug, Clone, Default)]
@@ -41,6 +42,10 @@ pub fn container(plan: &RunPlan, given: &Given) -> Value {
         "readonlyPaths": plan.readonly_paths,
         "rootfsPropagation": root_propagation(plan),
     });
+    if let Some(user) = &plan.user {
+        set(&mut linux, "uidMappings", ranges(&user.ids.uids));
+        set(&mut linux, "gidMappings", ranges(&user.ids.gids));
+    }
     if !plan.sysctls.is_empty() {
         let all: Map<String, Value> =
             plan.sysctls.iter().map(|(key, value)| (key.clone(), Value::String(value.clone()))).collect();
@@ -89,6 +94,12 @@ pub fn container(plan: &RunPlan, given: &Given) -> Value {
         }
     }
     config
+}
+
+/// Ranges of a user namespace. Mounts are told of none: the trees of a plan are translated already.
+fn ranges(maps: &[IdMap]) -> Value {
+    let one = |m: &IdMap| json!({"containerID": m.inside, "hostID": m.outside, "size": m.size});
+    maps.iter().map(one).collect()
 }
 
 fn set(object: &mut Value, key: &str, value: Value) {
@@ -181,8 +192,10 @@ fn namespaces(plan: &RunPlan, place: &impl Fn(&str) -> String) -> Vec<Value> {
         TimeNamespace::New(_) => Namespace::New,
         TimeNamespace::Join(fd) => Namespace::Join(fd),
     };
+    let user = plan.user.as_ref().map_or(Namespace::Host, |user| Namespace::Join(user.namespace));
     let mut all = vec![json!({"type": "mount"})];
     for (namespace, word, kind) in [
+        (user, "user", "user"),
         (spaces.pid, "pid", "pid"),
         (spaces.ipc, "ipc", "ipc"),
         (spaces.uts, "uts", "uts"),
