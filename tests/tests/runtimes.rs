@@ -255,6 +255,81 @@ fn a_life_from_start_to_end() {
     });
 }
 
+/// A process that is frozen while it is made holds up runc's shim, which then does not resume it either.
+#[test]
+fn pauses_while_execs_are_made() {
+    each(|u| {
+        let d = u.daemon;
+        let id = u.run(&["-d", "--network", "none", "busybox", "sleep", "1000"]).ok();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while !done.load(std::sync::atomic::Ordering::SeqCst) {
+                        let ran = d.docker(&["exec", &id, "true"]);
+                        assert!(ran.code == 0 || ran.err.contains("is paused"), "{ran:?}");
+                    }
+                });
+            }
+            for _ in 0..10 {
+                d.docker(&["pause", &id]).ok();
+                d.docker(&["unpause", &id]).ok();
+            }
+            done.store(true, std::sync::atomic::Ordering::SeqCst);
+        });
+        assert_eq!(d.docker(&["exec", &id, "echo", "still"]).ok(), "still");
+        d.docker(&["rm", "-f", &id]).ok();
+    });
+}
+
+/// The daemon ends in order, and the keeper with it, while all of them are paused.
+#[test]
+fn an_end_in_order_with_paused_containers_leaves_nothing() {
+    let mut daemon = with(&config());
+    let mut paused = Vec::new();
+    for runtime in RUNTIMES {
+        let args = [
+            "run",
+            "-d",
+            "--runtime",
+            runtime,
+            "--network",
+            "none",
+            "--stop-timeout",
+            "1",
+            "busybox",
+            "sleep",
+            "1000",
+        ];
+        let id = daemon.docker(&args).ok();
+        daemon.docker(&["pause", &id]).ok();
+        paused.push(id);
+    }
+    daemon.stop();
+    no_traces(&daemon);
+    let processes = || -> Vec<String> {
+        let lines = std::fs::read_dir("/proc").unwrap().flatten();
+        let lines = lines.filter_map(|p| std::fs::read_to_string(p.path().join("cmdline")).ok());
+        lines.filter(|line| paused.iter().any(|id| line.contains(id.as_str()))).collect()
+    };
+    eventually("shims to be gone", || processes().is_empty().then_some(()));
+    for controller in ["freezer", "memory", "pids", ""] {
+        for id in &paused {
+            let cgroup = format!("/sys/fs/cgroup/{controller}/wharf/{id}");
+            assert!(!std::path::Path::new(&cgroup).exists(), "{cgroup}");
+        }
+    }
+    daemon.restart();
+    for id in &paused {
+        assert_eq!(
+            daemon.docker(&["inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", id]).ok(),
+            "exited 137"
+        );
+        daemon.docker(&["start", id]).ok();
+        daemon.docker(&["rm", "-f", id]).ok();
+    }
+}
+
 #[test]
 fn networks() {
     each(|u| {

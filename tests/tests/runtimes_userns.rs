@@ -21,9 +21,8 @@ fn daemon(remap: &str, config: &Value) -> Daemon {
         let others: Vec<&str> = own.lines().filter(|l| !l.starts_with("dockremap:")).collect();
         format!("{}\n{line}\n", others.join("\n"))
     };
-    let args = if remap.is_empty() { Vec::new() } else { vec!["--userns-remap".into(), remap.into()] };
     let daemon = Daemon::with(Options {
-        args,
+        args: vec!["--userns-remap".into(), remap.into()],
         config: Some(config.to_string()),
         env: vec![("PATH".into(), path_with_shim())],
         etc: vec![
@@ -223,7 +222,7 @@ fn the_host_is_out_of_reach() {
         ]);
         assert_eq!(other.ok(), "7");
         // Nothing outside the container's own mounts is on its way in.
-        assert_eq!(u.sh(&[], "grep -c -e wharf-test -e exec/oci /proc/mounts"), "0");
+        assert_eq!(u.sh(&[], "grep -c -e wharf-test -e exec/oci /proc/mounts; true"), "0");
     });
 }
 
@@ -280,10 +279,10 @@ fn devices_streams_and_networks() {
         assert_eq!(words(&joined.ok()), ["page", "0", &FIXED.to_string(), "65536"]);
         // Limits hold, and raising one needs no right inside.
         let limits = u.sh(
-            &["--memory", "64m", "--ulimit", "nofile=100:2000000", "-u", "9"],
+            &["--memory", "64m", "--ulimit", "nofile=100:15000", "-u", "9"],
             "ulimit -n; ulimit -Hn; cat /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || cat /sys/fs/cgroup/memory.max",
         );
-        assert_eq!(words(&limits), ["100", "2000000", "67108864"]);
+        assert_eq!(words(&limits), ["100", "15000", "67108864"]);
         u.d.docker(&["rm", "-f", &one]).ok();
     });
 }
@@ -306,18 +305,24 @@ fn what_is_refused_is_refused_in_dockers_words() {
 
 #[test]
 fn containers_with_ranges_of_their_own() {
-    let mut d = daemon("", &config());
+    let mut d = daemon("auto", &config());
     let mut first = Vec::new();
     for runtime in RUNTIMES {
         let u = Using { d: &d, runtime };
-        let id = u.stay(&["--network", "none", "--userns", "auto"]);
+        let id = u.stay(&["--network", "none"]);
         let uid: u32 = status(&u.pid(&id), "Uid:")[0].parse().unwrap();
         assert!((OWN..OWN + 1_000_000).contains(&uid), "{uid}");
         first.push((id, uid));
-        let size = u.sh(&["--userns", "auto:size=2000"], "cat /proc/self/gid_map");
-        assert_eq!(words(&size)[2], "2000");
-        // The daemon itself remaps nothing.
-        assert_eq!(words(&u.sh(&[], "cat /proc/self/uid_map")), ["0", "0", "4294967295"]);
+        // What stock clients cannot say.
+        let host = json!({"NetworkMode": "none", "UsernsMode": "auto:size=2000", "Runtime": runtime});
+        let body = json!({"Image": "busybox", "Cmd": ["cat", "/proc/self/gid_map"], "HostConfig": host});
+        let path = format!("/containers/create?name=small-{runtime}");
+        assert_eq!(d.api("POST", &path, &body.to_string()).status, 201);
+        let map = d.docker(&["start", "-a", &format!("small-{runtime}")]).ok();
+        assert_eq!(words(&map)[2], "2000");
+        d.docker(&["rm", &format!("small-{runtime}")]).ok();
+        let host = u.sh(&["--userns", "host"], "cat /proc/self/uid_map");
+        assert_eq!(words(&host), ["0", "0", "4294967295"]);
     }
     let mut starts: Vec<u32> = first.iter().map(|(_, uid)| *uid).collect();
     starts.sort_unstable();
@@ -336,13 +341,43 @@ fn containers_with_ranges_of_their_own() {
     no_traces(&d);
 }
 
+#[test]
+fn namespaces_of_other_runtimes_containers() {
+    let d = daemon("default", &config());
+    for donor in ["runc", "debian-runc", "crun"] {
+        let one = Using { d: &d, runtime: donor };
+        let id = one.stay(&["--ipc", "shareable"]);
+        let of = format!("container:{id}");
+        for runtime in RUNTIMES {
+            let u = Using { d: &d, runtime };
+            let look = "tr '\\0' ' ' < /proc/1/cmdline; cat /proc/self/uid_map";
+            let join = |more: &[&str]| {
+                u.run(
+                    &[&["--rm", "--network", &of, "--ipc", &of], more, &["busybox", "sh", "-c", look]]
+                        .concat(),
+                )
+            };
+            let all = join(&["--pid", &of]);
+            // What the engine's own keeper made is the host's, which this version of runc cannot join from inside.
+            if donor == "runc" && matches!(runtime, "debian-runc" | "shim-runc") && all.code != 0 {
+                all.fails(125, "use runc 1.3 or newer, crun, or the same runtime for both");
+                assert_eq!(words(&join(&[]).ok()).last(), Some(&"65536"));
+                continue;
+            }
+            assert_eq!(words(&all.ok()), ["sleep", "1000", "0", &FIXED.to_string(), "65536"]);
+        }
+        d.docker(&["rm", "-f", &id]).ok();
+    }
+    no_traces(&d);
+}
+
 /// A runtime that knows nothing of user namespaces would make the host's root of the container's.
 #[test]
 fn a_runtime_that_leaves_the_user_namespace_out_starts_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let script = dir.path().join("lazy");
     let lazy = "#!/bin/sh\nsed -i -E -e 's/\\{\"path\":\"[^\"]*\",\"type\":\"user\"\\},?//' \
-                -e 's/\"[ug]idMappings\":\\[[^]]*\\],?//g' config.json 2>/dev/null\nexec /usr/sbin/runc \"$@\"\n";
+                -e 's/,?\"[ug]idMappings\":\\[[^]]*\\]//g' config.json 2>/dev/null\nexec /usr/sbin/runc \"$@\"\n";
     fs::write(&script, lazy).unwrap();
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
     let runtimes = json!({"runtimes": {

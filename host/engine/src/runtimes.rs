@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use wharf_kernel::{caps, runtime, seccomp};
 use wharf_oci::document;
-use wharf_plan::run::{ExecPlan, Foreign, RunPlan, Runtime};
+use wharf_plan::run::{ExecPlan, Foreign, RunPlan, Runtime, Stage, StartError};
 
 use crate::Engine;
 use crate::error::{Error, Result};
 use crate::models;
+use crate::planner::modes::Mode;
 use crate::planner::run::{Blueprint, NATIVE, is_native};
 use crate::planner::security::Seccomp;
-use crate::record::Definition;
+use crate::record::{Definition, State};
 use crate::registry::Now;
 
 /// For a call that makes no process.
@@ -96,6 +97,24 @@ impl Engine {
         Ok(())
     }
 
+    /// Says what may be the reason where a runtime failed to join a pid namespace that this engine's own runtime made: that one
+    /// belongs to the host's user namespace, for the keeper to see its processes.
+    pub(crate) fn explain_join(&self, now: &Now, state: &State, mut error: StartError) -> StartError {
+        let (Some(_), Mode::Container(other)) = (&state.runtime, &now.blueprint.pid) else { return error };
+        if error.stage != Stage::Runtime || now.def.id_maps.is_empty() {
+            return error;
+        }
+        let Ok(other) = self.inner.registry.find(other).map(|other| other.now()) else { return error };
+        if other.state.runtime.is_none() {
+            error.what.push_str(&format!(
+                "; from a user namespace, runc before 1.3 cannot join the pid namespace of {}, which the runtime {NATIVE} made: \
+                 use runc 1.3 or newer, crun, or the same runtime for both",
+                other.def.name
+            ));
+        }
+        error
+    }
+
     /// The same for an exec.
     pub(crate) fn exec_plan_for(runtime: &Runtime, plan: &mut ExecPlan) {
         let document = document::process(&plan.process, caps::available_once()).to_string();
@@ -117,9 +136,18 @@ impl Engine {
     /// Freezes a container's processes, or lets them go on.
     pub(crate) async fn freeze(&self, now: &Now, frozen: bool) -> Result<()> {
         if let Some(runtime) = now.state.shim() {
-            let what = if frozen { "pause" } else { "resume" };
-            let tell = move |task: &mut wharf_shim::Task| if frozen { task.pause() } else { task.resume() };
-            return self.tell_shim(now, runtime, what, tell).await;
+            if frozen {
+                return self.tell_shim(now, runtime, "pause", wharf_shim::Task::pause).await;
+            }
+            let (cgroups, path) = (self.inner.cgroups.clone(), now.state.cgroup.clone());
+            let past_shim = move |frozen| {
+                let changed = if frozen { cgroups.freeze(&path) } else { cgroups.thaw(&path) };
+                if let Err(error) = changed {
+                    // A container that is no cgroup of this host's has none to thaw.
+                    tracing::debug!(%error, path, frozen, "past the shim");
+                }
+            };
+            return self.tell_shim(now, runtime, "resume", move |task| task.resume(&past_shim)).await;
         }
         if let Some(runtime) = &now.state.runtime {
             let verb = if frozen { "pause" } else { "resume" };

@@ -15,6 +15,12 @@ use crate::wire::{Connection, Failure, Until};
 pub const PATIENCE: Duration = Duration::from_secs(8);
 /// For the call that ends a container; what follows a shim that does not answer needs no shim.
 pub const KILL_PATIENCE: Duration = Duration::from_secs(3);
+/// After so long without an answer it is not the shim's own doing that keeps a container from being resumed.
+const RESUME_PATIENCE: Duration = Duration::from_millis(1500);
+/// So long the processes may go on for what the shim waits for.
+const THAW: Duration = Duration::from_millis(1500);
+/// So often: each time another exec may be in the way.
+const THAWS: usize = 2;
 
 /// Type names of JSON documents of the OCI runtime specification, as shims know them.
 const PROCESS: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
@@ -199,10 +205,43 @@ impl Task {
         self.plain("Pause", &api::PauseRequest { id, ..api::PauseRequest::default() })
     }
 
-    /// Lets it go on.
-    pub fn resume(&mut self) -> Result<(), Failure> {
-        let id = self.id.clone();
-        self.plain("Resume", &api::ResumeRequest { id, ..api::ResumeRequest::default() })
+    /// Lets it go on. `frozen` freezes the container's processes (true) or lets them go on (false) past the shim.
+    ///
+    /// While runc's shim starts an exec it holds a lock, which all its calls wait for as soon as another process of the container
+    /// ends. An exec that is frozen half-made does not come to its end until it is resumed, which is such a call. So
+    /// where no answer comes, the processes are let go on until the shim is free, and are frozen again for the shim to find them
+    /// as it left them: it takes it for an error when there is nothing to resume.
+    pub fn resume(&mut self, frozen: &dyn Fn(bool)) -> Result<(), Failure> {
+        let mut asked = self.send_resume()?;
+        for _ in 0..THAWS {
+            match self.answer_to(asked, RESUME_PATIENCE) {
+                Err(Failure::Late(_)) => {}
+                other => return other,
+            }
+            frozen(false);
+            match self.answer_to(asked, THAW) {
+                Err(Failure::Status(..)) => {
+                    frozen(true);
+                    asked = self.send_resume()?;
+                }
+                Err(late) => {
+                    // That was not what it waits for.
+                    frozen(true);
+                    return Err(late);
+                }
+                Ok(()) => return Ok(()),
+            }
+        }
+        self.answer_to(asked, RESUME_PATIENCE)
+    }
+
+    fn send_resume(&mut self) -> Result<u32, Failure> {
+        let request = api::ResumeRequest { id: self.id.clone(), ..api::ResumeRequest::default() };
+        self.send("Resume", &request, &Until::after(PATIENCE, None))
+    }
+
+    fn answer_to(&mut self, number: u32, patience: Duration) -> Result<(), Failure> {
+        self.connection.answer_to::<Empty>(number, "Resume", &Until::after(patience, None)).map(drop)
     }
 
     /// Changes its limits: JSON of the OCI specification's `LinuxResources`.
