@@ -451,6 +451,7 @@ fn only_the_administrator_names_runtimes() {
     assert_eq!(info["DefaultRuntime"], "runc");
     assert_eq!(info["Runtimes"]["crun"]["path"], "/usr/bin/crun");
     assert_eq!(info["Runtimes"]["wharf-oci"]["runtimeArgs"], json!(["oci"]));
+    assert_eq!(info["Runtimes"]["shim-runc"], json!({}));
     eventually("what a runtime can do", || {
         let info: Value = serde_json::from_str(&daemon.api("GET", "/info", "").text()).unwrap();
         let status = info["Runtimes"]["debian-runc"]["status"]["org.opencontainers.runtime-spec.features"]

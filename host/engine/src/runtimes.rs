@@ -269,9 +269,8 @@ impl Engine {
             all.insert(
                 name.clone(),
                 models::Runtime {
-                    path: Some(
-                        runtime.shim.as_ref().map_or_else(|| runtime.path.clone(), |s| s.kind.clone()),
-                    ),
+                    // As with dockerd, one that is a shim has none.
+                    path: (!runtime.path.is_empty()).then(|| runtime.path.clone()),
                     runtime_args: (!runtime.arguments.is_empty()).then(|| runtime.arguments.clone()),
                     status,
                 },

@@ -1,7 +1,7 @@
 //! The calls of a shim's task service.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use containerd_shim_protos::api;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
@@ -15,12 +15,10 @@ use crate::wire::{Connection, Failure, Until};
 pub const PATIENCE: Duration = Duration::from_secs(8);
 /// For the call that ends a container; what follows a shim that does not answer needs no shim.
 pub const KILL_PATIENCE: Duration = Duration::from_secs(3);
-/// After so long without an answer it is not the shim's own doing that keeps a container from being resumed.
-const RESUME_PATIENCE: Duration = Duration::from_millis(1500);
-/// So long the processes may go on for what the shim waits for.
-const THAW: Duration = Duration::from_millis(1500);
-/// So often: each time another exec may be in the way.
-const THAWS: usize = 2;
+/// After so long without an answer it is something of the container that keeps a shim from resuming it.
+const RESUME: Duration = Duration::from_millis(1200);
+/// No further attempt is made after this time; each takes at most two of the above.
+const RESUME_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Type names of JSON documents of the OCI runtime specification, as shims know them.
 const PROCESS: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
@@ -212,27 +210,28 @@ impl Task {
     /// where no answer comes, the processes are let go on until the shim is free, and are frozen again for the shim to find them
     /// as it left them: it takes it for an error when there is nothing to resume.
     pub fn resume(&mut self, frozen: &dyn Fn(bool)) -> Result<(), Failure> {
-        let mut asked = self.send_resume()?;
-        for _ in 0..THAWS {
-            match self.answer_to(asked, RESUME_PATIENCE) {
-                Err(Failure::Late(_)) => {}
-                other => return other,
-            }
-            frozen(false);
-            match self.answer_to(asked, THAW) {
-                Err(Failure::Status(..)) => {
-                    frozen(true);
-                    asked = self.send_resume()?;
+        let end = Instant::now() + RESUME_PATIENCE;
+        loop {
+            let asked = self.send_resume()?;
+            let answer = match self.answer_to(asked) {
+                Err(Failure::Late(_)) => {
+                    frozen(false);
+                    self.answer_to(asked)
                 }
-                Err(late) => {
-                    // That was not what it waits for.
-                    frozen(true);
-                    return Err(late);
-                }
+                answer => answer,
+            };
+            match answer {
                 Ok(()) => return Ok(()),
+                Err(failure) => {
+                    // As the shim believes, and finds to be an error otherwise.
+                    frozen(true);
+                    let found = matches!(failure, Failure::Status(..)) && !failure.is_unimplemented();
+                    if !found || Instant::now() >= end {
+                        return Err(failure);
+                    }
+                }
             }
         }
-        self.answer_to(asked, RESUME_PATIENCE)
     }
 
     fn send_resume(&mut self) -> Result<u32, Failure> {
@@ -240,8 +239,8 @@ impl Task {
         self.send("Resume", &request, &Until::after(PATIENCE, None))
     }
 
-    fn answer_to(&mut self, number: u32, patience: Duration) -> Result<(), Failure> {
-        self.connection.answer_to::<Empty>(number, "Resume", &Until::after(patience, None)).map(drop)
+    fn answer_to(&mut self, number: u32) -> Result<(), Failure> {
+        self.connection.answer_to::<Empty>(number, "Resume", &Until::after(RESUME, None)).map(drop)
     }
 
     /// Changes its limits: JSON of the OCI specification's `LinuxResources`.
