@@ -8,6 +8,7 @@ use std::io::{BufReader, Write};
 use std::path::PathBuf;
 
 use wharf_tests::fuse::{Hangs, Hung};
+use wharf_tests::leftovers::remove_cgroup_parent;
 use wharf_tests::pace::{check, within};
 use wharf_tests::{Daemon, eventually};
 
@@ -210,15 +211,6 @@ impl Drop for Frozen {
     }
 }
 
-/// Takes the cgroups of a test's parent away in all hierarchies; the daemon leaves what is not its own.
-fn remove_parent(name: &str) {
-    let top = PathBuf::from("/sys/fs/cgroup");
-    for dir in fs::read_dir(&top).unwrap().flatten().map(|e| e.path().join(name)).chain([top.join(name)]) {
-        let _ = fs::remove_dir(dir.join("wharf"));
-        let _ = fs::remove_dir(dir);
-    }
-}
-
 #[test]
 fn a_child_that_stands_still_before_its_program_runs() {
     let (daemon, other) = daemon();
@@ -271,7 +263,7 @@ fn a_child_that_stands_still_before_its_program_runs() {
     }
     drop(frozen);
     eventually("the cgroups to be gone", || {
-        remove_parent(&parent);
+        remove_cgroup_parent(&parent);
         let top = PathBuf::from("/sys/fs/cgroup");
         let left = fs::read_dir(&top).unwrap().flatten().filter(|e| e.path().join(&parent).exists()).count();
         (left == 0 && !top.join(&parent).exists()).then_some(())

@@ -264,6 +264,8 @@ pub fn resources(given: &Resources) -> Value {
             ("shares", given.cpu_shares.map(Value::from)),
             ("quota", given.cpu_quota.map(Value::from)),
             ("period", given.cpu_period.map(Value::from)),
+            ("realtimePeriod", given.cpu_rt_period.map(Value::from)),
+            ("realtimeRuntime", given.cpu_rt_runtime.map(Value::from)),
             ("burst", given.cpu_burst.map(Value::from)),
             ("idle", given.cpu_idle.map(Value::from)),
             ("cpus", given.cpuset_cpus.clone().map(Value::from)),
@@ -331,7 +333,7 @@ mod tests {
             {"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229, "fileMode": 0o600, "uid": 1, "gid": 2}]);
         value["linux"]["resources"] = json!({
             "memory": {"limit": 1000, "swap": 2000, "reservation": 500, "swappiness": 5, "disableOOMKiller": true},
-            "cpu": {"shares": 5, "quota": -1, "period": 100_000, "burst": 7, "idle": 1, "cpus": "0", "mems": "0"},
+            "cpu": {"shares": 5, "quota": -1, "period": 100_000, "burst": 7, "realtimePeriod": 9000, "realtimeRuntime": 800, "idle": 1, "cpus": "0", "mems": "0"},
             "pids": {"limit": 9}, "hugepageLimits": [{"pageSize": "2MB", "limit": 4096}],
             "blockIO": {
                 "weight": 11, "weightDevice": [{"major": 8, "minor": 1, "weight": 12}],
