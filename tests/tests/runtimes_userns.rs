@@ -385,10 +385,14 @@ fn a_runtime_that_leaves_the_user_namespace_out_starts_nothing() {
         "lazy-shim": {"runtimeType": "io.containerd.runc.v2", "options": {"BinaryName": script}},
     }});
     let d = daemon("default", &runtimes);
+    // An image with all places of mounts: to make one the host's root has no id there, which would stop it early.
+    d.docker(&["run", "--name", "base", "--network", "none", "-v", "/p", "busybox", "true"]).ok();
+    d.docker(&["commit", "base", "full"]).ok();
+    d.docker(&["rm", "-v", "base"]).ok();
     for runtime in ["lazy", "lazy-shim"] {
         let u = Using { d: &d, runtime };
         let ran =
-            u.run(&["--name", "never", "--network", "none", "-v", "proof:/p", "busybox", "touch", "/p/ran"]);
+            u.run(&["--name", "never", "--network", "none", "-v", "proof:/p", "full", "touch", "/p/ran"]);
         ran.fails(125, "made the container without the user namespace that it is to have");
         let looked = d.docker(&["run", "--rm", "--network", "none", "-v", "proof:/p", "busybox", "ls", "/p"]);
         assert_eq!(looked.ok(), "");

@@ -270,7 +270,7 @@ impl Engine {
                 name.clone(),
                 models::Runtime {
                     // As with dockerd, one that is a shim has none.
-                    path: (!runtime.path.is_empty()).then(|| runtime.path.clone()),
+                    path: runtime.shim.is_none().then(|| runtime.path.clone()),
                     runtime_args: (!runtime.arguments.is_empty()).then(|| runtime.arguments.clone()),
                     status,
                 },
