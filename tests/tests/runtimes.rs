@@ -553,3 +553,74 @@ fn kill_9_of_the_keeper_loses_no_container() {
     }
     no_traces(&daemon);
 }
+
+/// Whether the kernel tells how a process has ended that is nobody's child here (Linux 6.15).
+fn ends_are_told() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split(['.', '-']).map(|n| n.trim().parse::<u32>().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 15)
+}
+
+/// The daemon lives, so it has another keeper at once, which finds what the last one had.
+#[test]
+fn kill_9_of_the_keeper_alone() {
+    let daemon = with(&config());
+    let script = "trap 'exit 5' TERM; echo up; while ! test -e /go; do sleep 0.05; done; echo down; exit 9";
+    let mut running = Vec::new();
+    for runtime in RUNTIMES {
+        let run = |more: &[&str]| {
+            let first = ["run", "-d", "--runtime", runtime, "--network", "none"];
+            daemon.docker(&[&first, more, &["busybox", "sh", "-c", script]].concat()).ok()
+        };
+        running.push((
+            runtime,
+            run(&[]),
+            run(&["--stop-timeout", "20"]),
+            run(&["--restart", "on-failure:1"]),
+        ));
+    }
+    let old = daemon_keeper(&daemon);
+    // An exec under way, too.
+    let under_way =
+        daemon.docker_command(&["exec", &running[1].1, "sh", "-c", "sleep 1; exit 3"]).spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    kill(Pid::from_raw(old), Signal::SIGKILL).unwrap();
+    eventually("another keeper", || {
+        let exec = daemon.docker(&["exec", &running[0].1, "echo", "still"]);
+        (exec.code == 0 && exec.out.trim() == "still").then_some(())
+    });
+    assert_ne!(daemon_keeper(&daemon), old);
+    // It comes to an end, whatever its client is told of that.
+    drop(under_way.wait_with_output().unwrap());
+    let told = ends_are_told();
+    for (runtime, ends, stopped, again) in &running {
+        let state = |id: &str| {
+            daemon
+                .docker(&["inspect", "-f", "{{.State.Status}} {{.State.ExitCode}} {{.RestartCount}}", id])
+                .ok()
+        };
+        for id in [ends, stopped, again] {
+            assert_eq!(state(id), "running 0 0", "{runtime}");
+            assert_eq!(daemon.docker(&["exec", id, "echo", "still"]).ok(), "still", "{runtime}");
+        }
+        for id in [ends, again] {
+            daemon.docker(&["exec", id, "touch", "/go"]).ok();
+        }
+        let code = daemon.docker(&["wait", ends]).ok();
+        if told {
+            assert_eq!(code, "9", "{runtime}");
+        }
+        assert_eq!(daemon.docker(&["logs", ends]).ok(), "up\ndown", "{runtime}");
+        // The policy brings it back once: it finds /go and ends again.
+        eventually("an end after a restart", || (state(again) == "exited 9 1").then_some(()));
+        daemon.docker(&["stop", stopped]).ok();
+        let shown = state(stopped);
+        assert!(shown.starts_with("exited") && (!told || shown == "exited 5 0"), "{runtime}: {shown}");
+        // All of them can be started anew, and removed by force.
+        daemon.docker(&["start", stopped]).ok();
+        daemon.docker(&["rm", "-f", ends, stopped, again]).ok();
+    }
+    no_traces(&daemon);
+    let keeper = daemon_keeper(&daemon);
+    eventually("no zombies of the keeper", || zombies(keeper).is_empty().then_some(()));
+}

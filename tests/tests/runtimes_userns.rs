@@ -8,7 +8,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use serde_json::{Value, json};
 use wharf_tests::runtimes::{RUNTIMES, config, no_traces, path_with_shim};
-use wharf_tests::{Daemon, Options, eventually};
+use wharf_tests::{Daemon, Options, eventually, image};
 
 /// First id of the daemon's one range, and of those that containers have for themselves.
 const FIXED: u32 = 3_200_000;
@@ -376,7 +376,7 @@ fn namespaces_of_other_runtimes_containers() {
 fn a_runtime_that_leaves_the_user_namespace_out_starts_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let script = dir.path().join("lazy");
-    let lazy = "#!/bin/sh\nsed -i -E -e 's/\\{\"path\":\"[^\"]*\",\"type\":\"user\"\\},?//' \
+    let lazy = "#!/bin/sh\nfor a; do test \"$before\" = --bundle && cd \"$a\"; before=$a; done\nsed -i -E -e 's/\\{\"path\":\"[^\"]*\",\"type\":\"user\"\\},?//' \
                 -e 's/,?\"[ug]idMappings\":\\[[^]]*\\]//g' config.json 2>/dev/null\nexec /usr/sbin/runc \"$@\"\n";
     fs::write(&script, lazy).unwrap();
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
@@ -386,13 +386,27 @@ fn a_runtime_that_leaves_the_user_namespace_out_starts_nothing() {
     }});
     let d = daemon("default", &runtimes);
     // An image with all places of mounts: to make one the host's root has no id there, which would stop it early.
-    d.docker(&["run", "--name", "base", "--network", "none", "-v", "/p", "busybox", "true"]).ok();
-    d.docker(&["commit", "base", "full"]).ok();
-    d.docker(&["rm", "-v", "base"]).ok();
+    let mut places = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(0);
+    for (names, kind, mode) in [
+        (&["proc", "dev", "sys", "etc", "p"][..], tar::EntryType::Directory, 0o755),
+        (&["etc/hosts", "etc/hostname", "etc/resolv.conf"][..], tar::EntryType::Regular, 0o644),
+    ] {
+        header.set_entry_type(kind);
+        header.set_mode(mode);
+        for name in names {
+            places.append_data(&mut header, name, std::io::empty()).unwrap();
+        }
+    }
+    let file = dir.path().join("full.tar");
+    let layers = [image::busybox_tar(), places.into_inner().unwrap()];
+    image::save(&file, &image::docker_archive("full:1", &layers));
+    d.docker(&["load", "-q", "-i", &file.display().to_string()]).ok();
     for runtime in ["lazy", "lazy-shim"] {
         let u = Using { d: &d, runtime };
         let ran =
-            u.run(&["--name", "never", "--network", "none", "-v", "proof:/p", "full", "touch", "/p/ran"]);
+            u.run(&["--name", "never", "--network", "none", "-v", "proof:/p", "full:1", "touch", "/p/ran"]);
         ran.fails(125, "made the container without the user namespace that it is to have");
         let looked = d.docker(&["run", "--rm", "--network", "none", "-v", "proof:/p", "busybox", "ls", "/p"]);
         assert_eq!(looked.ok(), "");

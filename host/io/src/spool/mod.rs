@@ -90,6 +90,12 @@ type Deed = Box<dyn FnOnce(&Spool) + Send>;
 #[derive(Default)]
 struct Later(Mutex<(VecDeque<Deed>, bool)>);
 
+struct Waits {
+    /// So many threads may wait at a time, on behalf of readers.
+    gate: Arc<Semaphore>,
+    later: Later,
+}
+
 impl Later {
     fn lock(&self) -> MutexGuard<'_, (VecDeque<Deed>, bool)> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -134,9 +140,8 @@ pub(crate) struct Spool {
     /// Never held while a disk is waited for.
     claims: Mutex<Slab<Arc<Claim>>>,
     writer: Mutex<write::Writer>,
-    /// So many threads may wait for this spool's disk at a time, on behalf of readers.
-    gate: Arc<Semaphore>,
-    later: Later,
+    /// For those who may have to wait for its disk; made for the first.
+    waits: OnceLock<Box<Waits>>,
     /// Told after every change that a reader may wait for.
     changed: Notify,
     /// The container is removed; known without the lock, which a hung disk may hold.
@@ -173,8 +178,7 @@ impl Spool {
             state: Mutex::default(),
             claims: Mutex::default(),
             writer: Mutex::default(),
-            gate: Arc::new(Semaphore::new(WAITING)),
-            later: Later::default(),
+            waits: OnceLock::new(),
             changed: Notify::new(),
             gone: AtomicBool::new(false),
             held: AtomicBool::new(false),
@@ -276,13 +280,19 @@ impl Spool {
         }
     }
 
+    fn waits(&self) -> &Waits {
+        self.waits.get_or_init(|| {
+            Box::new(Waits { gate: Arc::new(Semaphore::new(WAITING)), later: Later::default() })
+        })
+    }
+
     /// Does something on a thread that may wait for the disk. Where the disk hangs, so do a few such threads, and whoever comes
     /// later waits without one; who gives up leaves nothing but that.
     pub(crate) async fn apart<T: Send + 'static>(
         self: &Arc<Self>,
         work: impl FnOnce(&Self) -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
-        let permit = self.gate.clone().acquire_owned().await.map_err(io::Error::other)?;
+        let permit = self.waits().gate.clone().acquire_owned().await.map_err(io::Error::other)?;
         let spool = self.clone();
         let done = tokio::task::spawn_blocking(move || {
             let done = work(&spool);
@@ -299,10 +309,10 @@ impl Spool {
             work(self);
             return;
         };
-        if self.later.push(Box::new(work)) {
+        if self.waits().later.push(Box::new(work)) {
             let spool = self.clone();
             runtime.spawn_blocking(move || {
-                while let Some(work) = spool.later.pop() {
+                while let Some(work) = spool.waits().later.pop() {
                     work(&spool);
                 }
             });
