@@ -604,7 +604,8 @@ fn kill_9_of_the_keeper_alone() {
             assert_eq!(daemon.docker(&["exec", id, "echo", "still"]).ok(), "still", "{runtime}");
         }
         for id in [ends, again] {
-            daemon.docker(&["exec", id, "touch", "/go"]).ok();
+            // The container may end before the exec does.
+            daemon.docker(&["exec", id, "touch", "/go"]);
         }
         let code = daemon.docker(&["wait", ends]).ok();
         if told {

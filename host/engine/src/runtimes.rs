@@ -106,11 +106,11 @@ impl Engine {
         }
         let Ok(other) = self.inner.registry.find(other).map(|other| other.now()) else { return error };
         if other.state.runtime.is_none() {
-            error.what.push_str(&format!(
-                "; from a user namespace, runc before 1.3 cannot join the pid namespace of {}, which the runtime {NATIVE} made: \
+            error.what = format!(
+                "{}; from a user namespace, runc before 1.3 cannot join the pid namespace of {}, which the runtime {NATIVE} made: \
                  use runc 1.3 or newer, crun, or the same runtime for both",
-                other.def.name
-            ));
+                error.what, other.def.name
+            );
         }
         error
     }

@@ -412,7 +412,7 @@ impl Thread {
             match request {
                 Request::Finish(key, feed) => {
                     let now = self.feed(key);
-                    if !now.is_some_and(|now| std::ptr::eq(Arc::as_ptr(&now), feed.as_ptr())) {
+                    if now.is_none_or(|now| !std::ptr::eq(Arc::as_ptr(&now), feed.as_ptr())) {
                         continue;
                     }
                     if !self.with(key, |this| this.finish(key)) {

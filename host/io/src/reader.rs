@@ -92,8 +92,11 @@ struct SpoolReader {
     /// None while another thread reads with it.
     reading: Option<Box<Reading>>,
     /// That thread, which waits for the disk. It is left to itself if the client goes.
-    away: Option<JoinHandle<io::Result<(Box<Reading>, io::Result<Step>)>>>,
+    away: Option<JoinHandle<io::Result<Back>>>,
 }
+
+/// What a thread that was waited for brings back: the reader, and what it found.
+type Back = (Box<Reading>, io::Result<Step>);
 
 /// What reads.
 #[derive(Debug)]

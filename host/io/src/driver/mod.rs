@@ -305,20 +305,20 @@ impl Driver {
         self.again.store(true, Ordering::SeqCst);
         let mut little = false;
         while self.again.load(Ordering::SeqCst) {
-            let work = match self.work.try_lock() {
+            let mut work = match self.work.try_lock() {
                 Ok(work) => work,
                 Err(TryLockError::Poisoned(work)) => work.into_inner(),
                 // Who has it looks again.
                 Err(TryLockError::WouldBlock) => return false,
             };
             self.again.store(false, Ordering::SeqCst);
-            little = self.work(work);
+            little = self.work(&mut work);
         }
         little
     }
 
     /// Encodes what there is. True: it was something, but little.
-    fn work(&self, mut work: MutexGuard<'_, Work>) -> bool {
+    fn work(&self, work: &mut Work) -> bool {
         if self.removed.load(Ordering::SeqCst) {
             work.running = None;
             return false;
@@ -328,7 +328,7 @@ impl Driver {
         }
         let mut bytes = 0;
         loop {
-            match self.step(&mut work) {
+            match self.step(work) {
                 Ok(Some(n)) => {
                     work.failures = 0;
                     work.retry = None;

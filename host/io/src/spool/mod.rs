@@ -331,7 +331,11 @@ impl Spool {
         if let Ok(state) = self.loaded_if(Wait::No) {
             return Ok(of(&state));
         }
-        self.apart(move |spool| Ok(of(&*spool.loaded()?))).await
+        let look = move |spool: &Self| {
+            let state = spool.loaded()?;
+            Ok(of(&state))
+        };
+        self.apart(look).await
     }
 
     /// Position after the last byte.
