@@ -1,5 +1,6 @@
 # AppArmor: who is confined, by what, and that it holds. Every attack is tried without the profile as well, where it must succeed.
 
+echo '{"runtimes":{"runc-own":{"path":"/sbin/runc"},"wharf-oci":{"path":"/bin/wharf","runtimeArgs":["oci"]}}}' >/run/daemon.json
 start_daemon
 docker load -q -i /images/one.tar >/dev/null || bad load "$(tail -5 /run/daemon.log)"
 image=one:1
@@ -76,6 +77,20 @@ same "named holds" "1" "$(docker run --rm --security-opt apparmor=mine $image sh
 same "named and privileged" "mine (enforce)" "$(docker run --rm --privileged --security-opt apparmor=mine $image $current 2>&1)"
 docker create --name mine --security-opt apparmor=mine $image true >/dev/null
 same "named inspect" "mine" "$(docker inspect -f '{{.AppArmorProfile}}' mine 2>&1)"
+
+# Containers that other runtimes make, and what is executed in them.
+for runtime in runc-own wharf-oci; do
+    of="--network none --runtime $runtime"
+    same "$runtime" "$default" "$(docker run --rm $of $image $current 2>&1)"
+    same "$runtime unconfined" "unconfined" "$(docker run --rm $of $free $image $current 2>&1)"
+    same "$runtime privileged" "unconfined" "$(docker run --rm $of --privileged $image $current 2>&1)"
+    same "$runtime named" "mine (enforce)" "$(docker run --rm $of --security-opt apparmor=mine $image $current 2>&1)"
+    docker run --rm $of --security-opt apparmor=nosuch $image true >/run/out 2>&1 && bad "$runtime unknown" "$(cat /run/out)"
+    docker run -d --name other $of $image sleep 1000 >/dev/null || bad "$runtime run" "$(docker logs other 2>&1)"
+    same "$runtime exec" "$default" "$(docker exec other $current 2>&1)"
+    same "$runtime holds" "" "$(docker run --rm $of $open $image sh -c 'mkdir /m && mount -t tmpfs x /m && echo through' 2>/dev/null)"
+    docker rm -f other >/dev/null
+done
 
 # Other programs' bundles.
 mkdir -p /run/bundle/rootfs

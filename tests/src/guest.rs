@@ -265,6 +265,9 @@ impl Guest {
             let to = root.join(name);
             fs::create_dir_all(to.parent().expect("parent")).expect("system disk");
             run(Command::new("cp").arg("-a").arg(from).arg(to));
+            if name.starts_with("sbin/") {
+                add_libraries(&root, from);
+            }
         }
         let image = self.path("system.img");
         fs::File::create(&image).and_then(|f| f.set_len(1 << 30)).expect("system disk");
@@ -385,6 +388,11 @@ fn add_program(root: &Path, program: &Path) {
     if !stripped.is_ok_and(|output| output.status.success()) {
         fs::copy(program, &to).expect("program");
     }
+    add_libraries(root, program);
+}
+
+/// The libraries that a program is linked with.
+fn add_libraries(root: &Path, program: &Path) {
     let linked = Command::new("ldd").arg(program).output().expect("ldd").stdout;
     for word in String::from_utf8_lossy(&linked).split_whitespace().filter(|w| w.starts_with('/')) {
         let to = root.join(word.trim_start_matches('/'));

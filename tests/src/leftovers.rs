@@ -96,3 +96,18 @@ pub fn force(dir: &Path) {
         let _ = fs::remove_dir(group);
     }
 }
+
+/// Takes the cgroups of a test's `--cgroup-parent`, a single name, away in all hierarchies; the daemon leaves what is not its own.
+pub fn remove_cgroup_parent(name: &str) {
+    let top = PathBuf::from("/sys/fs/cgroup");
+    for dir in fs::read_dir(&top)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|e| e.path().join(name))
+        .chain([top.join(name)])
+    {
+        let _ = fs::remove_dir(dir.join("wharf"));
+        let _ = fs::remove_dir(dir);
+    }
+}

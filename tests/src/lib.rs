@@ -28,6 +28,7 @@ pub mod platforms;
 pub mod proxy;
 pub mod reference;
 pub mod registry;
+pub mod runtimes;
 pub mod serve;
 pub mod server;
 

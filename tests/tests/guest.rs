@@ -136,8 +136,11 @@ fn containers_are_confined_by_apparmor() {
         eprintln!("skipped: there is no apparmor_parser (Debian package apparmor)");
         return;
     }
-    let Some(guest) = Guest::with_images(&[], &["one"], &[("sbin/apparmor_parser", parser)]) else { return };
-    all_well(&guest, "confine", 25);
+    // Debian's package runc, which the tests install.
+    let runtime = Path::new("/usr/sbin/runc");
+    let more = [("sbin/apparmor_parser", parser), ("sbin/runc", runtime)];
+    let Some(guest) = Guest::with_images(&[], &["one"], &more) else { return };
+    all_well(&guest, "confine", 40);
 }
 
 /// CRIU where there is only cgroup v2, and where AppArmor confines, if its parser is here.

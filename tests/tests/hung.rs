@@ -8,6 +8,7 @@ use std::io::{BufReader, Write};
 use std::path::PathBuf;
 
 use wharf_tests::fuse::{Hangs, Hung};
+use wharf_tests::leftovers::remove_cgroup_parent;
 use wharf_tests::pace::{check, within};
 use wharf_tests::{Daemon, eventually};
 
@@ -210,15 +211,6 @@ impl Drop for Frozen {
     }
 }
 
-/// Takes the cgroups of a test's parent away in all hierarchies; the daemon leaves what is not its own.
-fn remove_parent(name: &str) {
-    let top = PathBuf::from("/sys/fs/cgroup");
-    for dir in fs::read_dir(&top).unwrap().flatten().map(|e| e.path().join(name)).chain([top.join(name)]) {
-        let _ = fs::remove_dir(dir.join("wharf"));
-        let _ = fs::remove_dir(dir);
-    }
-}
-
 #[test]
 fn a_child_that_stands_still_before_its_program_runs() {
     let (daemon, other) = daemon();
@@ -271,7 +263,7 @@ fn a_child_that_stands_still_before_its_program_runs() {
     }
     drop(frozen);
     eventually("the cgroups to be gone", || {
-        remove_parent(&parent);
+        remove_cgroup_parent(&parent);
         let top = PathBuf::from("/sys/fs/cgroup");
         let left = fs::read_dir(&top).unwrap().flatten().filter(|e| e.path().join(&parent).exists()).count();
         (left == 0 && !top.join(&parent).exists()).then_some(())
@@ -329,4 +321,100 @@ fn a_log_whose_disk_hangs_does_not_stop_a_container_that_is_not_to_wait() {
     let wanted: Vec<String> = (1..=100).map(|n| n.to_string()).collect();
     assert_eq!(logs.lines().map(str::trim_end).collect::<Vec<_>>(), wanted);
     daemon.docker(&["rm", "-f", &id]).ok();
+}
+
+/// Threads and descriptors of a process.
+fn size_of(pid: i32) -> (usize, usize) {
+    let count = |name: &str| fs::read_dir(format!("/proc/{pid}/{name}")).unwrap().count();
+    (count("task"), count("fd"))
+}
+
+/// A request whose answer is not read; the client goes when it is dropped.
+fn client(daemon: &Daemon, method: &str, path: &str) -> std::os::unix::net::UnixStream {
+    let mut stream = std::os::unix::net::UnixStream::connect(daemon.socket()).unwrap();
+    let upgrade = "Connection: Upgrade\r\nUpgrade: tcp\r\nContent-Length: 0";
+    let headers = if method == "POST" { upgrade } else { "Connection: keep-alive" };
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: x\r\n{headers}\r\n\r\n").unwrap();
+    stream
+}
+
+#[test]
+fn logs_whose_disks_hang_are_nobody_elses_matter() {
+    let (daemon, other) = daemon();
+    let tick = "n=0; while :; do n=$((n+1)); echo tick $n; sleep 0.05; done";
+    // As many as there are threads that move output, and more: each has others' containers to serve as well.
+    let run =
+        |script: &str| daemon.docker(&["run", "-d", "--network", "none", "busybox", "sh", "-c", script]).ok();
+    let create = |script: &str| {
+        let id = daemon.docker(&["create", "--network", "none", "busybox", "sh", "-c", script]).ok();
+        let spool = daemon.path("data/containers").join(&id).join("spool");
+        fs::create_dir_all(&spool).unwrap();
+        (Hung::mount(&spool, Hangs::Inside), id)
+    };
+    let healthy: Vec<String> = (0..5).map(|_| run(tick)).collect();
+    let (threads, descriptors) = size_of(daemon.pid());
+    let mut wedged: Vec<(Hung, String)> =
+        (0..5).map(|_| create("echo one; echo two >&2; sleep 1000")).collect();
+    for (_, id) in &wedged {
+        daemon.docker(&["start", id]).ok();
+    }
+    eventually("all of them to hang", || wedged.iter().all(|(hung, _)| hung.waiting() > 0).then_some(()));
+    // Others print on, to logs, followers, attached clients and files.
+    let last = |id: &str| -> u64 {
+        let line = daemon.docker(&["logs", "--tail", "1", id]).ok();
+        line.rsplit(' ').next().unwrap_or("").parse().unwrap_or(0)
+    };
+    let goes_on = |stage: &str| {
+        for id in &healthy {
+            let before = last(id);
+            eventually("more output of another container", || (last(id) > before + 2).then_some(()));
+        }
+        let follow = daemon.docker(&["run", "--rm", "--network", "none", "busybox", "seq", "1000"]).ok();
+        assert_eq!(follow.lines().count(), 1000, "{stage}");
+        check(&daemon, &other, stage);
+    };
+    goes_on("logs whose disks hang");
+    let path = daemon.docker(&["inspect", "-f", "{{.LogPath}}", &healthy[0]]).ok();
+    let length = fs::metadata(&path).unwrap().len();
+    eventually("another container's log file", || {
+        (fs::metadata(&path).unwrap().len() > length).then_some(())
+    });
+    // Clients that ask for the hung ones, more than the daemon has threads of any kind.
+    let mut clients = Vec::new();
+    for (_, id) in &wedged {
+        for n in 0..150 {
+            clients.push(match n % 5 {
+                0 => client(&daemon, "GET", &format!("/containers/{id}/logs?stdout=1&stderr=1")),
+                1 => client(&daemon, "GET", &format!("/containers/{id}/logs?stdout=1&follow=1")),
+                2 => client(&daemon, "GET", &format!("/containers/{id}/logs?stdout=1&tail=5&timestamps=1")),
+                3 => client(&daemon, "POST", &format!("/containers/{id}/attach?stream=1&stdout=1&stderr=1")),
+                _ => client(&daemon, "POST", &format!("/containers/{id}/attach?stream=1&logs=1&stdout=1")),
+            });
+        }
+    }
+    goes_on("clients of logs whose disks hang");
+    // They go, and leave no more than a few threads for each disk.
+    drop(clients);
+    eventually("the clients' connections to be gone", || {
+        let (_, now) = size_of(daemon.pid());
+        (now < descriptors + 60).then_some(())
+    });
+    // What waits for a disk is bounded; idle threads of the pool go by themselves.
+    eventually("the clients' threads to be gone", || (size_of(daemon.pid()).0 < threads + 60).then_some(()));
+    // One is to be removed: that is answered, whatever comes of it, and concerns nobody else.
+    let removed = begin(&daemon, "DELETE", &format!("/containers/{}?force=1", wedged[0].1));
+    goes_on("removal of a container whose log's disk hangs");
+    within(60, "the answer to a removal", || removed.join().unwrap());
+    // The disks answer again, with an error: output goes on and is told of as missing.
+    for (hung, _) in &mut wedged {
+        hung.release();
+    }
+    for (_, id) in &wedged {
+        eventually("the removal", || (daemon.docker(&["rm", "-f", id]).code == 0).then_some(()));
+    }
+    drop(wedged);
+    goes_on("disks that answer again");
+    for id in &healthy {
+        daemon.docker(&["rm", "-f", id]).ok();
+    }
 }

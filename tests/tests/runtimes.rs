@@ -3,34 +3,11 @@
 
 #![cfg(test)]
 
-use std::path::Path;
-
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
+use wharf_tests::runtimes::{RUNTIMES, config, no_traces, path_with_shim};
 use wharf_tests::{Daemon, Options, bin_dir, eventually};
-
-/// What stands for itself, three that are called, and two that a shim calls.
-const RUNTIMES: [&str; 6] = ["runc", "debian-runc", "crun", "wharf-oci", "shim-runc", "shim-crun"];
-
-/// `$PATH` with the shim on it, which the tests' preparation has fetched where it is not installed.
-fn path_with_shim() -> String {
-    let fetched = bin_dir().join("../shims");
-    let path = format!("{}:{}", fetched.display(), std::env::var("PATH").unwrap());
-    let found = path.split(':').any(|dir| Path::new(dir).join("containerd-shim-runc-v2").is_file());
-    assert!(found, "containerd-shim-runc-v2 is missing; `cargo xtask test` fetches it");
-    path
-}
-
-fn config() -> Value {
-    json!({"runtimes": {
-        "debian-runc": {"path": "/usr/sbin/runc"},
-        "crun": {"path": "/usr/bin/crun"},
-        "wharf-oci": {"path": bin_dir().join("wharf"), "runtimeArgs": ["oci"]},
-        "shim-runc": {"runtimeType": "io.containerd.runc.v2", "options": {"BinaryName": "/usr/sbin/runc"}},
-        "shim-crun": {"runtimeType": "io.containerd.runc.v2", "options": {"BinaryName": "/usr/bin/crun"}},
-    }})
-}
 
 fn with(config: &Value) -> Daemon {
     let daemon = Daemon::with(Options {
@@ -40,22 +17,6 @@ fn with(config: &Value) -> Daemon {
     });
     daemon.import_busybox();
     daemon
-}
-
-/// Nothing of an ended container is left with its runtime.
-fn no_traces(daemon: &Daemon) {
-    let list = |path: &Path| -> Vec<String> {
-        let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
-        entries.map(|e| e.path().display().to_string()).collect()
-    };
-    eventually("runtimes and bundles to be cleared away", || {
-        let mut left = list(&daemon.path("exec/oci"));
-        for runtime in list(&daemon.path("exec/runtimes")) {
-            // Files of the runtime itself are no container.
-            left.extend(list(Path::new(&runtime)).into_iter().filter(|p| Path::new(p).is_dir()));
-        }
-        left.is_empty().then_some(())
-    });
 }
 
 struct Using<'a> {
@@ -294,6 +255,85 @@ fn a_life_from_start_to_end() {
     });
 }
 
+/// A process that is frozen while it is made holds up runc's shim, which then does not resume it either.
+#[test]
+fn pauses_while_execs_are_made() {
+    each(|u| {
+        let d = u.daemon;
+        let id = u.run(&["-d", "--network", "none", "busybox", "sleep", "1000"]).ok();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while !done.load(std::sync::atomic::Ordering::SeqCst) {
+                        let ran = d.docker(&["exec", &id, "true"]);
+                        assert!(
+                            ran.code == 0
+                                || ["is paused", "received 409"].iter().any(|t| ran.err.contains(t)),
+                            "{ran:?}"
+                        );
+                    }
+                });
+            }
+            for _ in 0..10 {
+                d.docker(&["pause", &id]).ok();
+                d.docker(&["unpause", &id]).ok();
+            }
+            done.store(true, std::sync::atomic::Ordering::SeqCst);
+        });
+        assert_eq!(d.docker(&["exec", &id, "echo", "still"]).ok(), "still");
+        d.docker(&["rm", "-f", &id]).ok();
+    });
+}
+
+/// The daemon ends in order, and the keeper with it, while all of them are paused.
+#[test]
+fn an_end_in_order_with_paused_containers_leaves_nothing() {
+    let mut daemon = with(&config());
+    let mut paused = Vec::new();
+    for runtime in RUNTIMES {
+        let args = [
+            "run",
+            "-d",
+            "--runtime",
+            runtime,
+            "--network",
+            "none",
+            "--stop-timeout",
+            "1",
+            "busybox",
+            "sleep",
+            "1000",
+        ];
+        let id = daemon.docker(&args).ok();
+        daemon.docker(&["pause", &id]).ok();
+        paused.push(id);
+    }
+    daemon.stop();
+    no_traces(&daemon);
+    let processes = || -> Vec<String> {
+        let lines = std::fs::read_dir("/proc").unwrap().flatten();
+        let lines = lines.filter_map(|p| std::fs::read_to_string(p.path().join("cmdline")).ok());
+        lines.filter(|line| paused.iter().any(|id| line.contains(id.as_str()))).collect()
+    };
+    eventually("shims to be gone", || processes().is_empty().then_some(()));
+    for controller in ["freezer", "memory", "pids", ""] {
+        for id in &paused {
+            let cgroup = format!("/sys/fs/cgroup/{controller}/wharf/{id}");
+            assert!(!std::path::Path::new(&cgroup).exists(), "{cgroup}");
+        }
+    }
+    daemon.restart();
+    for id in &paused {
+        assert_eq!(
+            daemon.docker(&["inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", id]).ok(),
+            "exited 137"
+        );
+        daemon.docker(&["start", id]).ok();
+        daemon.docker(&["rm", "-f", id]).ok();
+    }
+}
+
 #[test]
 fn networks() {
     each(|u| {
@@ -415,6 +455,7 @@ fn only_the_administrator_names_runtimes() {
     assert_eq!(info["DefaultRuntime"], "runc");
     assert_eq!(info["Runtimes"]["crun"]["path"], "/usr/bin/crun");
     assert_eq!(info["Runtimes"]["wharf-oci"]["runtimeArgs"], json!(["oci"]));
+    assert_eq!(info["Runtimes"]["shim-runc"], json!({}));
     eventually("what a runtime can do", || {
         let info: Value = serde_json::from_str(&daemon.api("GET", "/info", "").text()).unwrap();
         let status = info["Runtimes"]["debian-runc"]["status"]["org.opencontainers.runtime-spec.features"]
@@ -513,39 +554,74 @@ fn kill_9_of_the_keeper_loses_no_container() {
     no_traces(&daemon);
 }
 
+/// Whether the kernel tells how a process has ended that is nobody's child here (Linux 6.15).
+fn ends_are_told() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split(['.', '-']).map(|n| n.trim().parse::<u32>().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 15)
+}
+
+/// The daemon lives, so it has another keeper at once, which finds what the last one had.
 #[test]
-fn no_other_runtime_makes_a_container_without_the_user_namespace_that_it_is_to_have() {
-    let mut own = config();
-    own["userns-remap"] = json!("default");
-    let subids = "dockremap:400000:65536\n";
-    let accounts = |file: &str, line: &str| {
-        let own = std::fs::read_to_string(file).unwrap();
-        let others: Vec<&str> = own.lines().filter(|l| !l.starts_with("dockremap:")).collect();
-        format!("{}\n{line}\n", others.join("\n"))
-    };
-    let daemon = Daemon::with(Options {
-        config: Some(own.to_string()),
-        env: vec![("PATH".into(), path_with_shim())],
-        etc: vec![
-            ("subuid".into(), subids.into()),
-            ("subgid".into(), subids.into()),
-            ("passwd".into(), accounts("/etc/passwd", "dockremap:x:4990:4990::/:/usr/sbin/nologin")),
-            ("group".into(), accounts("/etc/group", "dockremap:x:4990:")),
-        ],
-        ..Options::default()
-    });
-    daemon.import_busybox();
-    let map = ["busybox", "cat", "/proc/self/uid_map"];
+fn kill_9_of_the_keeper_alone() {
+    let daemon = with(&config());
+    let script = "trap 'exit 5' TERM; echo up; while ! test -e /go; do sleep 0.05; done; echo down; exit 9";
+    let mut running = Vec::new();
     for runtime in RUNTIMES {
-        let first = ["run", "--rm", "--network", "none", "--runtime", runtime];
-        let ran = daemon.docker(&[&first[..], &map[..]].concat());
-        if runtime == "runc" {
-            assert!(ran.ok().contains("400000"));
-        } else {
-            ran.fails(125, "cannot be used for a container with a user namespace");
+        let run = |more: &[&str]| {
+            let first = ["run", "-d", "--runtime", runtime, "--network", "none"];
+            daemon.docker(&[&first, more, &["busybox", "sh", "-c", script]].concat()).ok()
+        };
+        running.push((
+            runtime,
+            run(&[]),
+            run(&["--stop-timeout", "20"]),
+            run(&["--restart", "on-failure:1"]),
+        ));
+    }
+    let old = daemon_keeper(&daemon);
+    // An exec under way, too.
+    let under_way =
+        daemon.docker_command(&["exec", &running[1].1, "sh", "-c", "sleep 1; exit 3"]).spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    kill(Pid::from_raw(old), Signal::SIGKILL).unwrap();
+    eventually("another keeper", || {
+        let exec = daemon.docker(&["exec", &running[0].1, "echo", "still"]);
+        (exec.code == 0 && exec.out.trim() == "still").then_some(())
+    });
+    assert_ne!(daemon_keeper(&daemon), old);
+    // It comes to an end, whatever its client is told of that.
+    drop(under_way.wait_with_output().unwrap());
+    let told = ends_are_told();
+    for (runtime, ends, stopped, again) in &running {
+        let state = |id: &str| {
+            daemon
+                .docker(&["inspect", "-f", "{{.State.Status}} {{.State.ExitCode}} {{.RestartCount}}", id])
+                .ok()
+        };
+        for id in [ends, stopped, again] {
+            assert_eq!(state(id), "running 0 0", "{runtime}");
+            assert_eq!(daemon.docker(&["exec", id, "echo", "still"]).ok(), "still", "{runtime}");
         }
-        let host = daemon.docker(&[&first[..], &["--userns", "host"], &map[..]].concat()).ok();
-        assert_eq!(host.split_whitespace().collect::<Vec<_>>(), ["0", "0", "4294967295"], "{runtime}");
+        for id in [ends, again] {
+            // The container may end before the exec does.
+            daemon.docker(&["exec", id, "touch", "/go"]);
+        }
+        let code = daemon.docker(&["wait", ends]).ok();
+        if told {
+            assert_eq!(code, "9", "{runtime}");
+        }
+        assert_eq!(daemon.docker(&["logs", ends]).ok(), "up\ndown", "{runtime}");
+        // The policy brings it back once: it finds /go and ends again.
+        eventually("an end after a restart", || (state(again) == "exited 9 1").then_some(()));
+        daemon.docker(&["stop", stopped]).ok();
+        let shown = state(stopped);
+        assert!(shown.starts_with("exited") && (!told || shown == "exited 5 0"), "{runtime}: {shown}");
+        // All of them can be started anew, and removed by force.
+        daemon.docker(&["start", stopped]).ok();
+        daemon.docker(&["rm", "-f", ends, stopped, again]).ok();
     }
     no_traces(&daemon);
+    let keeper = daemon_keeper(&daemon);
+    eventually("no zombies of the keeper", || zombies(keeper).is_empty().then_some(()));
 }

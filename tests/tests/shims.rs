@@ -231,6 +231,58 @@ fn a_shim_that_goes_wrong_later_ends_with_its_container() {
     }
 }
 
+/// The daemon lets a container go on past a shim that waits for just that.
+#[test]
+fn a_paused_container_goes_on_though_its_shim_is_stuck() {
+    let mut shims = Shims::new(&["stuck-resume", "hang-resume"]);
+    let stuck = shims.run("stuck-resume", &["-d", "busybox", "sleep", "1000"]).ok();
+    let hung = shims.run("hang-resume", &["-d", "busybox", "sleep", "1000"]).ok();
+    let d = &shims.daemon;
+    let status = |id: &str| d.docker(&["inspect", "-f", "{{.State.Status}}", id]).ok();
+    let state = |id: &str| {
+        let pid = d.docker(&["inspect", "-f", "{{.State.Pid}}", id]).ok();
+        let path = format!("wharf/{id}");
+        let v1 = std::fs::read_to_string(format!("/sys/fs/cgroup/freezer/{path}/freezer.state"));
+        let frozen = match v1 {
+            Ok(state) => state.trim() != "THAWED",
+            Err(_) => {
+                std::fs::read_to_string(format!("/sys/fs/cgroup/{path}/cgroup.freeze")).unwrap().trim() == "1"
+            }
+        };
+        assert!(Path::new(&format!("/proc/{pid}")).exists());
+        frozen
+    };
+    d.docker(&["pause", &stuck]).ok();
+    assert!(state(&stuck));
+    d.docker(&["unpause", &stuck]).ok();
+    assert!(!state(&stuck));
+    assert_eq!(status(&stuck), "running");
+    // One that never answers: it stays as it was, and says so.
+    d.docker(&["pause", &hung]).ok();
+    d.docker(&["unpause", &hung]).fails(1, "the shim does not answer (Resume)");
+    assert!(state(&hung));
+    assert_eq!(status(&hung), "paused");
+    shims.others_are_unharmed();
+    // Both are stopped all the same: one by a user, one by the daemon's own end.
+    d.docker(&["stop", "-t", "1", &hung]).ok();
+    assert_eq!(status(&hung), "exited");
+    d.docker(&["start", &hung]).ok();
+    d.docker(&["pause", &hung]).ok();
+    d.docker(&["pause", &stuck]).ok();
+    shims.daemon.stop();
+    shims.no_traces();
+    for id in [&stuck, &hung] {
+        assert!(!Path::new(&format!("/sys/fs/cgroup/freezer/wharf/{id}")).exists());
+        assert!(!Path::new(&format!("/sys/fs/cgroup/wharf/{id}")).exists());
+    }
+    shims.daemon.restart();
+    for id in [&stuck, &hung] {
+        let shown = shims.daemon.docker(&["inspect", "-f", "{{.State.Status}} {{.State.Pid}}", id]).ok();
+        assert_eq!(shown, "exited 0");
+        shims.daemon.docker(&["rm", id]).ok();
+    }
+}
+
 #[test]
 fn daemon_and_keeper_may_die() {
     let mut shims = Shims::new(&["machine"]);

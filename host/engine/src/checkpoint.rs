@@ -73,9 +73,11 @@ impl Engine {
         let name = asked.checkpoint_id;
         check_name(&name)?;
         let failed = format!("Cannot checkpoint container {reference}");
-        if now.state.runtime.is_none() {
-            self.check_criu(&now).map_err(|e| Error { message: format!("{failed}: {e}"), ..e })?;
-        }
+        let possible = match &now.state.runtime {
+            None => self.check_criu(&now),
+            Some(_) => crate::criu::check_user(&now.def),
+        };
+        possible.map_err(|e| Error { message: format!("{failed}: {e}"), ..e })?;
         let dir = self.checkpoint_dir(&now.def.id, &asked.checkpoint_dir)?;
         let image = {
             let (name, id) = (name.clone(), now.def.id.clone());
@@ -168,8 +170,9 @@ impl Engine {
         if now.def.config.tty == Some(true) {
             return Err(Error::invalid("checkpoint not support on containers with tty"));
         }
-        if self.runtime_of(&now.def)?.is_none() {
-            self.check_criu(&now)?;
+        match self.runtime_of(&now.def)? {
+            None => self.check_criu(&now)?,
+            Some(_) => crate::criu::check_user(&now.def)?,
         }
         let mut held = container.lock.lock().await;
         crate::start::check_startable(&container, &held)?;

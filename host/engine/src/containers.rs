@@ -67,9 +67,9 @@ impl Engine {
                 now.def.id
             )));
         }
-        let attached = container.io.attach(query)?;
+        let attached = container.io.attach(query).await?;
         self.container_event(&now, "attach", &[]);
-        std::future::ready(Ok(attached)).await
+        Ok(attached)
     }
 
     /// A client left a container by its detach keys.

@@ -41,16 +41,29 @@ pub(crate) struct Outside {
     net: bool,
 }
 
+fn not_possible(why: &str) -> Error {
+    Error::internal(format!("checkpoints of such a container are not possible: {why}"))
+}
+
+/// Refuses containers with a user namespace, whatever their runtime.
+pub(crate) fn check_user(def: &Definition) -> Result<()> {
+    if def.id_maps.is_empty() {
+        return Ok(());
+    }
+    Err(not_possible(
+        "it has a user namespace (--userns), and CRIU makes another one, to which its network would not belong",
+    ))
+}
+
 /// Refuses containers of which CRIU could not make what they are. The status is that of dockerd, whose runtime fails.
 fn check_whole(def: &Definition, b: &Blueprint) -> Result<()> {
-    let why = if !def.id_maps.is_empty() {
-        "it has a user namespace (--userns), and CRIU makes another one, to which its network would not belong"
-    } else if let Mode::Container(_) = b.pid {
-        "it is in another container's pid namespace (--pid container), and CRIU makes processes in its own or a new one only"
-    } else {
-        return Ok(());
-    };
-    Err(Error::internal(format!("checkpoints of such a container are not possible: {why}")))
+    check_user(def)?;
+    match b.pid {
+        Mode::Container(_) => Err(not_possible(
+            "it is in another container's pid namespace (--pid container), and CRIU makes processes in its own or a new one only",
+        )),
+        Mode::Private | Mode::Host => Ok(()),
+    }
 }
 
 /// The paths at which trees from outside are mounted.

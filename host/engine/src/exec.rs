@@ -281,6 +281,9 @@ impl Engine {
     ) -> Result<Option<(wharf_io::Output, Option<wharf_io::Stdin>)>> {
         let _ = caller;
         let exec = self.inner.execs.find(id)?;
+        let (container, _) = self.exec_target(&exec.container)?;
+        let _making = container.making_execs.read().await;
+        // It may have been paused meanwhile.
         let (_, now) = self.exec_target(&exec.container)?;
         {
             let mut progress = exec.progress();

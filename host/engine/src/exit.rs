@@ -94,9 +94,13 @@ impl Engine {
     pub(crate) async fn record_exit(&self, container: &Arc<Container>, held: &mut Held, status: ExitStatus) {
         let before = container.now();
         tracing::trace!(id = before.def.id, "ended");
-        let shim = before.state.shim();
-        let told_of_oom =
-            shim.is_some_and(|shim| wharf_shim::lacked_memory(std::path::Path::new(&shim.bundle)));
+        let told_of_oom = match before.state.shim().map(|shim| std::path::PathBuf::from(&shim.bundle)) {
+            // A file, which is gone with what is disposed of below.
+            Some(bundle) => {
+                self.inner.pool.run(move || wharf_shim::lacked_memory(&bundle)).await.unwrap_or(false)
+            }
+            None => false,
+        };
         // What is undone needs no record: it dies with its namespace or is found by the sweep.
         let (cgroups, path) = (self.inner.cgroups.clone(), before.state.cgroup.clone());
         let (runtime, id) = (before.state.runtime.clone(), before.def.id.clone());

@@ -10,7 +10,7 @@ use wharf_kernel::net;
 use wharf_store::{Store, Transaction};
 
 use crate::drivers::{CodecSeam, StorageSeam};
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::filesystem::Dirs;
 use crate::host::Host;
 use crate::planner::names;
@@ -65,6 +65,11 @@ impl Engine {
         let cgroups = Cgroups::detect().doing("cannot use cgroups")?;
         let cgroup_version = if cgroups.version() == Version::V2 { 2 } else { 1 };
         let facts = host.facts(&settings, cgroup_version);
+        if (settings.cpu_rt_period, settings.cpu_rt_runtime) != (0, 0) && !facts.cpu_realtime {
+            return Err(Error::invalid(
+                "daemon-scoped cpu-rt-period and cpu-rt-runtime are not supported by the kernel",
+            ));
+        }
         let images = wharf_images::Images::open(wharf_images::Settings {
             store: store.clone(),
             storage: Arc::new(StorageSeam(plugins.storage(&settings.storage_driver)?)),

@@ -65,6 +65,9 @@ pub(crate) struct Container {
     life: watch::Sender<Life>,
     pub(crate) fragment: ArcSwap<Option<Fragment>>,
     pub(crate) execs: Mutex<BTreeSet<String>>,
+    /// Held for reading while an exec is made, for writing while the container is frozen: a process that is frozen half-made
+    /// holds up whoever makes it.
+    pub(crate) making_execs: tokio::sync::RwLock<()>,
     /// What was told of this run's lack of memory; see `oom`.
     pub(crate) oom: AtomicU8,
     /// The keeper is making its process; the lock is held for as long as that takes.
@@ -83,6 +86,7 @@ impl Container {
             life: watch::Sender::new(life),
             fragment: ArcSwap::from_pointee(None),
             execs: Mutex::default(),
+            making_execs: tokio::sync::RwLock::default(),
             oom: AtomicU8::new(crate::oom::UNTOLD),
             setting_up: AtomicBool::new(false),
         })

@@ -66,7 +66,13 @@ impl Engine {
         held.removing = true;
         let now = container.now();
         let id = &now.def.id;
-        container.io.removed();
+        let (io, place) = (Arc::clone(&container.io), format!("the log of container {id}"));
+        if let Err(e) = self.inner.foreign.run(&[&place], move |_| io.removed()).await {
+            held.removing = false;
+            // What could not be waited for still happens: nothing can be kept of what it would print.
+            let _ = self.set_state(container, |s| s.status = Status::Dead).await;
+            return Err(e.context(format_args!("unable to remove container {id}")));
+        }
         let (dirs, dir_id) = (self.inner.dirs.clone(), id.clone());
         let mut tx = Transaction::new();
         tx.delete(CONTAINERS, id).delete(STATES, id).delete(NAMES, &now.def.name);

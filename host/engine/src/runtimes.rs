@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use wharf_kernel::{caps, runtime, seccomp};
 use wharf_oci::document;
-use wharf_plan::run::{ExecPlan, Foreign, RunPlan, Runtime};
+use wharf_plan::run::{ExecPlan, Foreign, RunPlan, Runtime, Stage, StartError};
 
 use crate::Engine;
 use crate::error::{Error, Result};
 use crate::models;
+use crate::planner::modes::Mode;
 use crate::planner::run::{Blueprint, NATIVE, is_native};
 use crate::planner::security::Seccomp;
-use crate::record::Definition;
+use crate::record::{Definition, State};
 use crate::registry::Now;
 
 /// For a call that makes no process.
@@ -54,26 +55,16 @@ impl Engine {
         if is_native(name) {
             return Ok(None);
         }
-        // Others would make it without the user namespace, with the host's own root inside.
-        if !def.id_maps.is_empty() {
-            return Err(Error::new(
-                crate::error::Kind::Unsupported,
-                format!(
-                    "runtime {name} cannot be used for a container with a user namespace; run it with the runtime {NATIVE}, or \
-                     with --userns=host"
-                ),
-            ));
-        }
         let bundle = bundles(&settings.exec_root).join(&def.id);
         let found = match settings.runtimes.get(name) {
             Some(found) => found,
             None if crate::shims::is_shim(name) => {
-                return crate::shims::runtime(name, name, None, &bundle).map(Some);
+                return crate::shims::runtime(name, name, None, &bundle, &def.id_maps).map(Some);
             }
             None => return Err(unknown(name)),
         };
         if let Some(shim) = &found.shim {
-            match crate::shims::runtime(name, &shim.kind, shim.options.as_ref(), &bundle) {
+            match crate::shims::runtime(name, &shim.kind, shim.options.as_ref(), &bundle, &def.id_maps) {
                 Err(_) if !found.path.is_empty() => {}
                 result => return result.map(Some),
             }
@@ -106,6 +97,24 @@ impl Engine {
         Ok(())
     }
 
+    /// Says what may be the reason where a runtime failed to join a pid namespace that this engine's own runtime made: that one
+    /// belongs to the host's user namespace, for the keeper to see its processes.
+    pub(crate) fn explain_join(&self, now: &Now, state: &State, mut error: StartError) -> StartError {
+        let (Some(_), Mode::Container(other)) = (&state.runtime, &now.blueprint.pid) else { return error };
+        if error.stage != Stage::Runtime || now.def.id_maps.is_empty() {
+            return error;
+        }
+        let Ok(other) = self.inner.registry.find(other).map(|other| other.now()) else { return error };
+        if other.state.runtime.is_none() {
+            error.what = format!(
+                "{}; from a user namespace, runc before 1.3 cannot join the pid namespace of {}, which the runtime {NATIVE} made: \
+                 use runc 1.3 or newer, crun, or the same runtime for both",
+                error.what, other.def.name
+            );
+        }
+        error
+    }
+
     /// The same for an exec.
     pub(crate) fn exec_plan_for(runtime: &Runtime, plan: &mut ExecPlan) {
         let document = document::process(&plan.process, caps::available_once()).to_string();
@@ -127,9 +136,18 @@ impl Engine {
     /// Freezes a container's processes, or lets them go on.
     pub(crate) async fn freeze(&self, now: &Now, frozen: bool) -> Result<()> {
         if let Some(runtime) = now.state.shim() {
-            let what = if frozen { "pause" } else { "resume" };
-            let tell = move |task: &mut wharf_shim::Task| if frozen { task.pause() } else { task.resume() };
-            return self.tell_shim(now, runtime, what, tell).await;
+            if frozen {
+                return self.tell_shim(now, runtime, "pause", wharf_shim::Task::pause).await;
+            }
+            let (cgroups, path) = (self.inner.cgroups.clone(), now.state.cgroup.clone());
+            let past_shim = move |frozen| {
+                let changed = if frozen { cgroups.freeze(&path) } else { cgroups.thaw(&path) };
+                if let Err(error) = changed {
+                    // A container that is no cgroup of this host's has none to thaw.
+                    tracing::debug!(%error, path, frozen, "past the shim");
+                }
+            };
+            return self.tell_shim(now, runtime, "resume", move |task| task.resume(&past_shim)).await;
         }
         if let Some(runtime) = &now.state.runtime {
             let verb = if frozen { "pause" } else { "resume" };
@@ -251,9 +269,8 @@ impl Engine {
             all.insert(
                 name.clone(),
                 models::Runtime {
-                    path: Some(
-                        runtime.shim.as_ref().map_or_else(|| runtime.path.clone(), |s| s.kind.clone()),
-                    ),
+                    // As with dockerd, one that is a shim has none.
+                    path: runtime.shim.is_none().then(|| runtime.path.clone()),
                     runtime_args: (!runtime.arguments.is_empty()).then(|| runtime.arguments.clone()),
                     status,
                 },

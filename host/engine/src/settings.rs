@@ -150,6 +150,11 @@ pub struct Settings {
     pub ulimits: Vec<ResourcesUlimits>,
     /// Bytes of /dev/shm where nothing is said; 0 is Docker's 64 MiB.
     pub shm_size: i64,
+    /// Real-time budget of the cgroups above containers, which these share: microseconds of each period, and the period; 0 leaves
+    /// the kernel's.
+    pub cpu_rt_runtime: i64,
+    /// Microseconds.
+    pub cpu_rt_period: i64,
     /// `private` or `shareable`.
     pub ipc_mode: String,
     /// `private` or `host`; empty is the kernel version's usual one.
@@ -221,6 +226,8 @@ impl Settings {
             host_gateways: Vec::new(),
             ulimits: Vec::new(),
             shm_size: 0,
+            cpu_rt_runtime: 0,
+            cpu_rt_period: 0,
             ipc_mode: "private".into(),
             cgroupns_mode: String::new(),
             seccomp: Seccomp::Builtin,

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use wharf_kernel::cgroup;
+use wharf_plan::idmap;
 use wharf_plan::run::{Runtime, Shim};
+use wharf_plan::types::{IdKind, IdMap};
 use wharf_shim::{Failure, Task};
 
 use crate::Engine;
@@ -37,20 +39,28 @@ pub(crate) fn is_shim(name: &str) -> bool {
     !name.contains('/') && wharf_shim::program_name(name).is_some()
 }
 
-/// A runtime that is a shim of this type.
+/// A runtime that is a shim of this type, for a container with these ranges.
 pub(crate) fn runtime(
     name: &str,
     kind: &str,
     options: Option<&wharf_plan::run::ShimOptions>,
     bundle: &Path,
+    maps: &[IdMap],
 ) -> Result<Runtime> {
+    let root = |of| idmap::outside(maps, of, 0);
+    let options = match root(IdKind::Users).zip(root(IdKind::Groups)) {
+        Some((uid, gid)) if !maps.is_empty() => {
+            wharf_shim::options_with_owner(kind, options.cloned(), uid, gid)
+        }
+        _ => options.cloned(),
+    };
     Ok(Runtime {
         name: name.to_owned(),
         program: program(kind)?,
         args: Vec::new(),
         root: String::new(),
         bundle: bundle.display().to_string(),
-        shim: Some(Shim { options: options.cloned() }),
+        shim: Some(Shim { options }),
     })
 }
 

@@ -21,6 +21,8 @@ use crate::{Caller, Engine, WaitCondition};
 pub(crate) const KILL_PATIENCE: Duration = Duration::from_secs(10);
 /// After so long a killed process is thawed: somebody else may have frozen its cgroup, and then it cannot even die.
 const FROZEN: Duration = Duration::from_millis(250);
+/// A pause waits so long for execs that are being made.
+const EXEC_MADE: Duration = Duration::from_secs(2);
 /// Seconds that `stop` gives when nobody says otherwise.
 const STOP_SECONDS: i64 = 10;
 
@@ -140,8 +142,13 @@ impl Engine {
         let config = &now.def.config;
         let own = config.stop_signal.as_deref().filter(|s| !s.is_empty()).map(signals::parse).transpose()?;
         let signal = signal.or(own).unwrap_or(signals::TERM);
-        if now.state.status == Status::Paused {
-            self.freeze(&now, false).await.doing("cannot thaw")?;
+        if now.state.status == Status::Paused
+            && let Err(error) = self.freeze(&now, false).await
+        {
+            // Its runtime does not let it go on, which is no reason for it to stay.
+            tracing::warn!(%error, id = now.def.id, "a paused container is thawed past its runtime to be stopped");
+            let (cgroups, path) = (self.inner.cgroups.clone(), now.state.cgroup.clone());
+            self.inner.pool.run(move || cgroups.thaw(&path)).await?.doing("cannot thaw")?;
         }
         // It may have ended by itself just now.
         let _ = self.send_signal(&now, signal).await;
@@ -321,6 +328,8 @@ impl Engine {
             }
             _ => return Err(not_running(&now.def.id)),
         }
+        // One that does not come to its end is no reason not to pause.
+        let _made = tokio::time::timeout(EXEC_MADE, container.making_execs.write()).await;
         self.freeze(&now, true).await.doing("cannot pause container")?;
         let new = self.set_state(&container, |s| s.status = Status::Paused).await?;
         self.container_event(&new, "pause", &[]);

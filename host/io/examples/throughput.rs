@@ -159,7 +159,7 @@ async fn measure(base: &Path, sizes: &[usize]) -> Result<()> {
             std::fs::create_dir(&dir)?;
             let io = streams.container(spec(&dir, driver));
             let reader = if attached {
-                Some(tokio::spawn(drain_here(io.attach(attach.clone())?.output)))
+                Some(tokio::spawn(drain_here(io.attach(attach.clone()).await?.output)))
             } else {
                 None
             };
@@ -200,7 +200,7 @@ async fn read_back(io: &ContainerIo) -> Result<()> {
     meter.print("  logs with timestamps", GIB);
     let meter = Meter::start();
     let replay = AttachQuery { logs: true, stdout: true, stderr: true, ..AttachQuery::default() };
-    drain(io.attach(replay)?.output).await?;
+    drain(io.attach(replay).await?.output).await?;
     meter.print("  attach replay", GIB);
     let (begin, used) = (Instant::now(), cpu());
     let bytes = drain(io.logs(LogQuery { tail: Tail::Lines(100), ..query }).await?).await?;

@@ -18,6 +18,7 @@ use crate::ring::Ring;
 use crate::spool::{Limits, Spool, Start, Stream};
 use crate::stdin::{Input, Stdin};
 use crate::sys;
+use crate::watch::Watch;
 
 /// What does not change while a container lives.
 #[derive(Debug, Clone)]
@@ -125,10 +126,11 @@ impl Streams {
     pub fn open(codecs: Arc<dyn Codecs>) -> Result<Self> {
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(4);
         let failed = |error| Error::host("starting the output threads", error);
-        let pump = Pump::new(threads).map_err(failed)?;
+        let watch = Watch::start().map_err(failed)?;
+        let pump = Pump::new(threads, &watch).map_err(failed)?;
         let runtime =
             tokio::runtime::Handle::try_current().map_err(|error| Error::host("log drivers", error))?;
-        let drivers = Drivers::open(codecs, runtime, threads.min(2)).map_err(failed)?;
+        let drivers = Drivers::open(codecs, runtime, threads.min(2), watch).map_err(failed)?;
         Ok(Self { pump: Arc::new(pump), drivers: Arc::new(drivers) })
     }
 
@@ -415,7 +417,7 @@ impl ContainerIo {
 
     /// How many clients read, and the log driver.
     pub fn readers(&self) -> usize {
-        self.spool.claims()
+        self.spool.readers()
     }
 
     /// The lines of the log.
@@ -429,16 +431,16 @@ impl ContainerIo {
         let want = [query.stdout, query.stderr];
         let spool = self.spool.clone();
         let follow = (query.follow && spool.running()).then(|| spool.runs());
-        let find = move || match (query.tail, query.since) {
-            (Tail::Lines(lines), _) => spool.tail(want, lines),
-            (Tail::All, Some(since)) => spool.since(want, since),
-            (Tail::All, None) => Ok(Start::at(spool.begin_position()?)),
+        let find = move |spool: &Spool| {
+            let start = match (query.tail, query.since) {
+                (Tail::Lines(lines), _) => spool.tail(want, lines)?,
+                (Tail::All, Some(since)) => spool.since(want, since)?,
+                (Tail::All, None) => Start::at(spool.begin_position()?),
+            };
+            Ok((start, if follow.is_some() { u64::MAX } else { spool.end()? }))
         };
-        let failed = |error| Error::host("reading the container's log", error);
-        let start = tokio::task::spawn_blocking(find)
-            .await
-            .map_err(|error| Error::host("reading the container's log", error))?
-            .map_err(failed)?;
+        let (start, end) =
+            spool.apart(find).await.map_err(|error| Error::host("reading the container's log", error))?;
         let details = query.details.then(|| {
             options::details(
                 &self.spec.log_options,
@@ -448,14 +450,21 @@ impl ContainerIo {
         });
         let lines =
             LineView { timestamps: query.timestamps, details, since: query.since, until: query.until };
-        let view =
-            View { start, want, follow, multiplexed: !self.spec.tty, attached: false, lines: Some(lines) };
-        Output::spool(&self.spool, view).map_err(failed)
+        let view = View {
+            start,
+            end,
+            want,
+            follow,
+            multiplexed: !self.spec.tty,
+            attached: false,
+            lines: Some(lines),
+        };
+        Ok(Output::spool(&self.spool, view))
     }
 
     /// A client at the container's streams.
     #[expect(clippy::needless_pass_by_value, reason = "a request, as for `logs`")]
-    pub fn attach(&self, query: AttachQuery) -> Result<Attached> {
+    pub async fn attach(&self, query: AttachQuery) -> Result<Attached> {
         let keys = keys::of(query.detach_keys.as_deref())?;
         let failed = |error| Error::host("reading the container's output", error);
         let multiplexed = !self.spec.tty;
@@ -464,11 +473,12 @@ impl ContainerIo {
             Output::empty(multiplexed)
         } else {
             let spool = &self.spool;
-            let start = if query.logs { spool.begin_position() } else { spool.end() }.map_err(failed)?;
+            let start = spool.position(query.logs).await.map_err(failed)?;
+            let end = if query.stream { u64::MAX } else { spool.position(false).await.map_err(failed)? };
             let follow = query.stream.then(|| if spool.running() { spool.runs() } else { spool.runs() + 1 });
             let view =
-                View { start: Start::at(start), want, follow, multiplexed, attached: true, lines: None };
-            Output::spool(spool, view).map_err(failed)?
+                View { start: Start::at(start), end, want, follow, multiplexed, attached: true, lines: None };
+            Output::spool(spool, view)
         };
         let stdin = (query.stdin && query.stream && self.spec.open_stdin).then(|| {
             let terminal = self.spec.tty;

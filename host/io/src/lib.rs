@@ -20,6 +20,7 @@ mod ring;
 pub mod spool;
 mod stdin;
 mod sys;
+mod watch;
 
 pub use codec::{Codec, CodecError, CodecFuture, Codecs};
 pub use container::{AttachQuery, Attached, ChildStdio, ContainerIo, LogQuery, StreamSpec, Streams, Tail};

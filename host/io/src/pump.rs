@@ -1,12 +1,14 @@
 //! The threads that move output from pipes into spools.
 //!
 //! A pipe is registered once and costs nothing until it has bytes. Threads do no more than move bytes and wake readers:
-//! no client, plugin or async task can hold one up.
+//! no client, plugin or async task can hold one up. A disk can: then the streams of that spool are left to the thread that hangs, and
+//! another goes on with all others (`watch`).
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
@@ -16,6 +18,7 @@ use slab::Slab;
 use crate::ring::Ring;
 use crate::spool::{Moved, Source, Spool, Stream};
 use crate::sys;
+use crate::watch::{Place, Post, Watch};
 
 /// Bytes taken from one pipe before others have their turn.
 const TURN: usize = 256 << 10;
@@ -50,6 +53,8 @@ struct Feed {
     last: AtomicBool,
     /// Taken out of epoll until a reader moves.
     held: AtomicBool,
+    /// A thread hangs with it, or with another of its spool; taken out of epoll until that thread is back.
+    stuck: AtomicBool,
     /// A terminal that nobody has open: reported once, until somebody opens it again and writes.
     hung: AtomicBool,
     /// Microseconds of the thread's clock at the last turn.
@@ -59,24 +64,43 @@ struct Feed {
 impl Feed {
     fn new(fd: OwnedFd, terminal: bool, sink: Sink) -> Self {
         let no = || AtomicBool::new(false);
-        Self { fd, terminal, sink, last: no(), held: no(), hung: no(), turned: AtomicU64::new(0) }
+        Self {
+            fd,
+            terminal,
+            sink,
+            last: no(),
+            held: no(),
+            stuck: no(),
+            hung: no(),
+            turned: AtomicU64::new(0),
+        }
     }
 }
 
 /// What a thread is asked for between events.
 #[derive(Debug)]
 enum Request {
-    Finish(usize),
+    /// The key may be another stream's by now.
+    Finish(usize, Weak<Feed>),
     Look,
     Stop,
 }
 
+/// What one thread serves at a time. The thread may be replaced by another, so all that lasts is here.
 #[derive(Debug)]
 struct Worker {
+    name: String,
     epoll: OwnedFd,
     wake: OwnedFd,
     feeds: Mutex<Slab<Arc<Feed>>>,
-    requests: Mutex<Vec<Request>>,
+    requests: Mutex<VecDeque<Request>>,
+    /// Streams that wait for a reader, with the time to look again.
+    holds: Mutex<Vec<(usize, Instant)>>,
+    /// Streams whose spools' files may be open, the latest at the end.
+    recent: Mutex<Vec<usize>>,
+    /// The spool that its thread works for.
+    current: Mutex<Option<Arc<Spool>>>,
+    watch: Watch,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -84,10 +108,70 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Worker {
+    /// A thread for it.
+    fn begin(self: &Arc<Self>) -> io::Result<()> {
+        let weak: Weak<Self> = Arc::downgrade(self);
+        let post = self.watch.post(weak);
+        let thread = Thread::new(Arc::clone(self), post);
+        std::thread::Builder::new().name(self.name.clone()).spawn(move || thread.run()).map(drop)
+    }
+
+    /// The streams of a spool, with their keys.
+    fn streams_of(&self, spool: &Arc<Spool>) -> Vec<(usize, Arc<Feed>)> {
+        let is_of = |feed: &Feed| matches!(&feed.sink, Sink::Spool(other, _) if Arc::ptr_eq(other, spool));
+        lock(&self.feeds)
+            .iter()
+            .filter(|(_, feed)| is_of(feed))
+            .map(|(key, feed)| (key, feed.clone()))
+            .collect()
+    }
+
+    /// A thread that hung with a spool is back: the streams are served again.
+    fn come_back(&self, spool: &Arc<Spool>) {
+        for (key, feed) in self.streams_of(spool) {
+            if !feed.stuck.swap(false, Ordering::SeqCst) {
+                continue;
+            }
+            feed.hung.store(false, Ordering::SeqCst);
+            if !feed.held.load(Ordering::SeqCst) {
+                // It is not there, so it can be added.
+                let _ = epoll::add(&self.epoll, &feed.fd, EventData::new_u64(key as u64), EventFlags::IN);
+            }
+            if feed.last.load(Ordering::SeqCst) {
+                self.request(Request::Finish(key, Arc::downgrade(&feed)));
+            }
+        }
+    }
+
     fn request(&self, request: Request) {
-        lock(&self.requests).push(request);
+        lock(&self.requests).push_back(request);
         // Fails only when the counter is full, and then the thread is awake anyway.
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
+}
+
+impl Place for Worker {
+    fn relieve(self: Arc<Self>, _: &Arc<Post>) {
+        let current = lock(&self.current).take();
+        if let Some(spool) = current {
+            tracing::warn!(?spool, "the disk of a container's log does not answer; other containers' go on");
+            for (_, feed) in self.streams_of(&spool) {
+                feed.stuck.store(true, Ordering::SeqCst);
+                if !feed.held.load(Ordering::SeqCst) {
+                    let _ = epoll::delete(&self.epoll, &feed.fd);
+                }
+            }
+        }
+        // What the other thread was told of terminals that nobody had open it may not have come to.
+        for (key, feed) in &*lock(&self.feeds) {
+            if feed.hung.load(Ordering::SeqCst) && !feed.stuck.load(Ordering::SeqCst) {
+                let data = EventData::new_u64(key as u64);
+                let _ = epoll::modify(&self.epoll, &feed.fd, data, EventFlags::IN | EventFlags::ET);
+            }
+        }
+        if let Err(error) = self.begin() {
+            tracing::error!(%error, "no thread to go on with other containers' output");
+        }
     }
 }
 
@@ -96,12 +180,13 @@ impl Worker {
 pub(crate) struct Handle {
     worker: Arc<Worker>,
     key: usize,
+    feed: Weak<Feed>,
 }
 
 impl Handle {
     /// The process is gone: reads what is there now and closes, even if other processes hold the pipe.
     pub(crate) fn finish(&self) {
-        self.worker.request(Request::Finish(self.key));
+        self.worker.request(Request::Finish(self.key, Weak::clone(&self.feed)));
     }
 }
 
@@ -123,18 +208,25 @@ impl Drop for Pump {
 }
 
 impl Pump {
-    pub(crate) fn new(threads: usize) -> io::Result<Self> {
+    pub(crate) fn new(threads: usize, watch: &Watch) -> io::Result<Self> {
         let mut workers = Vec::new();
         for number in 0..=threads.max(1) {
             let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
             let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
             epoll::add(&epoll, &wake, EventData::new_u64(WAKE), EventFlags::IN)?;
-            let worker =
-                Arc::new(Worker { epoll, wake, feeds: Mutex::default(), requests: Mutex::default() });
-            workers.push(worker.clone());
-            std::thread::Builder::new()
-                .name(format!("output-{number}"))
-                .spawn(move || Thread::new(worker).run())?;
+            let worker = Arc::new(Worker {
+                name: format!("output-{number}"),
+                epoll,
+                wake,
+                feeds: Mutex::default(),
+                requests: Mutex::default(),
+                holds: Mutex::default(),
+                recent: Mutex::default(),
+                current: Mutex::default(),
+                watch: watch.clone(),
+            });
+            worker.begin()?;
+            workers.push(worker);
         }
         let diskless = workers.pop().ok_or_else(|| io::Error::other("no pump thread"))?;
         Ok(Self { workers, diskless, next: AtomicUsize::new(0) })
@@ -199,7 +291,7 @@ impl Pump {
             return Err(error.into());
         }
         drop(feeds);
-        Ok(Handle { worker, key })
+        Ok(Handle { worker, key, feed: Arc::downgrade(&feed) })
     }
 }
 
@@ -216,11 +308,10 @@ enum Turn {
 
 struct Thread {
     worker: Arc<Worker>,
+    post: Arc<Post>,
+    /// A spool whose files were closed in this turn.
+    closed: Option<Arc<Spool>>,
     buffer: Vec<u8>,
-    /// Streams that wait for a reader, with the time to look again.
-    holds: Vec<(usize, Instant)>,
-    /// Streams whose spools' files may be open, the latest at the end.
-    recent: Vec<usize>,
     start: Instant,
     /// Bytes moved in this turn.
     moved: usize,
@@ -231,13 +322,12 @@ struct Thread {
 }
 
 impl Thread {
-    fn new(worker: Arc<Worker>) -> Self {
-        let (holds, recent) = (Vec::new(), Vec::new());
+    fn new(worker: Arc<Worker>, post: Arc<Post>) -> Self {
         Self {
             worker,
+            post,
+            closed: None,
             buffer: vec![0; 64 << 10],
-            holds,
-            recent,
             start: Instant::now(),
             moved: 0,
             storm: false,
@@ -266,7 +356,9 @@ impl Thread {
                     let _ = rustix::io::read(&self.worker.wake, &mut count);
                 } else if let Ok(key) = usize::try_from(token) {
                     // A key stays what it is until this thread removes it, which it does in that key's own turn.
-                    self.turn(key, event.flags);
+                    if !self.with(key, |this| this.turn(key, event.flags)) {
+                        return;
+                    }
                 }
             }
             if !self.requests() {
@@ -281,8 +373,29 @@ impl Thread {
         }
     }
 
+    /// Does something for a stream that may hang with its spool's disk. False: another thread is in this one's place.
+    fn with(&mut self, key: usize, work: impl FnOnce(&mut Self)) -> bool {
+        let Some(feed) = self.feed(key) else { return true };
+        let Sink::Spool(spool, _) = &feed.sink else {
+            work(self);
+            return true;
+        };
+        *lock(&self.worker.current) = Some(Arc::clone(spool));
+        self.worker.watch.begin(&self.post);
+        work(self);
+        let in_time = self.worker.watch.end(&self.post);
+        if in_time {
+            *lock(&self.worker.current) = None;
+            self.closed = None;
+        } else {
+            let closed = self.closed.take();
+            closed.iter().chain([spool]).for_each(|spool| self.worker.come_back(spool));
+        }
+        in_time
+    }
+
     fn timeout(&self) -> Option<Timespec> {
-        let next = self.holds.iter().map(|(_, at)| *at).min()?;
+        let next = lock(&self.worker.holds).iter().map(|(_, at)| *at).min()?;
         let wait = next.saturating_duration_since(Instant::now());
         Some(Timespec {
             tv_sec: i64::try_from(wait.as_secs()).unwrap_or(i64::MAX),
@@ -292,31 +405,44 @@ impl Thread {
 
     /// False: stop.
     fn requests(&mut self) -> bool {
-        let requests = std::mem::take(&mut *lock(&self.worker.requests));
-        for request in requests {
+        loop {
+            // One by one: the rest is another thread's should this one hang.
+            let request = lock(&self.worker.requests).pop_front();
+            let Some(request) = request else { return true };
             match request {
-                Request::Finish(key) => self.finish(key),
+                Request::Finish(key, feed) => {
+                    let now = self.feed(key);
+                    if now.is_none_or(|now| !std::ptr::eq(Arc::as_ptr(&now), feed.as_ptr())) {
+                        continue;
+                    }
+                    if !self.with(key, |this| this.finish(key)) {
+                        return false;
+                    }
+                }
                 Request::Look => {
                     let now = Instant::now();
-                    self.holds.iter_mut().for_each(|(_, at)| *at = now);
+                    lock(&self.worker.holds).iter_mut().for_each(|(_, at)| *at = now);
                 }
                 Request::Stop => return false,
             }
         }
-        true
     }
 
     fn look_at_holds(&mut self) {
-        if self.holds.is_empty() {
-            return;
-        }
-        let now = Instant::now();
-        let (due, rest) = std::mem::take(&mut self.holds).into_iter().partition(|(_, at)| *at <= now);
-        self.holds = rest;
-        let due: Vec<(usize, Instant)> = due;
+        let due: Vec<(usize, Instant)> = {
+            let mut holds = lock(&self.worker.holds);
+            if holds.is_empty() {
+                return;
+            }
+            let now = Instant::now();
+            let (due, rest) = std::mem::take(&mut *holds).into_iter().partition(|(_, at)| *at <= now);
+            *holds = rest;
+            due
+        };
         for (key, _) in due {
             let Some(feed) = self.feed(key) else { continue };
             if feed.held.swap(false, Ordering::SeqCst)
+                && !feed.stuck.load(Ordering::SeqCst)
                 && let Err(error) =
                     epoll::add(&self.worker.epoll, &feed.fd, EventData::new_u64(key as u64), EventFlags::IN)
             {
@@ -332,7 +458,7 @@ impl Thread {
 
     fn turn(&mut self, key: usize, flags: EventFlags) {
         let Some(feed) = self.feed(key) else { return };
-        if feed.held.load(Ordering::SeqCst) {
+        if feed.held.load(Ordering::SeqCst) || feed.stuck.load(Ordering::SeqCst) {
             return;
         }
         if !feed.terminal && flags.contains(EventFlags::HUP) && !flags.contains(EventFlags::IN) {
@@ -369,11 +495,11 @@ impl Thread {
             Turn::Hold(wait) => {
                 feed.held.store(true, Ordering::SeqCst);
                 let _ = epoll::delete(&self.worker.epoll, &feed.fd);
-                self.holds.push((key, Instant::now() + wait));
+                lock(&self.worker.holds).push((key, Instant::now() + wait));
             }
         }
         if let Sink::Spool(..) = feed.sink
-            && self.recent.last() != Some(&key)
+            && lock(&self.worker.recent).last() != Some(&key)
         {
             self.remember(key);
         }
@@ -388,6 +514,10 @@ impl Thread {
     fn finish(&mut self, key: usize) {
         let Some(feed) = self.feed(key) else { return };
         feed.last.store(true, Ordering::SeqCst);
+        if feed.stuck.load(Ordering::SeqCst) {
+            // The thread that hangs with it sees to it.
+            return;
+        }
         let mut left = rustix::pipe::fcntl_getpipe_size(&feed.fd).unwrap_or(64 << 10);
         if let Ok(now) = rustix::io::ioctl_fionread(&feed.fd)
             && !feed.terminal
@@ -403,7 +533,7 @@ impl Thread {
                     // Its reader is alive and behind: the rest comes when it moved.
                     if !feed.held.swap(true, Ordering::SeqCst) {
                         let _ = epoll::delete(&self.worker.epoll, &feed.fd);
-                        self.holds.push((key, Instant::now() + wait));
+                        lock(&self.worker.holds).push((key, Instant::now() + wait));
                     }
                     return;
                 }
@@ -418,8 +548,8 @@ impl Thread {
         if !feed.held.load(Ordering::SeqCst) {
             let _ = epoll::delete(&self.worker.epoll, &feed.fd);
         }
-        self.holds.retain(|(held, _)| *held != key);
-        self.recent.retain(|recent| *recent != key);
+        lock(&self.worker.holds).retain(|(held, _)| *held != key);
+        lock(&self.worker.recent).retain(|recent| *recent != key);
         match &feed.sink {
             Sink::Spool(spool, _) => spool.stream_ended(),
             Sink::Ring(ring, _) => ring.end(),
@@ -429,15 +559,25 @@ impl Thread {
 
     /// Closes files of quiet spools, so that thousands of containers that once printed do not hold thousands of files.
     fn remember(&mut self, key: usize) {
-        self.recent.retain(|recent| *recent != key);
-        self.recent.push(key);
-        if self.recent.len() > OPEN_FILES {
-            let oldest = self.recent.remove(0);
-            if let Some(feed) = self.feed(oldest)
-                && let Sink::Spool(spool, _) = &feed.sink
-            {
-                spool.close_files();
+        if self.post.is_given_up() {
+            return;
+        }
+        let oldest = {
+            let mut recent = lock(&self.worker.recent);
+            recent.retain(|recent| *recent != key);
+            recent.push(key);
+            if recent.len() <= OPEN_FILES {
+                return;
             }
+            recent.remove(0)
+        };
+        if let Some(feed) = self.feed(oldest)
+            && let Sink::Spool(spool, _) = &feed.sink
+        {
+            // Should closing hang, it is this one that does.
+            *lock(&self.worker.current) = Some(Arc::clone(spool));
+            spool.close_files();
+            self.closed = Some(Arc::clone(spool));
         }
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use tokio::task::JoinHandle;
 
 use crate::error::{Error, Result};
 use crate::exec::ExecReader;
@@ -60,6 +61,8 @@ struct Lines {
 pub(crate) struct View {
     /// Where to begin.
     pub(crate) start: Start,
+    /// Where one that does not follow ends.
+    pub(crate) end: u64,
     /// Which streams.
     pub(crate) want: [bool; 2],
     /// The run whose end is the end; None: what is there now.
@@ -83,10 +86,26 @@ pub(crate) struct LineView {
 
 #[derive(Debug)]
 struct SpoolReader {
+    spool: Arc<Spool>,
+    /// The run whose end is the end.
+    follow: Option<u32>,
+    /// None while another thread reads with it.
+    reading: Option<Box<Reading>>,
+    /// That thread, which waits for the disk. It is left to itself if the client goes.
+    away: Option<JoinHandle<io::Result<Back>>>,
+}
+
+/// What a thread that was waited for brings back: the reader, and what it found.
+type Back = (Box<Reading>, io::Result<Step>);
+
+/// What reads.
+#[derive(Debug)]
+struct Reading {
     cursor: Cursor,
     start: Start,
     want: [bool; 2],
-    follow: Option<u32>,
+    /// It ends where the spool does now.
+    bounded: bool,
     /// Where a reader that does not follow ends.
     end: u64,
     multiplexed: bool,
@@ -97,6 +116,7 @@ struct SpoolReader {
 }
 
 /// What one look at the spool gave.
+#[derive(Debug)]
 enum Step {
     Bytes(Bytes),
     /// Read, but nothing of it is shown.
@@ -106,8 +126,7 @@ enum Step {
 
 impl Output {
     /// A reader of a spool.
-    pub(crate) fn spool(spool: &Arc<Spool>, view: View) -> io::Result<Self> {
-        let end = if view.follow.is_some() { u64::MAX } else { spool.end()? };
+    pub(crate) fn spool(spool: &Arc<Spool>, view: View) -> Self {
         let form = match view.lines {
             None => Form::Raw,
             Some(lines) => Form::Lines(Box::new(Lines {
@@ -118,19 +137,25 @@ impl Output {
                 until: lines.until,
             })),
         };
-        let reader = SpoolReader {
+        let reading = Reading {
             cursor: Cursor::new(spool.clone(), view.start.first(), view.attached),
             start: view.start,
             want: view.want,
-            follow: view.follow,
-            end,
+            bounded: view.follow.is_none(),
+            end: view.end,
             multiplexed: view.multiplexed,
             form,
             data: Vec::new(),
             runs: Vec::new(),
             done: false,
         };
-        Ok(Self { source: Source::Spool(Box::new(reader)), multiplexed: view.multiplexed })
+        let reader = SpoolReader {
+            spool: spool.clone(),
+            follow: view.follow,
+            reading: Some(Box::new(reading)),
+            away: None,
+        };
+        Self { source: Source::Spool(Box::new(reader)), multiplexed: view.multiplexed }
     }
 
     pub(crate) fn exec(reader: ExecReader, multiplexed: bool) -> Self {
@@ -166,48 +191,82 @@ impl Output {
 
 impl SpoolReader {
     async fn next(&mut self) -> Result<Option<Bytes>> {
-        let spool = self.cursor.spool().clone();
-        let mut wait = Wait::No;
+        let spool = self.spool.clone();
+        let failed = |error| Error::host("reading container output", error);
         loop {
-            if self.done {
+            if let Some(away) = &mut self.away {
+                let back = away.await;
+                self.away = None;
+                let (reading, step) = back.map_err(|e| failed(io::Error::other(e)))?.map_err(failed)?;
+                let reading = self.reading.insert(reading);
+                match step {
+                    Ok(Step::Bytes(bytes)) => return Ok(Some(bytes)),
+                    // Looked at once more before it is waited for.
+                    Ok(Step::Again | Step::Nothing) => {}
+                    Err(error) => {
+                        reading.done = true;
+                        return Err(failed(error));
+                    }
+                }
+            }
+            // One whose thread failed is at its end.
+            let Some(reading) = &mut self.reading else { return Ok(None) };
+            if reading.done {
                 return Ok(None);
             }
             let mut changed = pin!(spool.changed().notified());
             // Before looking, so that nothing is missed between the look and the wait.
             changed.as_mut().enable();
             let ended = self.follow.is_none_or(|run| spool.ended(run));
-            match self.step(wait) {
+            match reading.step(Wait::No) {
                 Ok(Step::Bytes(bytes)) => return Ok(Some(bytes)),
-                Ok(Step::Again) => wait = Wait::No,
-                Ok(Step::Nothing) if ended => return Ok(self.finish()),
+                Ok(Step::Again) => {}
+                Ok(Step::Nothing) if ended => return Ok(reading.finish()),
                 Ok(Step::Nothing) => {
-                    self.rest();
-                    match self.time_left() {
+                    reading.rest();
+                    match reading.time_left() {
                         None => changed.await,
                         Some(left) => {
                             if tokio::time::timeout(left, changed).await.is_err() {
-                                self.done = true;
+                                reading.done = true;
                             }
                         }
                     }
                 }
                 Err(error)
-                    if wait == Wait::No
-                        && matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Unsupported) =>
+                    if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Unsupported) =>
                 {
-                    // Not in memory: another thread waits for the disk, then it is.
-                    let warm = self.cursor.warm(BATCH);
-                    let _ = tokio::task::spawn_blocking(warm).await;
-                    wait = Wait::Yes;
+                    // Not in memory, or somebody who waits for the disk is in the way: another thread waits.
+                    self.away = self.reading.take().map(|mut reading| {
+                        let spool = spool.clone();
+                        tokio::spawn(async move {
+                            let read = move |_: &Spool| {
+                                let step = reading.step(Wait::Yes);
+                                Ok((reading, step))
+                            };
+                            spool.apart(read).await
+                        })
+                    });
                 }
                 Err(error) => {
-                    self.done = true;
-                    return Err(Error::host("reading container output", error));
+                    reading.done = true;
+                    return Err(failed(error));
                 }
             }
         }
     }
+}
 
+impl Drop for SpoolReader {
+    fn drop(&mut self) {
+        // One that waits for its turn need not have it any more.
+        if let Some(away) = &self.away {
+            away.abort();
+        }
+    }
+}
+
+impl Reading {
     /// Gives up what an idle reader need not have.
     fn rest(&mut self) {
         self.data = Vec::new();
@@ -297,7 +356,7 @@ impl SpoolReader {
     fn finish(&mut self) -> Option<Bytes> {
         self.done = true;
         let Form::Lines(lines) = &mut self.form else { return None };
-        if self.follow.is_none() && self.cursor.spool().running() {
+        if self.bounded && self.cursor.spool().running() {
             return None;
         }
         let Lines { splitter, stamps, details, since, until } = &mut **lines;

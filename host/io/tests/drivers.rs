@@ -33,7 +33,7 @@ async fn records_are_numbered_and_marked() {
     let codec = Arc::new(Plain::default());
     let streams = Streams::open(Arc::new(Known(codec.clone()))).unwrap();
     let io = streams.container(spec(dir.path()));
-    let mut seen = io.attach(attach()).unwrap().output;
+    let mut seen = io.attach(attach()).await.unwrap().output;
     let mut p = start(&io);
     let long = "y".repeat(20_000);
     for (stream, text) in [(1, "a\nb"), (2, "e\n"), (1, "c\n"), (2, &format!("{long}\n")), (1, "rest")] {

@@ -38,7 +38,7 @@ async fn half_close_reaches_the_process_and_output_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let io = streams().container(StreamSpec { open_stdin: true, stdin_once: true, ..spec(dir.path()) });
     // Attached before the start, and written before the start: the first byte is not lost.
-    let mut client = io.attach(attach()).unwrap();
+    let mut client = io.attach(attach()).await.unwrap();
     let mut stdin = client.stdin.take().unwrap();
     let writing = tokio::spawn(async move {
         assert_eq!(stdin.write(&[b'z'; 200_000]).await.unwrap(), Written::All);
@@ -70,19 +70,19 @@ async fn input_that_is_kept_open_takes_many_clients() {
     let mut p = process(io.start().unwrap());
     io.started(None);
     for text in ["one", "two"] {
-        let mut stdin = io.attach(attach()).unwrap().stdin.unwrap();
+        let mut stdin = io.attach(attach()).await.unwrap().stdin.unwrap();
         stdin.write(text.as_bytes()).await.unwrap();
         assert_eq!(stdin.close().await, StdinEnd::SessionEnds);
     }
     // A client that just goes changes nothing either.
-    drop(io.attach(attach()).unwrap());
+    drop(io.attach(attach()).await.unwrap());
     let mut stdin = p.stdin.take().unwrap();
     let mut got = [0; 6];
     stdin.read_exact(&mut got).unwrap();
     assert_eq!(&got, b"onetwo");
     // A process that closes its input does not fail the client.
     drop(stdin);
-    let mut client = io.attach(attach()).unwrap().stdin.unwrap();
+    let mut client = io.attach(attach()).await.unwrap().stdin.unwrap();
     assert_eq!(client.write(b"into the void").await.unwrap(), Written::All);
 }
 
@@ -93,7 +93,7 @@ async fn a_client_that_goes_ends_the_input_once() {
     let mut p = process(io.start().unwrap());
     io.started(None);
     p.hold.clear();
-    drop(io.attach(attach()).unwrap());
+    drop(io.attach(attach()).await.unwrap());
     let mut rest = Vec::new();
     p.stdin.take().unwrap().read_to_end(&mut rest).unwrap();
     assert!(rest.is_empty());
@@ -102,7 +102,7 @@ async fn a_client_that_goes_ends_the_input_once() {
     io.finished().await;
     let mut p = process(io.start().unwrap());
     io.started(None);
-    io.attach(attach()).unwrap().stdin.unwrap().write(b"x").await.unwrap();
+    io.attach(attach()).await.unwrap().stdin.unwrap().write(b"x").await.unwrap();
     let mut got = [0];
     p.stdin.as_mut().unwrap().read_exact(&mut got).unwrap();
     assert_eq!(&got, b"x");
@@ -115,7 +115,7 @@ async fn terminal_both_ways_resize_and_detach() {
         streams().container(StreamSpec { tty: true, open_stdin: true, stdin_once: true, ..spec(dir.path()) });
     io.resize(40, 132).unwrap();
     assert_eq!(io.size(), Some((40, 132)));
-    let mut client = io.attach(attach()).unwrap();
+    let mut client = io.attach(attach()).await.unwrap();
     assert!(!client.output.multiplexed());
     let stdio = io.start().unwrap();
     assert!(stdio.child.iter().all(Option::is_none) && stdio.hold.is_empty());
@@ -144,9 +144,9 @@ async fn terminal_both_ways_resize_and_detach() {
     assert_eq!(&typed, b"ls\x10x");
     // The process runs on, and other keys can be chosen.
     let query = AttachQuery { detach_keys: Some("a,b".into()), ..attach() };
-    assert_eq!(io.attach(query).unwrap().stdin.unwrap().write(b"ab").await.unwrap(), Written::Detached);
+    assert_eq!(io.attach(query).await.unwrap().stdin.unwrap().write(b"ab").await.unwrap(), Written::Detached);
     let query = AttachQuery { detach_keys: Some("ctrl-%".into()), ..attach() };
-    assert_eq!(io.attach(query).unwrap_err().message(), "Invalid detach keys (ctrl-%) provided");
+    assert_eq!(io.attach(query).await.unwrap_err().message(), "Invalid detach keys (ctrl-%) provided");
     slave.write_all(b"bye").unwrap();
     drop(slave);
     io.finished().await;
@@ -157,7 +157,8 @@ async fn terminal_both_ways_resize_and_detach() {
 async fn a_terminal_that_was_closed_may_be_opened_again() {
     let dir = tempfile::tempdir().unwrap();
     let io = streams().container(StreamSpec { tty: true, ..spec(dir.path()) });
-    let mut client = io.attach(AttachQuery { stream: true, stdout: true, ..AttachQuery::default() }).unwrap();
+    let mut client =
+        io.attach(AttachQuery { stream: true, stdout: true, ..AttachQuery::default() }).await.unwrap();
     io.start().unwrap();
     let (master, slave) = terminal();
     let again = master.try_clone().unwrap();

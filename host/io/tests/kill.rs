@@ -47,7 +47,7 @@ fn daemon() {
     runtime.block_on(async {
         let io = streams().container(container(Path::new(parts[3])));
         let query = AttachQuery { stream: true, stdout: true, ..AttachQuery::default() };
-        let mut output = io.attach(query).unwrap().output;
+        let mut output = io.attach(query).await.unwrap().output;
         io.adopt(held);
         // Until both pipes are at their end.
         while output.next().await.is_some() {}

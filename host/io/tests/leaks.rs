@@ -55,7 +55,7 @@ async fn a_thousand_dead_followers_leave_nothing() {
     let io = streams().container(spec(dir.path()));
     let mut p = start(&io);
     let mut attached =
-        io.attach(AttachQuery { stream: true, stdout: true, ..AttachQuery::default() }).unwrap().output;
+        io.attach(AttachQuery { stream: true, stdout: true, ..AttachQuery::default() }).await.unwrap().output;
     writeln!(p.out, "line").unwrap();
     take(&mut attached, 5).await;
     let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();

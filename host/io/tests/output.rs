@@ -37,7 +37,7 @@ fn texts(lines: &[(u8, String)]) -> Vec<&str> {
 async fn lines_of_both_streams_in_order() {
     let dir = tempfile::tempdir().unwrap();
     let io = streams().container(spec(dir.path()));
-    let mut attached = io.attach(attach()).unwrap().output;
+    let mut attached = io.attach(attach()).await.unwrap().output;
     let mut p = start(&io);
     // Each piece is awaited, so that the order of arrival is known.
     for (stream, text) in [(1, "one\ntwo"), (2, "error\n"), (1, " and a half\nlast")] {
@@ -83,7 +83,7 @@ async fn tail_counts_lines_of_the_wanted_streams() {
     let dir = tempfile::tempdir().unwrap();
     let streams = streams();
     let io = streams.container(spec(dir.path()));
-    let mut attached = io.attach(attach()).unwrap().output;
+    let mut attached = io.attach(attach()).await.unwrap().output;
     let mut p = start(&io);
     for n in 0..300 {
         let (file, text) =
@@ -205,7 +205,7 @@ async fn rotation_under_follow_loses_nothing() {
     let io = streams.container(with_options(dir.path(), &[("max-size", "50k"), ("max-file", "2")]));
     let mut p = start(&io);
     let mut follower = io.logs(LogQuery { follow: true, stdout: true, ..LogQuery::default() }).await.unwrap();
-    let mut attached = io.attach(attach()).unwrap().output;
+    let mut attached = io.attach(attach()).await.unwrap().output;
     let expected: Vec<u8> = (0..200_000).flat_map(|n| format!("{n:06} line\n").into_bytes()).collect();
     let writer = std::thread::spawn({
         let expected = expected.clone();
@@ -250,12 +250,12 @@ async fn attach_replays_then_follows_without_seam() {
     let dir = tempfile::tempdir().unwrap();
     let io = streams().container(spec(dir.path()));
     let mut p = start(&io);
-    let mut first = io.attach(attach()).unwrap().output;
+    let mut first = io.attach(attach()).await.unwrap().output;
     p.out.write_all(b"before ").unwrap();
     take(&mut first, 7).await;
-    let mut replay = io.attach(AttachQuery { logs: true, ..attach() }).unwrap().output;
-    let mut now = io.attach(attach()).unwrap().output;
-    let mut only = io.attach(AttachQuery { logs: true, stream: false, ..attach() }).unwrap().output;
+    let mut replay = io.attach(AttachQuery { logs: true, ..attach() }).await.unwrap().output;
+    let mut now = io.attach(attach()).await.unwrap().output;
+    let mut only = io.attach(AttachQuery { logs: true, stream: false, ..attach() }).await.unwrap().output;
     p.out.write_all(b"after").unwrap();
     drop(p);
     io.finished().await;
@@ -270,7 +270,7 @@ async fn runs_follow_each_other() {
     let io = streams().container(spec(dir.path()));
     for n in 0..3 {
         // Attached before the start: from the first byte to the end of this run.
-        let mut attached = io.attach(attach()).unwrap().output;
+        let mut attached = io.attach(attach()).await.unwrap().output;
         let mut p = start(&io);
         write!(p.out, "run {n}").unwrap();
         drop(p);
@@ -278,7 +278,7 @@ async fn runs_follow_each_other() {
         assert_eq!(demultiplex(&collect(&mut attached).await)[0], format!("run {n}").as_bytes());
     }
     // A start that failed ends what waited for it.
-    let mut attached = io.attach(attach()).unwrap().output;
+    let mut attached = io.attach(attach()).await.unwrap().output;
     drop(io.start().unwrap());
     io.abandoned();
     assert!(attached.next().await.is_none());
@@ -291,8 +291,8 @@ async fn removal_lets_readers_finish() {
     std::fs::create_dir(&home).unwrap();
     let io = streams().container(spec(&home));
     let mut p = start(&io);
-    let mut attached = io.attach(attach()).unwrap().output;
-    let waits = io.attach(attach()).unwrap().output;
+    let mut attached = io.attach(attach()).await.unwrap().output;
+    let waits = io.attach(attach()).await.unwrap().output;
     p.out.write_all(b"all of it").unwrap();
     drop(p);
     io.finished().await;
@@ -331,7 +331,7 @@ async fn a_new_daemon_goes_on() {
     {
         let io = streams().container(spec(dir.path()));
         p = start(&io);
-        let mut attached = io.attach(attach()).unwrap().output;
+        let mut attached = io.attach(attach()).await.unwrap().output;
         p.out.write_all(b"old ").unwrap();
         take(&mut attached, 4).await;
         hold = std::mem::take(&mut p.hold);
@@ -348,7 +348,7 @@ async fn a_new_daemon_goes_on() {
     p.out.write_all(b"meanwhile ").unwrap();
     let io = streams().container(spec(dir.path()));
     io.adopt(hold);
-    let mut attached = io.attach(AttachQuery { logs: true, ..attach() }).unwrap().output;
+    let mut attached = io.attach(AttachQuery { logs: true, ..attach() }).await.unwrap().output;
     p.out.write_all(b"new\n").unwrap();
     drop(p);
     io.finished().await;
@@ -359,7 +359,7 @@ async fn a_new_daemon_goes_on() {
 async fn none_keeps_nothing_to_read_but_attaches() {
     let dir = tempfile::tempdir().unwrap();
     let io = streams().container(StreamSpec { log_driver: "none".into(), ..spec(dir.path()) });
-    let mut attached = io.attach(attach()).unwrap().output;
+    let mut attached = io.attach(attach()).await.unwrap().output;
     let mut p = start(&io);
     p.out.write_all(b"seen").unwrap();
     drop(p);
@@ -379,5 +379,5 @@ async fn stdio_of_a_container_without_stdin() {
     let p = process(stdio);
     assert!(p.stdin.is_none());
     io.started(None);
-    assert!(io.attach(AttachQuery { stdin: true, ..attach() }).unwrap().stdin.is_none());
+    assert!(io.attach(AttachQuery { stdin: true, ..attach() }).await.unwrap().stdin.is_none());
 }

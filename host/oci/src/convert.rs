@@ -348,6 +348,8 @@ pub(crate) fn resources(given: &LinuxResources, with_devices: bool) -> Result<Re
         all.cpu_shares = number(cpu.shares());
         all.cpu_quota = cpu.quota().filter(|v| *v != 0);
         all.cpu_period = number(cpu.period());
+        all.cpu_rt_period = number(cpu.realtime_period());
+        all.cpu_rt_runtime = cpu.realtime_runtime().filter(|v| *v != 0);
         all.cpu_burst = cpu.burst();
         all.cpu_idle = cpu.idle();
         all.cpuset_cpus = cpu.cpus().clone().filter(|c| !c.is_empty());

@@ -7,6 +7,7 @@ use wharf_plan::run::{
     BlockKind, INIT_PLACE, MountSource, Namespace, Process, ROOTFS_PLACE, Resources, RunPlan, TimeNamespace,
     base_devices, namespace_place, tree_place,
 };
+use wharf_plan::types::IdMap;
 
 /// What a plan does not say.
 #[derive(Debug, Clone, Default)]
@@ -41,6 +42,10 @@ pub fn container(plan: &RunPlan, given: &Given) -> Value {
         "readonlyPaths": plan.readonly_paths,
         "rootfsPropagation": root_propagation(plan),
     });
+    if let Some(user) = &plan.user {
+        set(&mut linux, "uidMappings", ranges(&user.ids.uids));
+        set(&mut linux, "gidMappings", ranges(&user.ids.gids));
+    }
     if !plan.sysctls.is_empty() {
         let all: Map<String, Value> =
             plan.sysctls.iter().map(|(key, value)| (key.clone(), Value::String(value.clone()))).collect();
@@ -89,6 +94,12 @@ pub fn container(plan: &RunPlan, given: &Given) -> Value {
         }
     }
     config
+}
+
+/// Ranges of a user namespace. Mounts are told of none: the trees of a plan are translated already.
+fn ranges(maps: &[IdMap]) -> Value {
+    let one = |m: &IdMap| json!({"containerID": m.inside, "hostID": m.outside, "size": m.size});
+    maps.iter().map(one).collect()
 }
 
 fn set(object: &mut Value, key: &str, value: Value) {
@@ -181,8 +192,10 @@ fn namespaces(plan: &RunPlan, place: &impl Fn(&str) -> String) -> Vec<Value> {
         TimeNamespace::New(_) => Namespace::New,
         TimeNamespace::Join(fd) => Namespace::Join(fd),
     };
+    let user = plan.user.as_ref().map_or(Namespace::Host, |user| Namespace::Join(user.namespace));
     let mut all = vec![json!({"type": "mount"})];
     for (namespace, word, kind) in [
+        (user, "user", "user"),
         (spaces.pid, "pid", "pid"),
         (spaces.ipc, "ipc", "ipc"),
         (spaces.uts, "uts", "uts"),
@@ -251,6 +264,8 @@ pub fn resources(given: &Resources) -> Value {
             ("shares", given.cpu_shares.map(Value::from)),
             ("quota", given.cpu_quota.map(Value::from)),
             ("period", given.cpu_period.map(Value::from)),
+            ("realtimePeriod", given.cpu_rt_period.map(Value::from)),
+            ("realtimeRuntime", given.cpu_rt_runtime.map(Value::from)),
             ("burst", given.cpu_burst.map(Value::from)),
             ("idle", given.cpu_idle.map(Value::from)),
             ("cpus", given.cpuset_cpus.clone().map(Value::from)),
@@ -318,7 +333,7 @@ mod tests {
             {"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229, "fileMode": 0o600, "uid": 1, "gid": 2}]);
         value["linux"]["resources"] = json!({
             "memory": {"limit": 1000, "swap": 2000, "reservation": 500, "swappiness": 5, "disableOOMKiller": true},
-            "cpu": {"shares": 5, "quota": -1, "period": 100_000, "burst": 7, "idle": 1, "cpus": "0", "mems": "0"},
+            "cpu": {"shares": 5, "quota": -1, "period": 100_000, "burst": 7, "realtimePeriod": 9000, "realtimeRuntime": 800, "idle": 1, "cpus": "0", "mems": "0"},
             "pids": {"limit": 9}, "hugepageLimits": [{"pageSize": "2MB", "limit": 4096}],
             "blockIO": {
                 "weight": 11, "weightDevice": [{"major": 8, "minor": 1, "weight": 12}],

@@ -17,8 +17,8 @@ pub(crate) enum User {
     Host,
     /// A new one with these ranges.
     New(Ids),
-    /// The one that was opened under this number.
-    Join(Fd),
+    /// The one that was opened under this number, which has these ranges where any are given.
+    Join(Fd, Ids),
 }
 
 /// Ranges in the words of the specification.
@@ -45,10 +45,7 @@ fn described(spec: &Spec) -> Ids {
 pub(crate) fn user(spec: &Spec, found: Namespace) -> Result<User> {
     let ids = described(spec);
     match found {
-        Namespace::Join(_) if !(ids.uids.is_empty() && ids.gids.is_empty()) => {
-            Err("user namespaces mappings specified, but a path of a user namespace as well".into())
-        }
-        Namespace::Join(fd) => Ok(User::Join(fd)),
+        Namespace::Join(fd) => Ok(User::Join(fd, ids)),
         Namespace::New | Namespace::Host => {
             for (what, maps) in [("uid", &ids.uids), ("gid", &ids.gids)] {
                 if !maps.iter().any(|m| m.inside == 0 && m.size > 0) {
@@ -122,10 +119,16 @@ pub(crate) fn make(user: &User, plan: &mut RunPlan, fds: &mut Vec<std::os::fd::O
             (add(fds, pair.user), ids.clone())
         }
         User::New(ids) => (add(fds, userns::create(ids).doing("user namespace")?), ids.clone()),
-        User::Join(fd) => {
+        User::Join(fd, said) => {
             let joined =
                 usize::try_from(*fd).ok().and_then(|n| fds.get(n)).ok_or("no user namespace was opened")?;
             let ids = userns::ids_of(joined.as_fd()).doing("user namespace")?;
+            // Both a path and ranges are what other runtimes want, so they may be given if they say the same.
+            if *said != Ids::default() && *said != ids {
+                return Err(
+                    "user namespace mappings specified, but the user namespace of the path has others".into(),
+                );
+            }
             if new_net {
                 let net = userns::network_of(joined.as_fd()).doing("network namespace")?;
                 plan.namespaces.net = Namespace::Join(add(fds, net));

@@ -30,7 +30,7 @@ const LOOK: Duration = Duration::from_millis(50);
 /// For clearing up.
 const DELETE: Duration = Duration::from_secs(10);
 
-/// Gives this mount namespace a state directory of the bundle's in the place of containerd's.
+/// Gives this mount namespace a state directory of the bundle's in the place of containerd's, which the host need not have.
 pub(crate) fn own_state(bundle: &Path) -> Result<(), String> {
     let make = |path: &Path| {
         std::fs::DirBuilder::new()
@@ -41,7 +41,7 @@ pub(crate) fn own_state(bundle: &Path) -> Result<(), String> {
     };
     let own = bundle.join(STATE_PLACE);
     make(&own)?;
-    make(Path::new(STATE))?;
+    wharf_kernel::runtime::with_directory(Path::new(STATE))?;
     let nothing: Option<&str> = None;
     mount(Some(&own), STATE, nothing, MsFlags::MS_BIND, nothing)
         .map_err(|e| format!("a directory of the bundle on {STATE}: {e}"))

@@ -33,7 +33,7 @@ use wharf_plan::run::Runtime;
 
 pub use bootstrap::program_name;
 pub use metrics::Metrics;
-pub use options::message as options;
+pub use options::{message as options, with_owner as options_with_owner};
 pub use record::{files_elsewhere, lacked_memory};
 pub use standin::{END, exec, run};
 pub use task::{KILL_PATIENCE, PATIENCE, Task};

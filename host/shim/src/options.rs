@@ -37,6 +37,23 @@ pub fn message(runtime_type: &str, options: &Map<String, Value>) -> Result<Optio
     Ok(Some(ShimOptions { type_url: type_url.into(), value }))
 }
 
+/// The message with the root of a container's user namespace as the owner of its streams' pipes, which are the shim's to make,
+/// where the shim takes such a message and the administrator has named no other owner. A message that cannot be read stays.
+pub fn with_owner(runtime_type: &str, given: Option<ShimOptions>, uid: u32, gid: u32) -> Option<ShimOptions> {
+    if runtime_type != RUNC {
+        return given;
+    }
+    let read = given.as_ref().map_or_else(|| Ok(Runc::new()), |o| Runc::parse_from_bytes(&o.value));
+    let Ok(mut options) = read else { return given };
+    if (options.io_uid, options.io_gid) == (0, 0) {
+        (options.io_uid, options.io_gid) = (uid, gid);
+    }
+    match options.write_to_bytes() {
+        Ok(value) => Some(ShimOptions { type_url: "containerd.runc.v1.Options".into(), value }),
+        Err(_) => given,
+    }
+}
+
 fn runc(options: &Map<String, Value>) -> Result<Vec<u8>, String> {
     let mut out = Runc::new();
     for (name, value) in options {
@@ -107,6 +124,24 @@ mod tests {
         assert_eq!(runc.type_url, "containerd.runc.v1.Options");
         let read = Runc::parse_from_bytes(&runc.value).unwrap();
         assert_eq!((read.binary_name.as_str(), read.systemd_cgroup, read.io_uid), ("/usr/bin/crun", true, 5));
+    }
+
+    #[test]
+    fn pipes_belong_to_the_root_inside_unless_told_otherwise() {
+        let read = |o: &ShimOptions| {
+            let read = Runc::parse_from_bytes(&o.value).unwrap();
+            (read.binary_name, read.io_uid, read.io_gid)
+        };
+        let own = with_owner(RUNC, None, 5, 6).unwrap();
+        assert_eq!(
+            (own.type_url.as_str(), read(&own)),
+            ("containerd.runc.v1.Options", (String::new(), 5, 6))
+        );
+        let crun = with_owner(RUNC, of(RUNC, json!({"BinaryName": "/c"})).unwrap(), 5, 6).unwrap();
+        assert_eq!(read(&crun), ("/c".into(), 5, 6));
+        let told = with_owner(RUNC, of(RUNC, json!({"IoUid": 9})).unwrap(), 5, 6).unwrap();
+        assert_eq!(read(&told), (String::new(), 9, 0));
+        assert_eq!(with_owner("io.containerd.kata.v2", None, 5, 6), None);
     }
 
     #[test]

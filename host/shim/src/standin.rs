@@ -380,6 +380,7 @@ impl Container<'_> {
                 "the shim named process {pid} as the container's, which is not of its making"
             ));
         }
+        kernel::check_user(self.plan, self.runtime, pid)?;
         let mounts = |pid: i32| std::fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
         record.family = family::own();
         record.elsewhere = mounts(pid) == mounts(sys::own_pid());

@@ -1,7 +1,7 @@
 //! The calls of a shim's task service.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use containerd_shim_protos::api;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
@@ -15,6 +15,10 @@ use crate::wire::{Connection, Failure, Until};
 pub const PATIENCE: Duration = Duration::from_secs(8);
 /// For the call that ends a container; what follows a shim that does not answer needs no shim.
 pub const KILL_PATIENCE: Duration = Duration::from_secs(3);
+/// After so long without an answer it is something of the container that keeps a shim from resuming it.
+const RESUME: Duration = Duration::from_millis(1200);
+/// No further attempt is made after this time; each takes at most two of the above.
+const RESUME_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Type names of JSON documents of the OCI runtime specification, as shims know them.
 const PROCESS: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
@@ -199,10 +203,44 @@ impl Task {
         self.plain("Pause", &api::PauseRequest { id, ..api::PauseRequest::default() })
     }
 
-    /// Lets it go on.
-    pub fn resume(&mut self) -> Result<(), Failure> {
-        let id = self.id.clone();
-        self.plain("Resume", &api::ResumeRequest { id, ..api::ResumeRequest::default() })
+    /// Lets it go on. `frozen` freezes the container's processes (true) or lets them go on (false) past the shim.
+    ///
+    /// While runc's shim starts an exec it holds a lock, which all its calls wait for as soon as another process of the container
+    /// ends. An exec that is frozen half-made does not come to its end until it is resumed, which is such a call. So
+    /// where no answer comes, the processes are let go on until the shim is free, and are frozen again for the shim to find them
+    /// as it left them: it takes it for an error when there is nothing to resume.
+    pub fn resume(&mut self, frozen: &dyn Fn(bool)) -> Result<(), Failure> {
+        let end = Instant::now() + RESUME_PATIENCE;
+        loop {
+            let asked = self.send_resume()?;
+            let answer = match self.answer_to(asked) {
+                Err(Failure::Late(_)) => {
+                    frozen(false);
+                    self.answer_to(asked)
+                }
+                answer => answer,
+            };
+            match answer {
+                Ok(()) => return Ok(()),
+                Err(failure) => {
+                    // As the shim believes, and finds to be an error otherwise.
+                    frozen(true);
+                    let found = matches!(failure, Failure::Status(..)) && !failure.is_unimplemented();
+                    if !found || Instant::now() >= end {
+                        return Err(failure);
+                    }
+                }
+            }
+        }
+    }
+
+    fn send_resume(&mut self) -> Result<u32, Failure> {
+        let request = api::ResumeRequest { id: self.id.clone(), ..api::ResumeRequest::default() };
+        self.send("Resume", &request, &Until::after(PATIENCE, None))
+    }
+
+    fn answer_to(&mut self, number: u32) -> Result<(), Failure> {
+        self.connection.answer_to::<Empty>(number, "Resume", &Until::after(RESUME, None)).map(drop)
     }
 
     /// Changes its limits: JSON of the OCI specification's `LinuxResources`.

@@ -255,6 +255,16 @@ impl Connection {
         until: &Until<'_>,
     ) -> Result<Answer, Failure> {
         let id = self.send(service, method, message, until)?;
+        self.answer_to(id, method, until)
+    }
+
+    /// Waits for the response to a request that was sent.
+    pub(crate) fn answer_to<Answer: Message>(
+        &mut self,
+        id: u32,
+        method: &'static str,
+        until: &Until<'_>,
+    ) -> Result<Answer, Failure> {
         loop {
             while let Some((header, body)) = self.receive()? {
                 if header.stream_id == id && header.type_ == MESSAGE_TYPE_RESPONSE {

@@ -4,8 +4,9 @@
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio, exit};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -35,9 +36,60 @@ struct Machine {
     ended: Mutex<Option<u32>>,
     told: Condvar,
     input: Mutex<String>,
+    resumed: AtomicUsize,
 }
 
 type Answer<T> = ttrpc::Result<T>;
+
+/// The container's freezer, in either version of cgroups.
+struct Freezer {
+    dir: PathBuf,
+    file: &'static str,
+    /// What is written for frozen, and for not.
+    words: [&'static str; 2],
+}
+
+impl Freezer {
+    /// That of the configuration's cgroup, made where it is not there yet.
+    fn open() -> Self {
+        let config = std::fs::read_to_string("config.json").unwrap();
+        let path =
+            config.split("\"cgroupsPath\":\"/").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
+        let freezer = if Path::new("/sys/fs/cgroup/freezer").is_dir() {
+            let dir = Path::new("/sys/fs/cgroup/freezer").join(path);
+            Self { dir, file: "freezer.state", words: ["FROZEN", "THAWED"] }
+        } else {
+            let dir = Path::new("/sys/fs/cgroup").join(path);
+            Self { dir, file: "cgroup.freeze", words: ["1", "0"] }
+        };
+        std::fs::create_dir_all(&freezer.dir).unwrap();
+        freezer
+    }
+
+    fn set(&self, frozen: bool) {
+        std::fs::write(self.dir.join(self.file), self.words[usize::from(!frozen)]).unwrap();
+    }
+
+    fn is_thawed(&self) -> bool {
+        std::fs::read_to_string(self.dir.join(self.file)).unwrap().trim() == self.words[1]
+    }
+}
+
+impl Machine {
+    /// As runc's shim, while an exec that it makes is frozen: it answers nothing until somebody else lets the container go on,
+    /// and then finds nothing to resume.
+    fn resume_stuck(&self) -> Answer<Empty> {
+        let freezer = Freezer::open();
+        if freezer.is_thawed() || self.resumed.fetch_add(1, Ordering::SeqCst) == 0 {
+            while !freezer.is_thawed() {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            return Err(ttrpc::Error::RpcStatus(get_status(Code::UNKNOWN, "container not paused")));
+        }
+        freezer.set(false);
+        Ok(Empty::new())
+    }
+}
 
 impl Machine {
     fn is(&self, behaviour: &str) -> bool {
@@ -114,6 +166,9 @@ impl Task for Machine {
             "lie-kill" => return Ok(Empty::new()),
             _ => {}
         }
+        if self.is("stuck-resume") || self.is("hang-resume") {
+            Freezer::open().set(false);
+        }
         if let Some(child) = self.child.lock().unwrap().as_mut() {
             let _ = child.kill();
             let _ = child.wait();
@@ -151,10 +206,24 @@ impl Task for Machine {
     }
 
     fn pause(&self, _: &TtrpcContext, _: api::PauseRequest) -> Answer<Empty> {
-        if self.is("hang-running") {
-            for_ever();
+        match self.behaviour.as_str() {
+            "hang-running" => for_ever(),
+            "stuck-resume" | "hang-resume" => {
+                let freezer = Freezer::open();
+                std::fs::write(freezer.dir.join("cgroup.procs"), self.pid().to_string()).unwrap();
+                freezer.set(true);
+                Ok(Empty::new())
+            }
+            _ => Self::unimplemented(),
         }
-        Self::unimplemented()
+    }
+
+    fn resume(&self, _: &TtrpcContext, _: api::ResumeRequest) -> Answer<Empty> {
+        match self.behaviour.as_str() {
+            "stuck-resume" => self.resume_stuck(),
+            "hang-resume" => for_ever(),
+            _ => Self::unimplemented(),
+        }
     }
 
     fn exec(&self, _: &TtrpcContext, request: api::ExecProcessRequest) -> Answer<Empty> {
@@ -180,6 +249,8 @@ impl Task for Machine {
 
     fn shutdown(&self, _: &TtrpcContext, _: api::ShutdownRequest) -> Answer<Empty> {
         if !self.is("hang-shutdown") {
+            // Answers to others are still on their way.
+            std::thread::sleep(Duration::from_millis(50));
             exit(0);
         }
         Ok(Empty::new())
@@ -210,6 +281,7 @@ fn serve(socket: &str, behaviour: String) -> ! {
         ended: Mutex::default(),
         told: Condvar::new(),
         input: Mutex::default(),
+        resumed: AtomicUsize::new(0),
     };
     let service = create_task(Arc::new(machine));
     let mut server = Server::new().bind(&format!("unix://{socket}")).unwrap().register_service(service);

@@ -268,12 +268,12 @@ impl Tap {
         }
     }
 
-    /// Whether a client whose input has ended while it is being answered is gone; if not, looks again later.
-    fn left(&mut self, cx: &mut Context<'_>) -> bool {
+    /// Whether a client whose input has ended while it is being answered is gone; if not, looks again later. Where nobody can be
+    /// sure, one is gone after some time.
+    fn left(&mut self, cx: &mut Context<'_>, unsure: bool) -> bool {
         let (since, look) =
             self.ended.get_or_insert_with(|| (Instant::now(), Box::pin(tokio::time::sleep(LOOK))));
         loop {
-            let unsure = !matches!(self.socket, Socket::Unix(_));
             if self.socket.gone() || (unsure && since.elapsed() > HALF_CLOSED) {
                 return true;
             }
@@ -317,11 +317,16 @@ impl AsyncRead for Tap {
             Poll::Ready(Ok(())) if buf.filled().len() == before => {
                 let turn = self.phase.turn.load(Ordering::Acquire);
                 if turn != 0 && self.phase.half_close.load(Ordering::Acquire) == turn {
-                    // Whoever takes the connection over will read the end again.
-                    return Poll::Pending;
+                    // Whoever takes the connection over will read the end again. There may be nobody left to take it over for.
+                    return if self.left(cx, false) { Poll::Ready(Ok(())) } else { Poll::Pending };
                 }
+                let unsure = !matches!(self.socket, Socket::Unix(_));
                 // A client that has said all and waits for the answer is no client that has left.
-                if turn.is_multiple_of(2) || self.left(cx) { Poll::Ready(Ok(())) } else { Poll::Pending }
+                if turn.is_multiple_of(2) || self.left(cx, unsure) {
+                    Poll::Ready(Ok(()))
+                } else {
+                    Poll::Pending
+                }
             }
             Poll::Ready(Ok(())) => {
                 self.started();

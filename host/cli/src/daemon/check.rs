@@ -48,6 +48,12 @@ fn daemon(config: &Config) -> Result<(), String> {
     if config.shutdown_timeout < -1 {
         return Err(format!("invalid shutdown timeout: {}", config.shutdown_timeout));
     }
+    for (name, value) in [("cpu-rt-period", config.cpu_rt_period), ("cpu-rt-runtime", config.cpu_rt_runtime)]
+    {
+        if value < 0 {
+            return Err(format!("invalid --{name}: {value}: microseconds are needed"));
+        }
+    }
     if !(-1000..=1000).contains(&config.oom_score_adjust) {
         return Err(format!("invalid --oom-score-adjust: {}", config.oom_score_adjust));
     }

@@ -71,6 +71,8 @@ pub(crate) fn settings(config: &Config) -> Result<Settings, String> {
     settings.mtu = u32::try_from(config.mtu).unwrap_or(0);
     // -1 is forever, which a year is for a daemon that ends.
     settings.shutdown_timeout = u64::try_from(config.shutdown_timeout).unwrap_or(365 * 24 * 3600);
+    settings.cpu_rt_period = config.cpu_rt_period;
+    settings.cpu_rt_runtime = config.cpu_rt_runtime;
     settings.init = config.init;
     settings.no_new_privileges = config.no_new_privileges;
     settings.ulimits = config

@@ -187,6 +187,7 @@ impl Engine {
             let _ = self.inner.pool.run(move || std::fs::remove_dir_all(&work)).await?;
         }
         let started = started?
+            .map_err(|e| self.explain_join(now, state, e))
             .map_err(|e| start_error(&b.args, def.config.working_dir.as_deref().unwrap_or(""), &e))?;
         tracing::trace!(target: STAGES, id = def.id, "runs");
         state.status = Status::Running;

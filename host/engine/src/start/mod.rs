@@ -164,8 +164,14 @@ impl Engine {
         // A container without networks needs nothing but an empty namespace: no visit of its own to a kernel thread.
         let namespaces = (b.network == NetworkMode::None)
             .then(|| (self.inner.namespaces.clone(), Arc::clone(def), joined.clone()));
+        let settings = self.inner.settings();
+        let budget = [settings.cpu_rt_period, settings.cpu_rt_runtime].map(|n| Some(n).filter(|n| *n != 0));
         let cgroup = self.inner.pool.start(move || {
-            let made = if foreign { Ok(()) } else { cgroups.create(&path, &resources) };
+            let above = match budget {
+                [None, None] => Ok(()),
+                [period, runtime] => cgroups.realtime_above(&path, period, runtime),
+            };
+            let made = above.and_then(|()| if foreign { Ok(()) } else { cgroups.create(&path, &resources) });
             let taken = namespaces.map(|(source, def, joined)| source.take(&def.id_maps, joined.as_deref()));
             (made, taken)
         });

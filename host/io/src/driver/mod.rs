@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
@@ -24,6 +24,7 @@ use crate::lines::{Line, Splitter};
 use crate::options::LogOptions;
 use crate::spool::{Cursor, Fill, Run, Spool, Stream};
 use crate::sys::{self, Wait};
+use crate::watch::{Place, Post, Watch};
 use file::{LogFile, Mark};
 
 /// Bytes of output in one call of a codec.
@@ -59,6 +60,7 @@ struct Shared {
     runtime: Handle,
     queue: Mutex<Queue>,
     filled: Condvar,
+    watch: Watch,
 }
 
 /// All log drivers of the host.
@@ -80,11 +82,16 @@ impl Drop for Drivers {
 }
 
 impl Drivers {
-    pub(crate) fn open(codecs: Arc<dyn Codecs>, runtime: Handle, threads: usize) -> std::io::Result<Self> {
-        let shared = Arc::new(Shared { codecs, runtime, queue: Mutex::default(), filled: Condvar::new() });
-        for number in 0..threads.max(1) {
-            let shared = shared.clone();
-            std::thread::Builder::new().name(format!("logs-{number}")).spawn(move || shared.serve())?;
+    pub(crate) fn open(
+        codecs: Arc<dyn Codecs>,
+        runtime: Handle,
+        threads: usize,
+        watch: Watch,
+    ) -> std::io::Result<Self> {
+        let shared =
+            Arc::new(Shared { codecs, runtime, queue: Mutex::default(), filled: Condvar::new(), watch });
+        for _ in 0..threads.max(1) {
+            shared.begin()?;
         }
         Ok(Self { shared })
     }
@@ -113,6 +120,7 @@ impl Drivers {
             spool: spool.clone(),
             shared: self.shared.clone(),
             queued: AtomicBool::new(false),
+            again: AtomicBool::new(false),
             work: Mutex::default(),
             files: Mutex::new(()),
             removed: AtomicBool::new(false),
@@ -140,6 +148,8 @@ pub(crate) struct Driver {
     spool: Arc<Spool>,
     shared: Arc<Shared>,
     queued: AtomicBool,
+    /// Whoever works for it is to look once more.
+    again: AtomicBool,
     work: Mutex<Work>,
     /// Held while files of the directory are made or moved, so that it can be removed after [`Driver::remove`].
     files: Mutex<()>,
@@ -188,11 +198,28 @@ impl From<std::io::Error> for Failure {
     }
 }
 
+impl Place for Shared {
+    fn relieve(self: Arc<Self>, _: &Arc<Post>) {
+        if let Err(error) = self.begin() {
+            tracing::error!(%error, "no thread to go on with other containers' logs");
+        }
+    }
+}
+
 impl Shared {
-    fn serve(&self) {
+    /// A thread that serves.
+    fn begin(self: &Arc<Self>) -> std::io::Result<()> {
+        let weak: Weak<Self> = Arc::downgrade(self);
+        let (shared, post) = (Arc::clone(self), self.watch.post(weak));
+        std::thread::Builder::new().name("logs".into()).spawn(move || shared.serve(&post)).map(drop)
+    }
+
+    fn serve(&self, post: &Arc<Post>) {
         while let Some(driver) = self.take() {
             driver.queued.store(false, Ordering::SeqCst);
-            let little = driver.work();
+            self.watch.begin(post);
+            let little = driver.work_alone();
+            let in_time = self.watch.end(post);
             driver.changed.notify_waiters();
             if little {
                 // What comes in the next moment is collected.
@@ -200,6 +227,10 @@ impl Shared {
                     lock(&self.queue).later.push_back((Instant::now() + PAUSE, driver));
                     self.filled.notify_one();
                 }
+            }
+            if !in_time {
+                // Another serves in this one's place.
+                return;
             }
         }
     }
@@ -269,9 +300,25 @@ impl Driver {
         }
     }
 
+    /// As [`work`](Self::work), by one thread at a time: were another to wait for one that hangs, it would hang as well.
+    fn work_alone(&self) -> bool {
+        self.again.store(true, Ordering::SeqCst);
+        let mut little = false;
+        while self.again.load(Ordering::SeqCst) {
+            let mut work = match self.work.try_lock() {
+                Ok(work) => work,
+                Err(TryLockError::Poisoned(work)) => work.into_inner(),
+                // Who has it looks again.
+                Err(TryLockError::WouldBlock) => return false,
+            };
+            self.again.store(false, Ordering::SeqCst);
+            little = self.work(&mut work);
+        }
+        little
+    }
+
     /// Encodes what there is. True: it was something, but little.
-    fn work(&self) -> bool {
-        let mut work = lock(&self.work);
+    fn work(&self, work: &mut Work) -> bool {
         if self.removed.load(Ordering::SeqCst) {
             work.running = None;
             return false;
@@ -281,7 +328,7 @@ impl Driver {
         }
         let mut bytes = 0;
         loop {
-            match self.step(&mut work) {
+            match self.step(work) {
                 Ok(Some(n)) => {
                     work.failures = 0;
                     work.retry = None;

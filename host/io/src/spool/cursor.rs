@@ -59,7 +59,7 @@ pub(crate) struct Cursor {
 
 impl Drop for Cursor {
     fn drop(&mut self) {
-        self.place = None;
+        self.leave();
         self.spool.unclaim(self.key);
     }
 }
@@ -81,24 +81,16 @@ impl Cursor {
     /// Closes the files if the writer closed them, so that an idle reader holds no descriptors.
     pub(crate) fn rest(&mut self) {
         if self.place.as_ref().is_some_and(|place| Arc::strong_count(&place.files) == 1) {
-            self.place = None;
+            self.leave();
         }
     }
 
-    /// Reads what the next [`Cursor::fill`] would, for a thread that may wait for the disk.
-    pub(crate) fn warm(&self, max: usize) -> impl FnOnce() + Send + 'static {
-        let place = self.place.as_ref().map(|place| (place.files.clone(), place.segment.base, place.record));
-        let position = self.position;
-        move || {
-            if let Some((files, base, record)) = place {
-                let _ = record::read(&files.index, record, record + BATCH, sys::Wait::Yes);
-                let _ = sys::read_at(
-                    &files.data,
-                    &mut vec![0; max],
-                    position.saturating_sub(base),
-                    sys::Wait::Yes,
-                );
-            }
+    /// Goes from the segment. To close files may take as long as to read them.
+    fn leave(&mut self) {
+        if let Some(place) = self.place.take()
+            && Arc::strong_count(&place.files) == 1
+        {
+            self.spool.later(move |_| drop(place));
         }
     }
 
@@ -115,7 +107,7 @@ impl Cursor {
         runs.clear();
         loop {
             let Some(place) = &self.place else {
-                match self.find()? {
+                match self.find(wait)? {
                     Some(Fill::Gap(gap)) => return Ok(Fill::Gap(gap)),
                     Some(_) => continue,
                     None => return Ok(Fill::Nothing),
@@ -123,12 +115,12 @@ impl Cursor {
             };
             let extent = place.segment.extent();
             if self.position >= extent.end {
-                if !self.newer(place.segment.base) {
+                if !self.newer(place.segment.base, wait)? {
                     return Ok(Fill::Nothing);
                 }
                 // A newer segment means that this one does not grow any more; it may have since it was looked at.
                 if place.segment.extent().end <= self.position {
-                    self.place = None;
+                    self.leave();
                 }
                 continue;
             }
@@ -248,14 +240,14 @@ impl Cursor {
     }
 
     /// Whether there is a segment after the one that began at `base`.
-    fn newer(&self, base: u64) -> bool {
-        self.spool.lock().segments.back().is_some_and(|last| last.base > base)
+    fn newer(&self, base: u64, wait: sys::Wait) -> io::Result<bool> {
+        Ok(self.spool.loaded_if(wait)?.segments.back().is_some_and(|last| last.base > base))
     }
 
     /// Opens the segment of the position. `None`: there is none yet.
-    fn find(&mut self) -> io::Result<Option<Fill>> {
+    fn find(&mut self, wait: sys::Wait) -> io::Result<Option<Fill>> {
         let spool = self.spool.clone();
-        let state = spool.loaded()?;
+        let state = spool.loaded_if(wait)?;
         let Some(first) = state.segments.front() else { return Ok(None) };
         if self.position < first.base {
             let gap = first.base - self.position;
@@ -281,10 +273,16 @@ impl Cursor {
             self.advance(self.position + gap, 0);
             return Ok(Some(Fill::Gap(gap)));
         }
-        let files = segment.files(&spool.dir)?;
+        let files = match wait {
+            sys::Wait::Yes => segment.files(&spool.dir)?,
+            sys::Wait::No => segment.open_files()?,
+        };
         drop(state);
-        let record =
-            if self.position == segment.base { 0 } else { search(&files, extent.records, self.position)? };
+        let record = if self.position == segment.base {
+            0
+        } else {
+            search(&files, extent.records, self.position, wait)?
+        };
         self.place = Some(Place { segment, files, record });
         self.claim.position.store(self.position, Ordering::SeqCst);
         spool.moved_on();
@@ -298,11 +296,11 @@ fn passed(records: &[Record], position: u64) -> usize {
 }
 
 /// The last record that begins at or before a position.
-fn search(files: &Files, count: u64, position: u64) -> io::Result<u64> {
+fn search(files: &Files, count: u64, position: u64, wait: sys::Wait) -> io::Result<u64> {
     let (mut low, mut high) = (0, count);
     while low + 1 < high {
         let middle = low + (high - low) / 2;
-        match record::read(&files.index, middle, middle + 1, sys::Wait::Yes)?.first() {
+        match record::read(&files.index, middle, middle + 1, wait)?.first() {
             Some(record) if record.offset <= position => low = middle,
             _ => high = middle,
         }

@@ -32,7 +32,9 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use slab::Slab;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
+
+use crate::sys::Wait;
 
 pub(crate) use cursor::{Cursor, Fill, Run};
 pub use record::{Record, Stream};
@@ -79,12 +81,52 @@ pub(crate) struct Claim {
     attached: bool,
 }
 
+/// So many readers' threads may wait for the disk of one spool.
+const WAITING: usize = 4;
+
+type Deed = Box<dyn FnOnce(&Spool) + Send>;
+
+/// What is to be done by a thread that nobody waits for, and whether there is one.
+#[derive(Default)]
+struct Later(Mutex<(VecDeque<Deed>, bool)>);
+
+struct Waits {
+    /// So many threads may wait at a time, on behalf of readers.
+    gate: Arc<Semaphore>,
+    later: Later,
+}
+
+impl Later {
+    fn lock(&self) -> MutexGuard<'_, (VecDeque<Deed>, bool)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// True: a thread has to be started.
+    fn push(&self, deed: Deed) -> bool {
+        let mut held = self.lock();
+        held.0.push_back(deed);
+        !std::mem::replace(&mut held.1, true)
+    }
+
+    /// For that thread; None: it is not needed any more.
+    fn pop(&self) -> Option<Deed> {
+        let mut held = self.lock();
+        let deed = held.0.pop_front();
+        held.1 = deed.is_some();
+        deed
+    }
+}
+
+/// Bytes of all segments.
+fn total(state: &State) -> u64 {
+    state.segments.iter().map(|segment| segment.size()).sum()
+}
+
 #[derive(Debug, Default)]
 struct State {
     loaded: bool,
     removed: bool,
     segments: VecDeque<Arc<Segment>>,
-    claims: Slab<Arc<Claim>>,
     /// Files of a removed spool that somebody still reads.
     pinned: Vec<Arc<Files>>,
 }
@@ -93,8 +135,13 @@ struct State {
 pub(crate) struct Spool {
     dir: Box<Path>,
     limits: Limits,
+    /// Held while files are opened and removed, so only by threads that may wait for a disk.
     state: Mutex<State>,
+    /// Never held while a disk is waited for.
+    claims: Mutex<Slab<Arc<Claim>>>,
     writer: Mutex<write::Writer>,
+    /// For those who may have to wait for its disk; made for the first.
+    waits: OnceLock<Box<Waits>>,
     /// Told after every change that a reader may wait for.
     changed: Notify,
     /// The container is removed; known without the lock, which a hung disk may hold.
@@ -129,7 +176,9 @@ impl Spool {
             dir: dir.into_boxed_path(),
             limits,
             state: Mutex::default(),
+            claims: Mutex::default(),
             writer: Mutex::default(),
+            waits: OnceLock::new(),
             changed: Notify::new(),
             gone: AtomicBool::new(false),
             held: AtomicBool::new(false),
@@ -167,7 +216,8 @@ impl Spool {
 
     fn end_run(&self) {
         self.ended.store(self.started.load(Ordering::SeqCst), Ordering::SeqCst);
-        self.writer.lock().unwrap_or_else(PoisonError::into_inner).close();
+        // Whoever has it closes the files some other time.
+        self.close_files();
         self.changed.notify_waiters();
         if let Some(hook) = self.arrived.get() {
             hook();
@@ -218,6 +268,76 @@ impl Spool {
         Ok(state)
     }
 
+    /// As [`loaded`](Self::loaded). Without waiting for a disk it is `WouldBlock` where somebody has it who may, or where
+    /// nobody has looked yet.
+    fn loaded_if(&self, wait: Wait) -> io::Result<MutexGuard<'_, State>> {
+        if wait == Wait::Yes {
+            return self.loaded();
+        }
+        match self.state.try_lock() {
+            Ok(state) if state.loaded => Ok(state),
+            _ => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    fn waits(&self) -> &Waits {
+        self.waits.get_or_init(|| {
+            Box::new(Waits { gate: Arc::new(Semaphore::new(WAITING)), later: Later::default() })
+        })
+    }
+
+    /// Does something on a thread that may wait for the disk. Where the disk hangs, so do a few such threads, and whoever comes
+    /// later waits without one; who gives up leaves nothing but that.
+    pub(crate) async fn apart<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let permit = self.waits().gate.clone().acquire_owned().await.map_err(io::Error::other)?;
+        let spool = self.clone();
+        let done = tokio::task::spawn_blocking(move || {
+            let done = work(&spool);
+            drop(permit);
+            done
+        });
+        done.await.map_err(io::Error::other)?
+    }
+
+    /// Does something that may wait for the disk and that nobody waits for: on one other thread for all such things.
+    pub(super) fn later(self: &Arc<Self>, work: impl FnOnce(&Self) + Send + 'static) {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            // A thread of its own, which may wait.
+            work(self);
+            return;
+        };
+        if self.waits().later.push(Box::new(work)) {
+            let spool = self.clone();
+            runtime.spawn_blocking(move || {
+                while let Some(work) = spool.waits().later.pop() {
+                    work(&spool);
+                }
+            });
+        }
+    }
+
+    /// Position after the last byte, or of the first one, and without waiting for a disk where that is known.
+    pub(crate) async fn position(self: &Arc<Self>, first: bool) -> io::Result<u64> {
+        let of = move |state: &State| {
+            if first {
+                state.segments.front().map_or(0, |segment| segment.base)
+            } else {
+                state.segments.back().map_or(0, |segment| segment.extent().end)
+            }
+        };
+        if let Ok(state) = self.loaded_if(Wait::No) {
+            return Ok(of(&state));
+        }
+        let look = move |spool: &Self| {
+            let state = spool.loaded()?;
+            Ok(of(&state))
+        };
+        self.apart(look).await
+    }
+
     /// Position after the last byte.
     pub(crate) fn end(&self) -> io::Result<u64> {
         Ok(self.loaded()?.segments.back().map_or(0, |segment| segment.extent().end))
@@ -230,19 +350,24 @@ impl Spool {
 
     fn claim(&self, position: u64, attached: bool) -> (usize, Arc<Claim>) {
         let claim = Arc::new(Claim { position: position.into(), progress: milliseconds().into(), attached });
-        (self.lock().claims.insert(claim.clone()), claim)
+        (self.claims().insert(claim.clone()), claim)
+    }
+
+    fn claims(&self) -> MutexGuard<'_, Slab<Arc<Claim>>> {
+        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many read.
-    pub(crate) fn claims(&self) -> usize {
-        self.lock().claims.len()
+    pub(crate) fn readers(&self) -> usize {
+        self.claims().len()
     }
 
-    fn unclaim(&self, key: usize) {
-        let mut state = self.lock();
-        state.claims.try_remove(key);
-        self.trim(&mut state, self.limits.total);
-        drop(state);
+    fn unclaim(self: &Arc<Self>, key: usize) {
+        self.claims().try_remove(key);
+        let small = self.loaded_if(Wait::No).is_ok_and(|state| total(&state) <= self.limits.total);
+        if !small {
+            self.later(|spool| spool.trim(&mut spool.lock(), spool.limits.total));
+        }
         self.moved_on();
     }
 
@@ -257,10 +382,10 @@ impl Spool {
 
     /// Drops old segments as the claims allow.
     fn trim(&self, state: &mut State, limit: u64) {
-        let mut total: u64 = state.segments.iter().map(|segment| segment.size()).sum();
+        let mut total = total(state);
         while total > limit && state.segments.len() > 1 {
             let Some(oldest) = state.segments.front() else { break };
-            if total <= self.held_back(state, oldest.extent().end).0 {
+            if total <= self.held_back(oldest.extent().end).0 {
                 break;
             }
             total -= oldest.size();
@@ -270,10 +395,10 @@ impl Spool {
     }
 
     /// Up to how many bytes readers that are before `end` hold back dropping, and for how long an attached one does.
-    fn held_back(&self, state: &State, end: u64) -> (u64, Option<Duration>) {
+    fn held_back(&self, end: u64) -> (u64, Option<Duration>) {
         let (mut bytes, mut wait) = (0, None);
         let now = milliseconds();
-        for (_, claim) in &state.claims {
+        for (_, claim) in &*self.claims() {
             if claim.position.load(Ordering::SeqCst) >= end {
                 continue;
             }
@@ -294,10 +419,10 @@ impl Spool {
 
     /// The container is removed and its directory goes: whoever reads reads on from open files, then sees the end.
     pub(crate) fn remove(&self) {
+        self.gone.store(true, Ordering::SeqCst);
         let mut state = self.lock();
         state.removed = true;
-        self.gone.store(true, Ordering::SeqCst);
-        if !state.claims.is_empty() {
+        if self.readers() > 0 {
             let files = state.segments.iter().filter_map(|segment| segment.files(&self.dir).ok()).collect();
             state.pinned = files;
         }
@@ -311,7 +436,6 @@ impl Spool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::Wait;
 
     const KIB: [u8; 1024] = [b'k'; 1024];
 
@@ -354,7 +478,7 @@ mod tests {
         print(&spool, 500);
         assert!(on_disk(&dir) <= 72 << 10, "{}", on_disk(&dir));
         // It does not read for a while, and twice the limit is all that is kept for it.
-        for (_, claim) in &spool.lock().claims {
+        for (_, claim) in &*spool.claims() {
             let before = milliseconds().saturating_sub(u64::try_from(GRACE.as_millis()).unwrap());
             claim.progress.store(before, Ordering::Relaxed);
         }
@@ -383,7 +507,7 @@ mod tests {
         assert_eq!(spool.hold().unwrap(), None);
         // The client stops reading, and the time of grace goes by.
         print(&spool, 40);
-        for (_, claim) in &spool.lock().claims {
+        for (_, claim) in &*spool.claims() {
             let before = milliseconds().saturating_sub(u64::try_from(GRACE.as_millis()).unwrap());
             claim.progress.store(before, Ordering::Relaxed);
         }

@@ -115,6 +115,12 @@ impl Segment {
         Ok(bases)
     }
 
+    /// The files where somebody has them open; otherwise, and where somebody opens them just now, `WouldBlock`.
+    pub(crate) fn open_files(&self) -> io::Result<Arc<Files>> {
+        let open = self.files.try_lock().ok().and_then(|slot| slot.upgrade());
+        open.ok_or_else(|| io::ErrorKind::WouldBlock.into())
+    }
+
     pub(crate) fn files(&self, dir: &Path) -> io::Result<Arc<Files>> {
         let mut slot = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(files) = slot.upgrade() {

@@ -234,8 +234,9 @@ mod tests {
 
     fn read(spool: &Arc<Spool>, start: Start, want: [bool; 2]) -> Vec<Vec<u8>> {
         let lines = Some(LineView::default());
-        let view = View { start, want, follow: None, multiplexed: true, attached: false, lines };
-        let mut output = Output::spool(spool, view).unwrap();
+        let end = spool.end().unwrap();
+        let view = View { start, end, want, follow: None, multiplexed: true, attached: false, lines };
+        let mut output = Output::spool(spool, view);
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let mut out = Vec::new();
         while let Some(bytes) = runtime.block_on(output.next()) {

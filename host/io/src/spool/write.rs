@@ -3,12 +3,12 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, PoisonError, TryLockError};
 use std::time::Duration;
 
 use super::record::{self, Record, Stream};
 use super::segment::{Files, Segment};
-use super::{Spool, State};
+use super::{Spool, State, total};
 use crate::sys;
 
 /// Bytes of one stream that arrive so soon after each other share a record, and so a time stamp.
@@ -210,22 +210,25 @@ impl Spool {
     /// Whether the container has to wait for an attached reader, and how long at most.
     fn must_hold(&self, state: &State) -> Option<Duration> {
         let oldest = state.segments.front()?;
-        let total: u64 = state.segments.iter().map(|segment| segment.size()).sum();
-        if total < self.limits.attached {
+        if total(state) < self.limits.attached {
             return None;
         }
         // Said before looking: a reader that moves on after this look wakes the pump.
         self.held.store(true, Ordering::SeqCst);
-        let (_, wait) = self.held_back(state, oldest.extent().end);
+        let (_, wait) = self.held_back(oldest.extent().end);
         if wait.is_none() {
             self.held.store(false, Ordering::SeqCst);
         }
         wait
     }
 
-    /// Closes the files of a spool that was quiet; the pump does it when many are open.
+    /// Closes the files of a spool that was quiet; the pump does it when many are open. Not while somebody writes.
     pub(crate) fn close_files(&self) {
-        self.writer.lock().unwrap_or_else(PoisonError::into_inner).close();
+        match self.writer.try_lock() {
+            Ok(mut writer) => writer.close(),
+            Err(TryLockError::Poisoned(writer)) => writer.into_inner().close(),
+            Err(TryLockError::WouldBlock) => {}
+        }
     }
 }
 

@@ -208,6 +208,16 @@ impl Cgroups {
         made
     }
 
+    /// Gives every cgroup above this one a real-time budget (microseconds of each period, and the period; None leaves the kernel's),
+    /// without which those below get none. Nothing on version 2, which has no such budgets.
+    pub fn realtime_above(&self, path: &str, period: Option<i64>, runtime: Option<i64>) -> Result<()> {
+        let path = relative(path)?;
+        match self.0.version {
+            Version::V1 => v1::realtime_above(&self.0.hierarchies, &path, period, runtime),
+            Version::V2 => Ok(()),
+        }
+    }
+
     /// Changes what is Some in `resources`; device rules are left alone when the list is empty.
     pub fn update(&self, path: &str, resources: &Resources) -> Result<()> {
         let path = relative(path)?;

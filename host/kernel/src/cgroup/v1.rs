@@ -167,6 +167,42 @@ fn memory(dir: Dir<'_>, path: &str, resources: &Resources) -> Result<()> {
     Ok(())
 }
 
+/// The period first: a share of it is checked against the parent's.
+fn realtime(dir: Dir<'_>, path: &str, period: Option<i64>, runtime: Option<i64>) -> Result<()> {
+    for (name, value) in [("cpu.rt_period_us", period), ("cpu.rt_runtime_us", runtime)] {
+        let Some(value) = value else { continue };
+        dir.write(&format!("{path}/{name}"), &value.to_string()).map_err(|e| {
+            if e.is(libc::EINVAL) {
+                e.note(
+                    "the cgroups above have no such real-time budget left: give them one with the daemon's --cpu-rt-runtime",
+                )
+            } else {
+                e
+            }
+        })?;
+    }
+    Ok(())
+}
+
+/// Gives every cgroup above a path, made where it is missing, a real-time budget that those below share.
+pub(super) fn realtime_above(
+    hierarchies: &[Hierarchy],
+    path: &str,
+    period: Option<i64>,
+    runtime: Option<i64>,
+) -> Result<()> {
+    let Some(hierarchy) = hierarchies.iter().find(|h| h.has("cpu")) else { return Ok(()) };
+    for (end, _) in path.match_indices('/') {
+        let part = path.get(..end).unwrap_or(path);
+        match hierarchy.dir().mkdir(part) {
+            Err(e) if !e.is_exists() => return Err(e),
+            _ => {}
+        }
+        realtime(hierarchy.dir(), part, period, runtime)?;
+    }
+    Ok(())
+}
+
 fn cpu(dir: Dir<'_>, path: &str, resources: &Resources) -> Result<()> {
     let set = |name: &str, value: i64| dir.write(&format!("{path}/{name}"), &value.to_string());
     if let Some(shares) = resources.cpu_shares {
@@ -178,13 +214,7 @@ fn cpu(dir: Dir<'_>, path: &str, resources: &Resources) -> Result<()> {
     if let Some(burst) = resources.cpu_burst {
         dir.write_if_there(&format!("{path}/cpu.cfs_burst_us"), &burst.to_string())?;
     }
-    // The period first: a share of it is checked against the parent's.
-    if let Some(period) = resources.cpu_rt_period {
-        set("cpu.rt_period_us", period)?;
-    }
-    if let Some(runtime) = resources.cpu_rt_runtime {
-        set("cpu.rt_runtime_us", runtime)?;
-    }
+    realtime(dir, path, resources.cpu_rt_period, resources.cpu_rt_runtime)?;
     match (resources.cpu_period, resources.cpu_quota) {
         (Some(period), Some(quota)) => {
             // With the old quota the new period may be impossible, so clear it first.

@@ -22,6 +22,7 @@ use crate::error::{Error, Result};
 use crate::sys::process::Side;
 use crate::sys::{file, process as sys, socket};
 
+pub(crate) use process::own;
 pub use report::{Report, read_report};
 
 /// What is the same for every container, opened once by the keeper.

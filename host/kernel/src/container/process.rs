@@ -205,7 +205,7 @@ fn streams(
 }
 
 /// Gives a stream to the user, so that a program may open /dev/stdout again.
-pub(super) fn own(stream: BorrowedFd<'_>, uid: u32) -> Result<()> {
+pub(crate) fn own(stream: BorrowedFd<'_>, uid: u32) -> Result<()> {
     let stat = file::fstatat(stream, c"")?;
     if stat.st_uid == uid
         || (stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == libc::makedev(1, 3))

@@ -51,6 +51,11 @@ pub(crate) fn attach(tree: BorrowedFd<'_>, place: &Path) -> Result<(), String> {
     } else {
         document(place, b"", 0o600)?;
     }
+    attach_to(tree, place)
+}
+
+/// Puts a detached tree onto a path that is there.
+pub(super) fn attach_to(tree: BorrowedFd<'_>, place: &Path) -> Result<(), String> {
     let target = open(place)?;
     sys::move_mount(tree, target.as_fd()).map_err(about(format_args!("mounting {}", place.display())))
 }
@@ -92,6 +97,10 @@ pub(super) fn make(plan: &RunPlan, foreign: &Foreign, fds: &[OwnedFd]) -> Result
     let record = serde_json::to_vec(&foreign.runtime).map_err(|e| e.to_string())?;
     document(&bundle.join(RECORD), &record, 0o600)?;
     document(&bundle.join("config.json"), foreign.document.as_bytes(), 0o600)?;
+    if let Some(user) = &plan.user {
+        super::mapped::open_way(&foreign.runtime)?;
+        super::mapped::own_streams(&plan.process, &user.ids, fds)?;
+    }
     attach(descriptor(fds, plan.rootfs)?, &bundle.join(ROOTFS_PLACE))?;
     trees(plan, fds, bundle)?;
     let spaces = plan.namespaces;
@@ -99,7 +108,9 @@ pub(super) fn make(plan: &RunPlan, foreign: &Foreign, fds: &[OwnedFd]) -> Result
         TimeNamespace::Join(fd) => Namespace::Join(fd),
         _ => Namespace::Host,
     };
+    let user = plan.user.as_ref().map_or(Namespace::Host, |user| Namespace::Join(user.namespace));
     for (namespace, kind) in [
+        (user, "user"),
         (spaces.pid, "pid"),
         (spaces.ipc, "ipc"),
         (spaces.uts, "uts"),
@@ -131,7 +142,7 @@ pub(crate) fn trees(plan: &RunPlan, fds: &[OwnedFd], dir: &Path) -> Result<(), S
     Ok(())
 }
 
-/// Puts the init of `--init` into the bundle.
+/// Puts the init of `--init` into the bundle; whoever the container's root is, it may read it.
 pub(super) fn init(program: BorrowedFd<'_>, bundle: &Path) -> Result<(), String> {
     let content = std::fs::read(format!("/proc/self/fd/{}", program.as_raw_fd()))
         .map_err(|e| format!("reading the init program: {e}"))?;

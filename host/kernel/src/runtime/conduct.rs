@@ -38,7 +38,9 @@ pub fn run(host: &Host, plan: &RunPlan, fds: &[OwnedFd]) -> Result<Spawned, Star
         };
         let made = make(foreign, &plan.process, fds, "container", verb, &plan.id)?;
         conductor.adopt(made.pid).map_err(|e| failed(e.to_string()))?;
-        let started = tell_terminal(&made, conductor).and_then(|()| match foreign.restore {
+        let checked = super::check_user(plan, &foreign.runtime, made.pid);
+        let told = checked.and_then(|()| tell_terminal(&made, conductor));
+        let started = told.and_then(|()| match foreign.restore {
             None => call(foreign, &["start", &plan.id], MAKING),
             Some(_) => Ok(()),
         });
@@ -62,6 +64,9 @@ pub fn exec(host: &Host, plan: &ExecPlan, fds: &[OwnedFd]) -> Result<Spawned, St
         let dir = Path::new(&foreign.runtime.bundle);
         bundle::directory(dir).map_err(failed)?;
         enter(dir)?;
+        if let Some(ids) = &plan.ids {
+            super::mapped::own_streams(&plan.process, ids, fds).map_err(failed)?;
+        }
         let document = format!("exec-{}.json", plan.id);
         bundle::document(&dir.join(&document), foreign.document.as_bytes(), 0o600).map_err(failed)?;
         let arguments = ["exec", "--detach", "--process", &document];

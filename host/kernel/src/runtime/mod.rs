@@ -6,6 +6,8 @@
 
 pub(crate) mod bundle;
 pub(crate) mod conduct;
+mod mapped;
+mod shadow;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -22,6 +24,8 @@ use crate::sys::mount as sys_mount;
 use crate::sys::process as sys;
 
 pub use conduct::{exec, foreign, open_bundle, prepare, run};
+pub use mapped::check_user;
+pub use shadow::with_directory;
 
 /// A runtime that has not made its container by then never will.
 const MAKING: Duration = Duration::from_mins(2);
