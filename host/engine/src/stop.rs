@@ -21,6 +21,8 @@ use crate::{Caller, Engine, WaitCondition};
 pub(crate) const KILL_PATIENCE: Duration = Duration::from_secs(10);
 /// After so long a killed process is thawed: somebody else may have frozen its cgroup, and then it cannot even die.
 const FROZEN: Duration = Duration::from_millis(250);
+/// How long the end of a process that cannot be signalled may take to be on record.
+const END_PATIENCE: Duration = Duration::from_secs(2);
 /// Seconds that `stop` gives when nobody says otherwise.
 const STOP_SECONDS: i64 = 10;
 
@@ -216,14 +218,29 @@ impl Engine {
     ) -> Result<()> {
         let container = self.inner.registry.find(reference)?;
         let signal = signal.filter(|s| !s.is_empty()).map(signals::parse).transpose()?;
-        if container.now().def.host.auto_remove == Some(true) && container.now().state.status.is_alive() {
-            // Its end would remove it.
+        let mut stopped = if container.now().def.host.auto_remove == Some(true)
+            && container.now().state.status.is_alive()
+        {
+            // Its end would remove it. What is started then may, however soon it ends.
             self.set_auto_remove(&container, false).await?;
-            let result = self.restart(&container, timeout, signal, caller).await;
+            let stopped = self.stop(&container, timeout, signal).await;
             self.set_auto_remove(&container, true).await?;
-            return result;
+            stopped
+        } else {
+            self.stop(&container, timeout, signal).await
+        };
+        if stopped.as_ref().is_err_and(|e| e.kind == crate::Kind::NotModified) {
+            stopped = Ok(());
         }
-        self.restart(&container, timeout, signal, caller).await
+        stopped.map_err(|e| e.context(format_args!("Cannot restart container {}", container.id)))?;
+        let mut held = container.lock.lock().await;
+        // Somebody else may have started it meanwhile: then it was restarted.
+        if held.removing || !container.now().state.status.is_alive() {
+            held.backoff = 0;
+            self.start_locked(&container, &mut held, caller, 0).await?;
+        }
+        self.container_event(&container.now(), "restart", &[]);
+        Ok(())
     }
 
     async fn set_auto_remove(&self, container: &Arc<Container>, on: bool) -> Result<()> {
@@ -233,31 +250,6 @@ impl Engine {
         def.host.auto_remove = Some(on);
         // In memory only: a daemon that dies meanwhile shall still remove it.
         self.inner.registry.update(container, Now { def: Arc::new(def), ..(*now).clone() });
-        Ok(())
-    }
-
-    async fn restart(
-        &self,
-        container: &Arc<Container>,
-        timeout: Option<i64>,
-        signal: Option<i32>,
-        caller: &Caller,
-    ) -> Result<()> {
-        match self.stop(container, timeout, signal).await {
-            Ok(()) => {}
-            Err(e) if e.kind == crate::Kind::NotModified => {}
-            Err(e) => return Err(e.context(format_args!("Cannot restart container {}", container.id))),
-        }
-        let mut held = container.lock.lock().await;
-        if container.now().state.status.is_alive() || held.removing {
-            return Err(Error::conflict(format!(
-                "container {} was changed by someone else meanwhile",
-                container.id
-            )));
-        }
-        held.backoff = 0;
-        self.start_locked(container, &mut held, caller, 0).await?;
-        self.container_event(&container.now(), "restart", &[]);
         Ok(())
     }
 
@@ -292,15 +284,25 @@ impl Engine {
                 _ => {}
             }
         }
-        self.signal(&now, signal)
-            .await
-            .map_err(|e| e.context(format_args!("cannot kill container: {reference}")))?;
+        if let Err(e) = self.signal(&now, signal).await
+            && !self.just_ended(&container, &mut life, exits).await
+        {
+            return Err(e.context(format_args!("cannot kill container: {reference}")));
+        }
         self.container_event(&now, "kill", &[("signal", &signal.to_string())]);
         if signal == signals::KILL {
             // As with Docker, a kill has happened when it is answered.
             let _ = self.dies(&now, &mut life, exits).await;
         }
         Ok(())
+    }
+
+    /// Whether a container that could not be signalled has ended meanwhile, as some do by themselves.
+    async fn just_ended(&self, container: &Container, life: &mut watch::Receiver<Life>, exits: u64) -> bool {
+        // The keeper knows of an end before this daemon has recorded it.
+        let _ = tokio::time::timeout(END_PATIENCE, ended(life, exits)).await;
+        let life = life.borrow();
+        life.exits > exits || life.removed || !container.now().state.status.is_alive()
     }
 
     /// `POST /containers/{id}/pause`.
