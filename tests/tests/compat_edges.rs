@@ -211,3 +211,168 @@ fn archives_are_imported_from_web_servers() {
     }
     assert_eq!(d.docker(&["images", "-aq", "--no-trunc"]).ok(), before, "nothing has become an image");
 }
+
+/// Flags of docker that `wharf` leaves out: of Windows, of swarm, of what Docker itself has given up or only tries.
+const LEFT_OUT: &[&str] = &[
+    "--cpu-count",
+    "--cpu-percent",
+    "--io-maxbandwidth",
+    "--io-maxiops",
+    "--kernel-memory",
+    "--disable-content-trust",
+    "--use-api-socket",
+    "--ingress",
+    "--config-only",
+    "--config-from",
+    "--cluster",
+    "--availability",
+    "--group",
+    "--limit-bytes",
+    "--required-bytes",
+    "--sharing",
+    "--secret",
+    "--topology-preferred",
+    "--topology-required",
+    "--tree",
+];
+
+#[test]
+fn wharf_has_dockers_flags() {
+    let d = Daemon::start();
+    let flags = |help: &str| -> std::collections::BTreeSet<String> {
+        help.lines()
+            .filter_map(|line| line.split_whitespace().find(|word| word.starts_with("--")))
+            .map(|flag| flag.split(['=', '[']).next().unwrap_or(flag).to_owned())
+            .collect()
+    };
+    let mut lacking = Vec::new();
+    for (commands, before) in [
+        (
+            "attach commit cp create diff events exec export history images import info inspect kill load login logout logs pause port ps pull push rename restart rm rmi run save search start stats stop tag top unpause update version wait",
+            "",
+        ),
+        (
+            "attach commit cp create diff exec export inspect kill logs ls pause port prune rename restart rm run start stats stop top unpause update wait",
+            "container",
+        ),
+        ("history import inspect load ls prune pull push rm save tag", "image"),
+        ("df events info prune", "system"),
+        ("connect create disconnect inspect ls prune rm", "network"),
+        ("create inspect ls prune rm", "volume"),
+        ("create ls rm", "checkpoint"),
+    ] {
+        for command in commands.split(' ') {
+            let line: Vec<&str> = [before, command, "--help"].into_iter().filter(|w| !w.is_empty()).collect();
+            let (docker, wharf) = (d.docker(&line), d.wharf(&line));
+            let (docker, wharf) = (docker.ok(), format!("{}{}", wharf.out, wharf.err));
+            let missing: Vec<String> = flags(&docker)
+                .difference(&flags(&wharf))
+                .filter(|f| !LEFT_OUT.contains(&f.as_str()))
+                .cloned()
+                .collect();
+            // Swarm's `--type` and `--scope` of volumes are not those of others.
+            if !missing.is_empty() && line[..2] != ["volume", "create"] {
+                lacking.push(format!("{}: {missing:?}", line.join(" ")));
+            }
+        }
+    }
+    assert!(lacking.is_empty(), "{lacking:#?}");
+}
+
+#[test]
+fn flags_of_wharf_do_what_dockers_do() {
+    let d = daemon();
+    for name in ["one", "two"] {
+        d.docker(&["network", "create", name]).ok();
+    }
+    // Several networks, in words; what inspect shows is what docker makes of the same flags.
+    let flags =
+        ["--network", "name=one,alias=web,mac-address=02:42:ac:77:00:01,gw-priority=5", "--network", "two"];
+    let seen = |run: &dyn Fn(&[&str]) -> wharf_tests::Ran, name: &str| {
+        let mut line = vec!["run", "-d", "--name", name];
+        line.extend(flags);
+        line.extend(["busybox", "sleep", "600"]);
+        run(&line).ok();
+        let networks = d.api("GET", &format!("/v1.51/containers/{name}/json"), "").json()["NetworkSettings"]
+            ["Networks"]
+            .clone();
+        let part = |network: &str| {
+            let n = &networks[network];
+            json!([n["Aliases"], n["GwPriority"], n["MacAddress"].as_str().unwrap().len(), n["DriverOpts"]])
+        };
+        d.docker(&["rm", "-f", name]).ok();
+        (part("one"), part("two"))
+    };
+    assert_eq!(seen(&|a| d.docker(a), "by-docker"), seen(&|a| d.wharf(a), "by-wharf"));
+    for (args, text) in [
+        (&["run", "--network", "one", "--network", "one", "busybox", "true"][..], "specified multiple times"),
+        (&["run", "--network", "one", "--network", "host", "busybox", "true"], "cannot attach both"),
+        (&["run", "--pull", "sometimes", "busybox", "true"], "invalid pull option: 'sometimes'"),
+        (&["run", "-it", "busybox", "true"], "the input device is not a TTY"),
+        (&["exec", "--env-file", "/nope", "box", "true"], "/nope"),
+    ] {
+        let (docker, wharf) = (d.docker(args), d.wharf(args));
+        assert!(wharf.code != 0 && wharf.err.contains(text), "{args:?}: {wharf:?}");
+        assert!(docker.code != 0 && docker.err.contains(text), "{args:?}: {docker:?}");
+    }
+    // The file with the id is there before the container, and gone with it.
+    let file = d.path("cid");
+    let cid =
+        ["create", "--cidfile", file.to_str().unwrap(), "--network", "none", "--rm", "-q", "busybox", "true"];
+    let id = d.wharf(&cid).ok();
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), id);
+    assert_eq!(d.docker(&["inspect", "-f", "{{.HostConfig.AutoRemove}}", &id]).ok(), "true");
+    d.wharf(&cid).fails(125, "container ID file found");
+    std::fs::remove_file(&file).unwrap();
+    let mut bad = cid;
+    bad[7] = "busybox:none";
+    assert_ne!(d.wharf(&[&bad[..6], &["--pull", "never"], &bad[7..]].concat()).code, 0);
+    assert!(!file.exists(), "no container, no file");
+    assert_eq!(d.docker(&["ps", "-aq"]).ok().lines().count(), 1);
+    // What begins with a dot is meant from here, as docker does it.
+    std::fs::write(d.path("here"), "from here").unwrap();
+    let mut command = std::process::Command::new(wharf_tests::bin_dir().join("wharf"));
+    command.current_dir(d.path("data").parent().unwrap()).env("WHARF_HOST", d.host());
+    command.args(["run", "--rm", "--network", "none", "-v", "./here:/there:ro", "busybox", "cat", "/there"]);
+    assert_eq!(d.run_with_input(command, b"").ok(), "from here");
+    // Variables of files; a pause that is not wanted; links of one's own.
+    d.wharf(&["run", "-d", "--name", "box", "--network", "one", "busybox", "sleep", "600"]).ok();
+    std::fs::write(d.path("env"), "A=1\n# no\nB=two words\n").unwrap();
+    let env = d.path("env").display().to_string();
+    assert_eq!(
+        d.wharf(&["exec", "--env-file", &env, "-e", "A=2", "box", "sh", "-c", "echo $A $B"]).ok(),
+        "2 two words"
+    );
+    d.wharf(&["commit", "--pause=false", "box", "made:1"]).ok();
+    d.wharf(&[
+        "network",
+        "connect",
+        "--driver-opt",
+        "com.docker.network.endpoint.ifname=lan7",
+        "--gw-priority",
+        "7",
+        "two",
+        "box",
+    ])
+    .ok();
+    assert_eq!(d.docker(&["exec", "box", "cat", "/sys/class/net/lan7/operstate"]).ok(), "up");
+    d.wharf(&[
+        "network",
+        "create",
+        "--subnet",
+        "10.78.0.0/24",
+        "--aux-address",
+        "other=10.78.0.9",
+        "--ipv6=false",
+        "aux",
+    ])
+    .ok();
+    let made = d.api("GET", "/networks/aux", "").json();
+    assert_eq!(made["IPAM"]["Config"][0]["AuxiliaryAddresses"], json!({"other": "10.78.0.9"}));
+    assert_eq!(made["EnableIPv6"], false);
+    assert_eq!(d.wharf(&["container", "stats", "--no-stream", "--format", "{{.Name}}"]).ok(), "box");
+    assert_eq!(
+        d.wharf(&["history", "--human=false", "--format", "{{.Size}}", "busybox"]).ok(),
+        d.docker(&["history", "--human=false", "--format", "{{.Size}}", "busybox"]).ok()
+    );
+}

@@ -295,7 +295,8 @@ pub(crate) async fn export(client: &Client, args: ExportArgs) -> Result<u8, Erro
 }
 
 pub(crate) async fn commit(client: &Client, args: CommitArgs) -> Result<u8, Error> {
-    let mut query = vec![("container", args.container), ("pause", (!args.no_pause).to_string())];
+    let mut query =
+        vec![("container", args.container), ("pause", (args.pause && !args.no_pause).to_string())];
     if let Some(reference) = &args.reference {
         let (name, tag) = split_reference(reference);
         query.push(("repo", name.to_owned()));

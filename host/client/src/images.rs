@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 
 use bytes::Bytes;
 use futures_util::Stream;
+use hyper::Method;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
@@ -40,7 +41,8 @@ pub(crate) fn split_reference(reference: &str) -> (&str, &str) {
 }
 
 pub(crate) async fn import(client: &Client, args: ImportArgs) -> Result<u8, Error> {
-    let mut query = vec![("fromSrc", "-".to_owned())];
+    let elsewhere = args.file.contains("://");
+    let mut query = vec![("fromSrc", if elsewhere { args.file.clone() } else { "-".to_owned() })];
     if let Some(reference) = &args.reference {
         let (name, tag) = split_reference(reference);
         query.push(("repo", name.to_owned()));
@@ -49,7 +51,9 @@ pub(crate) async fn import(client: &Client, args: ImportArgs) -> Result<u8, Erro
     query.extend(args.change.into_iter().map(|c| ("changes", c)));
     query.extend(args.message.into_iter().map(|m| ("message", m)));
     query.extend(args.platform.into_iter().map(|p| ("platform", p)));
-    let response = if args.file == "-" {
+    let response = if elsewhere {
+        client.request(Method::POST, "/images/create", &query, None).await?
+    } else if args.file == "-" {
         client.upload("/images/create", &query, chunks(tokio::io::stdin())).await?
     } else {
         client.upload("/images/create", &query, chunks(tokio::fs::File::open(&args.file).await?)).await?
@@ -174,10 +178,11 @@ pub(crate) async fn history(client: &Client, args: HistoryArgs) -> Result<u8, Er
         .map(|layer| {
             let id = text(layer, "/Id");
             let created = layer.get("Created").and_then(Value::as_i64).unwrap_or(0);
+            let size = layer.get("Size").and_then(Value::as_i64).unwrap_or(0);
             json!({
                 "ID": if args.no_trunc { id } else { short(id) }, "CreatedAt": units::rfc3339(created),
                 "CreatedSince": format!("{} ago", units::ago(units::now() - created)), "CreatedBy": text(layer, "/CreatedBy"),
-                "Size": units::human(layer.get("Size").and_then(Value::as_i64).unwrap_or(0)), "Comment": text(layer, "/Comment"),
+                "Size": if args.human { units::human(size) } else { size.to_string() }, "Comment": text(layer, "/Comment"),
             })
         })
         .collect();
@@ -189,7 +194,7 @@ pub(crate) async fn history(client: &Client, args: HistoryArgs) -> Result<u8, Er
     }
     let columns = [
         ("IMAGE", "ID"),
-        ("CREATED", "CreatedSince"),
+        if args.human { ("CREATED", "CreatedSince") } else { ("CREATED AT", "CreatedAt") },
         ("CREATED BY", "CreatedBy"),
         ("SIZE", "Size"),
         ("COMMENT", "Comment"),

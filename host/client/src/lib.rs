@@ -20,6 +20,7 @@ mod format;
 mod generate;
 mod http;
 mod images;
+mod network_flag;
 mod objects;
 mod progress;
 mod prune;

@@ -38,17 +38,23 @@ pub(crate) async fn pull(client: &Client, args: PullArgs) -> Result<u8, Error> {
 }
 
 /// Pulls an image that a command needs.
-pub(crate) async fn need(client: &Client, image: &str) -> Result<(), Error> {
+pub(crate) async fn need(
+    client: &Client,
+    image: &str,
+    platform: Option<&str>,
+    quiet: bool,
+) -> Result<(), Error> {
     let (name, tag) = split_reference(image);
     let tag = if tag.is_empty() && !image.contains('@') { "latest" } else { tag };
-    let query = [("fromImage", name.to_owned()), ("tag", tag.to_owned())];
+    let mut query = vec![("fromImage", name.to_owned()), ("tag", tag.to_owned())];
+    query.extend(platform.map(|p| ("platform", p.to_owned())));
     let auth = match Config::read() {
         Ok(config) => config.header(name).await?,
         Err(_) => "e30=".to_owned(),
     };
     let response =
         client.request_with(Method::POST, "/images/create", &query, None, &[(AUTH, &auth)]).await?;
-    progress::show(response, false).await
+    progress::show(response, quiet).await
 }
 
 pub(crate) async fn push(client: &Client, args: PushArgs) -> Result<u8, Error> {
