@@ -350,7 +350,7 @@ fn a_helper_gets_nothing_that_it_was_not_granted() {
     d.stop();
     Guest::new("evil/asker", &[CREDENTIALS])
         .world(&format!(
-            "package t:t; interface files {{ open: func(path: string) -> u32; }} world guest {{ import files; export {CREDENTIALS}; }}"
+            "package t:t; /* t:t/files */ interface files {{ open: func(path: string) -> u32; }} world guest {{ import files; export {CREDENTIALS}; }}"
         ))
         .import("t:t/files", "open", "open", "i32 i32", "(result i32)")
         .body("get", "unreachable")

@@ -81,7 +81,9 @@ fn parse(address: &str) -> Result<Url> {
         || Error::invalid(format!("invalid source {address:?}: it is \"-\" or an http or https address"));
     let whole = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
     let url = Url::parse(&whole).map_err(|_| bad())?;
-    let plain = url.username().is_empty() && url.password().is_none();
+    // `http:///x` would be the host `x`.
+    let authority = whole.split_once("://").is_some_and(|(_, rest)| !rest.starts_with('/'));
+    let plain = authority && url.username().is_empty() && url.password().is_none();
     if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) || !plain {
         return Err(bad());
     }

@@ -70,6 +70,11 @@ impl Engine {
     ) -> Result<BTreeMap<String, EndpointSettings>> {
         let mut all = BTreeMap::new();
         let crate::planner::modes::NetworkMode::Network(own) = mode else {
+            for (name, settings) in asked {
+                if let Ok(network) = self.inner.networks.find(&name) {
+                    check_endpoint(&network.record(), &settings)?;
+                }
+            }
             return Ok(all);
         };
         for (name, settings) in asked {
