@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::args::CreateArgs;
-use crate::{Error, network_flag, rest, units};
+use crate::{Error, error, network_flag, rest, units};
 
 /// `key=value` pairs as an object; a key alone has an empty value.
 pub(crate) fn pairs(list: &[String]) -> Value {
@@ -34,8 +34,8 @@ pub(crate) fn environment(list: &[String]) -> Vec<String> {
 pub(crate) fn env_files(files: &[String]) -> Result<Vec<String>, Error> {
     let mut all = Vec::new();
     for file in files {
-        let content =
-            std::fs::read_to_string(file).map_err(|e| Error::Usage(format!("env file {file}: {e}")))?;
+        let content = std::fs::read_to_string(file)
+            .map_err(|e| Error::Usage(format!("open {file}: {}", error::without_number(&e))))?;
         let lines = content.lines().map(str::trim_start).filter(|l| !l.is_empty() && !l.starts_with('#'));
         all.extend(lines.map(str::to_owned));
     }
@@ -239,7 +239,10 @@ fn security(list: &[String]) -> Result<Vec<String>, Error> {
             {
                 match std::fs::read_to_string(file) {
                     Ok(content) => Ok(format!("seccomp={content}")),
-                    Err(e) => usage(format!("opening seccomp profile ({file}) failed: {e}")),
+                    Err(e) => usage(format!(
+                        "opening seccomp profile ({file}) failed: open {file}: {}",
+                        error::without_number(&e)
+                    )),
                 }
             }
             _ => Ok(item.clone()),

@@ -12,7 +12,7 @@ use crate::args::{HistoryArgs, ImagesArgs, ImportArgs, LoadArgs, RmiArgs, TagArg
 use crate::attach::text;
 use crate::containers::{filters, for_each, local_time, short};
 use crate::http::Client;
-use crate::{Error, format, progress, units};
+use crate::{Error, error, format, progress, units};
 
 /// A reader as a stream of chunks.
 pub(crate) fn chunks(
@@ -40,6 +40,10 @@ pub(crate) fn split_reference(reference: &str) -> (&str, &str) {
     }
 }
 
+async fn open(path: &str) -> Result<tokio::fs::File, Error> {
+    tokio::fs::File::open(path).await.map_err(error::file("open", path))
+}
+
 pub(crate) async fn import(client: &Client, args: ImportArgs) -> Result<u8, Error> {
     let elsewhere = args.file.contains("://");
     let mut query = vec![("fromSrc", if elsewhere { args.file.clone() } else { "-".to_owned() })];
@@ -56,7 +60,7 @@ pub(crate) async fn import(client: &Client, args: ImportArgs) -> Result<u8, Erro
     } else if args.file == "-" {
         client.upload("/images/create", &query, chunks(tokio::io::stdin())).await?
     } else {
-        client.upload("/images/create", &query, chunks(tokio::fs::File::open(&args.file).await?)).await?
+        client.upload("/images/create", &query, chunks(open(&args.file).await?)).await?
     };
     progress::show(response, false).await?;
     Ok(0)
@@ -66,9 +70,7 @@ pub(crate) async fn load(client: &Client, args: LoadArgs) -> Result<u8, Error> {
     let mut query = vec![("quiet", args.quiet.to_string())];
     query.extend(args.platform.iter().map(|p| ("platform", p.clone())));
     let response = match &args.input {
-        Some(file) => {
-            client.upload("/images/load", &query, chunks(tokio::fs::File::open(file).await?)).await?
-        }
+        Some(file) => client.upload("/images/load", &query, chunks(open(file).await?)).await?,
         None if std::io::stdin().is_terminal() => {
             return Err(Error::Usage("requested load from stdin, but stdin is empty".into()));
         }

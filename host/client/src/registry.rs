@@ -11,7 +11,7 @@ use crate::containers::filters;
 use crate::credentials::{Config, Login, key};
 use crate::http::{self, Client};
 use crate::images::split_reference;
-use crate::{Error, format, progress, terminal};
+use crate::{Error, error, format, progress, terminal};
 
 const AUTH: &str = "X-Registry-Auth";
 
@@ -33,8 +33,17 @@ pub(crate) async fn pull(client: &Client, args: PullArgs) -> Result<u8, Error> {
     let response =
         client.request_with(Method::POST, "/images/create", &query, None, &[(AUTH, &auth)]).await?;
     progress::show(response, args.quiet).await?;
-    println!("{}", if default { format!("{name}:latest") } else { args.image });
+    println!("{}", whole(&if default { format!("{name}:latest") } else { args.image.clone() }));
     Ok(0)
+}
+
+/// A reference with the registry and the directory that short names leave out.
+fn whole(reference: &str) -> String {
+    match reference.split_once('/') {
+        None => format!("docker.io/library/{reference}"),
+        Some((first, _)) if first.contains(['.', ':']) || first == "localhost" => reference.to_owned(),
+        Some(_) => format!("docker.io/{reference}"),
+    }
 }
 
 /// Pulls an image that a command needs.
@@ -213,7 +222,7 @@ pub(crate) async fn save(client: &Client, args: SaveArgs) -> Result<u8, Error> {
     let response = client.request(Method::GET, "/images/get", &query, None).await?;
     let mut data = http::data(response);
     let mut out: Box<dyn tokio::io::AsyncWrite + Send + Unpin> = match &args.output {
-        Some(path) => Box::new(tokio::fs::File::create(path).await?),
+        Some(path) => Box::new(tokio::fs::File::create(path).await.map_err(error::file("open", path))?),
         None => Box::new(tokio::io::stdout()),
     };
     while let Some(chunk) = data.next().await {

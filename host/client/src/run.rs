@@ -9,7 +9,7 @@ use crate::args::{CreateArgs, RunArgs};
 use crate::attach::{self, Streams, text};
 use crate::create::{self, Attach};
 use crate::http::{self, Client};
-use crate::{Error, registry, terminal};
+use crate::{Error, error, registry, terminal};
 
 fn streams(args: &CreateArgs, detach: bool, remove: bool) -> Result<Attach, Error> {
     if detach {
@@ -103,7 +103,11 @@ impl IdFile {
                     "container ID file found, make sure the other container isn't running or delete {}",
                     path.display()
                 ),
-                _ => format!("failed to create the container ID file {}: {e}", path.display()),
+                _ => format!(
+                    "failed to create the container ID file: open {}: {}",
+                    path.display(),
+                    error::without_number(&e)
+                ),
             })
         })?;
         Ok(Self { path: path.to_owned(), file, written: false })

@@ -142,8 +142,11 @@ impl Engine {
         let config = &now.def.config;
         let own = config.stop_signal.as_deref().filter(|s| !s.is_empty()).map(signals::parse).transpose()?;
         let signal = signal.or(own).unwrap_or(signals::TERM);
-        if now.state.status == Status::Paused {
-            self.freeze(&now, false).await.doing("cannot thaw")?;
+        if now.state.status == Status::Paused
+            && let Err(e) = self.freeze(&now, false).await
+            && !self.just_ended(container, &mut life, exits).await
+        {
+            return Err(e.context("cannot thaw"));
         }
         // It may have ended by itself just now.
         let _ = self.send_signal(&now, signal).await;
@@ -308,7 +311,9 @@ impl Engine {
     /// `POST /containers/{id}/pause`.
     pub async fn container_pause(&self, reference: &str) -> Result<()> {
         let container = self.inner.registry.find(reference)?;
-        let _held = container.lock.lock().await;
+        let mut life = container.watch();
+        let exits = life.borrow().exits;
+        let held = container.lock.lock().await;
         let now = container.now();
         match now.state.status {
             Status::Running => {}
@@ -323,7 +328,12 @@ impl Engine {
             }
             _ => return Err(not_running(&now.def.id)),
         }
-        self.freeze(&now, true).await.doing("cannot pause container")?;
+        if let Err(e) = self.freeze(&now, true).await {
+            // Its end is recorded under the lock.
+            drop(held);
+            let ended = self.just_ended(&container, &mut life, exits).await;
+            return Err(if ended { not_running(&now.def.id) } else { e.context("cannot pause container") });
+        }
         let new = self.set_state(&container, |s| s.status = Status::Paused).await?;
         self.container_event(&new, "pause", &[]);
         Ok(())

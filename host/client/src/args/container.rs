@@ -122,7 +122,7 @@ pub(crate) struct ExecArgs {
     #[arg(long)]
     pub(crate) detach_keys: Option<String>,
     /// Container, then the command and its arguments
-    #[arg(required = true, num_args = 2.., trailing_var_arg = true, value_name = "CONTAINER COMMAND")]
+    #[arg(required = true, num_args = 2.., trailing_var_arg = true, value_names = ["CONTAINER", "COMMAND"])]
     pub(crate) command: Vec<String>,
 }
 
