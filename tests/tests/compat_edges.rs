@@ -67,7 +67,7 @@ fn a_client_that_still_sends_reads_the_end_of_the_stream() {
         });
         let mut all = Vec::new();
         reader.read_to_end(&mut all).unwrap_or_else(|e| panic!("round {round}: {e}"));
-        let mut text = Vec::new();
+        let mut text: Vec<u8> = Vec::new();
         let mut rest = all.as_slice();
         while let Some((head, behind)) = rest.split_at_checked(8) {
             let (frame, behind) = behind.split_at(u32::from_be_bytes(head[4..].try_into().unwrap()) as usize);

@@ -40,8 +40,8 @@ pub(crate) fn split_reference(reference: &str) -> (&str, &str) {
     }
 }
 
-async fn open(path: &str) -> Result<tokio::fs::File, Error> {
-    tokio::fs::File::open(path).await.map_err(error::file("open", path))
+async fn open(path: impl AsRef<std::path::Path>) -> Result<tokio::fs::File, Error> {
+    tokio::fs::File::open(&path).await.map_err(error::file("open", &path))
 }
 
 pub(crate) async fn import(client: &Client, args: ImportArgs) -> Result<u8, Error> {
