@@ -318,6 +318,9 @@ pub(crate) fn body(args: &CreateArgs, attach: Attach) -> Result<Value, Error> {
             map.insert(key.into(), value);
         }
     };
+    if let (true, Some((rows, columns))) = (args.tty, crate::terminal::size()) {
+        set(&mut host, "ConsoleSize", Some(json!([rows, columns])));
+    }
     set(&mut host, "PidsLimit", args.pids_limit.map(Value::from));
     set(&mut host, "ShmSize", size(&args.shm_size)?.map(Value::from));
     set(&mut host, "Init", args.init.then(|| true.into()));
