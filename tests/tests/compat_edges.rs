@@ -163,6 +163,46 @@ fn restarts_by_many_at_once_all_come_to_their_end() {
 }
 
 #[test]
+fn a_container_between_two_runs() {
+    let d = daemon();
+    let again =
+        ["run", "-d", "--restart", "always", "--network", "none", "--name", "again", "busybox", "false"];
+    let id = d.docker(&again).ok();
+    let pending = || {
+        eventually("a pause between runs", || {
+            (d.docker(&["inspect", "-f", "{{.State.Status}} {{.RestartCount}}", "again"]).ok()
+                == "restarting 4")
+                .then_some(())
+        });
+    };
+    pending();
+    let restarting = format!("container {id} is restarting, wait until the container is running");
+    for args in [&["exec", "again", "true"][..], &["top", "again"], &["pause", "again"]] {
+        d.docker(args).fails(1, &restarting);
+    }
+    d.docker(&["rm", "again"])
+        .fails(1, "container is restarting: stop the container before removing or force remove");
+    // A kill ends what was to come, as a stop does.
+    assert_eq!(d.docker(&["kill", "again"]).ok(), "again");
+    assert_eq!(d.docker(&["inspect", "-f", "{{.State.Status}}", "again"]).ok(), "exited");
+    d.docker(&["rm", "again"]).ok();
+    // What is removed at its end has no policy for afterwards, also not later.
+    let id = d
+        .docker(&["run", "-d", "--rm", "--network", "none", "--name", "gone", "busybox", "sleep", "600"])
+        .ok();
+    let text = format!(
+        "Cannot update container {id}: Restart policy cannot be updated because AutoRemove is enabled for the container"
+    );
+    let refused = d.api("POST", "/containers/gone/update", r#"{"RestartPolicy": {"Name": "always"}}"#);
+    assert_eq!((refused.status, refused.message()), (409, text));
+    assert_eq!(
+        d.api("POST", "/containers/gone/update", r#"{"RestartPolicy": {"Name": "no"}, "PidsLimit": 20}"#)
+            .status,
+        200
+    );
+}
+
+#[test]
 fn exit_codes_of_what_did_not_start() {
     let d = daemon();
     d.docker(&["run", "-d", "--name", "box", "--network", "none", "busybox", "sleep", "600"]).ok();

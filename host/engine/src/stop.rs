@@ -269,6 +269,14 @@ impl Engine {
             // Its process is there and can be killed, though its program does not run yet.
             drop(self.lock_to_end(&container, Duration::ZERO).await?);
         }
+        if container.now().state.status == Status::Restarting
+            && !matches!(self.begin_stop(&container, KILL_PATIENCE).await, Ok(Some(_)))
+        {
+            // There is no process to signal: what was to be started is not.
+            let now = container.now();
+            self.container_event(&now, "kill", &[("signal", &signal.to_string())]);
+            return Ok(());
+        }
         let now = container.now();
         if !now.state.status.is_alive() {
             return Err(not_running(&now.def.id).context(format_args!("cannot kill container: {reference}")));
@@ -403,13 +411,23 @@ impl Engine {
         let now = container.now();
         let mut def = (*now.def).clone();
         def.host = limits::updated(&now.def.host, &body);
+        let refused =
+            |why: &str| Err(Error::conflict(format!("Cannot update container {}: {why}", now.def.id)));
+        let policy = body.restart_policy.as_ref().and_then(|p| p.name);
+        let restarts =
+            policy.is_some_and(|p| !matches!(p, RestartPolicyNameEnum::NO | RestartPolicyNameEnum::EMPTY));
+        if now.def.host.auto_remove == Some(true) && restarts {
+            return refused(
+                "Restart policy cannot be updated because AutoRemove is enabled for the container",
+            );
+        }
         if body.memory.is_some_and(|m| m > 0) && body.memory_swap.unwrap_or(0) == 0 {
             let (memory, swap) = (def.host.memory.unwrap_or(0), now.def.host.memory_swap.unwrap_or(0));
             if swap > 0 && swap < memory {
-                return Err(Error::conflict(
+                return refused(
                     "Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the \
                      same time",
-                ));
+                );
             }
         }
         let blueprint = run::blueprint(&def.config, &def.host, &self.inner.facts())?;
