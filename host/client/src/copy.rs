@@ -289,7 +289,7 @@ pub(crate) async fn export(client: &Client, args: ExportArgs) -> Result<u8, Erro
     let response = client.request(Method::GET, &path, &[], None).await?;
     match &args.output {
         Some(file) => {
-            pass(response, tokio::fs::File::create(&file).await.map_err(error::file("open", &file))?).await?
+            pass(response, tokio::fs::File::create(&file).await.map_err(error::file("open", &file))?).await?;
         }
         None => pass(response, tokio::io::stdout()).await?,
     }
