@@ -154,11 +154,8 @@ fn events_are_filtered_by_what_they_are_about() {
         (daemon.len() == 1 && daemon[0].starts_with("daemon reload ")).then_some(())
     });
     assert_eq!(replay(json!({"daemon": ["nobody"]})), [] as [&str; 0]);
-    for (filters, text) in [(json!({"colour": ["red"]}), "invalid filter 'colour'")] {
-        let filters: String = filters.to_string().bytes().map(|b| format!("%{b:02x}")).collect();
-        let bad = d.api("GET", &format!("/events?filters={filters}"), "");
-        assert_eq!((bad.status, bad.message().as_str()), (400, text));
-    }
+    let bad = d.api("GET", "/events?filters=%7B%22colour%22%3A%5B%22red%22%5D%7D", "");
+    assert_eq!((bad.status, bad.message().as_str()), (400, "invalid filter 'colour'"));
 }
 
 #[test]
