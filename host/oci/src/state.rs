@@ -34,6 +34,41 @@ pub(crate) struct Record {
     /// The processes die with the first one.
     pub(crate) own_pids: bool,
     pub(crate) annotations: std::collections::BTreeMap<String, String>,
+    /// What the standard streams were when it began, in CRIU's words.
+    #[serde(default)]
+    pub(crate) descriptors: Vec<String>,
+}
+
+/// What `state` and `list` print of a container.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Shown<'a> {
+    oci_version: &'a str,
+    id: &'a str,
+    pid: i32,
+    status: &'static str,
+    bundle: &'a std::path::Path,
+    rootfs: &'a std::path::Path,
+    created: &'a str,
+    annotations: &'a std::collections::BTreeMap<String, String>,
+    owner: &'static str,
+}
+
+impl Record {
+    /// In runc's order of fields.
+    pub(crate) fn shown(&self, status: Status, owner: &'static str) -> Shown<'_> {
+        Shown {
+            oci_version: &self.oci_version,
+            id: &self.id,
+            pid: if status == Status::Stopped { 0 } else { self.pid },
+            status: status.word(),
+            bundle: &self.bundle,
+            rootfs: &self.rootfs,
+            created: &self.created,
+            annotations: &self.annotations,
+            owner,
+        }
+    }
 }
 
 /// Where a container is in its life, in the specification's words.
@@ -237,6 +272,16 @@ impl Entry {
         })
     }
 
+    /// The same as `state` prints it, in runc's order.
+    pub(crate) fn shown(&self) -> Shown<'_> {
+        self.record.shown(self.status(), "")
+    }
+
+    /// Where what only this container has is kept.
+    pub(crate) fn dir(&self) -> &std::path::Path {
+        &self.dir
+    }
+
     /// Sends a signal to the first process.
     pub(crate) fn signal(&self, signal: i32) -> Result<()> {
         let process = self.process().ok_or("container not running")?;
@@ -249,9 +294,32 @@ impl Entry {
 
 /// Reads a configuration, as types and as it is.
 pub(crate) fn parse(text: &str) -> Result<(Spec, serde_json::Value)> {
-    let value: serde_json::Value = serde_json::from_str(text).doing("config.json")?;
-    let spec: Spec = serde_json::from_str(text).doing("config.json")?;
+    let mut value: serde_json::Value = serde_json::from_str(text).doing("config.json")?;
+    if let Some(process) = value.get_mut("process") {
+        known_capabilities(process);
+    }
+    let spec = Spec::deserialize(&value).doing("config.json")?;
     Ok((spec, value))
+}
+
+/// Takes capabilities that nobody knows out of the sets of a process, with a warning: a configuration may be newer than this
+/// program.
+pub(crate) fn known_capabilities(process: &mut serde_json::Value) {
+    let sets = process.get_mut("capabilities").and_then(serde_json::Value::as_object_mut);
+    let mut unknown = std::collections::BTreeSet::new();
+    for names in sets.into_iter().flat_map(serde_json::Map::values_mut).filter_map(|v| v.as_array_mut()) {
+        names.retain(|name| {
+            let known = name.as_str().is_none_or(|name| crate::convert::capability(name) != 0);
+            if !known {
+                unknown.insert(name.to_string());
+            }
+            known
+        });
+    }
+    if !unknown.is_empty() {
+        let unknown: Vec<String> = unknown.into_iter().collect();
+        crate::log::warn(format!("ignoring unknown or unavailable capabilities: [{}]", unknown.join(" ")));
+    }
 }
 
 /// A record for a process that was just made.
@@ -269,6 +337,7 @@ pub(crate) fn record(id: &str, pid: i32, bundle: PathBuf, rootfs: PathBuf, spec:
         paused: false,
         own_pids: true,
         annotations: spec.annotations().clone().unwrap_or_default().into_iter().collect(),
+        descriptors: crate::checkpoint::descriptors(pid),
     }
 }
 

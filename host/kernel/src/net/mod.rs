@@ -10,6 +10,7 @@ mod filter;
 mod flows;
 mod forwarding;
 mod links;
+mod locks;
 mod names;
 mod nft;
 mod ports;
@@ -29,6 +30,7 @@ use wharf_plan::net::{Desired, Item, LinkName, LinkRef, Protocol, Publish, diff,
 
 use filter::Filter;
 use links::Worker;
+pub use locks::remove_tables;
 pub use names::{NAME_SERVER, NameSockets};
 use scope::{dies, endpoint, forget, network, restore, sweep_links};
 pub use watch::Watch;
