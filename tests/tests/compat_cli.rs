@@ -221,7 +221,7 @@ fn prune_asks_and_says_what_went() {
     no.env("WHARF_HOST", d.host()).args(["container", "prune"]);
     let asked = d.run_with_input(no, b"n\n");
     assert!(
-        asked.code != 0 && asked.out.starts_with("WARNING! This will remove all stopped containers."),
+        asked.code == 0 && asked.out.starts_with("WARNING! This will remove all stopped containers."),
         "{}",
         asked.out
     );

@@ -265,3 +265,101 @@ fn helpers_that_fail_keep_nobody_from_public_images() {
         assert_eq!(d.docker(&["version", "-f", "{{.Server.Version}}"]).code, 0);
     }
 }
+
+/// What a helper asks the host for and was not granted: it is told so, and nothing is done.
+#[test]
+fn a_helper_gets_nothing_that_it_was_not_granted() {
+    const AT: usize = 2048;
+    // What came back is handed out as the password: a secret's bytes at 4 and 8, an error's message at 8 and 12.
+    let answer = |texts: &mut Texts| {
+        let pass_on = |from: usize| {
+            format!(
+                "(i32.store (i32.const {}) (i32.load (i32.const {}))) (i32.store (i32.const {}) (i32.load (i32.const {})))",
+                ANSWER + 28,
+                AT + from,
+                ANSWER + 32,
+                AT + from + 4
+            )
+        };
+        store(ANSWER, 0)
+            + &store(ANSWER + 8, 1)
+            + &store(ANSWER + 16, 0)
+            + &store(ANSWER + 40, 0)
+            + &texts.put("told", ANSWER + 20)
+            + &format!(
+                "(if (i32.load8_u (i32.const {AT})) (then {}) (else {})) (i32.const {ANSWER})",
+                pass_on(8),
+                pass_on(4)
+            )
+    };
+    // Texts are at 8192: where their place and length are wanted as arguments.
+    let args = |texts: &mut Texts, text: &str| {
+        let at = TEXTS + texts.length;
+        let _ = texts.put(text, 0);
+        format!("(i32.const {at}) (i32.const {})", text.len())
+    };
+    let (mut d, dir) = daemon(&[]);
+    let spy = Server::start(&d, 5002, |_| Reply::new(200, "{}"));
+    let thief = thief(&d, 5001);
+    let asked = |what: &str| -> Guest {
+        let mut texts = Texts::default();
+        let (interface, function, params, call) = match what {
+            "secrets" => {
+                let name = args(&mut texts, "vault");
+                ("wharf:plugin/secrets@0.1.0", "reveal", "i32 i32 i32", name)
+            }
+            "http" => {
+                let all: String = ["POST", "http://127.0.0.1:5002/stolen", "", "all that I know"]
+                    .iter()
+                    .map(|text| args(&mut texts, text))
+                    .collect();
+                let call = all + "(i32.const 1000) (i32.const 1000)";
+                ("wharf:plugin/http@0.1.0", "send", "i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32", call)
+            }
+            _ => {
+                let both: String =
+                    ["container", "keeper"].iter().map(|text| args(&mut texts, text)).collect();
+                ("wharf:plugin/engine@0.1.0", "get", "i32 i32 i32 i32 i32", both)
+            }
+        };
+        let body = format!("(call $ask {call} (i32.const {AT}))") + &answer(&mut texts);
+        Guest::new("evil/asker", &[CREDENTIALS])
+            .import(interface, function, "ask", params, "")
+            .extra(&texts.wat)
+            .body("get", &body)
+    };
+    for (what, told) in [
+        ("secrets", "secret \"vault\" is not granted"),
+        ("http", "requests to \"http://127.0.0.1:5002\" are not granted"),
+        ("engine", "sight of \"container\" objects is not granted"),
+    ] {
+        d.stop();
+        asked(what).install(dir.path());
+        d.restart();
+        // The password that the plugin hands out is what it was told.
+        d.docker(&["pull", &format!("{}/team/app:1", thief.address)]).fails(1, "");
+        let wanted = base64::Engine::encode(
+            &base64::engine::general_purpose::STANDARD,
+            format!("told:{told}").as_bytes(),
+        );
+        let seen = shown(&thief);
+        assert_eq!(seen.last(), Some(&format!("Basic {wanted}")), "{what}: {seen:?}\n{}", d.log());
+    }
+    assert!(spy.seen().is_empty(), "{:?}", spy.seen());
+    // What no plugin can have at all: the component is refused by name, and the daemon goes on without it.
+    d.stop();
+    Guest::new("evil/asker", &[CREDENTIALS])
+        .world(&format!(
+            "package t:t; /* t:t/files */ interface files {{ open: func(path: string) -> u32; }} world guest {{ import files; export {CREDENTIALS}; }}"
+        ))
+        .import("t:t/files", "open", "open", "i32 i32", "(result i32)")
+        .body("get", "unreachable")
+        .install(dir.path());
+    d.restart();
+    let open = Registry::start(&d, 5000, Setup::default());
+    let public = seed(&d, &open, "team/app:1");
+    assert!(d.docker(&["pull", &public]).ok().contains("Downloaded newer image"));
+    let listed = d.wharf(&["plugin", "ls"]);
+    let refused = format!("{}{}{}", listed.out, listed.err, d.log());
+    assert!(refused.contains("t:t/files"), "{refused}");
+}

@@ -85,11 +85,9 @@ pub(crate) async fn run(mut socket: Socket, early: Bytes, session: Session) {
             () = &mut receive => End::Client,
         }
     };
-    if end == End::Output
-        && socket.shutdown().await.is_ok()
-        && matches!(socket, Socket::Tcp(..) | Socket::Tls(..))
-    {
-        // A TCP socket that is closed with unread input resets the connection, which may take back output on its way.
+    if end == End::Output && socket.shutdown().await.is_ok() {
+        // A socket that is closed with unread input resets the connection, which may take back output on its way, and is an
+        // error to a client that still sends.
         let _ = tokio::time::timeout(LINGER, drain(&socket)).await;
     }
 }

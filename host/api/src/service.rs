@@ -313,6 +313,8 @@ service! {
     ) -> Vec<ImageDeleteResponseItem>;
     /// `POST /images/create?fromSrc=-`.
     fn image_import<'a>(&'a self, body: Body, options: ImportOptions) -> String;
+    /// `POST /images/create?fromSrc=URL`.
+    fn image_import_from<'a>(&'a self, source: &'a str, options: ImportOptions, progress: Progress) -> String;
     /// `POST /images/load`.
     fn image_load<'a>(&'a self, body: Body, quiet: bool, platforms: Vec<String>, progress: Progress) -> ();
     /// `POST /images/prune`, with `?plan=1` as `dry_run`.

@@ -152,8 +152,17 @@ pub(crate) fn proxy_signals(client: &Client, id: &str) -> tokio::task::JoinHandl
 pub(crate) async fn attach(client: &Client, args: AttachArgs) -> Result<u8, Error> {
     let container = client.get(&format!("/containers/{}/json", args.container), &[]).await?;
     let id = text(&container, "/Id").to_owned();
-    if container.pointer("/State/Running").and_then(Value::as_bool) != Some(true) {
-        return Err(Error::Usage("cannot attach to a stopped container, start it first".into()));
+    let is =
+        |state: &str| container.pointer(&format!("/State/{state}")).and_then(Value::as_bool) == Some(true);
+    let refused = |text: &str| Err(Error::Missing(text.to_owned()));
+    if !is("Running") {
+        return refused("You cannot attach to a stopped container, start it first");
+    }
+    if is("Paused") {
+        return refused("You cannot attach to a paused container, unpause it first");
+    }
+    if is("Restarting") {
+        return refused("You cannot attach to a restarting container, wait until it is running");
     }
     let tty = container.pointer("/Config/Tty").and_then(Value::as_bool).unwrap_or(false);
     let stdin =
@@ -168,6 +177,11 @@ pub(crate) async fn attach(client: &Client, args: AttachArgs) -> Result<u8, Erro
     }
     let hijacked = client.hijack(&format!("{path}/attach"), &query, None).await?;
     let proxy = (args.sig_proxy && !tty).then(|| proxy_signals(client, &id));
+    if let (true, Some((rows, columns))) = (tty, terminal::size()) {
+        // A program on a terminal draws itself anew when the size changes, and this one may have the right one already.
+        let other = [("h", rows.saturating_add(1).to_string()), ("w", columns.saturating_add(1).to_string())];
+        let _ = client.request(Method::POST, &format!("{path}/resize"), &other, None).await;
+    }
     copy(client, hijacked, &Streams { stdin, tty, resize: &path }).await?;
     if let Some(task) = proxy {
         task.abort();

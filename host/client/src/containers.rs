@@ -126,7 +126,8 @@ pub(crate) async fn wait(client: &Client, args: Containers) -> Result<u8, Error>
 }
 
 pub(crate) async fn remove(client: &Client, args: RmArgs) -> Result<u8, Error> {
-    let query = [("force", args.force.to_string()), ("v", args.volumes.to_string())];
+    let query =
+        [("force", args.force.to_string()), ("v", args.volumes.to_string()), ("link", args.link.to_string())];
     for_each(&args.containers, async |name: String| {
         match client.delete(&format!("/containers/{name}"), &query).await {
             Err(Error::Daemon { status: 404, .. }) if args.force => Ok(None),

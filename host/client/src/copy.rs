@@ -11,11 +11,11 @@ use hyper::body::Incoming;
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 
-use crate::Error;
 use crate::args::{CommitArgs, CpArgs, DiffArgs, ExportArgs};
 use crate::attach::text;
 use crate::http::{self, Client};
 use crate::images::{chunks, split_reference};
+use crate::{Error, error};
 
 /// Go's mode bits.
 const DIRECTORY: u64 = 1 << 31;
@@ -288,14 +288,17 @@ pub(crate) async fn export(client: &Client, args: ExportArgs) -> Result<u8, Erro
     let path = format!("/containers/{}/export", args.container);
     let response = client.request(Method::GET, &path, &[], None).await?;
     match &args.output {
-        Some(file) => pass(response, tokio::fs::File::create(file).await?).await?,
+        Some(file) => {
+            pass(response, tokio::fs::File::create(&file).await.map_err(error::file("open", &file))?).await?;
+        }
         None => pass(response, tokio::io::stdout()).await?,
     }
     Ok(0)
 }
 
 pub(crate) async fn commit(client: &Client, args: CommitArgs) -> Result<u8, Error> {
-    let mut query = vec![("container", args.container), ("pause", (!args.no_pause).to_string())];
+    let mut query =
+        vec![("container", args.container), ("pause", (args.pause && !args.no_pause).to_string())];
     if let Some(reference) = &args.reference {
         let (name, tag) = split_reference(reference);
         query.push(("repo", name.to_owned()));

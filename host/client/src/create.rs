@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::args::CreateArgs;
-use crate::{Error, rest, units};
+use crate::{Error, error, network_flag, rest, units};
 
 /// `key=value` pairs as an object; a key alone has an empty value.
 pub(crate) fn pairs(list: &[String]) -> Value {
@@ -30,11 +30,12 @@ pub(crate) fn environment(list: &[String]) -> Vec<String> {
         .collect()
 }
 
-fn env_files(files: &[String]) -> Result<Vec<String>, Error> {
+/// The variables of `--env-file`.
+pub(crate) fn env_files(files: &[String]) -> Result<Vec<String>, Error> {
     let mut all = Vec::new();
     for file in files {
-        let content =
-            std::fs::read_to_string(file).map_err(|e| Error::Usage(format!("env file {file}: {e}")))?;
+        let content = std::fs::read_to_string(file)
+            .map_err(|e| Error::Usage(format!("open {file}: {}", error::without_number(&e))))?;
         let lines = content.lines().map(str::trim_start).filter(|l| !l.is_empty() && !l.starts_with('#'));
         all.extend(lines.map(str::to_owned));
     }
@@ -201,6 +202,34 @@ fn devices(list: &[String]) -> Vec<Value> {
         .collect()
 }
 
+/// A bind whose source begins with a dot is meant from this directory, as the daemon has another.
+fn here(bind: &str) -> Result<String, Error> {
+    match bind.split_once(':') {
+        Some((source, rest))
+            if source == "." || source.starts_with("./") || source == ".." || source.starts_with("../") =>
+        {
+            match std::path::absolute(source) {
+                Ok(path) => Ok(format!("{}:{rest}", plain(&path).display())),
+                Err(e) => usage(format!("{source}: {e}")),
+            }
+        }
+        _ => Ok(bind.to_owned()),
+    }
+}
+
+/// A path without `.` and `..`, by its words alone.
+fn plain(path: &std::path::Path) -> std::path::PathBuf {
+    let mut all = std::path::PathBuf::new();
+    for part in path.components() {
+        match part {
+            std::path::Component::ParentDir => drop(all.pop()),
+            std::path::Component::CurDir => {}
+            part => all.push(part),
+        }
+    }
+    all
+}
+
 /// A profile file of `--security-opt seccomp=FILE` is sent by content, as the daemon may be elsewhere.
 fn security(list: &[String]) -> Result<Vec<String>, Error> {
     list.iter()
@@ -210,7 +239,10 @@ fn security(list: &[String]) -> Result<Vec<String>, Error> {
             {
                 match std::fs::read_to_string(file) {
                     Ok(content) => Ok(format!("seccomp={content}")),
-                    Err(e) => usage(format!("opening seccomp profile ({file}) failed: {e}")),
+                    Err(e) => usage(format!(
+                        "opening seccomp profile ({file}) failed: open {file}: {}",
+                        error::without_number(&e)
+                    )),
                 }
             }
             _ => Ok(item.clone()),
@@ -227,6 +259,7 @@ pub(crate) fn body(args: &CreateArgs, attach: Attach) -> Result<Value, Error> {
     let mut environment_all = env_files(&args.env_file)?;
     environment_all.extend(environment(&args.env));
     let (binds, anonymous): (Vec<&String>, Vec<&String>) = args.volume.iter().partition(|v| v.contains(':'));
+    let binds = binds.into_iter().map(|bind| here(bind)).collect::<Result<Vec<_>, _>>()?;
     let volumes: Map<String, Value> = anonymous.into_iter().map(|v| (v.clone(), json!({}))).collect();
     let tmpfs: Map<String, Value> = args
         .tmpfs
@@ -242,15 +275,20 @@ pub(crate) fn body(args: &CreateArgs, attach: Attach) -> Result<Value, Error> {
         None => None,
     };
     let nano = args.cpus.map(nano_cpus);
-    let mode = args.network.as_deref().unwrap_or("default");
-    let mut endpoints = Map::new();
+    let network_flag::Networks { mode, mut endpoints } = network_flag::parse(&args.network)?;
+    let mode = mode.as_str();
     if args.ip.is_some() || !args.network_alias.is_empty() || args.mac_address.is_some() {
-        let name = if mode == "default" { "bridge" } else { mode };
+        if !endpoints.is_empty() && args.network.iter().any(|n| n.contains('=')) {
+            return usage(
+                "conflicting options: --ip, --mac-address and --network-alias are words of --network there"
+                    .into(),
+            );
+        }
         let endpoint = json!({
             "Aliases": args.network_alias, "MacAddress": args.mac_address.clone().unwrap_or_default(),
             "IPAMConfig": args.ip.as_ref().map(|ip| json!({"IPv4Address": ip})),
         });
-        endpoints.insert(name.to_owned(), endpoint);
+        endpoints.insert(network_flag::key(mode).to_owned(), endpoint);
     }
     let mut host = json!({
         "Binds": binds, "Mounts": mounts, "Tmpfs": tmpfs, "VolumesFrom": args.volumes_from,
@@ -280,6 +318,9 @@ pub(crate) fn body(args: &CreateArgs, attach: Attach) -> Result<Value, Error> {
             map.insert(key.into(), value);
         }
     };
+    if let (true, Some((rows, columns))) = (args.tty, crate::terminal::size()) {
+        set(&mut host, "ConsoleSize", Some(json!([rows, columns])));
+    }
     set(&mut host, "PidsLimit", args.pids_limit.map(Value::from));
     set(&mut host, "ShmSize", size(&args.shm_size)?.map(Value::from));
     set(&mut host, "Init", args.init.then(|| true.into()));
@@ -289,7 +330,7 @@ pub(crate) fn body(args: &CreateArgs, attach: Attach) -> Result<Value, Error> {
     set(&mut whole, "StopSignal", args.stop_signal.clone().map(Value::from));
     set(&mut whole, "StopTimeout", args.stop_timeout.map(Value::from));
     set(&mut whole, "HostConfig", Some(host));
-    rest::add(&mut whole, &args.rest, if mode == "default" { "bridge" } else { mode })?;
+    rest::add(&mut whole, &args.rest, network_flag::key(mode))?;
     Ok(whole)
 }
 

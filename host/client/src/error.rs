@@ -28,7 +28,7 @@ pub enum Error {
     #[error("{0}")]
     Missing(String),
     /// Input or output of this process.
-    #[error("{0}")]
+    #[error("{}", without_number(.0))]
     Io(#[from] std::io::Error),
     /// The daemon's answer could not be understood.
     #[error("unexpected answer of the daemon: {0}")]
@@ -46,6 +46,23 @@ pub enum Error {
     },
 }
 
+/// A system's word for what failed, without the number that Rust adds and in lower case as Docker has it.
+pub(crate) fn without_number(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    let Some((words, _)) = text.split_once(" (os error ") else { return text };
+    let mut letters = words.chars();
+    let first = letters.next().map(|c| c.to_ascii_lowercase());
+    first.into_iter().chain(letters).collect()
+}
+
+/// What a file could not be done with, and why: as Docker says it (`open /x: no such file or directory`).
+pub(crate) fn file(what: &str, path: impl AsRef<std::path::Path>) -> impl FnOnce(std::io::Error) -> Error {
+    move |e| {
+        let text = format!("{what} {}: {}", path.as_ref().display(), without_number(&e));
+        Error::Io(std::io::Error::new(e.kind(), text))
+    }
+}
+
 impl Error {
     /// The process's exit code.
     pub fn exit_code(&self) -> u8 {
@@ -60,11 +77,10 @@ impl Error {
     #[must_use]
     pub fn for_run(self) -> Self {
         let text = self.to_string();
-        let code = if text.contains("executable file not found")
-            || text.contains("no such file or directory") && text.contains("exec")
-        {
+        let says = |words: &str| text.contains(words);
+        let code = if says("executable file not found") || says("no such file or directory") {
             127
-        } else if text.contains("permission denied") && text.contains("exec") {
+        } else if says("permission denied") || says("is a directory") {
             126
         } else {
             125

@@ -15,9 +15,11 @@ pub(crate) async fn exec(client: &Client, args: ExecArgs) -> Result<u8, Error> {
         return Err(Error::Usage("the input device is not a TTY".into()));
     }
     let attached = !args.detach;
+    let mut environment = create::env_files(&args.env_file)?;
+    environment.extend(create::environment(&args.env));
     let mut body = json!({
         "Cmd": command, "Tty": args.tty, "AttachStdin": attached && args.interactive, "AttachStdout": attached, "AttachStderr": attached,
-        "Env": create::environment(&args.env), "WorkingDir": args.workdir.unwrap_or_default(), "User": args.user.unwrap_or_default(),
+        "Env": environment, "WorkingDir": args.workdir.unwrap_or_default(), "User": args.user.unwrap_or_default(),
         "Privileged": args.privileged,
     });
     if let (Some(keys), Value::Object(map)) = (args.detach_keys, &mut body) {

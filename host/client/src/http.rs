@@ -73,8 +73,10 @@ impl Client {
 
     /// A new connection, on which nothing was said yet.
     pub(crate) async fn connect(&self) -> Result<Box<dyn Socket>, Error> {
-        let failed =
-            |e: std::io::Error| Error::Connect { address: self.address.to_string(), cause: e.to_string() };
+        let failed = |e: std::io::Error| Error::Connect {
+            address: self.address.to_string(),
+            cause: crate::error::without_number(&e),
+        };
         Ok(match &self.address {
             Address::Unix(path) => Box::new(tokio::net::UnixStream::connect(path).await.map_err(failed)?),
             Address::Tcp(address) => {

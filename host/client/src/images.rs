@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 
 use bytes::Bytes;
 use futures_util::Stream;
+use hyper::Method;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
@@ -11,7 +12,7 @@ use crate::args::{HistoryArgs, ImagesArgs, ImportArgs, LoadArgs, RmiArgs, TagArg
 use crate::attach::text;
 use crate::containers::{filters, for_each, local_time, short};
 use crate::http::Client;
-use crate::{Error, format, progress, units};
+use crate::{Error, error, format, progress, units};
 
 /// A reader as a stream of chunks.
 pub(crate) fn chunks(
@@ -39,8 +40,13 @@ pub(crate) fn split_reference(reference: &str) -> (&str, &str) {
     }
 }
 
+async fn open(path: impl AsRef<std::path::Path>) -> Result<tokio::fs::File, Error> {
+    tokio::fs::File::open(&path).await.map_err(error::file("open", &path))
+}
+
 pub(crate) async fn import(client: &Client, args: ImportArgs) -> Result<u8, Error> {
-    let mut query = vec![("fromSrc", "-".to_owned())];
+    let elsewhere = args.file.contains("://");
+    let mut query = vec![("fromSrc", if elsewhere { args.file.clone() } else { "-".to_owned() })];
     if let Some(reference) = &args.reference {
         let (name, tag) = split_reference(reference);
         query.push(("repo", name.to_owned()));
@@ -49,10 +55,12 @@ pub(crate) async fn import(client: &Client, args: ImportArgs) -> Result<u8, Erro
     query.extend(args.change.into_iter().map(|c| ("changes", c)));
     query.extend(args.message.into_iter().map(|m| ("message", m)));
     query.extend(args.platform.into_iter().map(|p| ("platform", p)));
-    let response = if args.file == "-" {
+    let response = if elsewhere {
+        client.request(Method::POST, "/images/create", &query, None).await?
+    } else if args.file == "-" {
         client.upload("/images/create", &query, chunks(tokio::io::stdin())).await?
     } else {
-        client.upload("/images/create", &query, chunks(tokio::fs::File::open(&args.file).await?)).await?
+        client.upload("/images/create", &query, chunks(open(&args.file).await?)).await?
     };
     progress::show(response, false).await?;
     Ok(0)
@@ -62,9 +70,7 @@ pub(crate) async fn load(client: &Client, args: LoadArgs) -> Result<u8, Error> {
     let mut query = vec![("quiet", args.quiet.to_string())];
     query.extend(args.platform.iter().map(|p| ("platform", p.clone())));
     let response = match &args.input {
-        Some(file) => {
-            client.upload("/images/load", &query, chunks(tokio::fs::File::open(file).await?)).await?
-        }
+        Some(file) => client.upload("/images/load", &query, chunks(open(file).await?)).await?,
         None if std::io::stdin().is_terminal() => {
             return Err(Error::Usage("requested load from stdin, but stdin is empty".into()));
         }
@@ -177,10 +183,11 @@ pub(crate) async fn history(client: &Client, args: HistoryArgs) -> Result<u8, Er
         .map(|layer| {
             let id = text(layer, "/Id");
             let created = layer.get("Created").and_then(Value::as_i64).unwrap_or(0);
+            let size = layer.get("Size").and_then(Value::as_i64).unwrap_or(0);
             json!({
                 "ID": if args.no_trunc { id } else { short(id) }, "CreatedAt": units::rfc3339(created),
                 "CreatedSince": format!("{} ago", units::ago(units::now() - created)), "CreatedBy": text(layer, "/CreatedBy"),
-                "Size": units::human(layer.get("Size").and_then(Value::as_i64).unwrap_or(0)), "Comment": text(layer, "/Comment"),
+                "Size": if args.human { units::human(size) } else { size.to_string() }, "Comment": text(layer, "/Comment"),
             })
         })
         .collect();
@@ -192,7 +199,7 @@ pub(crate) async fn history(client: &Client, args: HistoryArgs) -> Result<u8, Er
     }
     let columns = [
         ("IMAGE", "ID"),
-        ("CREATED", "CreatedSince"),
+        if args.human { ("CREATED", "CreatedSince") } else { ("CREATED AT", "CreatedAt") },
         ("CREATED BY", "CreatedBy"),
         ("SIZE", "Size"),
         ("COMMENT", "Comment"),

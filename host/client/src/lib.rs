@@ -21,6 +21,7 @@ mod generate;
 mod http;
 mod image_tree;
 mod images;
+mod network_flag;
 mod objects;
 mod progress;
 mod prune;

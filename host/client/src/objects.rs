@@ -96,6 +96,28 @@ fn query(args: &ListArgs) -> Result<Vec<(&'static str, String)>, Error> {
     Ok(filters(&args.filter)?.map(|f| ("filters", f)).into_iter().collect())
 }
 
+/// Whether an auxiliary address (`name=address`) is of this subnet: the only one, or the one of its family and prefix.
+fn belongs(auxiliary: &str, subnet: &str, all: &[String]) -> bool {
+    use std::net::IpAddr;
+    let bits = |ip: IpAddr| match ip {
+        IpAddr::V4(ip) => (u128::from(u32::from(ip)) << 96, 32),
+        IpAddr::V6(ip) => (u128::from(ip), 128),
+    };
+    let parsed = auxiliary.split_once('=').and_then(|(_, ip)| ip.parse::<IpAddr>().ok());
+    let net = subnet
+        .split_once('/')
+        .and_then(|(ip, length)| Some((ip.parse::<IpAddr>().ok()?, length.parse::<u32>().ok()?)));
+    match (parsed, net) {
+        (Some(ip), Some((net, length))) => {
+            let ((a, size), (b, other)) = (bits(ip), bits(net));
+            let mask = u128::MAX.checked_shl(128_u32.saturating_sub(length)).unwrap_or(0);
+            size == other && a & mask == b & mask
+        }
+        // What is no address is for the daemon to refuse.
+        _ => all.first().is_some_and(|first| first == subnet),
+    }
+}
+
 pub(crate) async fn network(client: &Client, command: NetworkCommand) -> Result<u8, Error> {
     match command {
         NetworkCommand::Ls(args) => {
@@ -129,13 +151,27 @@ pub(crate) async fn network(client: &Client, command: NetworkCommand) -> Result<
                             pool.insert(key.into(), value.as_str().into());
                         }
                     }
+                    let own = args.aux_address.iter().filter(|a| belongs(a, subnet, &args.subnet)).cloned();
+                    let own: Vec<String> = own.collect();
+                    if !own.is_empty() {
+                        pool.insert("AuxiliaryAddresses".into(), pairs(&own));
+                    }
                     pool.into()
                 })
                 .collect();
-            let body = json!({
-                "Name": args.name, "Driver": args.driver, "Internal": args.internal, "EnableIPv6": args.ipv6,
-                "Options": pairs(&args.opt), "Labels": pairs(&args.label), "IPAM": {"Driver": "default", "Config": pools},
+            let mut body = json!({
+                "Name": args.name, "Driver": args.driver, "Internal": args.internal, "Attachable": args.attachable,
+                "Options": pairs(&args.opt), "Labels": pairs(&args.label),
+                "IPAM": {"Driver": args.ipam_driver, "Config": pools, "Options": pairs(&args.ipam_opt)},
             });
+            for (key, value) in [("EnableIPv4", args.ipv4), ("EnableIPv6", args.ipv6)] {
+                if let (Some(value), Value::Object(body)) = (value, &mut body) {
+                    body.insert(key.into(), value.into());
+                }
+            }
+            if let (Some(scope), Value::Object(body)) = (args.scope, &mut body) {
+                body.insert("Scope".into(), scope.into());
+            }
             let answer = client.post("/networks/create", &[], Some(&body)).await?;
             println!("{}", text(&answer, "/Id"));
             Ok(0)
@@ -154,8 +190,10 @@ pub(crate) async fn network(client: &Client, command: NetworkCommand) -> Result<
             inspect(client, InspectArgs { kind: Some("network".into()), ..args }).await
         }
         NetworkCommand::Connect(args) => {
-            let endpoint =
-                json!({"Aliases": args.alias, "IPAMConfig": args.ip.map(|ip| json!({"IPv4Address": ip}))});
+            let endpoint = json!({
+                "Aliases": args.alias, "Links": args.link, "DriverOpts": pairs(&args.driver_opt), "GwPriority": args.gw_priority,
+                "IPAMConfig": {"IPv4Address": args.ip, "IPv6Address": args.ip6, "LinkLocalIPs": args.link_local_ip},
+            });
             let body = json!({"Container": args.container, "EndpointConfig": endpoint});
             client.post(&format!("/networks/{}/connect", args.network), &[], Some(&body)).await?;
             Ok(0)

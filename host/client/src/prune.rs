@@ -146,7 +146,8 @@ pub(crate) async fn prune(client: &Client, what: Pruning) -> Result<u8, Error> {
         Pruning::System(a) => (system_warning(a), a.images.common.force),
     };
     if !force && !sure(&warning)? {
-        return Err(Error::Usage("canceled".into()));
+        // As docker ends: it was asked not to, and did not.
+        return Ok(0);
     }
     let mut total = 0;
     match &what {

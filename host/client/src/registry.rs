@@ -11,7 +11,7 @@ use crate::containers::filters;
 use crate::credentials::{Config, Login, key};
 use crate::http::{self, Client};
 use crate::images::split_reference;
-use crate::{Error, format, progress, terminal};
+use crate::{Error, error, format, progress, terminal};
 
 const AUTH: &str = "X-Registry-Auth";
 
@@ -33,22 +33,37 @@ pub(crate) async fn pull(client: &Client, args: PullArgs) -> Result<u8, Error> {
     let response =
         client.request_with(Method::POST, "/images/create", &query, None, &[(AUTH, &auth)]).await?;
     progress::show(response, args.quiet).await?;
-    println!("{}", if default { format!("{name}:latest") } else { args.image });
+    println!("{}", whole(&if default { format!("{name}:latest") } else { args.image.clone() }));
     Ok(0)
 }
 
+/// A reference with the registry and the directory that short names leave out.
+fn whole(reference: &str) -> String {
+    match reference.split_once('/') {
+        None => format!("docker.io/library/{reference}"),
+        Some((first, _)) if first.contains(['.', ':']) || first == "localhost" => reference.to_owned(),
+        Some(_) => format!("docker.io/{reference}"),
+    }
+}
+
 /// Pulls an image that a command needs.
-pub(crate) async fn need(client: &Client, image: &str) -> Result<(), Error> {
+pub(crate) async fn need(
+    client: &Client,
+    image: &str,
+    platform: Option<&str>,
+    quiet: bool,
+) -> Result<(), Error> {
     let (name, tag) = split_reference(image);
     let tag = if tag.is_empty() && !image.contains('@') { "latest" } else { tag };
-    let query = [("fromImage", name.to_owned()), ("tag", tag.to_owned())];
+    let mut query = vec![("fromImage", name.to_owned()), ("tag", tag.to_owned())];
+    query.extend(platform.map(|p| ("platform", p.to_owned())));
     let auth = match Config::read() {
         Ok(config) => config.header(name).await?,
         Err(_) => "e30=".to_owned(),
     };
     let response =
         client.request_with(Method::POST, "/images/create", &query, None, &[(AUTH, &auth)]).await?;
-    progress::show(response, false).await
+    progress::show(response, quiet).await
 }
 
 pub(crate) async fn push(client: &Client, args: PushArgs) -> Result<u8, Error> {
@@ -207,7 +222,7 @@ pub(crate) async fn save(client: &Client, args: SaveArgs) -> Result<u8, Error> {
     let response = client.request(Method::GET, "/images/get", &query, None).await?;
     let mut data = http::data(response);
     let mut out: Box<dyn tokio::io::AsyncWrite + Send + Unpin> = match &args.output {
-        Some(path) => Box::new(tokio::fs::File::create(path).await?),
+        Some(path) => Box::new(tokio::fs::File::create(path).await.map_err(error::file("open", path))?),
         None => Box::new(tokio::io::stdout()),
     };
     while let Some(chunk) = data.next().await {

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use crate::args::RestArgs;
 use crate::create::pairs;
-use crate::{Error, units};
+use crate::{Error, error, units};
 
 fn usage<T>(text: String) -> Result<T, Error> {
     Err(Error::Usage(text))
@@ -101,8 +101,8 @@ fn gpus(text: &str) -> Result<Value, Error> {
 fn label_files(files: &[String]) -> Result<Vec<String>, Error> {
     let mut all = Vec::new();
     for file in files {
-        let text =
-            std::fs::read_to_string(file).map_err(|e| Error::Usage(format!("label file {file}: {e}")))?;
+        let text = std::fs::read_to_string(file)
+            .map_err(|e| Error::Usage(format!("open {file}: {}", error::without_number(&e))))?;
         let lines = text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#'));
         all.extend(lines.map(str::to_owned));
     }

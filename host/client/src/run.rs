@@ -9,7 +9,7 @@ use crate::args::{CreateArgs, RunArgs};
 use crate::attach::{self, Streams, text};
 use crate::create::{self, Attach};
 use crate::http::{self, Client};
-use crate::{Error, registry};
+use crate::{Error, error, registry, terminal};
 
 fn streams(args: &CreateArgs, detach: bool, remove: bool) -> Result<Attach, Error> {
     if detach {
@@ -47,8 +47,18 @@ fn query(args: &CreateArgs) -> Vec<(&'static str, String)> {
 async fn make(client: &Client, args: &CreateArgs, attach: Attach) -> Result<String, Error> {
     let body = create::body(args, attach)?;
     let image = text(&body, "/Image").to_owned();
+    if !["always", "missing", "never"].contains(&args.pull.as_str()) {
+        return Err(Error::Usage(format!(
+            "invalid pull option: '{}': must be one of \"always\", \"missing\" or \"never\"",
+            args.pull
+        )));
+    }
+    if args.interactive && args.tty && attach.stdin && !terminal::input_is_terminal() {
+        return Err(Error::Usage("the input device is not a TTY".into()));
+    }
+    let mut id_file = args.cidfile.as_deref().map(IdFile::open).transpose()?;
     if args.pull == "always" {
-        registry::need(client, &image).await?;
+        registry::need(client, &image, args.platform.as_deref(), args.quiet).await?;
     }
     let query = query(args);
     let mut made = client.post("/containers/create", &query, Some(&body)).await;
@@ -56,8 +66,15 @@ async fn make(client: &Client, args: &CreateArgs, attach: Attach) -> Result<Stri
         && args.pull == "missing"
         && message.contains("No such image")
     {
-        eprintln!("Unable to find image '{image}' locally");
-        registry::need(client, &image).await?;
+        if !args.quiet {
+            let tag = if crate::images::split_reference(&image).1.is_empty() && !image.contains('@') {
+                ":latest"
+            } else {
+                ""
+            };
+            eprintln!("Unable to find image '{image}{tag}' locally");
+        }
+        registry::need(client, &image, args.platform.as_deref(), args.quiet).await?;
         made = client.post("/containers/create", &query, Some(&body)).await;
     }
     let made = made?;
@@ -65,15 +82,54 @@ async fn make(client: &Client, args: &CreateArgs, attach: Attach) -> Result<Stri
         eprintln!("WARNING: {}", warning.as_str().unwrap_or_default());
     }
     let id = text(&made, "/Id").to_owned();
-    if let Some(file) = &args.cidfile {
-        let mut file = std::fs::File::options().write(true).create_new(true).open(file)?;
-        file.write_all(id.as_bytes())?;
+    if let Some(file) = &mut id_file {
+        file.write(&id)?;
     }
     Ok(id)
 }
 
+/// The file of `--cidfile`, there before the container is; gone where none came of it.
+struct IdFile {
+    path: std::path::PathBuf,
+    file: std::fs::File,
+    written: bool,
+}
+
+impl IdFile {
+    fn open(path: &std::path::Path) -> Result<Self, Error> {
+        let file = std::fs::File::options().write(true).create_new(true).open(path).map_err(|e| {
+            Error::Usage(match e.kind() {
+                std::io::ErrorKind::AlreadyExists => format!(
+                    "container ID file found, make sure the other container isn't running or delete {}",
+                    path.display()
+                ),
+                _ => format!(
+                    "failed to create the container ID file: open {}: {}",
+                    path.display(),
+                    error::without_number(&e)
+                ),
+            })
+        })?;
+        Ok(Self { path: path.to_owned(), file, written: false })
+    }
+
+    fn write(&mut self, id: &str) -> Result<(), Error> {
+        self.file.write_all(id.as_bytes())?;
+        self.written = true;
+        Ok(())
+    }
+}
+
+impl Drop for IdFile {
+    fn drop(&mut self) {
+        if !self.written {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
 pub(crate) async fn create(client: &Client, args: Box<CreateArgs>) -> Result<u8, Error> {
-    let attach = streams(&args, false, false)?;
+    let attach = streams(&args, false, args.remove)?;
     println!("{}", make(client, &args, attach).await.map_err(Error::for_run)?);
     Ok(0)
 }
@@ -83,7 +139,8 @@ pub(crate) async fn run(client: &Client, args: Box<RunArgs>) -> Result<u8, Error
 }
 
 async fn run_inner(client: &Client, args: &RunArgs) -> Result<u8, Error> {
-    let attach = streams(&args.create, args.detach, args.remove)?;
+    let remove = args.create.remove;
+    let attach = streams(&args.create, args.detach, remove)?;
     if args.plan {
         let body = create::body(&args.create, attach)?;
         let mut query = query(&args.create);
@@ -110,7 +167,7 @@ async fn run_inner(client: &Client, args: &RunArgs) -> Result<u8, Error> {
         query.push(("detachKeys", keys.clone()));
     }
     let hijacked = client.hijack(&format!("{path}/attach"), &query, None).await.map_err(Error::for_run)?;
-    let condition = if args.remove { "removed" } else { "next-exit" };
+    let condition = if remove { "removed" } else { "next-exit" };
     let wait_path = format!("{path}/wait");
     let wait_query = [("condition", condition.to_owned())];
     let waiting =

@@ -99,6 +99,7 @@ fn line(event: &Value) -> String {
     let time =
         jiff::Timestamp::from_nanosecond(i128::from(nanos)).map(|t| t.to_zoned(jiff::tz::TimeZone::system()));
     let time = time.map(|t| t.strftime("%Y-%m-%dT%H:%M:%S.%9f%:z").to_string()).unwrap_or_default();
+    let time = time.strip_suffix("+00:00").map(|t| format!("{t}Z")).unwrap_or(time);
     let mut attributes: Vec<String> = event
         .pointer("/Actor/Attributes")
         .and_then(Value::as_object)

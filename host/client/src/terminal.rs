@@ -24,7 +24,8 @@ impl Raw {
         let before = tcgetattr(rustix::stdio::stdin()).ok()?;
         let mut raw = before.clone();
         raw.make_raw();
-        tcsetattr(rustix::stdio::stdin(), OptionalActions::Flush, &raw).ok()?;
+        // What was typed ahead is for the process.
+        tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, &raw).ok()?;
         Some(Self { before })
     }
 }
@@ -32,7 +33,7 @@ impl Raw {
 impl Drop for Raw {
     fn drop(&mut self) {
         // Nothing better can be done when the terminal is gone.
-        let _ = tcsetattr(rustix::stdio::stdin(), OptionalActions::Flush, &self.before);
+        let _ = tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, &self.before);
     }
 }
 

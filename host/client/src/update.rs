@@ -13,6 +13,8 @@ fn body(args: &UpdateArgs) -> Result<Value, Error> {
     for (key, value) in [
         ("CpuPeriod", args.cpu_period),
         ("CpuQuota", args.cpu_quota),
+        ("CpuRealtimePeriod", args.cpu_rt_period),
+        ("CpuRealtimeRuntime", args.cpu_rt_runtime),
         ("CpuShares", args.cpu_shares),
         ("PidsLimit", args.pids_limit),
         ("BlkioWeight", args.blkio_weight.map(Into::into)),
@@ -70,6 +72,8 @@ mod tests {
             blkio_weight: None,
             cpu_period: None,
             cpu_quota: None,
+            cpu_rt_period: None,
+            cpu_rt_runtime: None,
             cpu_shares: None,
             cpus: None,
             cpuset_cpus: None,

@@ -41,7 +41,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// A failure of the given class.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self { kind, message: in_go_words(message.into()) }
     }
     /// 404.
     pub fn not_found(message: impl Into<String>) -> Self {
@@ -85,6 +85,27 @@ impl Error {
         self.message = format!("{what}: {}", self.message);
         self
     }
+}
+
+/// Rust's text of a failed system call ("No such file or directory (os error 2)") as Go writes it ("no such file or directory"):
+/// clients look for such words, the docker command line for its exit codes.
+fn in_go_words(mut message: String) -> String {
+    const NUMBER: &str = " (os error ";
+    while let Some((before, behind)) = message.split_once(NUMBER)
+        && let Some((digits, rest)) = behind.split_once(')')
+        && digits.bytes().all(|b| b.is_ascii_digit())
+    {
+        let (doing, what) = before.rsplit_once(": ").map_or(("", before), |(doing, what)| (doing, what));
+        let colon = if doing.is_empty() { "" } else { ": " };
+        let mut letters = what.chars();
+        let first = letters.next().map(|c| c.to_ascii_lowercase());
+        message = format!(
+            "{doing}{colon}{}{}{rest}",
+            first.map(String::from).unwrap_or_default(),
+            letters.as_str()
+        );
+    }
+    message
 }
 
 impl From<wharf_store::Error> for Error {
@@ -187,5 +208,25 @@ pub trait Context<T> {
 impl<T, E: Display> Context<T> for std::result::Result<T, E> {
     fn doing(self, what: impl Display) -> Result<T> {
         self.map_err(|e| Error::internal(format!("{what}: {e}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Error;
+
+    #[test]
+    fn system_calls_fail_in_gos_words() {
+        for (text, wanted) in [
+            ("stat /x: No such file or directory (os error 2)", "stat /x: no such file or directory"),
+            ("No such file or directory (os error 2)", "no such file or directory"),
+            ("a: Is a directory (os error 21), then b: Bad (os error 1)", "a: is a directory, then b: bad"),
+            ("(os error 2)", "(os error 2)"),
+            ("odd (os error two)", "odd (os error two)"),
+            ("cut (os error 2", "cut (os error 2"),
+            ("Conflict. The name", "Conflict. The name"),
+        ] {
+            assert_eq!(Error::internal(text).message, wanted);
+        }
     }
 }

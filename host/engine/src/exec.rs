@@ -306,7 +306,8 @@ impl Engine {
             Err(e) => {
                 let mut progress = exec.progress();
                 progress.running = false;
-                let code = if e.message.contains("permission denied") { 126 } else { 127 };
+                // Docker's default for what has no code of its own.
+                let code = crate::start::command_failure(&e.message).unwrap_or(126);
                 progress.exit_code = Some(code);
                 Err(e)
             }

@@ -34,6 +34,9 @@ pub struct ImportOptions {
     pub platform: Option<String>,
 }
 
+/// How often a download tells how far it is.
+const PROGRESS_EVERY: std::time::Duration = std::time::Duration::from_millis(250);
+
 /// Lines of a progress answer, each a JSON object.
 pub type Progress = mpsc::Sender<Value>;
 
@@ -423,6 +426,23 @@ impl Engine {
         Ok(image.id.clone())
     }
 
+    /// `POST /images/create?fromSrc=URL`: the new image's id, of an archive that this host fetches.
+    ///
+    /// # Errors
+    /// The address is none or nobody gives anything there ([`Error`] of the server's answer); or as for any import.
+    pub async fn image_import_from(
+        &self,
+        source: &str,
+        options: ImportOptions,
+        progress: Progress,
+    ) -> Result<String> {
+        let file = self.inner.registries.load().download(source).await?;
+        let said = format!("Downloading from {}", file.address);
+        let _ = progress.send(serde_json::json!({"status": said})).await;
+        let body = tokio_util::io::StreamReader::new(report(file, progress));
+        self.image_import(Box::new(body), options).await
+    }
+
     /// `POST /images/load`; lines such as `{"stream":"Loaded image: x:y\n"}` go to `progress`.
     pub async fn image_load(
         &self,
@@ -622,4 +642,24 @@ mod tests {
         }
         assert!(!pattern(&"*".repeat(200), &"a".repeat(200).replace("aa", "a/")).unwrap());
     }
+}
+
+/// The bytes of a file, telling how far they are as Docker does.
+fn report(
+    file: wharf_registry::Download,
+    progress: Progress,
+) -> impl futures_util::Stream<Item = std::io::Result<bytes::Bytes>> + Send + Unpin {
+    use futures_util::StreamExt;
+    let (total, mut seen, mut told) = (file.size, 0_u64, std::time::Instant::now());
+    file.bytes.inspect(move |piece| {
+        seen += piece.as_ref().map_or(0, |p| p.len() as u64);
+        if told.elapsed() > PROGRESS_EVERY {
+            told = std::time::Instant::now();
+            // A client that does not read misses this line.
+            let _ = progress.try_send(serde_json::json!({
+                "status": "Importing",
+                "progressDetail": {"current": seen, "total": total},
+            }));
+        }
+    })
 }

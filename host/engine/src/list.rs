@@ -342,12 +342,17 @@ struct Filter<'a> {
 }
 
 /// A name filter: a regular expression that may match anywhere, or, where it is none, the name itself.
-enum Pattern {
+pub(crate) enum Pattern {
     Expression(regex_lite::Regex),
     Name(String),
 }
 
 impl Pattern {
+    /// All patterns of a `name` filter.
+    pub(crate) fn all(texts: &[String]) -> Vec<Self> {
+        texts.iter().map(|text| Self::new(text)).collect()
+    }
+
     fn new(text: &str) -> Self {
         // Bounds what a hostile expression costs; it takes time in proportion to its size and the name's.
         match regex_lite::RegexBuilder::new(text).size_limit(1 << 16).nest_limit(50).build() {
@@ -356,7 +361,7 @@ impl Pattern {
         }
     }
 
-    fn matches(&self, name: &str) -> bool {
+    pub(crate) fn matches(&self, name: &str) -> bool {
         match self {
             Self::Expression(expression) => expression.is_match(name),
             Self::Name(own) => own == name,
@@ -411,7 +416,7 @@ impl<'a> Filter<'a> {
             before: created("before")?,
             since: created("since")?,
             images,
-            names: filters.get("name").iter().map(|n| Pattern::new(n)).collect(),
+            names: Pattern::all(filters.get("name")),
             filters,
         })
     }

@@ -174,6 +174,7 @@ impl Engine {
                 } else {
                     self.watch_oom(container);
                     self.watch_health(container, true);
+                    self.watch_stdin(container);
                 }
                 Ok(None)
             }

@@ -23,6 +23,8 @@ pub(crate) const KILL_PATIENCE: Duration = Duration::from_secs(10);
 const FROZEN: Duration = Duration::from_millis(250);
 /// A pause waits so long for execs that are being made.
 const EXEC_MADE: Duration = Duration::from_secs(2);
+/// How long the end of a process that cannot be signalled may take to be on record.
+const END_PATIENCE: Duration = Duration::from_secs(2);
 /// Seconds that `stop` gives when nobody says otherwise.
 const STOP_SECONDS: i64 = 10;
 
@@ -144,6 +146,7 @@ impl Engine {
         let signal = signal.or(own).unwrap_or(signals::TERM);
         if now.state.status == Status::Paused
             && let Err(error) = self.freeze(&now, false).await
+            && !self.just_ended(container, &mut life, exits).await
         {
             // Its runtime does not let it go on, which is no reason for it to stay.
             tracing::warn!(%error, id = now.def.id, "a paused container is thawed past its runtime to be stopped");
@@ -223,14 +226,29 @@ impl Engine {
     ) -> Result<()> {
         let container = self.inner.registry.find(reference)?;
         let signal = signal.filter(|s| !s.is_empty()).map(signals::parse).transpose()?;
-        if container.now().def.host.auto_remove == Some(true) && container.now().state.status.is_alive() {
-            // Its end would remove it.
+        let mut stopped = if container.now().def.host.auto_remove == Some(true)
+            && container.now().state.status.is_alive()
+        {
+            // Its end would remove it. What is started then may, however soon it ends.
             self.set_auto_remove(&container, false).await?;
-            let result = self.restart(&container, timeout, signal, caller).await;
+            let stopped = self.stop(&container, timeout, signal).await;
             self.set_auto_remove(&container, true).await?;
-            return result;
+            stopped
+        } else {
+            self.stop(&container, timeout, signal).await
+        };
+        if stopped.as_ref().is_err_and(|e| e.kind == crate::Kind::NotModified) {
+            stopped = Ok(());
         }
-        self.restart(&container, timeout, signal, caller).await
+        stopped.map_err(|e| e.context(format_args!("Cannot restart container {}", container.id)))?;
+        let mut held = container.lock.lock().await;
+        // Somebody else may have started it meanwhile: then it was restarted.
+        if held.removing || !container.now().state.status.is_alive() {
+            held.backoff = 0;
+            self.start_locked(&container, &mut held, caller, 0).await?;
+        }
+        self.container_event(&container.now(), "restart", &[]);
+        Ok(())
     }
 
     async fn set_auto_remove(&self, container: &Arc<Container>, on: bool) -> Result<()> {
@@ -240,31 +258,6 @@ impl Engine {
         def.host.auto_remove = Some(on);
         // In memory only: a daemon that dies meanwhile shall still remove it.
         self.inner.registry.update(container, Now { def: Arc::new(def), ..(*now).clone() });
-        Ok(())
-    }
-
-    async fn restart(
-        &self,
-        container: &Arc<Container>,
-        timeout: Option<i64>,
-        signal: Option<i32>,
-        caller: &Caller,
-    ) -> Result<()> {
-        match self.stop(container, timeout, signal).await {
-            Ok(()) => {}
-            Err(e) if e.kind == crate::Kind::NotModified => {}
-            Err(e) => return Err(e.context(format_args!("Cannot restart container {}", container.id))),
-        }
-        let mut held = container.lock.lock().await;
-        if container.now().state.status.is_alive() || held.removing {
-            return Err(Error::conflict(format!(
-                "container {} was changed by someone else meanwhile",
-                container.id
-            )));
-        }
-        held.backoff = 0;
-        self.start_locked(container, &mut held, caller, 0).await?;
-        self.container_event(&container.now(), "restart", &[]);
         Ok(())
     }
 
@@ -280,6 +273,14 @@ impl Engine {
         if signal == signals::KILL && container.setting_up.load(Ordering::SeqCst) {
             // Its process is there and can be killed, though its program does not run yet.
             drop(self.lock_to_end(&container, Duration::ZERO).await?);
+        }
+        if container.now().state.status == Status::Restarting
+            && !matches!(self.begin_stop(&container, KILL_PATIENCE).await, Ok(Some(_)))
+        {
+            // There is no process to signal: what was to be started is not.
+            let now = container.now();
+            self.container_event(&now, "kill", &[("signal", &signal.to_string())]);
+            return Ok(());
         }
         let now = container.now();
         if !now.state.status.is_alive() {
@@ -299,9 +300,11 @@ impl Engine {
                 _ => {}
             }
         }
-        self.signal(&now, signal)
-            .await
-            .map_err(|e| e.context(format_args!("cannot kill container: {reference}")))?;
+        if let Err(e) = self.signal(&now, signal).await
+            && !self.just_ended(&container, &mut life, exits).await
+        {
+            return Err(e.context(format_args!("cannot kill container: {reference}")));
+        }
         self.container_event(&now, "kill", &[("signal", &signal.to_string())]);
         if signal == signals::KILL {
             // As with Docker, a kill has happened when it is answered.
@@ -310,10 +313,20 @@ impl Engine {
         Ok(())
     }
 
+    /// Whether a container that could not be signalled has ended meanwhile, as some do by themselves.
+    async fn just_ended(&self, container: &Container, life: &mut watch::Receiver<Life>, exits: u64) -> bool {
+        // The keeper knows of an end before this daemon has recorded it.
+        let _ = tokio::time::timeout(END_PATIENCE, ended(life, exits)).await;
+        let life = life.borrow();
+        life.exits > exits || life.removed || !container.now().state.status.is_alive()
+    }
+
     /// `POST /containers/{id}/pause`.
     pub async fn container_pause(&self, reference: &str) -> Result<()> {
         let container = self.inner.registry.find(reference)?;
-        let _held = container.lock.lock().await;
+        let mut life = container.watch();
+        let exits = life.borrow().exits;
+        let held = container.lock.lock().await;
         let now = container.now();
         match now.state.status {
             Status::Running => {}
@@ -329,8 +342,13 @@ impl Engine {
             _ => return Err(not_running(&now.def.id)),
         }
         // One that does not come to its end is no reason not to pause.
-        let _made = tokio::time::timeout(EXEC_MADE, container.making_execs.write()).await;
-        self.freeze(&now, true).await.doing("cannot pause container")?;
+        let made = tokio::time::timeout(EXEC_MADE, container.making_execs.write()).await;
+        if let Err(e) = self.freeze(&now, true).await {
+            // Its end is recorded under the lock.
+            drop((held, made));
+            let ended = self.just_ended(&container, &mut life, exits).await;
+            return Err(if ended { not_running(&now.def.id) } else { e.context("cannot pause container") });
+        }
         let new = self.set_state(&container, |s| s.status = Status::Paused).await?;
         self.container_event(&new, "pause", &[]);
         Ok(())
@@ -400,13 +418,23 @@ impl Engine {
         let now = container.now();
         let mut def = (*now.def).clone();
         def.host = limits::updated(&now.def.host, &body);
+        let refused =
+            |why: &str| Err(Error::conflict(format!("Cannot update container {}: {why}", now.def.id)));
+        let policy = body.restart_policy.as_ref().and_then(|p| p.name);
+        let restarts =
+            policy.is_some_and(|p| !matches!(p, RestartPolicyNameEnum::NO | RestartPolicyNameEnum::EMPTY));
+        if now.def.host.auto_remove == Some(true) && restarts {
+            return refused(
+                "Restart policy cannot be updated because AutoRemove is enabled for the container",
+            );
+        }
         if body.memory.is_some_and(|m| m > 0) && body.memory_swap.unwrap_or(0) == 0 {
             let (memory, swap) = (def.host.memory.unwrap_or(0), now.def.host.memory_swap.unwrap_or(0));
             if swap > 0 && swap < memory {
-                return Err(Error::conflict(
+                return refused(
                     "Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the \
                      same time",
-                ));
+                );
             }
         }
         let blueprint = run::blueprint(&def.config, &def.host, &self.inner.facts())?;

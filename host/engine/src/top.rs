@@ -14,6 +14,12 @@ impl Engine {
     pub async fn container_top(&self, reference: &str, ps_args: &str) -> Result<ContainerTopResponse> {
         let container = self.inner.registry.find(reference)?;
         let now = container.now();
+        if now.state.status == crate::record::Status::Restarting {
+            return Err(Error::conflict(format!(
+                "container {} is restarting, wait until the container is running",
+                now.def.id
+            )));
+        }
         if !now.state.status.is_alive() {
             return Err(Error::conflict(format!("container {} is not running", now.def.id)));
         }

@@ -369,6 +369,7 @@ impl Engine {
     pub async fn volume_list(&self, filters: &Filters) -> Result<VolumeListResponse> {
         filters.only(&["dangling", "driver", "label", "name"])?;
         let dangling = filters.flag("dangling")?;
+        let names = crate::list::Pattern::all(filters.get("name"));
         let any = |key: &str, test: &dyn Fn(&str) -> bool| {
             filters.get(key).is_empty() || filters.get(key).iter().any(|v| test(v))
         };
@@ -379,14 +380,13 @@ impl Engine {
             .iter()
             .filter(|v| {
                 any("driver", &|d| v.driver == d)
-                    && any("name", &|n| v.name.contains(n))
+                    && (names.is_empty() || names.iter().any(|p| p.matches(&v.name)))
                     && filters.labels("label", |key| v.labels.get(key).map(String::as_str))
                     && dangling.is_none_or(|d| d == self.volume_users(&v.name, false).is_empty())
             })
             .map(|v| self.volume_model(v))
             .collect();
-        std::future::ready(Ok(VolumeListResponse { volumes: Some(volumes), warnings: Some(Vec::new()) }))
-            .await
+        std::future::ready(Ok(VolumeListResponse { volumes: Some(volumes), warnings: None })).await
     }
 
     /// `GET /volumes/{name}`.

@@ -231,9 +231,6 @@ impl ContainerIo {
         let failed = |error| Error::host("making the container's pipes", error);
         let mut stdio = ChildStdio::default();
         let mut slot = self.lock();
-        if self.spec.open_stdin {
-            self.input.reset();
-        }
         slot.starting = true;
         if self.spec.tty {
             return Ok(stdio);
@@ -307,7 +304,7 @@ impl ContainerIo {
         let mut slot = self.lock();
         slot.pipes = [None, None];
         if std::mem::take(&mut slot.starting) {
-            self.input.close();
+            self.input.skip();
             self.spool.begin(0);
         }
     }
@@ -317,6 +314,9 @@ impl ContainerIo {
     pub fn adopt(&self, held: Vec<(String, OwnedFd)>) {
         let mut slot = self.lock();
         let (mut pipes, mut pty) = ([None, None], None);
+        if self.spec.open_stdin && !self.spec.tty && held.iter().all(|(name, _)| name != "stdin") {
+            self.input.adopt_closed();
+        }
         for (name, fd) in held {
             let [stdout, stderr] = &mut pipes;
             match name.as_str() {
@@ -346,7 +346,7 @@ impl ContainerIo {
             slot.pty = None;
             slot.handles.drain(..).for_each(|handle| handle.finish());
         }
-        self.input.close();
+        self.input.end();
         let run = self.spool.runs();
         if self.ring.is_some() {
             // The end of one that must not wait for its disk does not either.
@@ -370,10 +370,10 @@ impl ContainerIo {
         }
     }
 
-    /// Resolves when the container's stdin was closed for good (`StdinOnce`, or the end of the run): the keeper shall
-    /// drop its `stdin` too.
-    pub async fn stdin_closed(&self) {
-        self.input.closed().await;
+    /// Resolves when a client closed the present run's stdin for good (`StdinOnce`): the keeper shall drop its `stdin` too.
+    /// False: the run is over, or has none.
+    pub async fn stdin_closed(&self) -> bool {
+        self.input.closed().await
     }
 
     /// Tells the terminal its size; remembered when there is none yet.
@@ -396,7 +396,7 @@ impl ContainerIo {
     /// The container is removed: attached clients and followers read what is there and see the end. Call before the
     /// directory is deleted; files need not be deleted one by one.
     pub fn removed(&self) {
-        self.input.close();
+        self.input.finish();
         if let Some(driver) = &self.driver {
             driver.remove();
         }

@@ -160,7 +160,7 @@ impl ExecIo {
     /// The process ended: output ends after what is in the pipe now, even if other processes still hold it.
     pub fn exited(&self) {
         self.lock().pty = None;
-        self.input.close();
+        self.input.finish();
         self.exit.exited.store(true, Ordering::SeqCst);
         self.exit.changed.notify_waiters();
     }

@@ -30,23 +30,41 @@ pub enum Written {
     Detached,
 }
 
-/// The input of a container or exec: at most one descriptor at a time, shared by all clients.
+/// The input of a container or exec: at most one descriptor at a time, shared by all clients of its run.
 #[derive(Debug, Default)]
 pub(crate) struct Input {
     slot: Mutex<Slot>,
     changed: Notify,
-    closed: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Slot {
-    /// Before the first async use.
-    fd: Option<OwnedFd>,
-    shared: Option<Arc<AsyncFd<OwnedFd>>>,
-    /// Counts descriptors.
+    phase: Phase,
+    /// The last run, the present one included; 0 before the first.
     run: u64,
-    /// Closed for good by a client, or no run will come.
-    closed: bool,
+    /// A client of the coming run closed it already: the process sees the end at once.
+    ahead: bool,
+    /// No run will come.
+    over: bool,
+}
+
+#[derive(Debug, Default)]
+enum Phase {
+    /// No run, or its input is not there yet.
+    #[default]
+    Idle,
+    /// Before the first async use.
+    New(OwnedFd),
+    Open(Arc<AsyncFd<OwnedFd>>),
+    /// A client closed it; the process may run on.
+    Closed,
+}
+
+impl Slot {
+    /// The run that a client who comes now is a client of: the present one, or else the next.
+    fn of_clients(&self) -> u64 {
+        self.run + u64::from(matches!(self.phase, Phase::Idle))
+    }
 }
 
 impl Input {
@@ -54,60 +72,103 @@ impl Input {
         self.slot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn change(&self, change: impl FnOnce(&mut Slot)) {
+        change(&mut self.lock());
+        self.changed.notify_waiters();
+    }
+
     /// The descriptor of a new run.
     pub(crate) fn open(&self, fd: OwnedFd) -> io::Result<()> {
         sys::nonblocking(&fd)?;
-        let mut slot = self.lock();
-        *slot = Slot { fd: Some(fd), shared: None, run: slot.run + 1, closed: false };
-        drop(slot);
-        self.changed.notify_waiters();
+        self.change(|slot| {
+            slot.run += 1;
+            let closed = std::mem::take(&mut slot.ahead) || slot.over;
+            slot.phase = if closed { Phase::Closed } else { Phase::New(fd) };
+        });
         Ok(())
     }
 
-    /// A clean slate before a run: what a client of the last run closed is open again.
-    pub(crate) fn reset(&self) {
-        let mut slot = self.lock();
-        let run = slot.run;
-        *slot = Slot { run, ..Slot::default() };
+    /// A run whose input was closed before this daemon came.
+    pub(crate) fn adopt_closed(&self) {
+        self.change(|slot| {
+            slot.run += 1;
+            slot.phase = Phase::Closed;
+        });
     }
 
-    /// The end of the process's input.
-    pub(crate) fn close(&self) {
-        let mut slot = self.lock();
-        let run = slot.run;
-        *slot = Slot { closed: true, run, ..Slot::default() };
-        drop(slot);
-        self.changed.notify_waiters();
-        self.closed.notify_waiters();
+    /// The run is over. Its clients' input goes nowhere from now on; those who come now are the next run's.
+    pub(crate) fn end(&self) {
+        self.change(|slot| slot.phase = Phase::Idle);
     }
 
-    /// Resolves when a client closed the input.
-    pub(crate) async fn closed(&self) {
+    /// A run that was to come does not: its clients' input goes nowhere.
+    pub(crate) fn skip(&self) {
+        self.change(|slot| {
+            *slot = Slot { run: slot.of_clients(), over: slot.over, ..Slot::default() };
+        });
+    }
+
+    /// No further run will come.
+    pub(crate) fn finish(&self) {
+        self.change(|slot| *slot = Slot { run: slot.run, over: true, ..Slot::default() });
+    }
+
+    /// A client of a run closes its input for good, which may be before it starts.
+    fn close(&self, run: u64) {
+        self.change(|slot| match slot.phase {
+            Phase::Idle => slot.ahead |= run == slot.run + 1,
+            _ if run == slot.run => slot.phase = Phase::Closed,
+            _ => {}
+        });
+    }
+
+    /// Resolves when the present run's input was closed by a client (true), or the run is over (false).
+    pub(crate) async fn closed(&self) -> bool {
+        let mut run = None;
         loop {
-            let mut closed = pin!(self.closed.notified());
-            closed.as_mut().enable();
-            if self.lock().closed {
-                return;
+            let mut changed = pin!(self.changed.notified());
+            changed.as_mut().enable();
+            {
+                let slot = self.lock();
+                match slot.phase {
+                    _ if *run.get_or_insert(slot.run) != slot.run => return false,
+                    Phase::Idle => return false,
+                    Phase::Closed => return true,
+                    Phase::New(_) | Phase::Open(_) => {}
+                }
             }
-            closed.await;
+            changed.await;
         }
     }
 
-    /// The descriptor, once there is one; None when there will be none.
-    async fn get(&self) -> io::Result<Option<Arc<AsyncFd<OwnedFd>>>> {
+    /// The descriptor of a run, once there is one; None when there will be none.
+    async fn get(&self, run: u64) -> io::Result<Option<Arc<AsyncFd<OwnedFd>>>> {
         loop {
             let mut changed = pin!(self.changed.notified());
             changed.as_mut().enable();
             {
                 let mut slot = self.lock();
-                if slot.closed {
+                let coming = matches!(slot.phase, Phase::Idle) && run == slot.run + 1;
+                if slot.over || !(coming || run == slot.run) {
                     return Ok(None);
                 }
-                if let Some(fd) = slot.fd.take() {
-                    slot.shared = Some(Arc::new(sys::watch(fd, tokio::io::Interest::WRITABLE)?));
-                }
-                if let Some(shared) = &slot.shared {
-                    return Ok(Some(shared.clone()));
+                match std::mem::take(&mut slot.phase) {
+                    Phase::New(fd) => {
+                        let shared = Arc::new(sys::watch(fd, tokio::io::Interest::WRITABLE)?);
+                        slot.phase = Phase::Open(shared.clone());
+                        return Ok(Some(shared));
+                    }
+                    Phase::Open(shared) => {
+                        slot.phase = Phase::Open(shared.clone());
+                        return Ok(Some(shared));
+                    }
+                    Phase::Closed => {
+                        slot.phase = Phase::Closed;
+                        return Ok(None);
+                    }
+                    // Its run is over.
+                    Phase::Idle if !coming || slot.ahead => return Ok(None),
+                    Phase::Idle => {}
                 }
             }
             changed.await;
@@ -115,13 +176,13 @@ impl Input {
     }
 
     /// Writes all, unless the process closed its end or the input is closed meanwhile.
-    async fn write(&self, mut data: &[u8]) -> io::Result<()> {
+    async fn write(&self, run: u64, mut data: &[u8]) -> io::Result<()> {
         while !data.is_empty() {
-            let Some(fd) = self.get().await? else { return Ok(()) };
+            let Some(fd) = self.get(run).await? else { return Ok(()) };
             let mut changed = pin!(self.changed.notified());
             changed.as_mut().enable();
-            if self.lock().closed {
-                return Ok(());
+            if self.lock().run != run || !matches!(self.lock().phase, Phase::Open(_)) {
+                continue;
             }
             let mut ready = tokio::select! {
                 ready = fd.writable() => ready?,
@@ -149,6 +210,8 @@ impl Input {
 #[derive(Debug)]
 pub struct Stdin {
     input: Arc<Input>,
+    /// Which run it is for: a process that is started later gets nothing of it.
+    run: u64,
     /// Only a terminal has detach keys.
     scanner: Option<Scanner>,
     /// The client's end closes the input for good.
@@ -158,19 +221,20 @@ pub struct Stdin {
 
 impl Stdin {
     pub(crate) fn new(input: Arc<Input>, keys: Option<&[u8]>, once: bool) -> Self {
-        Self { input, scanner: keys.map(Scanner::new), once, open: true }
+        let run = input.lock().of_clients();
+        Self { input, run, scanner: keys.map(Scanner::new), once, open: true }
     }
 
     /// Writes all of it, waiting while the process does not read (or does not run yet).
     pub async fn write(&mut self, data: &[u8]) -> Result<Written> {
         let failed = |error| Error::host("writing to the container's input", error);
         let Some(scanner) = &mut self.scanner else {
-            self.input.write(data).await.map_err(failed)?;
+            self.input.write(self.run, data).await.map_err(failed)?;
             return Ok(Written::All);
         };
         let mut out = Vec::with_capacity(data.len() + 8);
         let detached = scanner.feed(data, &mut out);
-        self.input.write(&out).await.map_err(failed)?;
+        self.input.write(self.run, &out).await.map_err(failed)?;
         Ok(if detached {
             // The container's input outlives a client that detaches.
             self.open = false;
@@ -184,7 +248,7 @@ impl Stdin {
     pub async fn close(mut self) -> StdinEnd {
         if let Some(scanner) = &mut self.scanner {
             let held = scanner.finish().to_vec();
-            if self.input.write(&held).await.is_err() {
+            if self.input.write(self.run, &held).await.is_err() {
                 return StdinEnd::SessionEnds;
             }
         }
@@ -196,7 +260,7 @@ impl Stdin {
         if !std::mem::replace(&mut self.open, false) || !self.once {
             return false;
         }
-        self.input.close();
+        self.input.close(self.run);
         true
     }
 }

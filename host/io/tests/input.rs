@@ -108,6 +108,61 @@ async fn a_client_that_goes_ends_the_input_once() {
     assert_eq!(&got, b"x");
 }
 
+/// What `docker run -i` does with an empty input, and `docker start -ai` with one that is there at once: all of it may
+/// come before the start, in any run.
+#[tokio::test]
+async fn what_comes_before_a_start_is_of_that_run_the_end_included() {
+    let dir = tempfile::tempdir().unwrap();
+    let io = streams().container(StreamSpec { open_stdin: true, stdin_once: true, ..spec(dir.path()) });
+    for run in 0..3 {
+        let mut stdin = io.attach(attach()).unwrap().stdin.unwrap();
+        let writing = tokio::spawn(async move {
+            if run > 0 {
+                stdin.write(b"early").await.unwrap();
+            }
+            stdin.close().await
+        });
+        tokio::task::yield_now().await;
+        let mut p = process(io.start().unwrap());
+        io.started(None);
+        p.hold.clear();
+        assert_eq!(writing.await.unwrap(), StdinEnd::Closed);
+        assert!(io.stdin_closed().await);
+        let mut all = String::new();
+        p.stdin.take().unwrap().read_to_string(&mut all).unwrap();
+        assert_eq!(all, if run > 0 { "early" } else { "" });
+        drop(p);
+        // A client that stays longer than its run says nothing to the next.
+        let late = io.attach(attach()).unwrap().stdin.unwrap();
+        io.finished().await;
+        let mut of_next = io.attach(attach()).unwrap().stdin.unwrap();
+        assert_eq!(late.close().await, StdinEnd::Closed);
+        assert!(!io.stdin_closed().await, "no run, no input");
+        let mut p = process(io.start().unwrap());
+        io.started(None);
+        of_next.write(b"x").await.unwrap();
+        let mut got = [0];
+        p.stdin.as_mut().unwrap().read_exact(&mut got).unwrap();
+        assert_eq!(&got, b"x");
+        drop(p);
+        io.finished().await;
+        assert_eq!(of_next.write(b"too late").await.unwrap(), Written::All);
+    }
+    // A start that fails: its clients wait for nothing, and the next run is a new one.
+    let mut failed = io.attach(attach()).unwrap().stdin.unwrap();
+    io.start().unwrap();
+    io.abandoned();
+    assert_eq!(failed.write(b"nowhere").await.unwrap(), Written::All);
+    drop(failed);
+    let mut next = io.attach(attach()).unwrap().stdin.unwrap();
+    let mut p = process(io.start().unwrap());
+    io.started(None);
+    next.write(b"y").await.unwrap();
+    let mut got = [0];
+    p.stdin.as_mut().unwrap().read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"y");
+}
+
 #[tokio::test]
 async fn terminal_both_ways_resize_and_detach() {
     let dir = tempfile::tempdir().unwrap();

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -150,6 +151,15 @@ async fn http1(socket: Socket, seen: Bytes, handler: Handler, limits: Limits, en
     }
 }
 
+/// Takes the first step towards an answer: what goes to its end by itself is under way then. hyper looks for more from the client
+/// before it asks for the answer, and forgets both where the client has said all and left.
+fn begun(mut answer: Answer) -> Answer {
+    match answer.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(reply) => Box::pin(std::future::ready(reply)),
+        Poll::Pending => answer,
+    }
+}
+
 /// The handler as hyper's low-level connection wants it: with a future that can be moved.
 struct Front {
     handler: Handler,
@@ -164,7 +174,7 @@ impl hyper::service::Service<Request<Incoming>> for Front {
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let busy = self.phase.begin();
-        let answer = (self.handler)(request, Some(Hijacker(Arc::clone(&self.slot))));
+        let answer = begun((self.handler)(request, Some(Hijacker(Arc::clone(&self.slot)))));
         Box::pin(async move { Ok(answer.await.map(|body| Guarded { body, _busy: busy })) })
     }
 }
@@ -201,7 +211,7 @@ async fn http2(socket: Socket, seen: Bytes, handler: Handler, limits: Limits, en
     // The preface is complete; from here the protocol's own limits hold.
     let _busy = phase.begin();
     let service = service_fn(move |request| {
-        let answer = handler(request, None);
+        let answer = begun(handler(request, None));
         async move { Ok::<_, Infallible>(answer.await) }
     });
     let mut builder = http2::Builder::new(TokioExecutor::new());

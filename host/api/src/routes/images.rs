@@ -110,24 +110,27 @@ pub(crate) async fn create(mut call: Call) -> Outcome {
         let work = async move { engine.image_pull(options, &engine.caller, sender).await };
         return progress(Box::pin(work), lines).await;
     }
-    match query.text("fromSrc") {
-        "-" => {}
-        "" => return Err(Failure::invalid("either fromImage or fromSrc must be given")),
-        other => {
-            return Err(Failure::unsupported(format!(
-                "cannot import from {other:?}: this engine imports only what the client sends (fromSrc=-)"
-            )));
-        }
-    }
+    let Some(source) = text("fromSrc") else {
+        return Err(Failure::invalid("either fromImage or fromSrc must be given"));
+    };
     let options = ImportOptions {
         repo: text("repo"),
         tag: text("tag"),
-        message: text("message"),
+        message: text("message").or_else(|| Some(format!("Imported from {source}"))),
         changes: query.all("changes").map(str::to_owned).collect(),
         platform: text("platform"),
     };
-    let (body, engine) = call.grant_stream().await?;
     let (sender, lines) = mpsc::channel(PROGRESS);
+    if source != "-" {
+        let engine = call.grant().await?;
+        let work = async move {
+            let id = engine.image_import_from(&source, options, sender.clone()).await?;
+            let _ = sender.send(json!({"status": id})).await;
+            Ok(())
+        };
+        return progress(Box::pin(work), lines).await;
+    }
+    let (body, engine) = call.grant_stream().await?;
     let work = async move {
         let id = engine.image_import(body, options).await?;
         let _ = sender.send(json!({"status": id})).await;

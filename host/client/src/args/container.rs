@@ -39,6 +39,8 @@ pub(crate) enum ContainerCommand {
     Rename(RenameArgs),
     /// Display the running processes of a container
     Top(TopArgs),
+    /// Display a live stream of container resource usage statistics
+    Stats(StatsArgs),
     /// List port mappings of a container
     Port(PortArgs),
     /// Copy files and folders between a container and the local filesystem
@@ -77,6 +79,7 @@ impl From<ContainerCommand> for Command {
             C::Unpause(a) => Self::Unpause(a),
             C::Rename(a) => Self::Rename(a),
             C::Top(a) => Self::Top(a),
+            C::Stats(a) => Self::Stats(a),
             C::Port(a) => Self::Port(a),
             C::Cp(a) => Self::Cp(a),
             C::Diff(a) => Self::Diff(a),
@@ -103,6 +106,9 @@ pub(crate) struct ExecArgs {
     /// Set environment variables
     #[arg(short, long)]
     pub(crate) env: Vec<String>,
+    /// Read environment variables from a file
+    #[arg(long)]
+    pub(crate) env_file: Vec<String>,
     /// Working directory
     #[arg(short, long)]
     pub(crate) workdir: Option<String>,
@@ -116,7 +122,7 @@ pub(crate) struct ExecArgs {
     #[arg(long)]
     pub(crate) detach_keys: Option<String>,
     /// Container, then the command and its arguments
-    #[arg(required = true, num_args = 2.., trailing_var_arg = true, value_name = "CONTAINER COMMAND")]
+    #[arg(required = true, num_args = 2.., trailing_var_arg = true, value_names = ["CONTAINER", "COMMAND"])]
     pub(crate) command: Vec<String>,
 }
 
@@ -192,6 +198,9 @@ pub(crate) struct RmArgs {
     /// Remove running ones too
     #[arg(short, long)]
     pub(crate) force: bool,
+    /// Remove links instead (container/alias)
+    #[arg(short, long)]
+    pub(crate) link: bool,
     /// Remove their anonymous volumes
     #[arg(short, long)]
     pub(crate) volumes: bool,
@@ -321,6 +330,9 @@ pub(crate) struct CommitArgs {
     /// Commit message
     #[arg(short, long)]
     pub(crate) message: Option<String>,
+    /// Pause the container meanwhile
+    #[arg(short, long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub(crate) pause: bool,
     /// Do not pause the container meanwhile
     #[arg(long)]
     pub(crate) no_pause: bool,
@@ -349,6 +361,12 @@ pub(crate) struct UpdateArgs {
     /// Microseconds of CPU time in a period
     #[arg(long, allow_hyphen_values = true)]
     pub(crate) cpu_quota: Option<i64>,
+    /// Microseconds of a real-time period
+    #[arg(long)]
+    pub(crate) cpu_rt_period: Option<i64>,
+    /// Microseconds of real-time in a period
+    #[arg(long)]
+    pub(crate) cpu_rt_runtime: Option<i64>,
     /// Relative weight
     #[arg(short, long)]
     pub(crate) cpu_shares: Option<i64>,

@@ -10,9 +10,6 @@ pub(crate) struct RunArgs {
     /// Run in the background and print the container's id
     #[arg(short, long)]
     pub(crate) detach: bool,
-    /// Remove the container when it exits
-    #[arg(long = "rm")]
-    pub(crate) remove: bool,
     /// Print what would be done, and by which plugin; change nothing
     #[arg(long)]
     pub(crate) plan: bool,
@@ -81,9 +78,9 @@ pub(crate) struct CreateArgs {
     /// Expose ports
     #[arg(long)]
     pub(crate) expose: Vec<String>,
-    /// Connect to a network
+    /// Connect to a network (NAME, or name=NAME,alias=…,ip=…,gw-priority=…); may be repeated
     #[arg(long, visible_alias = "net")]
-    pub(crate) network: Option<String>,
+    pub(crate) network: Vec<String>,
     /// Further name in the network
     #[arg(long)]
     pub(crate) network_alias: Vec<String>,
@@ -198,6 +195,12 @@ pub(crate) struct CreateArgs {
     /// Platform (os/architecture)
     #[arg(long)]
     pub(crate) platform: Option<String>,
+    /// Do not show the progress of a pull
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    /// Remove the container when it exits
+    #[arg(long = "rm")]
+    pub(crate) remove: bool,
     #[command(flatten)]
     pub(crate) rest: RestArgs,
     /// Image, then the command and its arguments

@@ -220,6 +220,9 @@ pub(crate) struct HistoryArgs {
     /// Only ids
     #[arg(short, long)]
     pub(crate) quiet: bool,
+    /// Sizes and times for people
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub(crate) human: bool,
     /// Image
     pub(crate) image: String,
 }

@@ -70,6 +70,11 @@ impl Engine {
     ) -> Result<BTreeMap<String, EndpointSettings>> {
         let mut all = BTreeMap::new();
         let crate::planner::modes::NetworkMode::Network(own) = mode else {
+            for (name, settings) in asked {
+                if let Ok(network) = self.inner.networks.find(&name) {
+                    check_endpoint(&network.record(), &settings)?;
+                }
+            }
             return Ok(all);
         };
         for (name, settings) in asked {
@@ -79,8 +84,8 @@ impl Engine {
                 continue;
             };
             let record = network.record();
+            check_endpoint(&record, &settings)?;
             if !matches!(record.driver.as_str(), "host" | "null") {
-                check_endpoint(&record, &settings)?;
                 all.insert(record.name.clone(), settings);
             }
         }
@@ -231,10 +236,11 @@ fn check_endpoint(record: &Network, settings: &EndpointSettings) -> Result<()> {
             return Err(Error::invalid(format!("invalid {what} address: {ip}")));
         }
         if record.predefined {
-            return Err(Error::invalid(
-                "invalid config for network bridge: invalid endpoint settings:\nuser specified IP address is \
+            return Err(Error::invalid(format!(
+                "invalid config for network {}: invalid endpoint settings:\nuser specified IP address is \
                  supported on user defined networks only",
-            ));
+                record.name
+            )));
         }
     }
     Ok(())

@@ -495,6 +495,7 @@ impl Engine {
     pub async fn network_list(&self, filters: &Filters) -> Result<Vec<Value>> {
         filters.only(&["dangling", "driver", "id", "label", "name", "scope", "type"])?;
         let dangling = filters.flag("dangling")?;
+        let names = crate::list::Pattern::all(filters.get("name"));
         let any = |key: &str, test: &dyn Fn(&str) -> bool| {
             filters.get(key).is_empty() || filters.get(key).iter().any(|v| test(v))
         };
@@ -510,7 +511,7 @@ impl Engine {
             .filter(|n| {
                 any("driver", &|d| n.driver == d)
                     && any("id", &|id| n.id.contains(id))
-                    && any("name", &|name| n.name.contains(name))
+                    && (names.is_empty() || names.iter().any(|p| p.matches(&n.name)))
                     && any("scope", &|scope| scope == "local")
                     && any("type", &|kind| (kind == "builtin") == n.predefined)
                     && filters.labels("label", |key| n.labels.get(key).map(String::as_str))

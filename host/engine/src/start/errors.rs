@@ -5,7 +5,7 @@ use wharf_plan::run::{Stage, StartError};
 use crate::error::Error;
 
 /// The exit code that Docker gives a command which could not be started, by the words of the error.
-pub(super) fn command_failure(message: &str) -> Option<i32> {
+pub(crate) fn command_failure(message: &str) -> Option<i32> {
     let text = message.to_ascii_lowercase();
     let says = |words: &str| text.contains(words);
     if says("executable file not found") || says("no such file or directory") {

@@ -23,12 +23,11 @@ use crate::registry::{Container, Held, Now};
 use crate::{Caller, Engine, RemoveOptions, endpoints};
 
 pub(crate) use devices::{block_limits, device};
-pub(crate) use errors::start_error;
+pub(crate) use errors::{command_failure, start_error};
 pub(crate) use handover::Fds;
 pub(crate) use prepare::{OWN_FILES, account, bind_tree, own_file};
 
 use devices::host_devices;
-use errors::command_failure;
 
 /// Under this name the stages of a start are traced, to see where its time goes.
 const STAGES: &str = "wharf_engine::start";
@@ -248,14 +247,22 @@ impl Engine {
         self.container_event(now, "start", &[]);
         self.watch_oom(container);
         self.watch_health(container, false);
-        if now.def.config.stdin_once == Some(true) {
-            let (keeper, io, id) = (self.inner.keeper.clone(), Arc::clone(&container.io), now.def.id.clone());
-            tokio::spawn(async move {
-                io.stdin_closed().await;
-                // An ended container has no stdin to release.
-                let _ = keeper.release(&id, vec!["stdin".into()]).await;
-            });
+        self.watch_stdin(container);
+    }
+
+    /// Once a client has closed the input of a container, the keeper drops its descriptor too: the process sees the end.
+    pub(crate) fn watch_stdin(&self, container: &Arc<Container>) {
+        let def = Arc::clone(&container.now().def);
+        if def.config.stdin_once != Some(true) {
+            return;
         }
+        let (keeper, io) = (self.inner.keeper.clone(), Arc::clone(&container.io));
+        tokio::spawn(async move {
+            if io.stdin_closed().await {
+                // An ended container has no stdin to release.
+                let _ = keeper.release(&def.id, vec!["stdin".into()]).await;
+            }
+        });
     }
 
     /// What the CDI devices that a container asks for add to it.

@@ -447,6 +447,11 @@ impl Server {
                 }
             }
         }
+        self.report_over(slot);
+    }
+
+    /// A child has said all that it will: who waits for its start is answered.
+    fn report_over(&mut self, slot: u64) {
         let Some(process) = self.table.slots.get_mut(&slot) else { return };
         // A stand-in says when the program runs; one that ends before was ended.
         let cut_short = process.foreign == Some(Stage::StandIn) && process.report.is_some();
@@ -505,6 +510,13 @@ impl Server {
                 None => None,
             }
         };
+        if process.report.is_some() {
+            // A child cannot say anything after its end, but a copy of its report in another child, which is just being set up,
+            // keeps it open: without this nobody would ever answer who waits for this start.
+            self.report_over(slot);
+        }
+        let Some(process) = self.table.slots.get_mut(&slot) else { return };
+        let Some(pidfd) = &process.pidfd else { return };
         let oom_killed = process.container.is_none()
             && process
                 .cgroup
@@ -520,8 +532,6 @@ impl Server {
         // Copies in children that are being set up would keep it in the epoll set.
         let _ = self.epoll.delete(pidfd);
         process.pidfd = None;
-        // A child cannot leave its report open beyond its end, but a copy of it in another child could.
-        process.report = None;
         process.lent = Vec::new();
         process.exit = Some(status);
         // Where the daemon that asked is gone, the next one may have adopted this start already: to it, this is an exit.
