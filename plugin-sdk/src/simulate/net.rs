@@ -114,10 +114,9 @@ impl NetModel {
                 // An address of the host says its family; without one it is the container's.
                 let family = match address {
                     Some(address) => address.is_ipv4() == host.is_ipv4(),
-                    None => publish
-                        .container_ip
-                        .parse::<IpAddr>()
-                        .is_ok_and(|ip| ip.is_ipv4() == host.is_ipv4()),
+                    None => {
+                        publish.container_ip.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv4() == host.is_ipv4())
+                    }
                 };
                 publish.protocol == protocol
                     && (publish.host_port..=last).contains(&port)

@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use wharf_plugin_sdk::cidr::Cidr;
 use wharf_plugin_sdk::files::fnv;
 use wharf_plugin_sdk::net::{
-    Action, Desired, DnsRecord, Link, LinkIndex, LinkKind, Masquerade, Name, Publish, Rule, Site,
+    Action, Desired, DnsRecord, Link, LinkIndex, LinkKind, Masquerade, Name, Protocol, Publish, Rule, Site,
 };
 use wharf_plugin_sdk::network::{
     Capabilities, Driver, Endpoint, EndpointPlan, GatewayNeed, Network, NetworkPlan, Peer, Scope,

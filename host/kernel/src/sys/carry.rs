@@ -28,7 +28,8 @@ pub fn splice(from: BorrowedFd<'_>, to: BorrowedFd<'_>, most: usize) -> Result<u
     // SAFETY: no offsets are given.
     let result = unsafe { libc::splice(from.as_raw_fd(), null, to.as_raw_fd(), null, most, flags) };
     #[allow(clippy::unnecessary_cast, reason = "isize and c_long differ on other targets")]
-    let moved = check(result as libc::c_long, || format!("splice({}, {})", from.as_raw_fd(), to.as_raw_fd()))?;
+    let moved =
+        check(result as libc::c_long, || format!("splice({}, {})", from.as_raw_fd(), to.as_raw_fd()))?;
     Ok(usize::try_from(moved).unwrap_or(0))
 }
 
@@ -56,8 +57,7 @@ fn set<T>(socket: BorrowedFd<'_>, level: i32, option: i32, value: &T, name: &str
     let raw = socket.as_raw_fd();
     let length = libc::socklen_t::try_from(size_of::<T>()).unwrap_or(0);
     // SAFETY: the value is valid for the length given.
-    let result =
-        unsafe { libc::setsockopt(raw, level, option, std::ptr::from_ref(value).cast(), length) };
+    let result = unsafe { libc::setsockopt(raw, level, option, std::ptr::from_ref(value).cast(), length) };
     check(result.into(), || format!("setsockopt({raw}, {name})")).map(drop)
 }
 
@@ -124,12 +124,7 @@ pub fn receive_from(
 }
 
 /// Sends one datagram of an IPv6 socket, from this address of the host where one is given.
-pub fn send_to(
-    socket: BorrowedFd<'_>,
-    data: &[u8],
-    to: SocketAddrV6,
-    from: Option<Local>,
-) -> Result<()> {
+pub fn send_to(socket: BorrowedFd<'_>, data: &[u8], to: SocketAddrV6, from: Option<Local>) -> Result<()> {
     let raw = socket.as_raw_fd();
     let mut iov = libc::iovec { iov_base: data.as_ptr().cast_mut().cast(), iov_len: data.len() };
     // SAFETY: all zeroes are a valid address and a valid empty header.
@@ -164,8 +159,7 @@ pub fn send_to(
         }
     }
     // SAFETY: the header describes memory that lives for the call.
-    let result =
-        unsafe { libc::sendmsg(raw, &raw const header, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) };
+    let result = unsafe { libc::sendmsg(raw, &raw const header, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) };
     #[allow(clippy::unnecessary_cast, reason = "isize and c_long differ on other targets")]
     check(result as libc::c_long, || format!("sendmsg({raw}, {} bytes to {to})", data.len())).map(drop)
 }
