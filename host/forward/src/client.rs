@@ -3,7 +3,7 @@
 //! All functions block, for a few seconds at most: they belong on threads meant for such work.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -45,6 +45,13 @@ type Result<T> = std::result::Result<T, Error>;
 struct Connection {
     socket: Arc<OwnedFd>,
     process: OwnedFd,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // Whoever watches its end has a hold on it too.
+        let _ = nix::sys::socket::shutdown(self.socket.as_raw_fd(), nix::sys::socket::Shutdown::Both);
+    }
 }
 
 #[derive(Default)]
@@ -103,7 +110,11 @@ impl Forwarder {
             state.copies += 1;
             state.wanted.insert(one.clone(), Some(socket));
         }
-        let result = self.ensure(&mut state).and_then(|()| self.put(&mut state, &list));
+        let mut result = self.ensure(&mut state).and_then(|()| self.put(&mut state, &list));
+        if matches!(result, Err(Error::Unreachable(_))) {
+            // It died, or hung and was ended: with the next one this is nobody's trouble.
+            result = self.ensure(&mut state).and_then(|()| self.put(&mut state, &list));
+        }
         if let Err(error) = result {
             self.forget(&mut state, &list);
             return Err(error);

@@ -54,9 +54,8 @@ pub fn serve(settings: &Settings) -> Result<(), String> {
         };
         sys::daemon_ready(&ready, text);
     }
-    let Some((listener, lock, descriptors, uid)) = made? else { return Ok(()) };
+    let Some((runtime, listener, lock, descriptors, uid)) = made? else { return Ok(()) };
     let failed = |e: std::io::Error| format!("cannot serve: {e}");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     let local = tokio::task::LocalSet::new();
     let served = local.block_on(&runtime, async {
         let server = Server::new(descriptors);
@@ -65,7 +64,7 @@ pub fn serve(settings: &Settings) -> Result<(), String> {
     served.map_err(failed)
 }
 
-type Prepared = (OwnedFd, OwnedFd, usize, u32);
+type Prepared = (tokio::runtime::Runtime, OwnedFd, OwnedFd, usize, u32);
 
 /// Takes its place, and gives up all rights. None: another forwarder has the place.
 fn prepare(settings: &Settings, ready: Option<RawFd>) -> Result<Option<Prepared>, String> {
@@ -91,6 +90,8 @@ fn prepare(settings: &Settings, ready: Option<RawFd>) -> Result<Option<Prepared>
     // A table of more is of no use, and where there is no limit this is one.
     let most = most.min(1 << 20);
     setrlimit(Resource::RLIMIT_NOFILE, most, most).map_err(|e| format!("limit of open files: {e}"))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|e| format!("cannot serve: {e}"))?;
     confine::confine()?;
-    Ok(Some((listener, lock, usize::try_from(most).unwrap_or(0), uid)))
+    Ok(Some((runtime, listener, lock, usize::try_from(most).unwrap_or(0), uid)))
 }

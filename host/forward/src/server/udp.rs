@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -69,8 +69,7 @@ pub(super) async fn serve(common: Rc<Common>, socket: UdpSocket, container: Sock
                         begin(&common, &mine, &sessions, &socket, key, container, &mut answers)
                     });
                     if let Some(inside) = inside {
-                        // A container that does not read loses datagrams, as on any network.
-                        let _ = inside.try_send(data);
+                        pass_in(&inside, data);
                     }
                 }
                 tokio::task::yield_now().await;
@@ -80,6 +79,16 @@ pub(super) async fn serve(common: Rc<Common>, socket: UdpSocket, container: Sock
     }
     answers.shutdown().await;
     sessions.borrow_mut().clear();
+}
+
+/// A container that does not read loses datagrams, as on any network.
+fn pass_in(inside: &UdpSocket, data: &[u8]) {
+    use nix::sys::socket::{MsgFlags, send};
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    // What is said first may be of an earlier datagram, that nobody wanted; then this one is not sent yet.
+    if send(inside.as_raw_fd(), data, flags) == Err(nix::errno::Errno::ECONNREFUSED) {
+        let _ = send(inside.as_raw_fd(), data, flags);
+    }
 }
 
 /// The socket of a client that is known.
