@@ -235,13 +235,14 @@ impl Engine {
     }
 
     /// The state of a running container under another name: what the drivers say that its endpoints are called then. None:
-    /// as before. A driver that fails leaves the old names until the next start.
-    pub(crate) async fn renamed(&self, now: &Now) -> Option<State> {
+    /// as before. Where a driver cannot say it, the container cannot be renamed: it would be one thing to clients and another to
+    /// its neighbours.
+    pub(crate) async fn renamed(&self, now: &Now) -> Result<Option<State>> {
         if !now.state.status.is_alive() || !now.state.endpoints.values().any(has_names) {
-            return None;
+            return Ok(None);
         }
         let mut state = (*now.state).clone();
-        for (at, (network, settings)) in self.wanted_networks(now).ok()?.iter().enumerate() {
+        for (at, (network, settings)) in self.wanted_networks(now)?.iter().enumerate() {
             let record = network.record();
             let Some(endpoint) = state.endpoints.get_mut(&record.name).filter(|e| has_names(e)) else {
                 continue;
@@ -258,15 +259,16 @@ impl Engine {
                 let driver = self.inner.plugins.network(&record.driver)?;
                 Ok::<_, Error>(driver.plan_endpoint(&call, &networks::view(&record), &request, &[]).await?)
             };
-            match planned.await {
-                // Nothing but the names: the rest is applied, and has not changed.
-                Ok(answer) => endpoint.desired.dns = answer.value.state.dns,
-                Err(error) => {
-                    tracing::warn!(%error, network = record.name, id = now.def.id, "the old names stay until the next start");
-                }
-            }
+            let answer = planned.await.map_err(|error| {
+                error.context(format_args!(
+                    "cannot rename container {}: its name in network {} cannot be changed",
+                    now.def.id, record.name
+                ))
+            })?;
+            // Nothing but the names: the rest is applied, and has not changed.
+            endpoint.desired.dns = answer.value.state.dns;
         }
-        Some(state)
+        Ok(Some(state))
     }
 
     /// Releases the addresses of endpoints in the plugins' books; the transaction goes with the record that says so.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use wharf_forward::{Counts, Forwarder};
 use wharf_kernel::sys::netlink::{Hold, listen_port};
-use wharf_kernel::sys::{process as sys, socket};
+use wharf_kernel::sys::process as sys;
 use wharf_plan::net::{Forward, Protocol};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_wharf-forward");
@@ -103,8 +103,10 @@ impl Rig {
 
     /// The forwarder's process.
     pub(crate) fn pid(&self) -> i32 {
-        let socket = socket::connect(&wharf_forward::socket_path(self.dir.path())).unwrap();
-        socket::peer(socket.as_fd()).unwrap().pid
+        let mut pids = self.processes().into_iter().map(|(pid, _)| pid);
+        let pid = pids.next().expect("a forwarder");
+        assert_eq!(pids.next(), None, "one is enough");
+        pid
     }
 
     pub(crate) fn signal(&self, pid: i32, signal: i32) {
@@ -112,15 +114,18 @@ impl Rig {
         sys::pidfd_send_signal(process.as_fd(), signal).unwrap();
     }
 
-    /// Whose command line names this test's directory.
-    fn left(&self) -> Vec<String> {
+    /// Those whose command line names this test's directory.
+    fn processes(&self) -> Vec<(i32, String)> {
         let needle = self.dir.path().display().to_string();
+        let line = |pid: i32| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+            Some((pid, String::from_utf8_lossy(&line).replace('\0', " ")))
+        };
         std::fs::read_dir("/proc")
             .unwrap()
             .flatten()
-            .filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok())
-            .map(|line| String::from_utf8_lossy(&line).replace('\0', " "))
-            .filter(|line| line.contains(&needle))
+            .filter_map(|entry| line(entry.file_name().to_str()?.parse().ok()?))
+            .filter(|(_, line)| line.contains(&needle))
             .collect()
     }
 
@@ -128,16 +133,16 @@ impl Rig {
     pub(crate) fn end(mut self) {
         self.next_daemon(&[]);
         self.forwarder = None;
-        eventually("the end of the forwarder", || self.left().is_empty());
+        eventually("the end of the forwarder", || self.processes().is_empty());
     }
 }
 
 impl Drop for Rig {
     fn drop(&mut self) {
-        if std::thread::panicking()
-            && let Ok(socket) = socket::connect(&wharf_forward::socket_path(self.dir.path()))
-        {
-            self.signal(socket::peer(socket.as_fd()).unwrap().pid, libc::SIGKILL);
+        if std::thread::panicking() {
+            for (pid, _) in self.processes() {
+                self.signal(pid, libc::SIGKILL);
+            }
         }
     }
 }
