@@ -73,6 +73,15 @@ fn answers(d: &Daemon, to: &str) -> TcpStream {
     })
 }
 
+/// A process of the host takes a port, which nobody may have.
+#[track_caller]
+fn listens(d: &Daemon, at: &str) -> TcpListener {
+    within(&d.namespace(), || TcpListener::bind(at)).unwrap_or_else(|e| {
+        let sockets = d.in_namespace("ss").arg("-lntp").output().unwrap();
+        panic!("{at}: {e}: {}", String::from_utf8_lossy(&sockets.stdout))
+    })
+}
+
 fn forwarder(d: &Daemon) -> Option<i32> {
     let all = leftovers::processes(&d.path("exec"));
     let mut all = all.into_iter().filter(|(_, line)| line.contains(" forward "));
@@ -91,7 +100,7 @@ fn in_namespace(d: &Daemon, line: &[&str]) {
 #[test]
 fn both_families_of_the_host_lead_to_a_container() {
     let d = daemon_with(&[]);
-    in_namespace(&d, &["ip", "link", "add", "up0", "type", "dummy"]);
+    in_namespace(&d, &["ip", "link", "add", "up0", "type", "veth", "peer", "name", "up1"]);
     in_namespace(&d, &["ip", "link", "set", "up0", "up"]);
     in_namespace(&d, &["ip", "-6", "addr", "add", "2001:db8:7::1/64", "dev", "up0", "nodad"]);
     assert_eq!(forwarder(&d), None, "it costs nothing where it has nothing to do");
@@ -135,9 +144,15 @@ fn both_families_of_the_host_lead_to_a_container() {
 #[test]
 fn datagrams_too() {
     let d = daemon_with(&[]);
-    let command =
-        ["run", "-d", "--name", "udp", "-p", "5353:53/udp", "busybox", "nc", "-lu", "-p", "53", "-e", "cat"];
-    d.docker(&command).ok();
+    d.docker(&["run", "-d", "--name", "udp", "-p", "5353:53/udp", "busybox", "sleep", "100000"]).ok();
+    let pid = d.docker(&["inspect", "-f", "{{.State.Pid}}", "udp"]).ok();
+    let inside = within(Path::new(&format!("/proc/{pid}/ns/net")), || UdpSocket::bind("0.0.0.0:53").unwrap());
+    std::thread::spawn(move || {
+        let mut buffer = [0; 2048];
+        while let Ok((length, from)) = inside.recv_from(&mut buffer) {
+            let _ = inside.send_to(&buffer[..length], from);
+        }
+    });
     assert_eq!(ports(&d, "udp")["53/udp"], both("5353"));
     let socket = within(&d.namespace(), || UdpSocket::bind("[::1]:0").unwrap());
     socket.connect("[::1]:5353").unwrap();
@@ -177,10 +192,10 @@ fn connections_outlive_the_daemon_and_ports_come_back() {
     drop(answers(&d, "[::1]:8080"));
     // A port is free as soon as its container has ended, and taken again by its next start.
     d.docker(&["stop", "-t", "0", "web"]).ok();
-    let taken = within(&d.namespace(), || TcpListener::bind("[::]:8080").unwrap());
+    let taken = listens(&d, "[::1]:8080");
     // What is taken in one family is not published in the other.
     d.docker(&["start", "web"]).fails(1, "address already in use");
-    within(&d.namespace(), || drop(TcpListener::bind("0.0.0.0:8080").unwrap()));
+    drop(listens(&d, "0.0.0.0:8080"));
     drop(taken);
     d.docker(&["start", "web"]).ok();
     drop(answers(&d, "[::1]:8080"));
@@ -190,7 +205,7 @@ fn connections_outlive_the_daemon_and_ports_come_back() {
     d.docker(&["start", "second"]).ok();
     drop(answers(&d, "[::1]:8080"));
     d.docker(&["rm", "-f", "second"]).ok();
-    within(&d.namespace(), || drop(TcpListener::bind("[::]:8080").unwrap()));
+    drop(listens(&d, "[::]:8080"));
 }
 
 #[test]
@@ -246,7 +261,8 @@ fn loopback_and_link_local_reach_a_container_with_both_families() {
         drop(answers(&d, &format!("{host}:8080")));
     }
     // Nor does the kernel lead anybody from a link-local address across a bridge.
-    in_namespace(&d, &["ip", "link", "add", "near0", "type", "dummy"]);
+    in_namespace(&d, &["ip", "link", "add", "near0", "type", "veth", "peer", "name", "far0"]);
+    in_namespace(&d, &["ip", "link", "set", "far0", "up"]);
     in_namespace(&d, &["ip", "link", "set", "near0", "up"]);
     let mut command = d.in_namespace("ip");
     command.args(["-6", "-o", "addr", "show", "dev", "near0"]);
