@@ -20,7 +20,7 @@ use crate::{Daemon, bin_dir};
 /// What the memory file system needs to find the system disk.
 const EARLY: [&str; 2] = ["virtio_pci", "virtio_blk"];
 /// Directories of modules that the engine may need, with all that those need.
-const MODULES: [&str; 12] = [
+const MODULES: [&str; 18] = [
     "kernel/fs/overlayfs",
     "kernel/fs/erofs",
     "kernel/fs/xfs",
@@ -33,6 +33,12 @@ const MODULES: [&str; 12] = [
     "kernel/net/ipv6/netfilter",
     "kernel/net/sched",
     "kernel/drivers/block/loop.ko",
+    "kernel/net/ipv4/tcp_diag.ko",
+    "kernel/net/ipv4/udp_diag.ko",
+    "kernel/net/ipv4/raw_diag.ko",
+    "kernel/net/unix",
+    "kernel/net/netlink",
+    "kernel/net/packet",
 ];
 
 /// Plugins that the guest's tasks need. Its processor is another than the host's, and compiling would take it minutes.
@@ -220,6 +226,7 @@ impl Guest {
             ("smoke.sh", include_str!("../guest/smoke.sh")),
             ("confine.sh", include_str!("../guest/confine.sh")),
             ("storage.sh", include_str!("../guest/storage.sh")),
+            ("checkpoint.sh", include_str!("../guest/checkpoint.sh")),
             ("etc/passwd", "root:x:0:0:root:/:/bin/sh\n"),
             ("etc/group", "root:x:0:\n"),
             ("etc/subuid", "containers:2147483647:2147483648\n"),
@@ -235,7 +242,8 @@ impl Guest {
             add_program(&root, &program);
         }
         fs::create_dir(root.join("bin/plugins")).expect("plugins");
-        if let Some(program) = find("xfs_quota") {
+        // CRIU packs file systems in memory with options that busybox does not have.
+        for program in ["xfs_quota", "criu", "tar", "gzip"].into_iter().filter_map(find) {
             add_program(&root, &program);
         }
         for plugin in PLUGINS {
@@ -371,6 +379,8 @@ fn compile_plugins(cache: &Path) {
 /// A program, without what debuggers need, and the libraries that it is linked with.
 fn add_program(root: &Path, program: &Path) {
     let to = root.join("bin").join(program.file_name().expect("name"));
+    // In place of the applet, not through its link.
+    let _ = fs::remove_file(&to);
     let stripped = Command::new("strip").arg("-o").arg(&to).arg(program).output();
     if !stripped.is_ok_and(|output| output.status.success()) {
         fs::copy(program, &to).expect("program");

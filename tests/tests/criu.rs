@@ -15,7 +15,9 @@ const COUNTER: &str =
 /// None where CRIU does not work.
 fn daemon() -> Option<Daemon> {
     let config = json!({"experimental": true, "criu": criu()?});
-    let daemon = Daemon::with(Options { config: Some(config.to_string()), ..Options::default() });
+    let ids = "containers:2147483647:2147483648\n";
+    let etc = ["subuid", "subgid"].map(|name| (name.to_owned(), ids.to_owned())).to_vec();
+    let daemon = Daemon::with(Options { config: Some(config.to_string()), etc, ..Options::default() });
     daemon.import_busybox();
     Some(daemon)
 }
@@ -149,7 +151,36 @@ fn containers_of_all_kinds() {
     let bind = format!("{}:/given:ro", given.path().display());
     let file = format!("{}:/one file", given.path().join("file").display());
     d.docker(&["network", "create", "net"]).ok();
-    let kinds: [(&str, &[&str]); 12] = [
+    // An image in which the way to a mount leads through a link, as /var/run does in most.
+    d.docker(&[
+        "run",
+        "--name",
+        "made",
+        "--network",
+        "none",
+        "busybox",
+        "sh",
+        "-c",
+        "mkdir /real && ln -s real /link",
+    ])
+    .ok();
+    d.docker(&["commit", "made", "linked"]).ok();
+    d.docker(&["rm", "made"]).ok();
+    d.docker(&[
+        "run",
+        "-d",
+        "--name",
+        "donor",
+        "--network",
+        "none",
+        "--ipc",
+        "shareable",
+        "busybox",
+        "sleep",
+        "1000",
+    ])
+    .ok();
+    let kinds: [(&str, &[&str]); 17] = [
         ("none", &["--network", "none"]),
         ("host", &["--network", "host"]),
         ("named", &["--network", "net", "--hostname", "its-name"]),
@@ -162,13 +193,25 @@ fn containers_of_all_kinds() {
         ("uts", &["--uts", "host", "--cgroupns", "host"]),
         ("ipc", &["--ipc", "host"]),
         ("stdin", &["-i", "--sysctl", "net.ipv4.ip_forward=1"]),
+        ("init", &["--network", "none", "--init"]),
+        ("shareable", &["--network", "none", "--ipc", "shareable"]),
+        ("joined-ipc", &["--network", "none", "--ipc", "container:donor"]),
+        ("pid", &["--network", "none", "--pid", "host"]),
+        ("linked", &["--network", "none", "-v", "linked-more:/link/more"]),
     ];
     for (name, options) in kinds {
         let own = format!("{name}-data:/data");
         let mut options = options.to_vec();
         options.extend(["-v", &own]);
-        run(&d, name, &options, COUNTER);
+        let image = if name == "linked" { "linked" } else { "busybox" };
+        let mut args = vec!["run", "-d", "--name", name];
+        args.extend(options);
+        args.extend([image, "sh", "-c", COUNTER]);
+        d.docker(&args).ok();
     }
+    d.docker(&["exec", "linked", "sh", "-c", "echo more >/link/more/x"]).ok();
+    d.docker(&["exec", "donor", "sh", "-c", "echo given >/dev/shm/x"]).ok();
+    d.docker(&["exec", "shareable", "sh", "-c", "echo own >/dev/shm/x"]).ok();
     for (name, _) in kinds {
         let at = eventually("some counting", || Some(count(&d, name)).filter(|n| *n > 5));
         d.docker(&["checkpoint", "create", name, "cp"]).ok();
@@ -176,6 +219,21 @@ fn containers_of_all_kinds() {
         restore(&d, name, "cp", at);
     }
     assert_eq!(d.docker(&["exec", "named", "hostname"]).ok(), "its-name");
+    assert_eq!(d.docker(&["exec", "linked", "cat", "/real/more/x"]).ok(), "more");
+    assert_eq!(d.docker(&["exec", "init", "cat", "/proc/1/comm"]).ok(), "wharf-init");
+    // Shared memory is still shared, from both sides.
+    assert_eq!(d.docker(&["exec", "joined-ipc", "cat", "/dev/shm/x"]).ok(), "given");
+    let ipc = |name: &str| {
+        let pid = d.docker(&["inspect", "-f", "{{.State.Pid}}", name]).ok();
+        std::fs::read_link(format!("/proc/{pid}/ns/ipc")).unwrap()
+    };
+    assert_eq!(ipc("joined-ipc"), ipc("donor"));
+    let with = |script: &str| {
+        let ipc = "container:shareable";
+        d.docker(&["run", "--rm", "--network", "none", "--ipc", ipc, "busybox", "sh", "-c", script]).ok()
+    };
+    assert_eq!(with("cat /dev/shm/x; echo seen >/dev/shm/y"), "own");
+    assert_eq!(d.docker(&["exec", "shareable", "cat", "/dev/shm/y"]).ok(), "seen");
     assert_eq!(d.docker(&["exec", "binds", "cat", "/given/file", "/one file"]).ok(), "givengiven");
     d.docker(&["exec", "binds", "touch", "/given/x"]).fails(1, "Read-only file system");
     d.docker(&["exec", "sealed", "touch", "/x"]).fails(1, "Read-only file system");
@@ -184,6 +242,7 @@ fn containers_of_all_kinds() {
         assert_eq!(d.docker(&["inspect", "-f", "{{.State.ExitCode}}", name]).ok(), "7", "{name}");
         d.docker(&["rm", name]).ok();
     }
+    d.docker(&["rm", "-f", "donor"]).ok();
     d.docker(&["network", "rm", "net"]).ok();
 }
 
@@ -229,21 +288,25 @@ fn who_listens_is_still_there() {
 #[test]
 fn what_cannot_be_saved_or_restored_is_told() {
     let Some(d) = daemon() else { return };
+    d.docker(&["run", "-d", "--network", "none", "--name", "first", "busybox", "sleep", "1000"]).ok();
     for (name, options, why) in [
         ("tty", &["-t"][..], "checkpoint not support on containers with tty"),
-        ("pid", &["--pid", "host"], "it shares its pid namespace"),
-        ("ipc", &["--ipc", "shareable"], "it shares its IPC namespace"),
-        ("init", &["--init"], "--init"),
+        ("pid", &["--pid", "container:first"], "it is in another container's pid namespace"),
+        ("user", &["--userns", "auto"], "it has a user namespace"),
     ] {
         let mut args = vec!["run", "-d", "--network", "none", "--name", name];
         args.extend(options);
         args.extend(["busybox", "sleep", "1000"]);
-        d.docker(&args).ok();
+        // The stock client knows no such user namespaces.
+        d.wharf(&args).ok();
         d.docker(&["checkpoint", "create", name, "cp"]).fails(1, why);
+        let made = d.api("POST", &format!("/containers/{name}/checkpoints"), r#"{"CheckpointID": "cp"}"#);
+        assert_eq!(made.status, if name == "tty" { 400 } else { 500 }, "{}", made.message());
         assert_eq!(status(&d, name), "running");
         assert_eq!(d.docker(&["checkpoint", "ls", name]).ok().lines().count(), 1);
         d.docker(&["rm", "-f", name]).ok();
     }
+    d.docker(&["rm", "-f", "first"]).ok();
     // A file system that the container mounted itself, and has no right to name.
     run(
         &d,
@@ -290,14 +353,20 @@ fn a_link_in_the_place_of_a_mount_is_not_followed() {
     let Some(d) = daemon() else { return };
     let outside = tempfile::tempdir().unwrap();
     std::fs::create_dir(outside.path().join("data")).unwrap();
-    run(&d, "cc", &["-v", "vol:/dir/data", "--network", "none"], "while :; do sleep 0.1; done");
-    d.docker(&["checkpoint", "create", "--leave-running", "cc", "cp"]).ok();
-    let swap = format!("mv /dir /old && ln -s {} /dir", outside.path().display());
-    d.docker(&["exec", "cc", "sh", "-c", &swap]).ok();
-    d.docker(&["kill", "cc"]).ok();
-    d.docker(&["start", "--checkpoint", "cp", "cc"]).fails(1, "the place for a mount at /dir/data");
-    assert_eq!(status(&d, "cc"), "exited");
-    d.docker(&["rm", "-f", "cc"]).ok();
+    // What is given to it, and what it has in memory, which CRIU makes anew and fills.
+    for (name, options) in [("given", ["-v", "vol:/dir/data"]), ("memory", ["--tmpfs", "/dir/data"])] {
+        let options = [&options[..], &["--network", "none"]].concat();
+        run(&d, name, &options, "while :; do sleep 0.1; done");
+        d.docker(&["exec", name, "touch", "/dir/data/mine"]).ok();
+        d.docker(&["checkpoint", "create", "--leave-running", name, "cp"]).ok();
+        let swap = format!("mv /dir /old && ln -s {} /dir", outside.path().display());
+        d.docker(&["exec", name, "sh", "-c", &swap]).ok();
+        d.docker(&["kill", name]).ok();
+        d.docker(&["start", "--checkpoint", "cp", name]).fails(1, "the place for a mount at /dir/data");
+        assert_eq!(status(&d, name), "exited");
+        assert_eq!(std::fs::read_dir(outside.path().join("data")).unwrap().count(), 0);
+        d.docker(&["rm", "-f", name]).ok();
+    }
 }
 
 #[test]

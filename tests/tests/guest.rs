@@ -140,6 +140,19 @@ fn containers_are_confined_by_apparmor() {
     all_well(&guest, "confine", 25);
 }
 
+/// CRIU where there is only cgroup v2, and where AppArmor confines, if its parser is here.
+#[test]
+fn checkpoints_on_cgroup_v2() {
+    if !Path::new("/usr/sbin/criu").is_file() {
+        eprintln!("skipped: there is no criu (Debian package criu)");
+        return;
+    }
+    let parser = Path::new("/sbin/apparmor_parser");
+    let more = parser.is_file().then_some(("sbin/apparmor_parser", parser));
+    let Some(guest) = Guest::with_images(&[], &["one"], more.as_slice()) else { return };
+    all_well(&guest, "checkpoint", 40);
+}
+
 /// `erofs` where the kernel mounts no images out of files, and limits of ext4 and xfs, which the usual kernel of a test
 /// machine may not have.
 #[test]

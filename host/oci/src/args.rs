@@ -26,9 +26,9 @@ pub(crate) struct Cli {
     /// Taken for the sake of callers
     #[arg(long, hide = true, value_name = "BOOL")]
     pub(crate) rootless: Option<String>,
-    /// Taken for the sake of callers
-    #[arg(long, hide = true, value_name = "PATH")]
-    pub(crate) criu: Option<String>,
+    /// The program that makes and restores checkpoints
+    #[arg(long, default_value = "criu", value_name = "PATH")]
+    pub(crate) criu: String,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -59,6 +59,10 @@ pub(crate) enum Command {
     List(ListArgs),
     /// Run a further process in a container
     Exec(ExecArgs),
+    /// Write the state of a container's processes into files, and end it
+    Checkpoint(CheckpointArgs),
+    /// Make a container that goes on from a checkpoint
+    Restore(RestoreArgs),
     /// Write a specification to begin with
     Spec(SpecArgs),
     /// Print what this runtime can do as JSON
@@ -245,4 +249,103 @@ pub(crate) struct SpecArgs {
     /// Directory to write config.json into; the working directory if not said
     #[arg(short, long, value_name = "DIRECTORY")]
     pub(crate) bundle: Option<PathBuf>,
+}
+
+/// What checkpoints and restores have in common.
+#[derive(Debug, Args)]
+pub(crate) struct CriuArgs {
+    /// Directory of the images; ./checkpoint if not said
+    #[arg(long, value_name = "DIRECTORY")]
+    pub(crate) image_path: Option<PathBuf>,
+    /// Directory for CRIU's log
+    #[arg(long, value_name = "DIRECTORY")]
+    pub(crate) work_path: Option<PathBuf>,
+    /// Connections go on
+    #[arg(long)]
+    pub(crate) tcp_established: bool,
+    /// Connections are found closed
+    #[arg(long)]
+    pub(crate) tcp_close: bool,
+    /// Sockets may lead out of the container
+    #[arg(long)]
+    pub(crate) ext_unix_sk: bool,
+    /// The session may belong to a shell outside
+    #[arg(long)]
+    pub(crate) shell_job: bool,
+    /// With locks of files
+    #[arg(long)]
+    pub(crate) file_locks: bool,
+    /// soft or ignore: the cgroup is the configuration's in both
+    #[arg(long, value_name = "MODE")]
+    pub(crate) manage_cgroups_mode: Option<String>,
+    /// Leave the content of these namespaces out (network)
+    #[arg(long, value_name = "NAMESPACE")]
+    pub(crate) empty_ns: Vec<String>,
+    /// Images give up what a later one has again
+    #[arg(long)]
+    pub(crate) auto_dedup: bool,
+    /// Not supported
+    #[arg(long, hide = true)]
+    pub(crate) lazy_pages: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckpointArgs {
+    #[command(flatten)]
+    pub(crate) criu: CriuArgs,
+    /// Images of an earlier dump, from the directory of the images
+    #[arg(long, value_name = "DIRECTORY")]
+    pub(crate) parent_path: Option<PathBuf>,
+    /// The processes run on
+    #[arg(long)]
+    pub(crate) leave_running: bool,
+    /// Only memory, for a later dump with this one as its parent; the processes run on
+    #[arg(long)]
+    pub(crate) pre_dump: bool,
+    /// Leave connections out that are being made
+    #[arg(long)]
+    pub(crate) tcp_skip_in_flight: bool,
+    /// Files that were removed while they are open get a name
+    #[arg(long)]
+    pub(crate) link_remap: bool,
+    /// Send memory to a page server
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) page_server: Option<String>,
+    /// Not supported
+    #[arg(long, hide = true)]
+    pub(crate) status_fd: Option<String>,
+    /// Container
+    pub(crate) id: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RestoreArgs {
+    #[command(flatten)]
+    pub(crate) criu: CriuArgs,
+    /// Directory with config.json; the working directory if not said
+    #[arg(short, long, value_name = "DIRECTORY")]
+    pub(crate) bundle: Option<PathBuf>,
+    /// Not supported: there are no checkpoints of containers with a terminal
+    #[arg(long, hide = true, value_name = "PATH")]
+    pub(crate) console_socket: Option<PathBuf>,
+    /// File for the process id
+    #[arg(long, value_name = "PATH")]
+    pub(crate) pid_file: Option<PathBuf>,
+    /// Run in the background
+    #[arg(short, long)]
+    pub(crate) detach: bool,
+    /// AppArmor or SELinux profile to go on with, TYPE:NAME
+    #[arg(long, value_name = "PROFILE")]
+    pub(crate) lsm_profile: Option<String>,
+    /// Not supported
+    #[arg(long, hide = true)]
+    pub(crate) lsm_mount_context: Option<String>,
+    /// Taken for the sake of callers
+    #[arg(long, hide = true)]
+    pub(crate) no_subreaper: bool,
+    /// Taken for the sake of callers: the root is always pivoted to
+    #[arg(long, hide = true)]
+    pub(crate) no_pivot: bool,
+    /// Container
+    pub(crate) id: String,
 }

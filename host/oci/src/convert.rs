@@ -467,6 +467,7 @@ pub(crate) fn convert(spec: &Spec, id: &str, bundle: &Path, systemd: bool) -> Re
         sysctls: sysctls.into_iter().collect(),
         cgroup: Some(Cgroup { path: cgroup_path(spec, id, systemd)?, resources: resources(&given, true)? }),
         init: false,
+        init_tree: None,
         hold: Vec::new(),
         foreign: None,
         restore: None,

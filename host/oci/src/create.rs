@@ -13,7 +13,7 @@ use wharf_kernel::container::{self, Host, Report, Spawned, read_report};
 use wharf_kernel::mount::{self, Flags, Value};
 use wharf_kernel::sys::process as sys;
 use wharf_kernel::{seccomp, userns};
-use wharf_plan::run::{Fd, MountSource, Process, StartError};
+use wharf_plan::run::{Fd, MountSource, Process, RunPlan, StartError};
 
 use crate::args::CreateArgs;
 use crate::convert::{self, Open, Restrict};
@@ -72,9 +72,10 @@ struct Made {
     master: Option<OwnedFd>,
 }
 
-fn make(store: &Store, args: &CreateArgs, systemd: bool, console: Console<'_>) -> Result<Made> {
-    let bundle = args.bundle.clone().unwrap_or_else(|| PathBuf::from("."));
-    let bundle = std::fs::canonicalize(&bundle).doing(format_args!("bundle {}", bundle.display()))?;
+/// The bundle as an absolute path, and its configuration.
+pub(crate) fn configuration(bundle: Option<&Path>) -> Result<(PathBuf, String)> {
+    let bundle = bundle.unwrap_or(Path::new("."));
+    let bundle = std::fs::canonicalize(bundle).doing(format_args!("bundle {}", bundle.display()))?;
     let path = bundle.join("config.json");
     let meta = std::fs::metadata(&path)
         .map_err(|e| Error(format!("JSON specification file {} not found: {e}", path.display())))?;
@@ -82,6 +83,45 @@ fn make(store: &Store, args: &CreateArgs, systemd: bool, console: Console<'_>) -
         return Err(Error(format!("{} is no file of at most 16 MiB", path.display())));
     }
     let text = std::fs::read_to_string(&path)?;
+    Ok((bundle, text))
+}
+
+/// Opens what the plan refers to.
+pub(crate) fn open_all(plan: &mut RunPlan, open: &[Open]) -> Result<Vec<OwnedFd>> {
+    let mut fds = Vec::new();
+    for (what, number) in open.iter().zip(0..) {
+        let (fd, file) = open_one(what)?;
+        // Whether a target that is missing becomes a file or a directory.
+        for mount in &mut plan.mounts {
+            if matches!(mount.source, MountSource::Tree(n) if n == number) {
+                mount.file = file;
+            }
+        }
+        fds.push(fd);
+    }
+    Ok(fds)
+}
+
+/// Makes the plan's cgroup, or gives one that the caller made its limits.
+pub(crate) fn make_cgroup(host: &Host, plan: &RunPlan) -> Result<()> {
+    let (Some(cgroup), Some(cgroups)) = (&plan.cgroup, host.cgroups()) else { return Ok(()) };
+    match cgroups.create(&cgroup.path, &cgroup.resources) {
+        Err(e) if e.is_exists() => cgroups.update(&cgroup.path, &cgroup.resources),
+        result => result,
+    }
+    .doing("unable to apply cgroup configuration")
+}
+
+/// Where a configuration's root file system is.
+pub(crate) fn rootfs_of(open: &[Open], bundle: &Path) -> PathBuf {
+    match open.first() {
+        Some(Open::Rootfs(path)) => path.clone(),
+        _ => bundle.join("rootfs"),
+    }
+}
+
+fn make(store: &Store, args: &CreateArgs, systemd: bool, console: Console<'_>) -> Result<Made> {
+    let (bundle, text) = configuration(args.bundle.as_deref())?;
     let (spec, value) = state::parse(&text)?;
     let converted = convert::convert(&spec, &args.id, &bundle, systemd)?;
     hooks::check(&spec)?;
@@ -108,17 +148,7 @@ fn build(
     console: Console<'_>,
 ) -> Result<Made> {
     let convert::Converted { mut plan, open, user, own_pids } = converted;
-    let mut fds = Vec::new();
-    for (what, number) in open.iter().zip(0..) {
-        let (fd, file) = open_one(what)?;
-        // Whether a target that is missing becomes a file or a directory.
-        for mount in &mut plan.mounts {
-            if matches!(mount.source, MountSource::Tree(n) if n == number) {
-                mount.file = file;
-            }
-        }
-        fds.push(fd);
-    }
+    let mut fds = open_all(&mut plan, &open)?;
     crate::user::make(&user, &mut plan, &mut fds)?;
     plan.process.seccomp = filters(value, plan.process.capabilities.bounding)?;
     // Open in both directions, so that it neither blocks nor ends before the byte.
@@ -135,18 +165,8 @@ fn build(
     };
     let host = Host::new(wharf_programs::INIT)?;
     let cgroup = plan.cgroup.clone();
-    if let (Some(cgroup), Some(cgroups)) = (&cgroup, host.cgroups()) {
-        match cgroups.create(&cgroup.path, &cgroup.resources) {
-            // Whoever called may have made it.
-            Err(e) if e.is_exists() => cgroups.update(&cgroup.path, &cgroup.resources),
-            result => result,
-        }
-        .doing("unable to apply cgroup configuration")?;
-    }
-    let rootfs = match open.first() {
-        Some(Open::Rootfs(path)) => path.clone(),
-        _ => bundle.join("rootfs"),
-    };
+    make_cgroup(&host, &plan)?;
+    let rootfs = rootfs_of(&open, bundle);
     let undo = |error: Error| -> Error {
         if let (Some(cgroup), Some(cgroups)) = (&cgroup, host.cgroups()) {
             // The first error is the one to report.
@@ -224,8 +244,7 @@ pub(crate) fn follow(
     loop {
         wait_readable(&spawned.report);
         match read_report(spawned.report.as_fd())? {
-            // Nobody else makes processes here.
-            Report::Pending | Report::Own | Report::Adopt(_) | Report::StandsIn(_) | Report::Runs => {}
+            Report::Pending | Report::Own | Report::StandsIn(_) | Report::Runs => {}
             Report::Terminal(fd) => master = Some(fd),
             Report::Failed(error) => {
                 wait_readable(&spawned.pidfd);
@@ -237,7 +256,7 @@ pub(crate) fn follow(
                 // The program runs, or the process was killed while it was set up: then there is no use in it.
                 return Ok(master);
             }
-            report @ Report::Paused => told(&report)?,
+            report @ (Report::Paused | Report::Adopt(_)) => told(&report)?,
         }
     }
 }

@@ -5,12 +5,14 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod checkpoint;
 mod convert;
 mod create;
 pub mod document;
 mod exec;
 mod hooks;
 mod manage;
+mod restore;
 mod signals;
 mod spec;
 mod state;
@@ -111,6 +113,8 @@ fn perform(cli: &Cli) -> Result<u8> {
         Command::Update(a) => manage::update(&store, a),
         Command::List(a) => manage::list(&store, a),
         Command::Exec(a) => exec::exec(&store, a),
+        Command::Checkpoint(a) => checkpoint::checkpoint(&store, a, &cli.criu),
+        Command::Restore(a) => restore::restore(&store, a, systemd, &cli.criu),
         Command::Spec(a) => spec::spec(a),
         Command::Features => spec::features(),
     }

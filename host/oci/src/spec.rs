@@ -122,7 +122,8 @@ pub(crate) fn features() -> Result<u8> {
             "intelRdt": {"enabled": false},
             "mountExtensions": {"idmap": {"enabled": true}},
         },
-        "annotations": {},
+        // By this name callers of runc ask for it.
+        "annotations": {"org.opencontainers.runc.checkpoint.enabled": "true"},
         "potentiallyUnsafeConfigAnnotations": [],
     });
     println!("{}", serde_json::to_string_pretty(&features)?);

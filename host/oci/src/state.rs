@@ -34,6 +34,9 @@ pub(crate) struct Record {
     /// The processes die with the first one.
     pub(crate) own_pids: bool,
     pub(crate) annotations: std::collections::BTreeMap<String, String>,
+    /// What the standard streams were when it began, in CRIU's words.
+    #[serde(default)]
+    pub(crate) descriptors: Vec<String>,
 }
 
 /// Where a container is in its life, in the specification's words.
@@ -237,6 +240,11 @@ impl Entry {
         })
     }
 
+    /// Where what only this container has is kept.
+    pub(crate) fn dir(&self) -> &std::path::Path {
+        &self.dir
+    }
+
     /// Sends a signal to the first process.
     pub(crate) fn signal(&self, signal: i32) -> Result<()> {
         let process = self.process().ok_or("container not running")?;
@@ -269,6 +277,7 @@ pub(crate) fn record(id: &str, pid: i32, bundle: PathBuf, rootfs: PathBuf, spec:
         paused: false,
         own_pids: true,
         annotations: spec.annotations().clone().unwrap_or_default().into_iter().collect(),
+        descriptors: crate::checkpoint::descriptors(pid),
     }
 }
 

@@ -398,10 +398,16 @@ pub struct Restore {
     pub work: String,
     /// Paths inside whose mounts are not in the images but the plan's, or the host's null device, or the container's cgroups.
     pub external: Vec<String>,
-    /// Inodes of the pipes that the three standard streams were; None for a stream that was none.
-    pub pipes: [Option<u64>; 3],
+    /// Where mounts among them really are, and the plan's path, which leads there through a link: (place, path).
+    pub links: Vec<(String, String)>,
+    /// Paths of all mounts inside; none of them may lead through a link by now.
+    pub places: Vec<String>,
+    /// CRIU's names of what the three standard streams were, for example `pipe:[7]`; None for a stream that is not replaced.
+    pub streams: [Option<String>; 3],
     /// The network namespace is not in the images but the plan's.
     pub net: bool,
+    /// Further options of CRIU's command line.
+    pub options: Vec<String>,
 }
 
 /// A whole container.
@@ -446,6 +452,8 @@ pub struct RunPlan {
     pub cgroup: Option<Cgroup>,
     /// Run Wharf's init as process 1, which reaps and forwards signals.
     pub init: bool,
+    /// Tree with its program; None executes one that is in no file system.
+    pub init_tree: Option<Fd>,
     /// Descriptors that the keeper keeps open under a name until the container is forgotten.
     pub hold: Vec<(String, Fd)>,
     /// Another runtime makes the container. Trees and namespaces lie in its bundle where

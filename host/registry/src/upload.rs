@@ -28,6 +28,31 @@ pub struct Upload {
     pub size: u64,
 }
 
+/// The content of an upload, cut into what goes in one request.
+struct Chunks<'a> {
+    source: &'a mut Source,
+    /// What the last chunk had no room for.
+    rest: Bytes,
+    verifier: Verifier,
+}
+
+impl Chunks<'_> {
+    /// The next [`CHUNK`] bytes, or fewer at the end, or none after it.
+    async fn next(&mut self) -> Result<Bytes> {
+        let mut chunk = bytes::BytesMut::with_capacity(CHUNK);
+        while chunk.len() < CHUNK {
+            if self.rest.is_empty() {
+                let Some(piece) = self.source.recv().await else { break };
+                self.rest = piece.map_err(|e| Error::new(Kind::Local, e.to_string()))?;
+                self.verifier.update(&self.rest);
+            }
+            let room = CHUNK - chunk.len();
+            chunk.extend_from_slice(&self.rest.split_to(room.min(self.rest.len())));
+        }
+        Ok(chunk.freeze())
+    }
+}
+
 impl Session {
     /// The endpoint to write to: one that answers. Asking it also brings the right to write.
     async fn writer(&self) -> Result<usize> {
@@ -142,29 +167,19 @@ impl Session {
         source: &mut Source,
         progress: &mut (impl FnMut(u64) + Send),
     ) -> Result<Upload> {
-        let mut verifier = Verifier::new();
-        let mut chunk = bytes::BytesMut::with_capacity(CHUNK);
+        let mut chunks = Chunks { source, rest: Bytes::new(), verifier: Verifier::new() };
         let mut offset = 0;
-        loop {
-            let piece =
-                source.recv().await.transpose().map_err(|e| Error::new(Kind::Local, e.to_string()))?;
-            let ended = piece.is_none();
-            if let Some(piece) = piece {
-                verifier.update(&piece);
-                chunk.extend_from_slice(&piece);
-            }
-            while chunk.len() >= CHUNK || (ended && !chunk.is_empty()) {
-                let part = chunk.split_to(chunk.len().min(CHUNK)).freeze();
-                let length = part.len() as u64;
-                *url = self.patch(at, url, offset, part).await?;
-                offset += length;
-                progress(offset);
-            }
-            if ended {
-                break;
-            }
+        let mut part = chunks.next().await?;
+        while !part.is_empty() {
+            let length = part.len() as u64;
+            // What makes the bytes goes on working while the registry takes the last ones.
+            let (moved, next) = tokio::try_join!(self.patch(at, url, offset, part), chunks.next())?;
+            *url = moved;
+            offset += length;
+            progress(offset);
+            part = next;
         }
-        let digest = verifier.finish();
+        let digest = chunks.verifier.finish();
         let mut end = url.clone();
         end.query_pairs_mut().append_pair("digest", &digest);
         let finish = || async {

@@ -651,6 +651,7 @@ pub fn plan(
             resources: resources(b, facts, &start.devices),
         }),
         init: b.init,
+        init_tree: None,
         hold: start.hold,
         foreign: None,
         restore: None,

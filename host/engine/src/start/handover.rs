@@ -4,9 +4,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use wharf_kernel::{mount, seccomp};
+use wharf_kernel::{criu, mount, seccomp};
 use wharf_plan::idmap;
-use wharf_plan::run::{Fd, Ids, Namespace, Namespaces, StartError, UserNamespace};
+use wharf_plan::run::{Fd, INIT_PLACE, Ids, Namespace, Namespaces, StartError, UserNamespace};
 use wharf_plan::types::IdKind;
 
 use super::errors::start_error;
@@ -100,7 +100,12 @@ impl Engine {
             let (uid, gid) =
                 (format!("uid={}", root(IdKind::Users)), format!("gid={}", root(IdKind::Groups)));
             let tree = mount::tmpfs(&["mode=1777", &size, &uid, &gid], flags)?;
-            hold.push(("shm".into(), fds.add(mount::bind(tree.as_fd(), false)?)));
+            // Kernels before 6.15 make no copies of what is mounted nowhere; and in a checkpoint is one of its own.
+            if state.restore.is_none()
+                && let Ok(copy) = mount::bind(tree.as_fd(), false)
+            {
+                hold.push(("shm".into(), fds.add(copy)));
+            }
             shm = Some(fds.add(tree));
         }
         for (n, fd) in network.holders.into_iter().enumerate() {
@@ -157,6 +162,11 @@ impl Engine {
         for (tree, target, read_only, file) in files.more {
             plan.mounts.push(run::tree_mount(&target, fds.add(tree), file, read_only, "rprivate"));
         }
+        if let Some(tree) = files.init {
+            let tree = fds.add(tree);
+            plan.init_tree = Some(tree);
+            plan.mounts.push(run::tree_mount(INIT_PLACE.1, tree, true, true, "rprivate"));
+        }
         if let Some(runtime) = &state.runtime {
             if let Some(program) = files.program {
                 plan.process.args.splice(..1, [program]);
@@ -167,7 +177,7 @@ impl Engine {
             }
         }
         if let (None, Some(path)) = (&state.runtime, &state.restore) {
-            plan.restore = Some(Box::new(self.restore_plan(&def.id, std::path::Path::new(path)).await?));
+            plan.restore = Some(Box::new(self.restore_plan(now, state, std::path::Path::new(path)).await?));
         }
         let work = plan.restore.as_ref().map(|restore| std::path::PathBuf::from(&restore.work));
         tracing::trace!(target: STAGES, id = def.id, "handed over");
@@ -267,10 +277,15 @@ impl Engine {
                 }
                 let pidfd =
                     fetch(other, "pidfd").await?.ok_or_else(|| Error::internal("no pidfd is held"))?;
+                let tree = match fetch(other, "shm").await? {
+                    Some(tree) => mount::bind(tree.as_fd(), false)?,
+                    None => {
+                        let process = pidfd.try_clone()?;
+                        self.inner.pool.run(move || criu::bind_in(&process, "/dev/shm")).await??
+                    }
+                };
                 namespaces.ipc = Namespace::Join(fds.add(pidfd));
-                if let Some(tree) = fetch(other, "shm").await? {
-                    *shm = Some(fds.add(mount::bind(tree.as_fd(), false)?));
-                }
+                *shm = Some(fds.add(tree));
             }
         }
         Ok(())

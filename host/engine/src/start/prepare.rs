@@ -8,6 +8,7 @@ use std::sync::Arc;
 use wharf_kernel::fs::Root;
 use wharf_kernel::mount;
 use wharf_kernel::net::NameSockets;
+use wharf_kernel::sys::mount::{MountAttr, attr, mount_setattr};
 use wharf_plan::run::{Stage, StartError};
 use wharf_plan::types::IdMap;
 
@@ -28,6 +29,9 @@ use crate::{Engine, endpoints, filesystem};
 pub(crate) const OWN_FILES: [(&str, &str); 3] =
     [("/etc/resolv.conf", "resolv.conf"), ("/etc/hostname", "hostname"), ("/etc/hosts", "hosts")];
 
+/// Name of the init's file below the directory for what runs.
+const INIT: &str = "docker-init";
+
 /// What a kernel thread prepares of the file system.
 pub(super) struct Files {
     pub(super) account: user::Account,
@@ -40,6 +44,8 @@ pub(super) struct Files {
     pub(super) more: Vec<(OwnedFd, String, bool, bool)>,
     pub(super) env: Vec<String>,
     pub(super) groups: Vec<u32>,
+    /// The init of `--init`.
+    pub(super) init: Option<OwnedFd>,
     /// Path of the program, where an init that another runtime starts has to be told it.
     pub(super) program: Option<String>,
 }
@@ -214,6 +220,8 @@ impl Engine {
         }
         let privileged = now.blueprint.privileged;
         let searched = (state.runtime.is_some() && now.blueprint.init).then(|| now.blueprint.args.clone());
+        let init = (state.runtime.is_none() && now.blueprint.init)
+            .then(|| self.inner.settings().exec_root.join(INIT));
         let edits = self.cdi_edits(&def.host)?;
         let shared_shm = match &now.blueprint.ipc {
             Ipc::Host => true,
@@ -257,6 +265,7 @@ impl Engine {
                 });
             }
             let shm = if shared_shm { Some(mount::bind_path(Path::new("/dev/shm"), true)?) } else { None };
+            let init = init.map(|path| init_tree(&path)).transpose()?;
             let mut devices = host_devices(&def.host, privileged)?;
             devices.extend(edits.devices);
             let mut more = Vec::new();
@@ -279,6 +288,7 @@ impl Engine {
                 trees,
                 devices,
                 shm,
+                init,
                 program,
             })
         };
@@ -332,6 +342,25 @@ fn find_program(root: &Root, name: &str, config: &crate::models::ContainerConfig
 pub(crate) fn own_file(path: &Path, maps: &[IdMap]) -> Result<OwnedFd> {
     let tree = mount::bind_path(path, false)?;
     wharf_kernel::userns::map_mount(tree.as_fd(), maps, false)?;
+    Ok(tree)
+}
+
+/// The init as a file, which is made when it is missing or another one's: what a process executes must have a path for a
+/// checkpoint to find it again.
+fn init_tree(path: &Path) -> Result<OwnedFd> {
+    let is_ours = std::fs::read(path).is_ok_and(|content| content == wharf_programs::INIT);
+    if !is_ours {
+        let dir = path.parent().unwrap_or(Path::new("/"));
+        Root::open(dir)?.replace(INIT, wharf_programs::INIT, 0o755)?;
+    }
+    let tree = mount::bind_path(path, false)?;
+    // A directory for what runs may forbid programs.
+    let change = MountAttr {
+        set: attr::RDONLY | attr::NOSUID | attr::NODEV,
+        clear: attr::NOEXEC,
+        ..MountAttr::default()
+    };
+    mount_setattr(tree.as_fd(), false, &change)?;
     Ok(tree)
 }
 

@@ -181,6 +181,8 @@ pub(super) struct Run<'a> {
     /// Namespaces to join in the child, with their kind.
     pub(super) joins: Vec<(BorrowedFd<'a>, u64)>,
     pub(super) pause: Option<BorrowedFd<'a>>,
+    /// The program of process 1, where it is in a tree of the plan.
+    pub(super) init: Option<BorrowedFd<'a>>,
     /// For `/proc/self/timens_offsets` of a new time namespace.
     pub(super) clocks: Option<String>,
     pub(super) cgroups: Vec<Joined<'a>>,
@@ -256,6 +258,7 @@ impl<'a> Run<'a> {
             user,
             joins,
             pause: plan.pause.map(|number| fd(fds, number)).transpose()?,
+            init: plan.init_tree.map(|number| fd(fds, number)).transpose()?,
             clocks,
             cgroups: joined(host, plan.cgroup.as_ref().map(|c| c.path.as_str()))?,
             mounts: plan.mounts.iter().map(|m| Mount::new(host, m, fds)).collect::<Result<_, _>>()?,

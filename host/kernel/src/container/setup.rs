@@ -45,7 +45,7 @@ const COVERABLE: [&str; 13] = [
 pub(super) fn run(host: &Host, job: &Run<'_>, report: BorrowedFd<'_>) -> StartError {
     match build(job, report) {
         Ok(Built { root, terminal, proc }) => {
-            let init = job.plan.init.then(|| host.init.as_fd());
+            let init = job.plan.init.then(|| job.init.unwrap_or_else(|| host.init.as_fd()));
             process::finish(&job.process, root.as_fd(), terminal, init, proc, report)
         }
         Err(error) => error,

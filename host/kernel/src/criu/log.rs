@@ -14,6 +14,15 @@ pub(super) fn errors(log: &Path) -> Option<String> {
     causes(&String::from_utf8_lossy(&text))
 }
 
+/// What is no cause: a right to raise limits, virtual network cards, a parent image of a new process, helpers that end.
+const BESIDE: [&str; 5] = [
+    "rlimit: ",
+    "tun: Unable to create tun",
+    "page-xfer: No parent image found",
+    "cg: cgroupd: recv",
+    "exited, status=",
+];
+
 /// Errors in the order in which they came up, without times and places in CRIU's source. What it could do without, and
 /// what follows from the others, is left out where there is anything else.
 pub(super) fn causes(text: &str) -> Option<String> {
@@ -27,9 +36,9 @@ pub(super) fn causes(text: &str) -> Option<String> {
             before.chars().all(is_time).then(|| said.split_once("): ").map_or(said, |(_, said)| said).trim())
         })
         .collect();
-    let beside = |said: &&str| {
-        said.starts_with("rlimit: ") || said.ends_with(" FAILED.") || said.starts_with("exited, status=")
-    };
+    // CRIU can do without them, or they follow from the cause.
+    let beside =
+        |said: &&str| BESIDE.iter().any(|start| said.starts_with(start)) || said.ends_with(" FAILED.");
     let mut causes: Vec<&str> = said.iter().filter(|said| !beside(said)).take(MOST).copied().collect();
     if causes.is_empty() {
         causes = said.into_iter().take(MOST).collect();
@@ -52,6 +61,15 @@ mod tests {
                    (00.068698) Error (criu/cr-dump.c:2111): Dumping FAILED.\n";
         let causes = causes(log).unwrap();
         assert_eq!(causes, "A session leader of 3597(1) is outside of its pid namespace; second");
+    }
+
+    /// On kernels without tun devices every log begins with it.
+    #[test]
+    fn what_criu_can_do_without_is_no_cause() {
+        let tun = "(00.011) Error (criu/tun.c:85): tun: Unable to create tun: No such file or directory\n";
+        let log = format!("{tun}(00.02) Error (criu/sk-inet.c:1): Can't dump it\n");
+        assert_eq!(causes(&log).as_deref(), Some("Can't dump it"));
+        assert_eq!(causes(tun).as_deref(), Some("tun: Unable to create tun: No such file or directory"));
     }
 
     #[test]

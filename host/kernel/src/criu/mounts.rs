@@ -1,4 +1,7 @@
 //! Which mounts of a container come from outside, and what stands for them when it is restored. No IO.
+//!
+//! A mount is named by two paths: where the plan has it, and where it really is, which is another one if the plan's leads
+//! through a link of the image (`/var/run/x` where `/var/run` is a link to `/run`).
 
 use wharf_plan::run::{Fd, MountSource, RunPlan};
 
@@ -9,6 +12,8 @@ const CGROUPS: &str = "/sys/fs/cgroup/";
 
 /// A line of `mountinfo`, as far as it matters.
 struct Line {
+    /// Number of the mount.
+    id: u64,
     /// Directory of its file system that is mounted.
     root: String,
     target: String,
@@ -17,17 +22,61 @@ struct Line {
 
 fn parse(line: &str) -> Option<Line> {
     let (mount, filesystem) = line.split_once(" - ")?;
-    let mut fields = mount.split(' ').skip(3);
-    let (root, target) = (fields.next()?, fields.next()?);
+    let mut fields = mount.split(' ');
+    let id = fields.next()?.parse().ok()?;
+    let (root, target) = (fields.nth(2)?, fields.next()?);
     let fstype = filesystem.split(' ').next()?;
     let path = |field| unescaped(field).to_string_lossy().into_owned();
-    Some(Line { root: path(root), target: path(target), fstype: fstype.to_owned() })
+    Some(Line { id, root: path(root), target: path(target), fstype: fstype.to_owned() })
 }
 
 /// Whether a path is another or below it.
 fn within(path: &str, place: &str) -> bool {
     path.strip_prefix(place.trim_end_matches('/'))
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// Where mounts of a container are, except its root: where CRIU will mount again.
+#[must_use]
+pub fn places(mountinfo: &str) -> Vec<String> {
+    let targets = mountinfo.lines().filter_map(parse).map(|line| line.target);
+    let mut all: Vec<String> = targets.filter(|target| target != "/").collect();
+    all.sort();
+    all.dedup();
+    all
+}
+
+/// File systems that tell of the kernel. A volume is none of them, and never lies on one of them.
+const KERNELS: [&str; 5] = ["proc", "sysfs", "cgroup", "cgroup2", "devpts"];
+
+/// For those of the plan's paths that lead to a mount through links: where it really is, and the plan's path. `found` are the
+/// plan's paths with the numbers of the mounts that they lead to inside.
+///
+/// A container can lay links as it likes: one that leads to a mount which has a path of its own in the plan, to the root, or
+/// to what tells of the kernel, is none that an image had when the mount was made.
+#[must_use]
+pub fn through_links(mountinfo: &str, found: &[(&str, u64)]) -> Vec<(String, String)> {
+    let lines: Vec<Line> = mountinfo.lines().filter_map(parse).collect();
+    let mut links: Vec<(String, String)> = Vec::new();
+    for (given, id) in found {
+        let given = given.trim_end_matches('/');
+        let Some(line) = lines.iter().find(|line| line.id == *id) else { continue };
+        let is_planned = found.iter().any(|(other, _)| other.trim_end_matches('/') == line.target);
+        let is_kernels = KERNELS.contains(&line.fstype.as_str())
+            || ["/proc", "/sys"].iter().any(|place| within(&line.target, place));
+        let is_known = links.iter().any(|(real, _)| *real == line.target);
+        if line.target != "/" && !is_planned && !is_kernels && !is_known {
+            links.push((line.target.clone(), given.to_owned()));
+        }
+    }
+    links
+}
+
+/// Of these places the innermost that another one lies in, and the way from there.
+pub(super) fn below<'a>(places: &[&'a str], path: &'a str) -> Option<(&'a str, &'a str)> {
+    let outer = places.iter().filter(|place| **place != path && within(path, place));
+    let outer = outer.max_by_key(|place| place.len())?;
+    Some((outer, path.get(outer.len()..)?.trim_start_matches('/')))
 }
 
 /// The paths of a container whose mounts come from outside, of its `mountinfo`. `given` are the paths at which the engine
@@ -79,8 +128,14 @@ pub(super) enum Stand {
     Cgroup(String),
 }
 
-/// Finds it in the plan: the images have the paths, but what lies there is never taken from them.
-pub(super) fn stand(plan: &RunPlan, path: &str) -> Result<Stand, String> {
+/// Finds it in the plan: the images have the paths, but what lies there is never taken from them. `links` are those of
+/// [`through_links`].
+pub(super) fn stand(plan: &RunPlan, links: &[(String, String)], path: &str) -> Result<Stand, String> {
+    let straight = links.iter().find(|(real, _)| within(path, real)).map(|(real, given)| {
+        let rest = path.get(real.len()..).unwrap_or_default();
+        format!("{given}{rest}")
+    });
+    let path = straight.as_deref().unwrap_or(path);
     let trees = plan.mounts.iter().filter_map(|mount| match mount.source {
         MountSource::Tree(number) if within(path, &mount.target) => {
             Some((mount.target.trim_end_matches('/'), number))
@@ -113,6 +168,19 @@ mod tests {
     use super::*;
     use wharf_plan::run::Mount;
 
+    fn tree(target: &str, number: Fd) -> Mount {
+        Mount {
+            target: target.into(),
+            source: MountSource::Tree(number),
+            file: false,
+            read_only: false,
+            no_suid: false,
+            no_dev: false,
+            no_exec: false,
+            propagation: String::new(),
+        }
+    }
+
     const INFO: &str = "46 48 254:0 /vol/_data /data rw,relatime master:1 - ext4 /dev/vda rw\n\
         48 52 0:39 / / rw,relatime - overlay none rw\n\
         50 48 254:0 /c/hostname /etc/hostname rw,relatime - ext4 /dev/vda rw\n\
@@ -129,6 +197,9 @@ mod tests {
         let expected =
             ["/data", "/data/with blank", "/etc/hostname", "/proc/keys", "/sys/fs/cgroup/cpu,cpuacct"];
         assert_eq!(found, expected);
+        let all = places(INFO);
+        assert!(expected.iter().all(|path| all.iter().any(|place| place == path)), "{all:?}");
+        assert!(all.iter().any(|place| place == "/dev") && !all.iter().any(|place| place == "/"), "{all:?}");
     }
 
     #[test]
@@ -148,21 +219,12 @@ mod tests {
 
     #[test]
     fn what_stands_for_them() {
-        let tree = |target: &str, number| Mount {
-            target: target.into(),
-            source: MountSource::Tree(number),
-            file: false,
-            read_only: false,
-            no_suid: false,
-            no_dev: false,
-            no_exec: false,
-            propagation: String::new(),
-        };
         let plan = RunPlan {
             mounts: vec![tree("/data", 1), tree("/data/inner/", 2), tree("/etc/hosts", 3)],
             masked_paths: vec!["/proc/keys".into()],
             ..RunPlan::default()
         };
+        let stand = |plan: &RunPlan, path: &str| super::stand(plan, &[], path);
         assert_eq!(stand(&plan, "/data"), Ok(Stand::Tree(1, String::new())));
         assert_eq!(stand(&plan, "/data/sub/x"), Ok(Stand::Tree(1, "sub/x".into())));
         assert_eq!(stand(&plan, "/data/inner/y"), Ok(Stand::Tree(2, "y".into())));
@@ -180,5 +242,43 @@ mod tests {
         ] {
             assert!(stand(&plan, bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn mounts_in_others() {
+        let places = ["/data", "/data/inner", "/database", "/dev/shm"];
+        assert_eq!(below(&places, "/data/inner/x"), Some(("/data/inner", "x")));
+        assert_eq!(below(&places, "/data/inner"), Some(("/data", "inner")));
+        assert_eq!(below(&places, "/data"), None);
+        assert_eq!(below(&places, "/database"), None);
+    }
+
+    #[test]
+    fn mounts_that_links_lead_to() {
+        let info = "48 52 0:39 / / rw - overlay none rw\n\
+            46 48 254:0 /vol /run/data rw - ext4 /dev/vda rw\n\
+            47 46 254:0 /in /run/data/inner rw - ext4 /dev/vda rw\n\
+            53 48 0:42 / /proc rw - proc none rw\n\
+            54 53 0:43 /x /proc/cpuinfo rw - fuse none rw\n\
+            49 48 254:0 /other /other rw - ext4 /dev/vda rw\n";
+        let found = [
+            ("/var/run/data/", 46),
+            ("/root", 48),
+            ("/proc-link", 53),
+            ("/cpu-link", 54),
+            ("/other", 49),
+            ("/second", 49),
+            ("/nowhere", 99),
+        ];
+        let links = through_links(info, &found);
+        assert_eq!(links, [("/run/data".to_owned(), "/var/run/data".to_owned())]);
+        let plan = RunPlan { mounts: vec![tree("/var/run/data/", 4)], ..RunPlan::default() };
+        assert_eq!(stand(&plan, &links, "/run/data"), Ok(Stand::Tree(4, String::new())));
+        assert_eq!(stand(&plan, &links, "/run/data/sub"), Ok(Stand::Tree(4, "sub".into())));
+        assert!(stand(&plan, &links, "/run/database").is_err());
+        assert!(stand(&plan, &links, "/run/data/../x").is_err());
+        let given: Vec<&str> = links.iter().map(|(real, _)| real.as_str()).chain(["/other"]).collect();
+        let error = external(info, &given).unwrap_err();
+        assert!(error.starts_with("/proc/cpuinfo (fuse)"), "{error}");
     }
 }

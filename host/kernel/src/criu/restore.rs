@@ -1,12 +1,12 @@
 //! Going on from a checkpoint: the keeper's child puts the plan's mounts where CRIU finds them, joins the cgroup and
 //! calls CRIU; what CRIU makes becomes the keeper's child.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use wharf_plan::run::{Namespace, ROOTFS_PLACE, Restore, RunPlan, Stage, StartError, tree_place};
 
-use super::mounts::{Stand, stand};
+use super::mounts::{Stand, below, stand};
 use super::{NET, command, finish};
 use crate::container::{Host, Spawned, conduct, join_cgroup};
 use crate::runtime::bundle::{attach, descriptor, directory, trees};
@@ -36,19 +36,27 @@ pub fn restore(host: &Host, plan: &RunPlan, fds: &[OwnedFd]) -> Result<Spawned, 
         let root = work.join(ROOTFS_PLACE);
         attach(descriptor(fds, plan.rootfs).map_err(failed)?, &root).map_err(failed)?;
         trees(plan, fds, work).map_err(failed)?;
-        let mut command = command(Path::new(&given.program), "restore", Path::new(&given.images), work, LOG);
+        if let Namespace::Join(number) = plan.namespaces.ipc {
+            join_ipc(descriptor(fds, number).map_err(failed)?).map_err(failed)?;
+        }
+        let program = Path::new(&given.program);
+        let mut command = command(program, "restore", Path::new(&given.images), work, LOG, &given.options);
         command.arg("--root").arg(&root).args(["--restore-detached", "--pidfile"]).arg(work.join(PID));
+        check_places(&root, plan, given, work).map_err(failed)?;
         for (number, path) in given.external.iter().enumerate() {
-            no_links(&root, path).map_err(failed)?;
-            let place = place(host, plan, work, path, number).map_err(failed)?;
+            let place = place(host, plan, given, work, path, number).map_err(failed)?;
             command.arg("--external").arg(format!("mnt[{path}]:{}", place.display()));
+        }
+        if let Some(profile) = &plan.process.apparmor {
+            check_profile(profile)?;
+            command.args(["--lsm-profile", &format!("apparmor:{profile}")]);
         }
         let inherited = inherit(&mut command, plan, given, fds).map_err(failed)?;
         // From here on what CRIU needs counts as the container's, as with other runtimes.
         join_cgroup(host, plan)?;
         let done = finish(command, PATIENCE, &work.join(LOG));
         drop(inherited);
-        done.map_err(|why| failed(format!("criu failed: {why}")))?;
+        done.map_err(|why| failed(format!("criu failed: {}", why.text())))?;
         let pid = std::fs::read_to_string(work.join(PID)).ok().and_then(|text| text.trim().parse().ok());
         let pid: i32 = pid.filter(|pid| *pid > 0).ok_or_else(|| failed("criu told no process id"))?;
         conductor.adopt(pid).map_err(|e| failed(e.to_string()))
@@ -62,9 +70,9 @@ fn usable(plan: &RunPlan) -> Result<&Restore, StartError> {
     if [&given.program, &given.images, &given.work].iter().any(|path| !path.starts_with('/')) {
         return Err(refuse("CRIU and the directories of a checkpoint are named by absolute paths"));
     }
-    if plan.user.is_some() || plan.namespaces.pid != Namespace::New {
+    if plan.user.is_some() || matches!(plan.namespaces.pid, Namespace::Join(_)) {
         return Err(refuse(
-            "a container goes on in a pid namespace of its own and the host's user namespace",
+            "a container goes on in the host's user namespace, and in the host's pid namespace or one of its own",
         ));
     }
     if given.net != matches!(plan.namespaces.net, Namespace::Join(_)) {
@@ -73,13 +81,48 @@ fn usable(plan: &RunPlan) -> Result<&Restore, StartError> {
     Ok(given)
 }
 
+/// CRIU that is told of a profile which nobody has loaded never comes back.
+fn check_profile(profile: &str) -> Result<(), StartError> {
+    match crate::apparmor::is_loaded(profile) {
+        Ok(false) => Err(StartError {
+            stage: Stage::Security,
+            errno: libc::ENOENT,
+            what: format!("the AppArmor profile {profile:?}"),
+        }),
+        // What cannot be asked will be told by CRIU.
+        Ok(true) | Err(_) => Ok(()),
+    }
+}
+
+/// Goes where the container's IPC namespace is another's: CRIU leaves its processes in its own.
+fn join_ipc(namespace: BorrowedFd<'_>) -> Result<(), String> {
+    sys::setns(namespace, sys::CLONE_NEWIPC).map_err(|e| format!("joining the IPC namespace: {e}"))
+}
+
 /// CRIU mounts by path, outside of the container's root: a link that somebody put there since would lead it to the host.
+fn check_places(root: &Path, plan: &RunPlan, given: &Restore, work: &Path) -> Result<(), String> {
+    let all: Vec<&str> = given.external.iter().chain(&given.places).map(String::as_str).collect();
+    for path in &all {
+        let checked = match below(&all, path) {
+            None => no_links(root, path),
+            Some((outer, rest)) => match stand(plan, &given.links, outer) {
+                Ok(Stand::Tree(tree, inside)) => {
+                    no_links(&work.join(tree_place(tree)), &format!("{inside}/{rest}"))
+                }
+                // A file system that CRIU makes, and what is in it.
+                _ => Ok(()),
+            },
+        };
+        checked.map_err(|e| format!("the place for a mount at {path}: {e}"))?;
+    }
+    Ok(())
+}
+
 fn no_links(root: &Path, path: &str) -> Result<(), String> {
-    let root = open_dir(root)?;
-    match beneath(&root, path.trim_start_matches('/')) {
-        // Made by CRIU, or below another mount.
+    match beneath(&open_dir(root)?, path.trim_start_matches('/')) {
+        // Made by CRIU.
         Err(e) if e.is_not_found() || e.is(libc::ENOTDIR) => Ok(()),
-        Err(e) => Err(format!("the place for a mount at {path}: {e}")),
+        Err(e) => Err(e.to_string()),
         Ok(_) => Ok(()),
     }
 }
@@ -97,8 +140,15 @@ fn beneath(root: &OwnedFd, path: &str) -> crate::Result<OwnedFd> {
 }
 
 /// Where CRIU finds what stands for a mount; `number` is the mount's own.
-fn place(host: &Host, plan: &RunPlan, work: &Path, path: &str, number: usize) -> Result<PathBuf, String> {
-    match stand(plan, path)? {
+fn place(
+    host: &Host,
+    plan: &RunPlan,
+    given: &Restore,
+    work: &Path,
+    path: &str,
+    number: usize,
+) -> Result<PathBuf, String> {
+    match stand(plan, &given.links, path)? {
         Stand::Tree(tree, rest) if rest.is_empty() => Ok(work.join(tree_place(tree))),
         Stand::Tree(tree, rest) => {
             let copy = beneath(&open_dir(&work.join(tree_place(tree)))?, &rest)
@@ -138,14 +188,13 @@ fn inherit(
         copies.push(copy);
         Ok(())
     };
-    for (pipe, stream) in given.pipes.iter().zip(plan.process.stdio) {
-        if let (Some(inode), Some(number)) = (pipe, stream) {
-            hand(number, &format!("pipe:[{inode}]"))?;
+    for (was, stream) in given.streams.iter().zip(plan.process.stdio) {
+        if let (Some(was), Some(number)) = (was, stream) {
+            hand(number, was)?;
         }
     }
     if let Namespace::Join(number) = plan.namespaces.net {
         hand(number, NET)?;
-        command.arg("--tcp-established");
     }
     Ok(copies)
 }

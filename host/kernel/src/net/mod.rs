@@ -10,6 +10,7 @@ mod filter;
 mod flows;
 mod forwarding;
 mod links;
+mod locks;
 mod names;
 mod nft;
 mod ports;
@@ -30,6 +31,7 @@ use wharf_plan::net::{Desired, Forward, Item, LinkName, LinkRef, Protocol, Publi
 
 use filter::Filter;
 use links::Worker;
+pub use locks::remove_tables;
 pub use names::{NAME_SERVER, NameSockets};
 use scope::{dies, endpoint, forget, network, restore, sweep_links};
 pub use watch::Watch;

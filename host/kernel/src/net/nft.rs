@@ -5,10 +5,11 @@
 use std::sync::Arc;
 
 use super::Error;
-use super::wire::{ACK, Batch, CREATE, Socket, attribute};
+use super::wire::{ACK, Batch, CREATE, DUMP, Socket, attribute};
 
 const SUBSYSTEM: u16 = 10 << 8;
 const NEWTABLE: u16 = SUBSYSTEM;
+const GETTABLE: u16 = SUBSYSTEM + 1;
 const DELTABLE: u16 = SUBSYSTEM + 2;
 const NEWCHAIN: u16 = SUBSYSTEM + 3;
 const GETCHAIN: u16 = SUBSYSTEM + 4;
@@ -69,6 +70,19 @@ pub(super) fn commit(socket: &mut Socket, mut batch: Batch) -> Result<(), super:
     batch.message(END, 0, "commit", &[0, 0, 0, 10], |_| {});
     let mut failures = socket.exchange_until(&batch, last).map_err(broken)?;
     if failures.is_empty() { Ok(()) } else { Err(failures.swap_remove(0)) }
+}
+
+/// As [`commit`], of a transaction that leaves no table to make: the refused messages.
+pub(super) fn end(socket: &mut Socket, mut batch: Batch) -> Result<Vec<super::wire::Failure>, Error> {
+    batch.acknowledge_last();
+    let last = batch.len() - 1;
+    batch.message(END, 0, "commit", &[0, 0, 0, 10], |_| {});
+    socket.exchange_until(&batch, last)
+}
+
+/// Asks for all tables.
+pub(super) fn list_tables(batch: &mut Batch) {
+    batch.message(GETTABLE, DUMP, "list the filter's tables", &fixed(), |_| {});
 }
 
 fn fixed() -> [u8; 4] {

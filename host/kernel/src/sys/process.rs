@@ -25,6 +25,8 @@ pub const CLONE_NEWPID: u64 = 0x2000_0000;
 pub const CLONE_NEWNET: u64 = 0x4000_0000;
 /// The child has the caller's table of descriptors, not a copy of it, until it calls [`unshare_all_but`].
 pub const CLONE_FILES: u64 = 0x400;
+/// Root and working directory, which a thread must have of its own to join a mount namespace.
+pub const CLONE_FS: u64 = 0x200;
 const CLONE_PIDFD: u64 = 0x1000;
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
