@@ -345,6 +345,7 @@ impl Forwarder {
             if Instant::now() > end {
                 return Err(error);
             }
+            #[allow(clippy::disallowed_methods, reason = "a thread that may block")]
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -465,6 +466,7 @@ impl Shared {
                     return;
                 }
             }
+            #[allow(clippy::disallowed_methods, reason = "a thread of its own")]
             std::thread::sleep(pause);
             pause = (pause * 2).min(LONGEST_PAUSE);
         }

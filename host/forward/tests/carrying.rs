@@ -1,6 +1,7 @@
 //! What the forwarder carries: both ways, to the end of each, from the address that was spoken to.
 
 #![cfg(test)]
+#![allow(clippy::disallowed_methods, reason = "tests wait")]
 
 mod rig;
 
@@ -17,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Bytes that tell their place.
 fn pattern(length: usize) -> Vec<u8> {
-    (0..length).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
+    (0..length).map(|at| (at.wrapping_mul(2_654_435_761) >> 13).to_le_bytes()[0]).collect()
 }
 
 #[test]
@@ -96,7 +97,8 @@ fn many_connections_at_once_each_its_own_bytes() {
             scope.spawn(move || {
                 let mut reader = spoken(port.host);
                 let mut writer = reader.try_clone().unwrap();
-                let data: Vec<u8> = pattern(1 << 20).into_iter().map(|byte| byte ^ (n as u8)).collect();
+                let data: Vec<u8> =
+                    pattern(1 << 20).into_iter().map(|byte| byte ^ n.to_le_bytes()[0]).collect();
                 let sent = data.clone();
                 let writing = std::thread::spawn(move || {
                     writer.write_all(&sent).unwrap();

@@ -1,6 +1,7 @@
 //! How the forwarder lives: over daemons, over its own death, with few rights, and with clients that want too much.
 
 #![cfg(test)]
+#![allow(clippy::disallowed_methods, reason = "tests wait")]
 
 mod rig;
 

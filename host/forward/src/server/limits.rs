@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     fn address(n: u32) -> IpAddr {
-        IpAddr::from([10, (n >> 16) as u8, (n >> 8) as u8, n as u8])
+        IpAddr::from((0x0a00_0000 | n).to_be_bytes())
     }
 
     /// As many as can be had.
