@@ -2,6 +2,9 @@
 
 #![cfg(test)]
 
+#[path = "../../host/plugins/tests/common/guest.rs"]
+mod guest;
+
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write;
@@ -11,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use guest::Guest;
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use serde_json::{Value, json};
@@ -533,4 +537,39 @@ fn services_as_compose_makes_them() {
         script,
     ]);
     ran.ok();
+}
+
+#[test]
+fn a_rename_that_cannot_be_followed_changes_nothing() {
+    let mut d = daemon();
+    let _server = Server::start(&d.namespace(), RESOLVER);
+    d.docker(&["network", "create", "net"]).ok();
+    run(&d, "one", &["--network", "net"]);
+    run(&d, "two", &["--network", "net"]);
+    let address = ip(&d, "one", "net");
+    // The driver is broken from now on: another plugin of its name crashes whenever it is asked.
+    d.crash();
+    let plugins = d.path("broken");
+    std::fs::create_dir_all(&plugins).unwrap();
+    Guest::new("wharf/network-bridge", &["wharf:network/driver@0.1.0"]).install(&plugins);
+    d.set_args(&["--plugin-dir", plugins.to_str().unwrap()]);
+    d.restart();
+    d.docker(&["rename", "one", "three"]).fails(1, "cannot rename container");
+    assert_eq!(d.docker(&["ps", "--format", "{{.Names}}", "--filter", "name=one"]).ok(), "one");
+    finds(&d, "two", "one", &[&address]);
+    finds(&d, "two", "three", &["NXDOMAIN"]);
+    // The new name is free at once.
+    d.docker(&["create", "--name", "three", "--network", "none", "busybox", "true"]).ok();
+    d.docker(&["rm", "three"]).ok();
+    // What does not run, or has no names, needs no driver for it.
+    d.docker(&["stop", "-t", "0", "one"]).ok();
+    d.docker(&["rename", "one", "three"]).ok();
+    assert_eq!(d.docker(&["ps", "-a", "--format", "{{.Names}}", "--filter", "name=three"]).ok(), "three");
+    d.crash();
+    d.set_args(&[]);
+    d.restart();
+    d.docker(&["start", "three"]).ok();
+    d.docker(&["rename", "three", "four"]).ok();
+    let address = ip(&d, "four", "net");
+    finds(&d, "two", "four", &[&address]);
 }

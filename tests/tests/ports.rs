@@ -38,7 +38,8 @@ fn the_first_free_port_of_a_range_is_taken() {
     for (name, port) in [("a", "8001"), ("b", "8002")] {
         let name = format!("first-{name}");
         run(&d, &name, &["-p", "8000-8002:80"]).ok();
-        assert_eq!(ports(&d, &name)["80/tcp"], json!([{"HostIp": "0.0.0.0", "HostPort": port}]));
+        let both = json!([{"HostIp": "0.0.0.0", "HostPort": port}, {"HostIp": "::", "HostPort": port}]);
+        assert_eq!(ports(&d, &name)["80/tcp"], both);
     }
     // None is left: it is said, and nothing of it stays.
     run(&d, "none", &["-p", "8000-8002:80"]).fails(125, "8000");

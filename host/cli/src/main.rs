@@ -25,10 +25,24 @@ fn main() -> ExitCode {
         Some("daemon") => daemon::main("wharf daemon", rest.into_iter().skip(1)),
         // The keeper forks: no runtime and no thread may exist before it.
         Some("keeper") => keeper::main(std::iter::once(name).chain(rest)),
+        // Nor before the forwarder, which gives up its rights.
+        Some("forward") => forward(rest.into_iter().skip(1)),
         // So do these.
         Some("oci") => ExitCode::from(wharf_oci::main(rest.into_iter().skip(1))),
         Some("registry") => registry::main(rest.into_iter().skip(1)),
         _ => client(rest),
+    }
+}
+
+fn forward(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let served =
+        wharf_forward::Settings::parse(arguments).and_then(|settings| wharf_forward::serve(&settings));
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(text) => {
+            eprintln!("wharf forward: {text}");
+            ExitCode::FAILURE
+        }
     }
 }
 

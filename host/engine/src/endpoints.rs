@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use wharf_forward::Forwarder;
 use wharf_kernel::net;
 use wharf_plan::ipam::{AddressRequest, Purpose};
-use wharf_plan::net::{Address, Desired, Site};
+use wharf_plan::net::{Address, Desired, Forward, Site};
 use wharf_plan::network as plan;
 use wharf_plan::types::{ContainerRef, Labels};
 use wharf_plugins::Call;
@@ -163,10 +164,11 @@ impl Engine {
         let addresses: Vec<String> = leases.iter().map(|(_, l)| l.address.clone()).collect();
         let address = |v6: bool| addresses.iter().map(|a| split_cidr(a).0).find(|ip| ip.contains(':') == v6);
         // Ports are published on the way out only.
-        let publishes = if at == 0 {
+        let publishes = if at == 0 && !now.blueprint.ports.is_empty() {
             let (v4, v6) = (address(false), address(true));
-            let chosen = self.choose_ports(now, v4.is_some(), v6.is_some(), dry_run, planned).await?;
-            ports::publishes(&chosen, v4, v6)
+            let families = self.families(&record, v4.is_some(), v6.is_some());
+            let chosen = self.choose_ports(now, families, dry_run, planned).await?;
+            ports::publishes(&chosen, families, v4, v6)
         } else {
             Vec::new()
         };
@@ -196,13 +198,24 @@ impl Engine {
         Ok(())
     }
 
+    /// What a container's ports can be published on: its driver has to know of publishing across families, and the
+    /// configuration to let a program carry that.
+    fn families(&self, record: &crate::record::Network, v4: bool, v6: bool) -> ports::Families {
+        let across = record.features.iter().any(|feature| feature == ports::ACROSS);
+        ports::Families {
+            v4,
+            v6,
+            across: across && self.inner.settings().userland_proxy,
+            host_v6: self.inner.net.has_ipv6(),
+        }
+    }
+
     /// Ports of the host for a container's bindings: of each range the first one that is free. No other start chooses from a
     /// range until `planned` is dropped.
     async fn choose_ports(
         &self,
         now: &Now,
-        v4: bool,
-        v6: bool,
+        families: ports::Families,
         dry_run: bool,
         planned: &mut Planned,
     ) -> Result<Vec<ports::Binding>> {
@@ -214,7 +227,7 @@ impl Engine {
         }
         let (net, blueprint) = (self.inner.net.clone(), Arc::clone(&now.blueprint));
         let choosing = move || {
-            ports::choose(&blueprint.ports, v4, v6, |protocol, hosts, range, taken| {
+            ports::choose(&blueprint.ports, families, |protocol, hosts, range, taken| {
                 net.first_free_port(protocol, hosts, range, taken)
             })
         };
@@ -222,13 +235,14 @@ impl Engine {
     }
 
     /// The state of a running container under another name: what the drivers say that its endpoints are called then. None:
-    /// as before. A driver that fails leaves the old names until the next start.
-    pub(crate) async fn renamed(&self, now: &Now) -> Option<State> {
+    /// as before. Where a driver cannot say it, the container cannot be renamed: it would be one thing to clients and another to
+    /// its neighbours.
+    pub(crate) async fn renamed(&self, now: &Now) -> Result<Option<State>> {
         if !now.state.status.is_alive() || !now.state.endpoints.values().any(has_names) {
-            return None;
+            return Ok(None);
         }
         let mut state = (*now.state).clone();
-        for (at, (network, settings)) in self.wanted_networks(now).ok()?.iter().enumerate() {
+        for (at, (network, settings)) in self.wanted_networks(now)?.iter().enumerate() {
             let record = network.record();
             let Some(endpoint) = state.endpoints.get_mut(&record.name).filter(|e| has_names(e)) else {
                 continue;
@@ -245,15 +259,16 @@ impl Engine {
                 let driver = self.inner.plugins.network(&record.driver)?;
                 Ok::<_, Error>(driver.plan_endpoint(&call, &networks::view(&record), &request, &[]).await?)
             };
-            match planned.await {
-                // Nothing but the names: the rest is applied, and has not changed.
-                Ok(answer) => endpoint.desired.dns = answer.value.state.dns,
-                Err(error) => {
-                    tracing::warn!(%error, network = record.name, id = now.def.id, "the old names stay until the next start");
-                }
-            }
+            let answer = planned.await.map_err(|error| {
+                error.context(format_args!(
+                    "cannot rename container {}: its name in network {} cannot be changed",
+                    now.def.id, record.name
+                ))
+            })?;
+            // Nothing but the names: the rest is applied, and has not changed.
+            endpoint.desired.dns = answer.value.state.dns;
         }
-        Some(state)
+        Ok(Some(state))
     }
 
     /// Releases the addresses of endpoints in the plugins' books; the transaction goes with the record that says so.
@@ -341,6 +356,7 @@ fn settle(state: &mut Desired, settings: &EndpointSettings) -> Result<()> {
 /// Makes the endpoints real in a namespace. On failure those already made are undone.
 pub(crate) fn apply(
     network: &net::Net,
+    forwarder: &Forwarder,
     endpoints: &mut BTreeMap<String, Endpoint>,
     namespace: &OwnedFd,
 ) -> Result<Vec<OwnedFd>, (String, net::Error)> {
@@ -357,6 +373,10 @@ pub(crate) fn apply(
                     endpoint.mac = applied.macs.into_iter().next();
                 }
                 holders.extend(applied.holders);
+                if let Err(e) = carry(forwarder, &endpoint.id, applied.carried) {
+                    failed = Some((endpoint.id.clone(), e));
+                    break;
+                }
             }
             Err(e) => {
                 failed = Some((endpoint.id.clone(), e));
@@ -367,14 +387,25 @@ pub(crate) fn apply(
     let Some(failure) = failed else { return Ok(holders) };
     for name in done {
         if let Some(endpoint) = endpoints.get(&name) {
-            undo(network, endpoint);
+            undo(network, forwarder, endpoint);
         }
     }
     Err(failure)
 }
 
+/// Has the forwarder take what comes to these listeners.
+fn carry(
+    forwarder: &Forwarder,
+    id: &str,
+    carried: Vec<(Forward, OwnedFd)>,
+) -> std::result::Result<(), net::Error> {
+    let Some(first) = carried.first().map(|(forward, _)| forward.to_string()) else { return Ok(()) };
+    forwarder.add(id, carried).map_err(|e| net::Error::Carry(first, e.to_string()))
+}
+
 /// Takes an endpoint away whose namespace goes too.
-pub(crate) fn undo(network: &net::Net, endpoint: &Endpoint) {
+pub(crate) fn undo(network: &net::Net, forwarder: &Forwarder, endpoint: &Endpoint) {
+    forwarder.remove(&endpoint.id);
     if let Err(error) = network.remove_endpoint(&endpoint.id, &endpoint.desired, net::Links::DieWithNamespace)
     {
         tracing::warn!(%error, endpoint = endpoint.id, "endpoint not fully removed; the next sweep will");
@@ -383,7 +414,7 @@ pub(crate) fn undo(network: &net::Net, endpoint: &Endpoint) {
 
 /// What a client is told when an endpoint could not be made.
 pub(crate) fn failure(container: &str, endpoint: &str, error: &net::Error) -> Error {
-    let ports = matches!(error, net::Error::Bind(..) | net::Error::Allocated { .. });
+    let ports = matches!(error, net::Error::Bind(..) | net::Error::Allocated { .. } | net::Error::Carry(..));
     let text = if ports {
         format!(
             "failed to set up container networking: driver failed programming external connectivity on endpoint \

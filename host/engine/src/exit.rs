@@ -113,8 +113,11 @@ impl Engine {
         // Nobody is to find it any more, however long its output takes. Its sockets would also keep its namespace.
         self.inner.names.withdraw(&before.def.id);
         let (net, gone) = (self.inner.net.clone(), before.state.endpoints.clone());
+        let forwarder = self.inner.forwarder.clone();
         let network = (!gone.is_empty()).then(|| {
-            self.inner.pool.start(move || gone.values().for_each(|endpoint| endpoints::undo(&net, endpoint)))
+            self.inner
+                .pool
+                .start(move || gone.values().for_each(|endpoint| endpoints::undo(&net, &forwarder, endpoint)))
         });
         container.io.finished().await;
         tracing::trace!(id = before.def.id, "output complete");

@@ -94,6 +94,8 @@ pub(crate) struct Inner {
     pub(crate) events: io::events::Bus,
     pub(crate) cgroups: wharf_kernel::cgroup::Cgroups,
     pub(crate) net: wharf_kernel::net::Net,
+    /// Carries what the kernel cannot, to published ports.
+    pub(crate) forwarder: wharf_forward::Forwarder,
     /// Puts the packet filter right for as long as the engine lives.
     pub(crate) net_watch: std::sync::OnceLock<wharf_kernel::net::Watch>,
     pub(crate) namespaces: userns::Source,

@@ -87,6 +87,12 @@ impl Engine {
         let pool = Pool::new(KERNEL_THREADS);
         let instance = settings.data_root.to_string_lossy().into_owned();
         let net = pool.run(move || net::Net::open(&instance)).await?.doing("cannot use the network")?;
+        net.set_carry(settings.userland_proxy);
+        let listening = net.clone();
+        let listen =
+            move |forward: &wharf_plan::net::Forward| listening.listen(forward).map_err(|e| e.to_string());
+        let forwarder =
+            wharf_forward::Forwarder::new(&settings.exec_root, &settings.program, Box::new(listen));
         let namespaces = crate::userns::Source::new(READY_NAMESPACES, &settings.remap)?;
         let resolver = crate::resolution::HostFile::open();
         let names = wharf_dns::Names::new(resolver.servers());
@@ -104,6 +110,7 @@ impl Engine {
                 events: io::events::Bus::new(),
                 cgroups,
                 net,
+                forwarder,
                 net_watch: std::sync::OnceLock::new(),
                 namespaces,
                 ranges: crate::userns::Ranges::default(),

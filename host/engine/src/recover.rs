@@ -295,6 +295,29 @@ impl Engine {
             Ok(_) => {}
             Err(error) => tracing::error!(%error, "networks are not restored"),
         }
+        self.restore_forwards().await
+    }
+
+    /// What a forwarder carries is made what is on record.
+    async fn restore_forwards(&self) -> Result<()> {
+        let mut wanted = BTreeSet::new();
+        for container in self.inner.registry.all() {
+            let now = container.now();
+            let endpoints = now.state.endpoints.values().filter(|_| now.state.status.is_alive());
+            for endpoint in endpoints {
+                let forwards = wharf_plan::net::forwards(&endpoint.publishes);
+                wanted.extend(forwards.into_iter().map(|forward| (endpoint.id.clone(), forward)));
+            }
+        }
+        if !self.inner.settings().userland_proxy {
+            // Only what has no other way: it was published when the configuration was another.
+            wanted.retain(|(_, forward)| forward.container.is_ipv4());
+        }
+        let forwarder = self.inner.forwarder.clone();
+        let missing = self.inner.pool.run(move || forwarder.adopt(wanted)).await?;
+        if !missing.is_empty() {
+            tracing::error!(count = missing.len(), "published ports are not reached by IPv6");
+        }
         Ok(())
     }
 

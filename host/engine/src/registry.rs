@@ -146,6 +146,29 @@ pub(crate) struct Listing {
     pub(crate) running: [Bytes; 2],
 }
 
+/// A name that is given back when this is dropped.
+pub(crate) struct Reserved<'a> {
+    registry: &'a Registry,
+    name: &'a str,
+    id: &'a str,
+    keep: bool,
+}
+
+impl Reserved<'_> {
+    /// The name is the id's from now on.
+    pub(crate) fn keep(mut self) {
+        self.keep = true;
+    }
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        if !self.keep {
+            self.registry.release(self.name, self.id);
+        }
+    }
+}
+
 impl Registry {
     fn read(&self) -> RwLockReadGuard<'_, Index> {
         // Every writer leaves the maps whole between its statements.
@@ -170,6 +193,12 @@ impl Registry {
                 Ok(())
             }
         }
+    }
+
+    /// [`reserve`](Self::reserve) until the result is dropped, or for good with [`Reserved::keep`].
+    pub(crate) fn hold<'a>(&'a self, name: &'a str, id: &'a str) -> Result<Reserved<'a>> {
+        self.reserve(name, id)?;
+        Ok(Reserved { registry: self, name, id, keep: false })
     }
 
     /// Gives a name back, if it is that id's.

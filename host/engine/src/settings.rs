@@ -142,6 +142,8 @@ pub struct Settings {
     pub masquerade: bool,
     /// Address that ports of the default network are published on where none is said.
     pub publish_address: String,
+    /// A program carries to containers what the kernel cannot: from IPv6 addresses of the host to containers of IPv4.
+    pub userland_proxy: bool,
     /// Options of networks that are made, by driver.
     pub network_options: BTreeMap<String, BTreeMap<String, String>>,
     /// What `host-gateway` of `--add-host` stands for; empty takes the bridge's gateway.
@@ -222,6 +224,7 @@ impl Settings {
             icc: true,
             masquerade: true,
             publish_address: "0.0.0.0".into(),
+            userland_proxy: true,
             network_options: BTreeMap::new(),
             host_gateways: Vec::new(),
             ulimits: Vec::new(),
@@ -272,6 +275,7 @@ pub(crate) fn reloaded(old: &Settings, new: Settings) -> Settings {
         icc: keep.icc,
         masquerade: keep.masquerade,
         publish_address: keep.publish_address,
+        userland_proxy: keep.userland_proxy,
         systemd_cgroups: keep.systemd_cgroups,
         remap: keep.remap,
         ..new

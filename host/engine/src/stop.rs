@@ -380,24 +380,20 @@ impl Engine {
         if now.def.name == name {
             return Err(Error::invalid("Renaming a container with the same name as its current name"));
         }
-        self.inner.registry.reserve(name, &now.def.id)?;
+        // Given back however this ends, but for success.
+        let reserved = self.inner.registry.hold(name, &now.def.id)?;
         let old = now.def.name.clone();
         let mut def = (*now.def).clone();
         name.clone_into(&mut def.name);
         let mut tx = Transaction::new();
         tx.delete(NAMES, &old).expect(NAMES, name, 0).put(NAMES, name, def.id.as_bytes());
         let mut new = Now { def: Arc::new(def), ..(*now).clone() };
-        let state = self.renamed(&new).await;
+        let state = self.renamed(&new).await?;
         let written = put(&mut tx, CONTAINERS, &new.def.id, &*new.def)
             .and_then(|()| state.as_ref().map_or(Ok(()), |state| put(&mut tx, STATES, &new.def.id, state)));
-        let written = match written {
-            Ok(()) => self.inner.store.commit(tx).await.map_err(Error::from),
-            Err(e) => Err(e),
-        };
-        if let Err(e) = written {
-            self.inner.registry.release(name, &now.def.id);
-            return Err(e);
-        }
+        written?;
+        self.inner.store.commit(tx).await?;
+        reserved.keep();
         self.inner.registry.release(&old, &now.def.id);
         if let Some(state) = state {
             new.state = Arc::new(state);

@@ -10,6 +10,7 @@ use crate::types::Labels;
 
 mod check;
 mod diff;
+mod forward;
 mod prefix;
 mod show;
 mod state;
@@ -18,6 +19,7 @@ mod tests;
 
 pub use check::{NetGrants, Refused, Scope, parse_mac, validate};
 pub use diff::{Change, diff};
+pub use forward::{Carrier, Change as ForwardChange, Forward, Owned as OwnedForward, carrier, forwards};
 pub use prefix::{NotAPrefix, Prefix};
 pub use state::{Item, Kind, LinkName, LinkRef, LinkState, RouteState, items};
 

@@ -111,8 +111,13 @@ impl NetModel {
             let hit = attached.state.publishes.iter().find(|publish| {
                 let last = publish.host_port.saturating_add(publish.count.saturating_sub(1));
                 let address = publish.host_ip.as_deref().and_then(|text| text.parse::<IpAddr>().ok());
-                let family =
-                    publish.container_ip.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv4() == host.is_ipv4());
+                // An address of the host says its family; without one it is the container's.
+                let family = match address {
+                    Some(address) => address.is_ipv4() == host.is_ipv4(),
+                    None => {
+                        publish.container_ip.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv4() == host.is_ipv4())
+                    }
+                };
                 publish.protocol == protocol
                     && (publish.host_port..=last).contains(&port)
                     && family
@@ -360,7 +365,8 @@ pub fn check(state: &Desired, network: Option<&Desired>) -> Outcome<()> {
         }
         if let Some(text) = &publish.host_ip {
             let outside: IpAddr = text.parse().map_err(|_| format!("publish on {text:?}"))?;
-            if outside.is_ipv4() != inside.is_ipv4() {
+            let across = outside.is_ipv6() && inside.is_ipv4() && publish.protocol != Protocol::Sctp;
+            if outside.is_ipv4() != inside.is_ipv4() && !across {
                 return Err(format!("{outside} cannot lead to {inside}"));
             }
         }

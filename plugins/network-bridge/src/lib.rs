@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use wharf_plugin_sdk::cidr::Cidr;
 use wharf_plugin_sdk::files::fnv;
 use wharf_plugin_sdk::net::{
-    Action, Desired, DnsRecord, Link, LinkIndex, LinkKind, Masquerade, Name, Publish, Rule, Site,
+    Action, Desired, DnsRecord, Link, LinkIndex, LinkKind, Masquerade, Name, Protocol, Publish, Rule, Site,
 };
 use wharf_plugin_sdk::network::{
     Capabilities, Driver, Endpoint, EndpointPlan, GatewayNeed, Network, NetworkPlan, Peer, Scope,
@@ -31,7 +31,8 @@ pub struct BridgeDriver;
 
 impl Driver for BridgeDriver {
     fn capabilities(&self, _host: &dyn Host) -> Result<Capabilities> {
-        let features = ["isolation", "internal", "ipv6", "masquerade", "mtu", "publish", "static-mac"];
+        let features =
+            ["isolation", "internal", "ipv6", "masquerade", "mtu", "publish", "publish-across", "static-mac"];
         Ok(Capabilities {
             data_scope: Scope::Local,
             connectivity_scope: Scope::Local,
@@ -204,8 +205,19 @@ fn publish(
                 continue;
             }
             let is_way_out = if v4 { endpoint.gateway_v4 } else { endpoint.gateway_v6 };
-            if !is_way_out || host_ip.is_some_and(|ip| ip.is_ipv4() != v4) {
+            let across = host_ip.is_some_and(|ip| ip.is_ipv4() != v4);
+            if !is_way_out {
                 continue;
+            }
+            if across {
+                let carried = carried(wanted, inside, options);
+                // What was asked for is "everywhere": where this network cannot, or has an address of its own for
+                // publishing, the other family is all there is.
+                let everywhere = host_ip.is_some_and(|ip| ip.is_ipv6() && ip.is_unspecified());
+                published |= everywhere && inside.is_some();
+                if !carried || everywhere && options.host_binding.is_some() {
+                    continue;
+                }
             }
             published = true;
             if options.mode(v4) == GatewayMode::Routed {
@@ -238,6 +250,14 @@ fn publish(
         }
     }
     Ok(())
+}
+
+/// Whether a port of an IPv6 address of the host may lead to this container's IPv4 address: where the engine asks for just
+/// that, and addresses are translated at all.
+fn carried(wanted: &Publish, inside: Option<IpAddr>, options: &Options) -> bool {
+    inside.is_some_and(|ip| ip.is_ipv4())
+        && wanted.protocol != Protocol::Sctp
+        && matches!(options.mode(true), GatewayMode::Nat | GatewayMode::NatUnprotected)
 }
 
 fn gateway(network: &Network, options: &Options, own: &[Cidr], v4: bool) -> Result<Option<IpAddr>> {

@@ -210,6 +210,11 @@ fn ports_go_where_the_engine_says() {
     );
     assert_eq!(published(vec![publish(Some("127.0.0.1"), "")]), Ok(vec!["127.0.0.1>172.18.0.2".into()]));
     assert_eq!(published(vec![publish(Some("[::1]"), "")]), Ok(vec!["::1>fd00::2".into()]));
+    // Across families where the engine says so, and from IPv6 to IPv4 only.
+    assert_eq!(published(vec![publish(Some("::1"), "172.18.0.2")]), Ok(vec!["::1>172.18.0.2".into()]));
+    assert!(published(vec![publish(Some("127.0.0.1"), "fd00::2")]).is_err());
+    let sctp = Publish { protocol: Protocol::Sctp, ..publish(Some("::1"), "172.18.0.2") };
+    assert!(published(vec![sctp]).is_err());
     let error: Result<Vec<String>> = published(vec![publish(Some("0.0.0.0"), "10.0.0.1")]);
     assert!(error.is_err(), "an address that is not the container's");
 }
@@ -223,6 +228,20 @@ fn the_binding_address_of_the_network() {
         let plan = plan_endpoint(&network, &asked).unwrap().state;
         assert_eq!(plan.publishes[0].host_ip.as_deref(), Some("127.0.0.1"));
     }
+    asked.publishes = vec![publish(Some("::"), "172.18.0.2")];
+    assert!(plan_endpoint(&network, &asked).unwrap().state.publishes.is_empty(), "it is the only one");
+    asked.publishes = vec![publish(Some("::1"), "172.18.0.2")];
+    assert_eq!(plan_endpoint(&network, &asked).unwrap().state.publishes.len(), 1, "but for what is named");
+}
+
+#[test]
+fn nothing_is_carried_where_addresses_are_not_translated() {
+    let network = network(&[("com.docker.network.bridge.gateway_mode_ipv4", "routed")]);
+    let mut asked = endpoint("a", "172.18.0.2/16");
+    asked.publishes = vec![publish(Some("::"), "172.18.0.2")];
+    assert!(plan_endpoint(&network, &asked).unwrap().state.publishes.is_empty());
+    asked.publishes = vec![publish(Some("::1"), "172.18.0.2")];
+    assert!(plan_endpoint(&network, &asked).is_err());
 }
 
 #[test]

@@ -81,6 +81,7 @@ pub(crate) struct Config {
     pub(crate) default_gateway_v6: Option<String>,
     pub(crate) ipv6: bool,
     pub(crate) icc: bool,
+    pub(crate) userland_proxy: bool,
     pub(crate) ip: String,
     pub(crate) ip_masq: bool,
     pub(crate) default_network_opts: BTreeMap<String, BTreeMap<String, String>>,
@@ -228,6 +229,7 @@ impl Default for Config {
             default_gateway_v6: None,
             ipv6: false,
             icc: true,
+            userland_proxy: true,
             ip: "0.0.0.0".into(),
             ip_masq: true,
             default_network_opts: BTreeMap::new(),
@@ -591,7 +593,8 @@ mod tests {
         assert_eq!(c.plugins["policy-no-privileged"], json!({"enabled": true}));
         let mut said: Vec<&str> = c.without_effect.iter().map(|(name, _)| name.as_str()).collect();
         said.sort_unstable();
-        assert_eq!(said, ["--containerd", "--userland-proxy"]);
+        assert_eq!(said, ["--containerd"]);
+        assert!(!c.userland_proxy);
     }
 
     #[test]

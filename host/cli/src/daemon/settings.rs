@@ -65,6 +65,7 @@ pub(crate) fn settings(config: &Config) -> Result<Settings, String> {
     settings.bridge_gateway_v6 = given(&config.default_gateway_v6);
     settings.bridge_ipv6 = config.ipv6;
     settings.icc = config.icc;
+    settings.userland_proxy = config.userland_proxy;
     settings.masquerade = config.ip_masq;
     settings.publish_address.clone_from(&config.ip);
     settings.network_options.clone_from(&config.default_network_opts);

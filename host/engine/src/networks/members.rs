@@ -114,13 +114,13 @@ impl Engine {
             let mut planned = crate::endpoints::Planned::default();
             let at = state.endpoints.len();
             self.plan_endpoint(&now, object, &settings, at, false, &mut planned).await?;
-            let net = self.inner.net.clone();
+            let (net, forwarder) = (self.inner.net.clone(), self.inner.forwarder.clone());
             let mut endpoints = planned.endpoints;
             let (endpoints, applied) = self
                 .inner
                 .pool
                 .run(move || {
-                    let applied = crate::endpoints::apply(&net, &mut endpoints, &namespace);
+                    let applied = crate::endpoints::apply(&net, &forwarder, &mut endpoints, &namespace);
                     (endpoints, applied)
                 })
                 .await?;
@@ -162,7 +162,7 @@ impl Engine {
         let mut turns = Vec::new();
         if let Some(endpoint) = state.endpoints.remove(&record.name) {
             let namespace = self.container_netns(&container.id).await?;
-            let net = self.inner.net.clone();
+            let (net, forwarder) = (self.inner.net.clone(), self.inner.forwarder.clone());
             let gone = endpoint.clone();
             let removed = self
                 .inner
@@ -170,6 +170,7 @@ impl Engine {
                 .run(move || {
                     use std::os::fd::AsFd;
                     let links = wharf_kernel::net::Links::Delete(namespace.as_fd());
+                    forwarder.remove(&gone.id);
                     net.remove_endpoint(&gone.id, &gone.desired, links)
                 })
                 .await?;

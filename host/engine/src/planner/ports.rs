@@ -124,14 +124,41 @@ fn binding(port: Port, one: &PortBinding) -> Result<Binding> {
     Ok(Binding { port, ip, low, high })
 }
 
-/// The host's addresses that a binding is published on, for a container with addresses of these families. One without an
-/// address is published on both families' unspecified address.
-fn hosts(b: &Binding, v4: bool, v6: bool) -> Vec<std::net::IpAddr> {
+/// What a driver of networks calls it when it may be asked to publish an IPv6 address of the host for a container's IPv4 address.
+pub const ACROSS: &str = "publish-across";
+
+/// What can be published for a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Families {
+    /// It has an address of IPv4.
+    pub v4: bool,
+    /// It has one of IPv6.
+    pub v6: bool,
+    /// A program carries from the host's IPv6 to its IPv4.
+    pub across: bool,
+    /// The host has IPv6: what is published everywhere is published there too.
+    pub host_v6: bool,
+}
+
+impl Families {
+    /// Whether a binding can be published on an address of the host.
+    fn allow(self, b: &Binding, host: std::net::IpAddr) -> bool {
+        if host.is_ipv4() {
+            return self.v4;
+        }
+        let across = self.across && self.v4 && b.port.protocol() != Protocol::Sctp;
+        (self.v6 || across) && (b.ip.is_some() || self.host_v6)
+    }
+}
+
+/// The host's addresses that a binding is published on. One without an address is published on both families' unspecified
+/// address, as far as host and container have them.
+fn hosts(b: &Binding, families: Families) -> Vec<std::net::IpAddr> {
     let all = match &b.ip {
         None => vec![std::net::IpAddr::from([0; 4]), std::net::IpAddr::from([0; 16])],
         Some(ip) => ip.parse().into_iter().collect(),
     };
-    all.into_iter().filter(|ip| if ip.is_ipv4() { v4 } else { v6 }).collect()
+    all.into_iter().filter(|ip| families.allow(b, *ip)).collect()
 }
 
 /// Whether one of them has a range of host ports to choose from.
@@ -143,8 +170,7 @@ pub fn has_ranges(list: &[Binding]) -> bool {
 /// container has otherwise. Where there is none, the first one stands: applying it says what is wrong.
 pub fn choose(
     list: &[Binding],
-    v4: bool,
-    v6: bool,
+    families: Families,
     mut free: impl FnMut(Protocol, &[std::net::IpAddr], std::ops::RangeInclusive<u16>, &[u16]) -> Option<u16>,
 ) -> Vec<Binding> {
     let mut chosen: Vec<Binding> = Vec::with_capacity(list.len());
@@ -154,7 +180,7 @@ pub fn choose(
             let same = |other: &&Binding| other.port.protocol == b.port.protocol;
             let others = list.iter().filter(|other| other.low == other.high).chain(&chosen).filter(same);
             let taken: Vec<u16> = others.map(|other| other.low).collect();
-            let hosts = hosts(&b, v4, v6);
+            let hosts = hosts(&b, families);
             b.low = free(b.port.protocol(), &hosts, b.low..=b.high, &taken).unwrap_or(b.low);
             b.high = b.low;
         }
@@ -163,33 +189,26 @@ pub fn choose(
     chosen
 }
 
-/// What to publish for a container with these addresses, once ports are chosen. A binding without an address is published on
-/// both families' unspecified address.
-pub fn publishes(list: &[Binding], ipv4: Option<&str>, ipv6: Option<&str>) -> Vec<Publish> {
+/// What to publish for a container with these addresses, once ports are chosen: on each address of the host for the container's
+/// address of that family, else, where that can be carried, on one of IPv6 for its address of IPv4.
+pub fn publishes(
+    list: &[Binding],
+    families: Families,
+    ipv4: Option<&str>,
+    ipv6: Option<&str>,
+) -> Vec<Publish> {
     let mut all = Vec::new();
     for b in list {
-        let mut push = |host_ip: Option<String>, container_ip: &str| {
+        for host in hosts(b, families) {
+            let Some(container) = (if host.is_ipv4() { ipv4 } else { ipv6.or(ipv4) }) else { continue };
             all.push(Publish {
                 protocol: b.port.protocol(),
-                host_ip,
+                host_ip: Some(host.to_string()),
                 host_port: b.low,
                 count: 1,
-                container_ip: container_ip.to_owned(),
+                container_ip: container.to_owned(),
                 container_port: b.port.number,
             });
-        };
-        match (b.ip.as_deref(), ipv4, ipv6) {
-            (None, v4, v6) => {
-                if let Some(address) = v4 {
-                    push(Some("0.0.0.0".into()), address);
-                }
-                if let Some(address) = v6 {
-                    push(Some("::".into()), address);
-                }
-            }
-            (Some(ip), _, Some(address)) if ip.contains(':') => push(Some(ip.to_owned()), address),
-            (Some(ip), Some(address), _) if !ip.contains(':') => push(Some(ip.to_owned()), address),
-            _ => {}
         }
     }
     all
@@ -253,15 +272,18 @@ mod tests {
 
     #[test]
     fn bound() {
+        let four = Families { v4: true, ..Families::default() };
+        let both = Families { v6: true, ..four };
         let b = bindings(&map("80/tcp", "", "8080")).unwrap();
-        let p = publishes(&b, Some("172.17.0.2"), None);
+        let p = publishes(&b, four, Some("172.17.0.2"), None);
         assert_eq!(
             (p[0].host_ip.as_deref(), p[0].host_port, p[0].container_port),
             (Some("0.0.0.0"), 8080, 80)
         );
         let b = bindings(&map("80/tcp", "::1", "")).unwrap();
-        assert!(publishes(&b, Some("172.17.0.2"), None).is_empty());
-        assert_eq!(publishes(&b, Some("172.17.0.2"), Some("fd00::2"))[0].host_ip.as_deref(), Some("::1"));
+        assert!(publishes(&b, four, Some("172.17.0.2"), None).is_empty());
+        let p = publishes(&b, both, Some("172.17.0.2"), Some("fd00::2"));
+        assert_eq!((p[0].host_ip.as_deref(), p[0].container_ip.as_str()), (Some("::1"), "fd00::2"));
         for (port, ip, host) in [
             ("80/tcp", "", "x"),
             ("x", "", "1"),
@@ -289,7 +311,8 @@ mod tests {
         all.extend(bindings(&map("83/udp", "", "8001-8002")).unwrap());
         assert!(has_ranges(&all) && !has_ranges(&all[2..3]));
         let mut asked = Vec::new();
-        let chosen = choose(&all, true, false, |protocol, hosts, mut range, taken| {
+        let four = Families { v4: true, ..Families::default() };
+        let chosen = choose(&all, four, |protocol, hosts, mut range, taken| {
             asked.push((protocol, hosts.len()));
             range.find(|port| !taken.contains(port))
         });
@@ -297,11 +320,38 @@ mod tests {
         assert_eq!(ports, [(8000, 8000), (8002, 8002), (8001, 8001), (8001, 8001)]);
         assert_eq!(asked.len(), 3);
         assert!(asked.iter().all(|(_, hosts)| *hosts == 1));
-        let none = choose(&all[..1], true, true, |_, hosts, _, _| {
+        let none = choose(&all[..1], Families { across: true, host_v6: true, ..four }, |_, hosts, _, _| {
             assert_eq!(hosts.len(), 2);
             None
         });
         assert_eq!((none[0].low, none[0].high), (8000, 8000), "applying it says that it is taken");
+    }
+
+    #[test]
+    fn both_families_of_the_host() {
+        let all = |port: &str, ip: &str, families: Families| -> Vec<String> {
+            let ipv6 = families.v6.then_some("fd00::2");
+            let list = publishes(&bindings(&map(port, ip, "1")).unwrap(), families, Some("10.0.0.2"), ipv6);
+            list.iter().map(|p| format!("{}>{}", p.host_ip.as_deref().unwrap(), p.container_ip)).collect()
+        };
+        let plain = Families { v4: true, host_v6: true, ..Families::default() };
+        let across = Families { across: true, ..plain };
+        let dual = Families { v6: true, ..across };
+        let (four, six) = ("0.0.0.0>10.0.0.2".to_owned(), "::>10.0.0.2".to_owned());
+        assert_eq!(all("80/tcp", "", across), [four.clone(), six.clone()]);
+        assert_eq!(all("80/udp", "", across), [four.clone(), six.clone()]);
+        assert_eq!(all("80/tcp", "", dual), [four.clone(), "::>fd00::2".to_owned()]);
+        // No program, no IPv6 on the host, or a protocol that nobody carries: one family.
+        assert_eq!(all("80/tcp", "", plain), std::slice::from_ref(&four));
+        assert_eq!(all("80/tcp", "", Families { host_v6: false, ..across }), std::slice::from_ref(&four));
+        assert_eq!(all("80/tcp", "", Families { host_v6: false, ..dual }), std::slice::from_ref(&four));
+        assert_eq!(all("80/sctp", "", across), std::slice::from_ref(&four));
+        assert_eq!(all("80/sctp", "", dual).len(), 2, "the kernel does");
+        // What is named is published or, where it cannot be, left out.
+        assert_eq!(all("80/tcp", "::1", across), ["::1>10.0.0.2"]);
+        assert_eq!(all("80/tcp", "::", Families { host_v6: false, ..across }), [six]);
+        assert!(all("80/tcp", "::1", plain).is_empty() && all("80/sctp", "::1", across).is_empty());
+        assert_eq!(all("80/tcp", "127.0.0.1", across), ["127.0.0.1>10.0.0.2"]);
     }
 
     #[test]
@@ -314,8 +364,9 @@ mod tests {
         let all = wanted(&host, &["80/tcp".into(), "53/udp".into()]).unwrap();
         assert_eq!(all.len(), 2);
         assert_eq!((all[1].port.to_string().as_str(), all[1].low), ("53/udp", 0));
-        let settings =
-            port_map(&["80/tcp".into(), "53/udp".into()], &publishes(&all[..1], Some("10.0.0.2"), None));
+        let four = Families { v4: true, ..Families::default() };
+        let published = publishes(&all[..1], four, Some("10.0.0.2"), None);
+        let settings = port_map(&["80/tcp".into(), "53/udp".into()], &published);
         assert!(settings["53/udp"].is_none());
         assert_eq!(settings["80/tcp"].as_ref().unwrap()[0].host_port.as_deref(), Some("1"));
     }

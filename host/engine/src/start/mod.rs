@@ -214,8 +214,9 @@ impl Engine {
         if endpoints.is_empty() {
             return;
         }
-        let net = self.inner.net.clone();
-        let undone = move || endpoints.values().for_each(|endpoint| endpoints::undo(&net, endpoint));
+        let (net, forwarder) = (self.inner.net.clone(), self.inner.forwarder.clone());
+        let undone =
+            move || endpoints.values().for_each(|endpoint| endpoints::undo(&net, &forwarder, endpoint));
         if let Err(error) = self.inner.pool.run(undone).await {
             tracing::warn!(%error, "endpoints not removed; the next sweep will");
         }

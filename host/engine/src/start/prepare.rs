@@ -161,6 +161,7 @@ impl Engine {
             return Ok(MadeNetwork { endpoints, namespace: None, sockets: Sockets::default() });
         }
         let (source, net) = (self.inner.namespaces.clone(), self.inner.net.clone());
+        let forwarder = self.inner.forwarder.clone();
         let def = Arc::clone(&now.def);
         let made = self
             .inner
@@ -171,12 +172,12 @@ impl Engine {
                     .map_err(|e| (String::new(), wharf_kernel::net::Error::Missing(e.to_string())))?;
                 let sockets = match namespace.net() {
                     Some(fd) => {
-                        let holders = endpoints::apply(&net, &mut endpoints, fd)?;
+                        let holders = endpoints::apply(&net, &forwarder, &mut endpoints, fd)?;
                         let named = endpoints.values().any(has_names);
                         let names = named.then(|| net.open_names(fd.as_fd())).transpose();
                         let names = names.map_err(|error| {
                             for endpoint in endpoints.values() {
-                                endpoints::undo(&net, endpoint);
+                                endpoints::undo(&net, &forwarder, endpoint);
                             }
                             (String::new(), error)
                         })?;

@@ -27,7 +27,11 @@ struct Flow {
 /// Forgets flows to ports that come or go. Where they lead, or led, is the second of each pair.
 pub(super) fn forget(added: &[(Port, SocketAddr)], removed: &[(Port, SocketAddr)]) -> Result<(), Error> {
     let udp = |ports: &[(Port, SocketAddr)]| -> Vec<(Port, SocketAddr)> {
-        ports.iter().filter(|(port, _)| port.protocol == Protocol::Udp).copied().collect()
+        // Across families nothing is translated, so no flow remembers it.
+        let translated = |(port, to): &&(Port, SocketAddr)| {
+            port.protocol == Protocol::Udp && port.host.is_ipv4() == to.is_ipv4()
+        };
+        ports.iter().filter(translated).copied().collect()
     };
     let (added, removed) = (udp(added), udp(removed));
     if added.is_empty() && removed.is_empty() {

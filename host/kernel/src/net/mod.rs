@@ -24,9 +24,10 @@ mod tests;
 
 use std::collections::BTreeSet;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use wharf_plan::net::{Desired, Item, LinkName, LinkRef, Protocol, Publish, diff, items};
+use wharf_plan::net::{Desired, Forward, Item, LinkName, LinkRef, Protocol, Publish, diff, items};
 
 use filter::Filter;
 use links::Worker;
@@ -65,6 +66,9 @@ pub enum Error {
         /// Its error number.
         source: std::io::Error,
     },
+    /// The program that carries what the kernel cannot is missing or refused.
+    #[error("failed to start userland proxy for port mapping {0}: {1}")]
+    Carry(String, String),
     /// The plan is wrong in a way that validation should have found.
     #[error("{0}")]
     Plan(String),
@@ -108,6 +112,8 @@ pub struct AppliedEndpoint {
     pub publishes: Vec<Publish>,
     /// Bound sockets that keep host processes off those ports; hold them for as long as the endpoint lives.
     pub holders: Vec<OwnedFd>,
+    /// Listeners for what the kernel cannot carry, each with where it leads: for a program that does.
+    pub carried: Vec<(Forward, OwnedFd)>,
     /// Names of the links inside the container, in the plan's order.
     pub interfaces: Vec<String>,
     /// Hardware addresses of those links.
@@ -177,6 +183,8 @@ struct Shared {
     filter: Mutex<Option<Filter>>,
     /// Bridges through which the host reaches containers from its loopback, and families that are forwarded.
     switched: Mutex<(BTreeSet<String>, BTreeSet<bool>)>,
+    /// Whether a program carries what the kernel cannot.
+    carry: AtomicBool,
 }
 
 impl Shared {
@@ -225,6 +233,7 @@ impl Net {
             workers: Mutex::new(vec![Worker::new(group)?]),
             filter: Mutex::default(),
             switched: Mutex::default(),
+            carry: AtomicBool::new(false),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -287,6 +296,22 @@ impl Net {
     ) -> Option<u16> {
         let filter = lock(&self.shared.filter);
         ports::first_free(filter.as_ref(), protocol, hosts, range, taken)
+    }
+
+    /// Whether there is a program that carries what the kernel cannot ([`wharf_plan::net::carrier`]): endpoints that are applied from
+    /// now on get listeners for it, in [`AppliedEndpoint::carried`]. Without it their ports are only held.
+    pub fn set_carry(&self, carry: bool) {
+        self.shared.carry.store(carry, Ordering::Relaxed);
+    }
+
+    /// Another listener for what a program carries, where the last one is lost.
+    pub fn listen(&self, forward: &Forward) -> Result<OwnedFd, Error> {
+        ports::listen(forward)
+    }
+
+    /// Whether this host has IPv6 at all; no more than an answer of the moment.
+    pub fn has_ipv6(&self) -> bool {
+        crate::sys::netlink::has_ipv6()
     }
 
     /// Opens the sockets on which the names of a container's networks are asked for, inside its namespace: whoever asks

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 
-use wharf_plan::net::{Protocol, Publish};
+use wharf_plan::net::{Forward, Protocol, Publish};
 
 use super::filter::{Filter, Port};
 use super::{Endpoints, Error};
-use crate::sys::netlink::{Hold, hold_port};
+use crate::sys::netlink::{Hold, hold_port, listen_port};
 
 /// A port that is ours now.
 #[derive(Debug)]
@@ -19,6 +19,8 @@ pub(super) struct Held {
     pub(super) socket: Option<OwnedFd>,
     /// The host address as the plan had it.
     pub(super) publish: Publish,
+    /// A program is to take what comes to the socket, which listens.
+    pub(super) carried: bool,
 }
 
 /// One port of a plan, before it is bound.
@@ -74,18 +76,20 @@ pub(super) fn expand(publish: &Publish) -> Result<Vec<Wanted>, Error> {
 }
 
 /// Binds all of them or none. Where any port will do, both address families of a container's port get the same one.
-pub(super) fn reserve(filter: Option<&Filter>, wanted: &[Wanted]) -> Result<Vec<Held>, Error> {
+///
+/// `carry`: there is a program that carries what the kernel cannot.
+pub(super) fn reserve(filter: Option<&Filter>, carry: bool, wanted: &[Wanted]) -> Result<Vec<Held>, Error> {
     let mut held = Vec::with_capacity(wanted.len());
     let mut any: BTreeMap<(Protocol, u16), Vec<&Wanted>> = BTreeMap::new();
     for one in wanted {
         if one.host.port() == 0 {
             any.entry((one.protocol, one.to.port())).or_default().push(one);
         } else {
-            held.push(hold(filter, one, one.host.port())?);
+            held.push(hold(filter, carry, one, one.host.port())?);
         }
     }
     for group in any.values() {
-        held.extend(hold_equal(filter, group)?);
+        held.extend(hold_equal(filter, carry, group)?);
     }
     Ok(held)
 }
@@ -117,7 +121,7 @@ fn kind(protocol: Protocol) -> Hold {
     }
 }
 
-fn hold_equal(filter: Option<&Filter>, group: &[&Wanted]) -> Result<Vec<Held>, Error> {
+fn hold_equal(filter: Option<&Filter>, carry: bool, group: &[&Wanted]) -> Result<Vec<Held>, Error> {
     let mut attempt = 0;
     loop {
         attempt += 1;
@@ -125,7 +129,7 @@ fn hold_equal(filter: Option<&Filter>, group: &[&Wanted]) -> Result<Vec<Held>, E
         let mut failed = None;
         for one in group {
             let port = held.first().map_or(0, |first| first.port.number);
-            match hold(filter, one, port) {
+            match hold(filter, carry, one, port) {
                 Ok(one) => held.push(one),
                 Err(error) => failed = Some(error),
             }
@@ -138,7 +142,7 @@ fn hold_equal(filter: Option<&Filter>, group: &[&Wanted]) -> Result<Vec<Held>, E
     }
 }
 
-fn hold(filter: Option<&Filter>, wanted: &Wanted, port: u16) -> Result<Held, Error> {
+fn hold(filter: Option<&Filter>, carry: bool, wanted: &Wanted, port: u16) -> Result<Held, Error> {
     let address = SocketAddr::new(wanted.host.ip(), port);
     let taken = Port { protocol: wanted.protocol, number: port, host: address.ip() };
     if port != 0 && filter.is_some_and(|filter| filter.holder(&taken).is_some()) {
@@ -147,7 +151,9 @@ fn hold(filter: Option<&Filter>, wanted: &Wanted, port: u16) -> Result<Held, Err
         return Err(Error::Allocated { address: ip.to_owned(), port });
     }
     let kind = kind(wanted.protocol);
-    let (socket, port) = match hold_port(kind, address) {
+    let carried = carry && Forward::of(wanted.protocol, wanted.host, wanted.to).is_some();
+    let bound = if carried { listen_port(kind, address) } else { hold_port(kind, address) };
+    let (socket, port) = match bound {
         Ok((socket, port)) => (Some(socket), port),
         // Without SCTP in the kernel no process of the host can take the port either.
         Err(error) if kind == Hold::Sctp && port != 0 && error.is(libc::EPROTONOSUPPORT) => (None, port),
@@ -164,5 +170,16 @@ fn hold(filter: Option<&Filter>, wanted: &Wanted, port: u16) -> Result<Held, Err
         to: wanted.to,
         socket,
         publish: wanted.published(port),
+        carried,
     })
+}
+
+/// A listener for what a program carries, once more: the last one is gone.
+pub(super) fn listen(forward: &Forward) -> Result<OwnedFd, Error> {
+    let failed = |error: &crate::Error| {
+        let endpoints =
+            Endpoints { host: forward.host, container: forward.container, protocol: forward.protocol };
+        Error::Bind(endpoints, std::io::Error::from_raw_os_error(error.errno()).to_string())
+    };
+    listen_port(kind(forward.protocol), forward.host).map(|(socket, _)| socket).map_err(|e| failed(&e))
 }

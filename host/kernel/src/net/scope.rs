@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use wharf_plan::net::{Change, Desired, Item, Kind, LinkState, Publish, Site, diff, items};
+use wharf_plan::net::{Change, Desired, Forward, Item, Kind, LinkState, Publish, Site, diff, items};
 
 use super::filter::{Filter, Part, Port};
 use super::forwarding::forward;
@@ -131,7 +132,7 @@ pub(super) fn endpoint(
     }
     let mut held = {
         let filter = lock(&shared.filter);
-        ports::reserve(filter.as_ref(), &wanted)?
+        ports::reserve(filter.as_ref(), shared.carry.load(Ordering::Relaxed), &wanted)?
     };
     let mut notes = Vec::new();
     let result = worker.apply(id, old, new, &changes, Some(container)).and_then(|made| {
@@ -159,8 +160,15 @@ pub(super) fn endpoint(
             publishes.sort();
             publishes.dedup();
             let (interfaces, macs) = made.inside.into_iter().unzip();
-            let holders = held.iter_mut().filter_map(|held| held.socket.take()).collect();
-            Ok(AppliedEndpoint { publishes, holders, interfaces, macs, notes })
+            let (mut holders, mut carried) = (Vec::new(), Vec::new());
+            for held in &mut held {
+                let Some(socket) = held.socket.take() else { continue };
+                match Forward::of(held.port.protocol, held.port.address(), held.to).filter(|_| held.carried) {
+                    Some(forward) => carried.push((forward, socket)),
+                    None => holders.push(socket),
+                }
+            }
+            Ok(AppliedEndpoint { publishes, holders, carried, interfaces, macs, notes })
         }
         Err(error) => {
             let ports: Vec<Port> = held.iter().map(|held| held.port).collect();

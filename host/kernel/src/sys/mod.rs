@@ -7,6 +7,7 @@
 
 pub mod bpf;
 pub mod btrfs;
+pub mod carry;
 pub mod file;
 pub mod heap;
 pub mod loopdev;

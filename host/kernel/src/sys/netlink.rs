@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use super::{check, check_fd};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A netlink socket of the calling thread's network namespace, closed at exec, and its port number.
 ///
@@ -162,6 +162,43 @@ pub fn hold_port(kind: Hold, address: SocketAddr) -> Result<(OwnedFd, u16)> {
     }
     let port = local_port(&socket)?;
     Ok((socket, port))
+}
+
+/// A non-blocking socket that takes connections or datagrams at `address`, and what is of IPv6 only that. Not for SCTP. Port 0:
+/// the kernel picks one; see the result.
+pub fn listen_port(kind: Hold, address: SocketAddr) -> Result<(OwnedFd, u16)> {
+    /// Connections that wait to be taken; what is more the kernel answers with cookies, or not at all.
+    const WAITING: i32 = 1024;
+    let domain = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    let (kind, protocol) = match kind {
+        Hold::Tcp => (libc::SOCK_STREAM, libc::IPPROTO_TCP),
+        Hold::Udp => (libc::SOCK_DGRAM, libc::IPPROTO_UDP),
+        Hold::Sctp => return Err(Error::refused("listen()", libc::EPROTONOSUPPORT, "SCTP is not carried")),
+    };
+    let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: plain numbers.
+    let result = unsafe { libc::socket(domain, kind | flags, protocol) };
+    let socket = check_fd(result.into(), || format!("socket({domain}, {kind}, {protocol})"))?;
+    let raw = socket.as_raw_fd();
+    if domain == libc::AF_INET6 {
+        set(raw, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
+    }
+    if kind == libc::SOCK_STREAM {
+        // Connections of an earlier server in TIME_WAIT are no obstacle; whoever listens is.
+        set(raw, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    }
+    bind(&socket, address)?;
+    if kind == libc::SOCK_STREAM {
+        // SAFETY: plain numbers.
+        check(unsafe { libc::listen(raw, WAITING) }.into(), || format!("listen({raw}, {WAITING})"))?;
+    }
+    let port = local_port(&socket)?;
+    Ok((socket, port))
+}
+
+/// Whether this host, in the calling thread's network namespace, has IPv6 at all: whether its own loopback does.
+pub fn has_ipv6() -> bool {
+    hold_port(Hold::Udp, SocketAddr::new(IpAddr::from(std::net::Ipv6Addr::LOCALHOST), 0)).is_ok()
 }
 
 fn bind(socket: &OwnedFd, address: SocketAddr) -> Result<()> {

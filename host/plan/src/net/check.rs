@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::forward::{Carrier, carrier};
 use super::prefix::Prefix;
 use super::{Cidr, Desired, Hook, Link, LinkIndex, LinkKind, Name, Publish, Rule, Site};
 
@@ -450,7 +451,7 @@ impl<'a> Check<'a> {
             }
             if let Some(text) = &publish.host_ip {
                 let outside = ip(text).map_err(|reason| refused(field("host-ip"), reason))?;
-                if outside.is_multicast() || outside.is_ipv4() != inside.is_ipv4() {
+                if outside.is_multicast() || carrier(publish.protocol, outside, inside) == Carrier::Nobody {
                     return refuse(field("host-ip"), format!("{outside} cannot lead to {inside}"));
                 }
             }

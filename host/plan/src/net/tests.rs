@@ -268,7 +268,10 @@ fn hostile_endpoints_are_refused() {
         }),
         ("publishes[0].container-ip", |plan| plan.publishes[0].container_ip = "172.17.0.1".to_owned()),
         ("publishes[0].container-ip", |plan| plan.publishes[0].container_ip = "8.8.8.8".to_owned()),
-        ("publishes[0].host-ip", |plan| plan.publishes[0].host_ip = Some("::".to_owned())),
+        ("publishes[0].host-ip", |plan| {
+            plan.publishes[0].host_ip = Some("::".to_owned());
+            plan.publishes[0].protocol = Protocol::Sctp;
+        }),
         ("publishes[0].host-ip", |plan| plan.publishes[0].host_ip = Some("224.0.0.1".to_owned())),
         ("publishes[0].host-port", |plan| {
             plan.publishes[0].host_port = 65535;

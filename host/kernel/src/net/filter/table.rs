@@ -93,6 +93,10 @@ pub(super) fn protocol(protocol: Protocol) -> u8 {
 pub(super) fn write_ports(batch: &mut Batch, add: bool, ports: impl Iterator<Item = (Port, SocketAddr)>) {
     let mut by_set: [Vec<Element>; 4] = Default::default();
     for (port, to) in ports {
+        // Across families there is no translation: a program carries that.
+        if port.host.is_ipv4() != to.is_ipv4() {
+            continue;
+        }
         let any = port.host.is_unspecified();
         let mut key = vec![protocol(port.protocol), 0, 0, 0];
         if !any {
@@ -156,6 +160,15 @@ pub(super) fn rules(batch: &mut Batch, closed: &BTreeSet<u8>) {
     nft::rule(batch, "output", "IPv6 has no route_localnet", |rule| {
         let localhost = octets(IpAddr::from(std::net::Ipv6Addr::LOCALHOST));
         rule.family(IPV6).payload(1, 24, 16, REG).equals(REG, &localhost).accept();
+    });
+    // Nor does it route what comes from a link-local address: whoever listens on this host answers.
+    nft::rule(batch, "prerouting", "link-local addresses are not routed", |rule| {
+        rule.family(IPV6).payload(1, 8, 4, REG).mask(REG, &[0xff, 0xc0, 0, 0]);
+        rule.equals(REG, &[0xfe, 0x80, 0, 0]).accept();
+    });
+    nft::rule(batch, "output", "nor from the host itself", |rule| {
+        rule.family(IPV6).payload(1, 24, 4, REG).mask(REG, &[0xff, 0xc0, 0, 0]);
+        rule.equals(REG, &[0xfe, 0x80, 0, 0]).accept();
     });
     for chain in ["prerouting", "output"] {
         nft::rule(batch, chain, "only what is for this host", |rule| {
