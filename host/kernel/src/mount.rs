@@ -1,6 +1,6 @@
 //! Detached mount trees: mounts that no name reaches until a container puts them into its own namespace.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
@@ -22,6 +22,15 @@ pub fn bind(source: BorrowedFd<'_>, recursive: bool) -> Result<OwnedFd> {
 pub fn bind_path(source: &Path, recursive: bool) -> Result<OwnedFd> {
     let path = file::cstring(source.as_os_str().as_bytes())?;
     sys::open_tree(None, &path, clone_flags(recursive))
+}
+
+/// Attaches a tree to a path of the calling thread's mount namespace, which is to be its own and nobody else's: nothing of it
+/// reaches others.
+pub fn attach_alone(tree: BorrowedFd<'_>, place: &Path) -> Result<()> {
+    sys::set_root_propagation(libc::MS_PRIVATE)?;
+    let path = file::cstring(place.as_os_str().as_bytes())?;
+    let place = file::openat(None, &path, libc::O_PATH | libc::O_DIRECTORY, 0)?;
+    sys::move_mount(tree, place.as_fd())
 }
 
 fn clone_flags(recursive: bool) -> u32 {
@@ -282,14 +291,27 @@ impl Prepared {
         Ok(Self { fstype: file::cstring(fstype)?, options: list, attributes })
     }
 
+    /// Whether an option of this name is given.
+    pub(crate) fn has(&self, option: &CStr) -> bool {
+        self.options.iter().any(|(key, _)| key.as_c_str() == option)
+    }
+
     /// Makes it, detached, in the caller's namespaces.
     pub(crate) fn make(&self) -> Result<OwnedFd> {
+        self.make_with(&[])
+    }
+
+    /// The same with these options as well.
+    pub(crate) fn make_with(&self, more: &[(&CStr, &CStr)]) -> Result<OwnedFd> {
         let context = sys::fsopen(&self.fstype)?;
         for (key, value) in &self.options {
             match value {
                 Some(value) => sys::fsconfig_string(context.as_fd(), key, value)?,
                 None => sys::fsconfig_flag(context.as_fd(), key)?,
             }
+        }
+        for (key, value) in more {
+            sys::fsconfig_string(context.as_fd(), key, value)?;
         }
         sys::fsconfig_create(context.as_fd())?;
         sys::fsmount(context.as_fd(), self.attributes)

@@ -6,8 +6,11 @@ use clap::{Args, Parser, Subcommand};
 
 /// Runs containers from OCI bundles, with runc's command line
 #[derive(Debug, Parser)]
-#[command(name = "wharf oci", version, disable_help_subcommand = true)]
+#[command(name = "wharf oci", version, disable_help_subcommand = true, disable_version_flag = true)]
 pub(crate) struct Cli {
+    /// Print version
+    #[arg(short = 'v', long, action = clap::ArgAction::Version)]
+    version: Option<bool>,
     /// Directory for what is known about containers
     #[arg(long, value_name = "DIRECTORY")]
     pub(crate) root: Option<PathBuf>,
@@ -20,8 +23,8 @@ pub(crate) struct Cli {
     /// Read cgroup paths as slice:prefix:name
     #[arg(long)]
     pub(crate) systemd_cgroup: bool,
-    /// Taken for the sake of callers
-    #[arg(long, hide = true)]
+    /// Say what is being done, in the log or on standard error
+    #[arg(long)]
     pub(crate) debug: bool,
     /// Taken for the sake of callers
     #[arg(long, hide = true, value_name = "BOOL")]

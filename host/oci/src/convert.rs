@@ -63,7 +63,7 @@ fn refuse<T>(what: impl Into<String>) -> Result<T> {
     Err(Error(what.into()))
 }
 
-/// Capability sets as masks. A name that nobody knows is left out, as runc does with a warning.
+/// Capability sets as masks.
 fn mask(names: Option<&Names>) -> u64 {
     names.into_iter().flatten().fold(0, |mask, name| mask | capability(&name.to_string()))
 }
@@ -99,6 +99,13 @@ pub(crate) fn process(spec: &OciProcess) -> Result<Process> {
     });
     // What is raised must be permitted and inheritable; runc drops the rest with a warning.
     let ambient = capabilities.ambient & capabilities.inheritable & capabilities.permitted;
+    for (number, name) in (0..).zip(caps::NAMES) {
+        if (capabilities.ambient & !ambient) & caps::bit(number) != 0 {
+            crate::log::warn(format!(
+                "can't raise ambient capability CAP_{name}: it is not both inheritable and permitted"
+            ));
+        }
+    }
     let user = spec.user();
     let size = spec
         .console_size()

@@ -167,6 +167,10 @@ fn build(
     let cgroup = plan.cgroup.clone();
     make_cgroup(&host, &plan)?;
     let rootfs = rootfs_of(&open, bundle);
+    let uid = plan.process.user.uid;
+    crate::home::environment(&mut plan.process.env, uid, || {
+        crate::home::passwd_of_bundle(spec, bundle, &rootfs)
+    });
     let undo = |error: Error| -> Error {
         if let (Some(cgroup), Some(cgroups)) = (&cgroup, host.cgroups()) {
             // The first error is the one to report.
@@ -181,12 +185,13 @@ fn build(
         record.cgroup = cgroup.as_ref().map(|c| c.path.clone());
         record.own_pids = own_pids;
         let mut entry = None;
+        let state = serde_json::json!({
+            "ociVersion": record.oci_version, "id": record.id, "pid": record.pid, "status": "creating",
+            "bundle": record.bundle, "annotations": record.annotations,
+        });
+        crate::log::debug(format!("process {} sets the container up", spawned.pid));
         let master = follow(&spawned, |report| {
             if matches!(report, Report::Paused) {
-                let state = serde_json::json!({
-                    "ociVersion": record.oci_version, "id": record.id, "pid": record.pid, "status": "creating",
-                    "bundle": record.bundle, "annotations": record.annotations,
-                });
                 hooks::run(spec, When::Prestart, &state)?;
                 hooks::run(spec, When::CreateRuntime, &state)?;
                 if let Some(mut resume) = resume.as_ref() {
@@ -195,6 +200,8 @@ fn build(
             }
             Ok(())
         })?;
+        hooks::run_in_mounts(spec, spawned.pid, &rootfs, &state)?;
+        crate::log::debug("the container is set up, and its process waits to be started");
         let master = match (master, console) {
             (Some(master), Console::Socket(Some(socket))) => {
                 terminal::send(socket, &master)?;
@@ -367,6 +374,8 @@ fn start_entry(entry: &Entry) -> Result<()> {
             return Err("cannot start an already running container".into());
         }
     }
+    let (spec, value) = entry.spec()?;
+    hooks::run_inside(entry, &spec, &value)?;
     let mut gate = std::fs::OpenOptions::new()
         .write(true)
         .custom_flags(nix::libc::O_NONBLOCK)
@@ -374,6 +383,6 @@ fn start_entry(entry: &Entry) -> Result<()> {
         .map_err(|_| Error::from("cannot start a container that has stopped"))?;
     gate.write_all(b"s")?;
     std::fs::remove_file(entry.gate())?;
-    let (spec, _) = entry.spec()?;
+    crate::log::debug("the container's process was started");
     hooks::run(&spec, When::Poststart, &entry.json(Status::Running))
 }

@@ -3,6 +3,7 @@
 use std::os::fd::AsFd;
 
 use oci_spec::runtime::Process as OciProcess;
+use serde::Deserialize;
 use wharf_kernel::container::{self, Host, Target};
 use wharf_plan::run::{ExecPlan, Process, User};
 
@@ -29,11 +30,14 @@ pub(crate) fn exec(store: &Store, args: &ExecArgs) -> Result<u8> {
             if meta.len() > LARGEST {
                 return Err(Error(format!("{} is too large", path.display())));
             }
-            let given: OciProcess = serde_json::from_str(&std::fs::read_to_string(path)?).doing("process")?;
-            convert::process(&given)?
+            let mut given = serde_json::from_str(&std::fs::read_to_string(path)?).doing("process")?;
+            crate::state::known_capabilities(&mut given);
+            convert::process(&OciProcess::deserialize(&given).doing("process")?)?
         }
         None => from_flags(convert::process(base)?, args)?,
     };
+    let pid = entry.record.pid;
+    crate::home::environment(&mut process.env, process.user.uid, || crate::home::passwd_of(pid));
     process.seccomp = create::filters(&value, process.capabilities.bounding)?;
     if args.console_socket.is_some() && !process.tty {
         return Err("cannot use console socket if the process has no terminal".into());
@@ -102,6 +106,8 @@ fn from_flags(base: Process, args: &ExecArgs) -> Result<Process> {
         sets.bounding |= bit;
         sets.effective |= bit;
         sets.permitted |= bit;
+        // As far as the configuration lets programs inherit it.
+        sets.ambient |= bit & sets.inheritable;
     }
     process.no_new_privs |= args.no_new_privs;
     if args.apparmor.is_some() {

@@ -10,7 +10,9 @@ mod convert;
 mod create;
 pub mod document;
 mod exec;
+mod home;
 mod hooks;
+mod log;
 mod manage;
 mod restore;
 mod signals;
@@ -20,8 +22,6 @@ mod terminal;
 mod user;
 
 use std::ffi::OsString;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 
 use clap::Parser;
 
@@ -86,12 +86,13 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
             return u8::from(error.use_stderr());
         }
     };
+    log::begin(&cli);
     match perform(&cli) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("wharf oci: {error}");
-            log(&cli, &error.0);
-            1
+            log::error(&error.0);
+            // So that it is not taken for the code of the process that was to be executed.
+            if matches!(cli.command, Command::Exec(_)) { 255 } else { 1 }
         }
     }
 }
@@ -117,21 +118,5 @@ fn perform(cli: &Cli) -> Result<u8> {
         Command::Restore(a) => restore::restore(&store, a, systemd, &cli.criu),
         Command::Spec(a) => spec::spec(a),
         Command::Features => spec::features(),
-    }
-}
-
-/// The last error where containerd and podman look for it.
-fn log(cli: &Cli, text: &str) {
-    let Some(path) = &cli.log else { return };
-    let now = jiff::Timestamp::now().to_string();
-    let line = if cli.log_format == "json" {
-        serde_json::json!({"level": "error", "msg": text, "time": now}).to_string()
-    } else {
-        format!("time={now:?} level=error msg={text:?}")
-    };
-    let file = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path);
-    if let Ok(mut file) = file {
-        // Standard error has it too.
-        let _ = writeln!(file, "{line}");
     }
 }

@@ -18,14 +18,14 @@ use crate::{Doing, Error, Result};
 /// How long what was killed may take to be gone.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-fn print(value: &serde_json::Value) -> Result<u8> {
+fn print(value: &impl serde::Serialize) -> Result<u8> {
     println!("{}", serde_json::to_string_pretty(value)?);
     Ok(0)
 }
 
 pub(crate) fn state(store: &Store, id: &str) -> Result<u8> {
     let entry = store.open(id)?;
-    print(&entry.json(entry.status()))
+    print(&entry.shown())
 }
 
 /// A signal by name or number.
@@ -107,7 +107,7 @@ pub(crate) fn destroy(entry: Entry, force: bool) -> Result<()> {
     entry.remove()?;
     if let Err(error) = hooks::run(&spec, When::Poststop, &state) {
         // The container is gone; the specification asks to go on.
-        eprintln!("wharf oci: warning: {error}");
+        crate::log::warn(error.0);
     }
     Ok(())
 }
@@ -235,15 +235,7 @@ pub(crate) fn list(store: &Store, args: &ListArgs) -> Result<u8> {
     let pid = |status: Status, pid: i32| if status == Status::Stopped { 0 } else { pid };
     match args.format.as_str() {
         "json" => {
-            let list: Vec<_> = all
-                .iter()
-                .map(|(r, status)| {
-                    serde_json::json!({
-                        "ociVersion": r.oci_version, "id": r.id, "pid": pid(*status, r.pid), "status": status.word(),
-                        "bundle": r.bundle, "rootfs": r.rootfs, "created": r.created, "owner": "root",
-                    })
-                })
-                .collect();
+            let list: Vec<_> = all.iter().map(|(record, status)| record.shown(*status, "root")).collect();
             println!("{}", serde_json::to_string(&list)?);
         }
         "table" => {

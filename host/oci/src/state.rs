@@ -39,6 +39,38 @@ pub(crate) struct Record {
     pub(crate) descriptors: Vec<String>,
 }
 
+/// What `state` and `list` print of a container.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Shown<'a> {
+    oci_version: &'a str,
+    id: &'a str,
+    pid: i32,
+    status: &'static str,
+    bundle: &'a std::path::Path,
+    rootfs: &'a std::path::Path,
+    created: &'a str,
+    annotations: &'a std::collections::BTreeMap<String, String>,
+    owner: &'static str,
+}
+
+impl Record {
+    /// In runc's order of fields.
+    pub(crate) fn shown(&self, status: Status, owner: &'static str) -> Shown<'_> {
+        Shown {
+            oci_version: &self.oci_version,
+            id: &self.id,
+            pid: if status == Status::Stopped { 0 } else { self.pid },
+            status: status.word(),
+            bundle: &self.bundle,
+            rootfs: &self.rootfs,
+            created: &self.created,
+            annotations: &self.annotations,
+            owner,
+        }
+    }
+}
+
 /// Where a container is in its life, in the specification's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Status {
@@ -240,6 +272,11 @@ impl Entry {
         })
     }
 
+    /// The same as `state` prints it, in runc's order.
+    pub(crate) fn shown(&self) -> Shown<'_> {
+        self.record.shown(self.status(), "")
+    }
+
     /// Where what only this container has is kept.
     pub(crate) fn dir(&self) -> &std::path::Path {
         &self.dir
@@ -257,9 +294,32 @@ impl Entry {
 
 /// Reads a configuration, as types and as it is.
 pub(crate) fn parse(text: &str) -> Result<(Spec, serde_json::Value)> {
-    let value: serde_json::Value = serde_json::from_str(text).doing("config.json")?;
-    let spec: Spec = serde_json::from_str(text).doing("config.json")?;
+    let mut value: serde_json::Value = serde_json::from_str(text).doing("config.json")?;
+    if let Some(process) = value.get_mut("process") {
+        known_capabilities(process);
+    }
+    let spec = Spec::deserialize(&value).doing("config.json")?;
     Ok((spec, value))
+}
+
+/// Takes capabilities that nobody knows out of the sets of a process, with a warning: a configuration may be newer than this
+/// program.
+pub(crate) fn known_capabilities(process: &mut serde_json::Value) {
+    let sets = process.get_mut("capabilities").and_then(serde_json::Value::as_object_mut);
+    let mut unknown = std::collections::BTreeSet::new();
+    for names in sets.into_iter().flat_map(serde_json::Map::values_mut).filter_map(|v| v.as_array_mut()) {
+        names.retain(|name| {
+            let known = name.as_str().is_none_or(|name| crate::convert::capability(name) != 0);
+            if !known {
+                unknown.insert(name.to_string());
+            }
+            known
+        });
+    }
+    if !unknown.is_empty() {
+        let unknown: Vec<String> = unknown.into_iter().collect();
+        crate::log::warn(format!("ignoring unknown or unavailable capabilities: [{}]", unknown.join(" ")));
+    }
 }
 
 /// A record for a process that was just made.

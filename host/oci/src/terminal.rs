@@ -7,7 +7,7 @@ use std::path::Path;
 
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
-use nix::sys::termios::{self, SetArg, Termios};
+use nix::sys::termios::{self, OutputFlags, SetArg, Termios};
 use nix::unistd::{read, write};
 use wharf_kernel::sys::tty;
 
@@ -38,11 +38,17 @@ pub(crate) struct Proxy {
 
 impl Proxy {
     pub(crate) fn new(master: OwnedFd) -> Result<Self> {
+        // What the container writes comes as it is; only where it ends at a terminal, that one adds what a terminal needs.
+        if let Ok(mut settings) = termios::tcgetattr(&master) {
+            settings.output_flags.remove(OutputFlags::ONLCR);
+            termios::tcsetattr(&master, SetArg::TCSANOW, &settings)?;
+        }
         let stdin = std::io::stdin();
         let before = termios::tcgetattr(&stdin).ok();
         if let Some(before) = &before {
             let mut raw = before.clone();
             termios::cfmakeraw(&mut raw);
+            raw.output_flags.insert(OutputFlags::OPOST);
             termios::tcsetattr(&stdin, SetArg::TCSANOW, &raw)?;
         }
         let proxy = Self { master, input: true, before };

@@ -299,6 +299,8 @@ pub struct Process {
     pub more_fds: Vec<Fd>,
     /// Bits that new files do not get; 0o022 unless told.
     pub umask: Option<u32>,
+    /// The file to execute, where the first of `args` is only its name for itself.
+    pub program: Option<String>,
 }
 
 /// Where a process finds its time namespace.

@@ -293,12 +293,15 @@ fn spawn(
     let lent = if host.lends { sys::CLONE_FILES } else { 0 };
     let side = sys::clone_process(flags | lent, cgroup);
     if let Ok(Side::Child) = side {
+        // Whoever shares namespaces with it may not reach its descriptors, some of which lead to the host, by /proc (CVE-2016-9962).
+        // The program that it becomes can be looked at again.
+        let hidden = sys::set_dumpable(false);
         let own = if host.lends {
             sys::unshare_all_but(&keep).and_then(|()| report::send_own(theirs.as_fd()))
         } else {
             sys::close_all_but(&keep)
         };
-        let error = match own.at(Stage::Stdio, || "closing descriptors") {
+        let error = match hidden.and(own).at(Stage::Stdio, || "closing descriptors") {
             Ok(()) => child(theirs.as_fd()),
             Err(error) => error,
         };

@@ -64,6 +64,7 @@ impl<'a> Process<'a> {
         for (slot, number) in stdio.iter_mut().zip(plan.stdio) {
             *slot = number.map(|n| fd(fds, n)).transpose()?;
         }
+        let name = plan.program.as_ref().unwrap_or(name);
         Ok(Self {
             available: caps::available_once(),
             candidates: candidates(name, &plan.env).at(Stage::Request, || "PATH")?,
@@ -148,6 +149,10 @@ pub(super) struct Mount<'a> {
     pub(super) propagation: Option<(u64, bool)>,
     /// No link may be on the way: proc and sysfs, whose place later steps trust.
     pub(super) strict: bool,
+    /// A tmpfs with no mode said has that of the directory which it covers, where that one was there.
+    pub(super) inherits_mode: bool,
+    /// Is to be read-only, but later steps have things to put into it.
+    pub(super) read_only_at_last: bool,
     /// Lies on `/proc` or below, where only few may.
     pub(super) below_proc: Option<String>,
 }
@@ -360,7 +365,7 @@ impl<'a> Mount<'a> {
             no_exec: plan.no_exec,
         };
         let what = || format!("mount on {}", plan.target);
-        let mut strict = false;
+        let (mut strict, mut inherits_mode) = (false, false);
         let source = match &plan.source {
             MountSource::Tree(number) => Source::Tree(fd(fds, *number)?),
             MountSource::New { fstype, options } => {
@@ -373,7 +378,13 @@ impl<'a> Mount<'a> {
                             .at(Stage::Mount, what)?,
                     ),
                     "cgroup" => Source::New(Filesystem::new("cgroup2", &[], flags).at(Stage::Mount, what)?),
-                    "proc" | "sysfs" | "tmpfs" | "devpts" | "mqueue" | "cgroup2" | "ramfs" => {
+                    "tmpfs" => {
+                        let writable = Flags { read_only: false, ..flags };
+                        let fs = Filesystem::new(fstype, options, writable).at(Stage::Mount, what)?;
+                        inherits_mode = !fs.has(c"mode");
+                        Source::New(fs)
+                    }
+                    "proc" | "sysfs" | "devpts" | "mqueue" | "cgroup2" | "ramfs" => {
                         Source::New(Filesystem::new(fstype, options, flags).at(Stage::Mount, what)?)
                     }
                     other => {
@@ -402,6 +413,9 @@ impl<'a> Mount<'a> {
                 (word, _) => Some(propagation(word).at(Stage::Mount, what)?),
             },
             strict,
+            inherits_mode,
+            read_only_at_last: plan.read_only
+                && matches!(&plan.source, MountSource::New { fstype, .. } if fstype == "tmpfs"),
             below_proc: below_proc(&plan.target),
         })
     }
@@ -451,6 +465,8 @@ pub(super) struct Exec<'a> {
     pub(super) process: Process<'a>,
     pub(super) target: Target<'a>,
     pub(super) cgroups: Vec<Joined<'a>>,
+    /// The container has a time namespace of its own.
+    pub(super) own_clocks: bool,
 }
 
 impl<'a> Exec<'a> {
@@ -465,8 +481,15 @@ impl<'a> Exec<'a> {
             process: Process::new(host, &plan.process, fds)?,
             target,
             cgroups: joined(host, target.cgroup)?,
+            own_clocks: own_clocks(target.pid),
         })
     }
+}
+
+/// Whether a process has another time namespace than this one. Kernels without them show none.
+fn own_clocks(pid: i32) -> bool {
+    let namespace = |of: &str| std::fs::read_link(format!("/proc/{of}/ns/time"));
+    matches!((namespace("self"), namespace(&pid.to_string())), (Ok(ours), Ok(theirs)) if ours != theirs)
 }
 
 #[cfg(test)]

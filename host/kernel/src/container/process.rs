@@ -1,7 +1,7 @@
 //! The last steps, common to a container's first process and to an exec: streams, ids, capabilities, filter, exec.
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use wharf_plan::run::{Stage, StartError};
 
@@ -71,6 +71,11 @@ fn steps(
     let program = find(job)?;
     if let Some(gate) = job.gate {
         report::send_ready(report).at(Stage::Exec, || "telling of being ready")?;
+        // It may wait for long, and needs none but these any more.
+        let needed = [report, gate].into_iter().chain(init).chain(job.more_fds.iter().copied());
+        let mut needed: Vec<i32> = needed.map(|fd| fd.as_raw_fd()).collect();
+        needed.sort_unstable();
+        sys::close_all_but(&needed).at(Stage::Stdio, || "closing descriptors")?;
         wait_for_byte(gate).at(Stage::Exec, || "waiting at the gate")?;
     }
     sys::close_on_exec_from(3).at(Stage::Stdio, || "closing descriptors")?;
@@ -284,7 +289,7 @@ fn executable(path: &CString) -> Result<()> {
 
 /// The texts that clients of Docker know.
 fn exec_failed(job: &Process<'_>, errno: i32) -> StartError {
-    let name = job.plan.args.first().map_or("", String::as_str);
+    let name = job.plan.program.as_ref().or(job.plan.args.first()).map_or("", String::as_str);
     let what = match (errno, name.contains('/')) {
         (libc::ENOENT, false) => format!("exec: {name:?}: executable file not found in $PATH"),
         (libc::ENOENT, true) => format!("exec: {name:?}: stat {name}: no such file or directory"),

@@ -58,6 +58,7 @@ pub(super) fn exec(_host: &Host, job: &Exec<'_>, report: BorrowedFd<'_>) -> Star
     let join = || -> Result<Built, StartError> {
         oom_score(job.process.oom_score_adj.as_deref())?;
         join_cgroups(&job.cgroups)?;
+        any_processor();
         let mut spaces = CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET | CLONE_NEWCGROUP;
         let mut proc = None;
         if let Some(ids) = job.ids {
@@ -66,6 +67,9 @@ pub(super) fn exec(_host: &Host, job: &Exec<'_>, report: BorrowedFd<'_>) -> Star
                 proc = Some(process::own_proc().at(Stage::Security, || "a proc file system")?);
             }
             spaces |= CLONE_NEWUSER;
+        }
+        if job.own_clocks {
+            spaces |= proc_sys::CLONE_NEWTIME;
         }
         proc_sys::setns(job.target.pidfd, spaces).at(Stage::Namespace, || "joining the container")?;
         if job.ids.is_some() {
@@ -103,6 +107,16 @@ fn oom_score(score: Option<&str>) -> Result<(), StartError> {
         result => result,
     };
     written.at(Stage::Credentials, || format!("setting oom_score_adj to {score}"))
+}
+
+/// The processors that a container may use are its cgroup's, whatever those are that its maker was bound to.
+fn any_processor() {
+    let mut all = nix::sched::CpuSet::new();
+    for number in 0..nix::sched::CpuSet::count() {
+        let _ = all.set(number);
+    }
+    // A host that forbids it has bound the container on purpose.
+    let _ = nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &all);
 }
 
 /// Puts this process into a plan's cgroup, where it was not cloned into it.
@@ -154,6 +168,7 @@ fn build(job: &Run<'_>, report: BorrowedFd<'_>) -> Result<Built, StartError> {
     let plan = job.plan;
     oom_score(job.process.oom_score_adj.as_deref())?;
     join_cgroups(&job.cgroups)?;
+    any_processor();
     for (namespace, kind) in &job.joins {
         proc_sys::setns(*namespace, *kind).at(Stage::Namespace, || "joining a namespace")?;
     }
@@ -176,8 +191,11 @@ fn build(job: &Run<'_>, report: BorrowedFd<'_>) -> Result<Built, StartError> {
         // The program enters it by being executed; until then the offsets can be set.
         unshare(proc_sys::CLONE_NEWTIME).at(Stage::Namespace, || "a new time namespace")?;
         if !clocks.is_empty() {
+            // The file is its owner's, which a process that is hidden is not.
+            proc_sys::set_dumpable(true).at(Stage::Namespace, || "setting the clocks")?;
             file::openat(None, c"/proc/self/timens_offsets", libc::O_WRONLY, 0)
                 .and_then(|f| file::write_once(f.as_fd(), clocks.as_bytes()))
+                .and_then(|()| proc_sys::set_dumpable(false))
                 .at(Stage::Namespace, || "setting the clocks")?;
         }
     }
@@ -228,8 +246,12 @@ fn build(job: &Run<'_>, report: BorrowedFd<'_>) -> Result<Built, StartError> {
         make_readonly(root.as_fd(), path).at(Stage::Mount, || format!("making {path:?} read-only"))?;
     }
     mask(root.as_fd(), job, null)?;
+    let read_only = MountAttr { set: attr::RDONLY, ..MountAttr::default() };
+    for tree in &made.read_only {
+        sys::mount_setattr(tree.as_fd(), false, &read_only)
+            .at(Stage::Mount, || "making a mount read-only")?;
+    }
     if plan.rootfs_read_only {
-        let read_only = MountAttr { set: attr::RDONLY, ..MountAttr::default() };
         sys::mount_setattr(root.as_fd(), false, &read_only)
             .at(Stage::Mount, || "making the root read-only")?;
     }
@@ -245,6 +267,8 @@ fn build(job: &Run<'_>, report: BorrowedFd<'_>) -> Result<Built, StartError> {
 struct Made {
     proc: Option<OwnedFd>,
     devpts: Option<OwnedFd>,
+    /// What becomes read-only when all that comes below is there.
+    read_only: Vec<OwnedFd>,
 }
 
 fn add_mount(
@@ -261,18 +285,31 @@ fn add_mount(
         Source::Hierarchies(_) => "cgroup",
     };
     let at = || format!("mount {kind} on {}", mount.name);
+    let (target, found) = match mount_target(root, mount) {
+        Err(e) if mount.strict && e.is(libc::ELOOP) => Err(Error::refused(
+            format!("filesystem {kind:?}"),
+            libc::ELOOP,
+            "it must be mounted on ordinary directory",
+        )),
+        result => result,
+    }
+    .at(Stage::Mount, at)?;
     let (tree, owned) = match &mount.source {
         Source::Tree(tree) => (*tree, None),
         Source::New(fs) | Source::Hierarchies(fs) => {
             let made = match ready {
                 Some(made) => made,
+                None if found && mount.inherits_mode => {
+                    let mode = file::fstatat(target.as_fd(), c"").at(Stage::Mount, at)?.st_mode & 0o7777;
+                    let mode = file::cstring(format!("{mode:o}")).at(Stage::Mount, at)?;
+                    fs.make_with(&[(c"mode", &mode)]).at(Stage::Mount, at)?
+                }
                 None => fs.make().at(Stage::Mount, at)?,
             };
             (job.rootfs, Some(made))
         }
     };
     let tree = owned.as_ref().map_or(tree, AsFd::as_fd);
-    let target = mount_target(root, mount).at(Stage::Mount, at)?;
     check_proc(mount, tree, target.as_fd()).at(Stage::Mount, at)?;
     if matches!(mount.source, Source::Tree(_)) && mount.flags != Flags::default() {
         crate::mount::set_attr(tree, mount.flags, false).at(Stage::Mount, at)?;
@@ -294,21 +331,22 @@ fn add_mount(
         match fs.fstype.to_bytes() {
             b"proc" => made.proc = Some(owned),
             b"devpts" => made.devpts = Some(owned),
+            _ if mount.read_only_at_last => made.read_only.push(owned),
             _ => {}
         }
     }
     Ok(())
 }
 
-/// The place for a mount, made when missing.
-fn mount_target(root: BorrowedFd<'_>, mount: &Mount<'_>) -> Result<OwnedFd> {
+/// The place for a mount, made when missing, and whether it was there.
+fn mount_target(root: BorrowedFd<'_>, mount: &Mount<'_>) -> Result<(OwnedFd, bool)> {
     let resolve = IN_ROOT | if mount.strict { RESOLVE_NO_SYMLINKS } else { 0 };
     match file::openat2(root, &mount.target, libc::O_PATH, 0, resolve) {
         Err(e) if e.is_not_found() => {}
-        result => return result,
+        result => return result.map(|found| (found, true)),
     }
     if !mount.file {
-        return crate::fs::mkdir_all(root, &mount.target, 0o755, resolve);
+        return crate::fs::mkdir_all(root, &mount.target, 0o755, resolve).map(|made| (made, false));
     }
     let bytes = mount.target.to_bytes();
     let split = bytes.iter().rposition(|b| *b == b'/');
@@ -317,7 +355,7 @@ fn mount_target(root: BorrowedFd<'_>, mount: &Mount<'_>) -> Result<OwnedFd> {
     // Through the whole path again: a link at its end leads to a place inside, which is made there.
     let flags = libc::O_CREAT | libc::O_WRONLY | libc::O_NONBLOCK | libc::O_NOCTTY;
     drop(file::openat2(root, &mount.target, flags, 0o644, resolve)?);
-    file::openat2(root, &mount.target, libc::O_PATH, 0, resolve)
+    file::openat2(root, &mount.target, libc::O_PATH, 0, resolve).map(|made| (made, false))
 }
 
 fn is_proc(fd: BorrowedFd<'_>) -> Result<bool> {

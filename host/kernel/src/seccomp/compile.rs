@@ -107,6 +107,10 @@ fn block(arch: Arch, filter: &Filter) -> Vec<Insn> {
         push(*number, leaf(rules, filter.default));
         push(number + 1, default.clone());
     }
+    let named = filter.named.iter().filter_map(|name| arch.number(name));
+    if let Some(newest) = by_number.keys().copied().chain(named).max() {
+        push(newest + 1, vec![answer(filter.default.to_unknown())]);
+    }
     if arch == Arch::X86_64 {
         push(X32, default);
     }

@@ -89,6 +89,7 @@ pub(super) fn filter(capabilities: u64, native: Arch) -> Filter {
         },
         default: Action::errno(1),
         rules: Vec::with_capacity(512),
+        named: Vec::new(),
     };
     let mut add = |names: &str, tests: Vec<(u8, Test)>, action: Action| {
         for name in names.split_whitespace() {

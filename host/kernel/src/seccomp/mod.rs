@@ -91,6 +91,15 @@ impl Action {
         Self(0x0005_0000 | u32::from(errno))
     }
 
+    /// The answer to a call that is newer than the profile. Programs try a new call and take an older one where there is no such
+    /// call; any other refusal they take for final. Actions that let calls pass, or leave them to a tracer, stay as they are.
+    fn to_unknown(self) -> Self {
+        match self.0 & 0xffff_0000 {
+            0x7fff_0000 | 0x7ffc_0000 | 0x7ff0_0000 => self,
+            _ => Self::errno(38),
+        }
+    }
+
     pub(crate) fn trace(data: u16) -> Self {
         Self(0x7ff0_0000 | u32::from(data))
     }
@@ -122,6 +131,8 @@ pub(crate) struct Filter {
     pub(crate) architectures: Vec<Arch>,
     pub(crate) default: Action,
     pub(crate) rules: Vec<(String, Rule)>,
+    /// Further calls that the profile names, which get the default answer.
+    pub(crate) named: Vec<String>,
 }
 
 #[cfg(test)]

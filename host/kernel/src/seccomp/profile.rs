@@ -88,7 +88,7 @@ pub(super) fn read(json: &str, capabilities: u64) -> Result<Filter> {
         ));
     }
     let default = action(&profile.default_action, profile.default_errno_ret)?;
-    let mut rules = Vec::new();
+    let (mut rules, mut named) = (Vec::new(), Vec::new());
     for call in profile.syscalls {
         let answer = action(&call.action, call.errno_ret)?;
         if !call.name.is_empty() && !call.names.is_empty() {
@@ -97,7 +97,12 @@ pub(super) fn read(json: &str, capabilities: u64) -> Result<Filter> {
                 "'name' and 'names' were specified in the seccomp profile, use either 'name' or 'names'",
             ));
         }
-        if answer == default || !applies(&call.includes, &call.excludes, capabilities)? {
+        if !applies(&call.includes, &call.excludes, capabilities)? {
+            continue;
+        }
+        if answer == default {
+            named.extend(call.names);
+            named.extend((!call.name.is_empty()).then_some(call.name));
             continue;
         }
         for tests in alternatives(call.args.unwrap_or_default())? {
@@ -106,7 +111,8 @@ pub(super) fn read(json: &str, capabilities: u64) -> Result<Filter> {
             }
         }
     }
-    Ok(Filter { architectures: architectures(&profile.architectures, &profile.arch_map), default, rules })
+    let architectures = architectures(&profile.architectures, &profile.arch_map);
+    Ok(Filter { architectures, default, rules, named })
 }
 
 fn action(name: &str, errno: Option<u16>) -> Result<Action> {

@@ -32,6 +32,7 @@ fn ask(program: &[u8], arch: Arch, number: u32, args: [u64; 6]) -> u32 {
 const ALLOW: u32 = 0x7fff_0000;
 const EPERM: u32 = 0x0005_0001;
 const ENOSYS: u32 = 0x0005_0026;
+const ENOSYS: u32 = 0x0005_0026;
 
 fn call(program: &[u8], name: &str, first: u64) -> u32 {
     let number = Arch::X86_64.number(name).unwrap_or_else(|| panic!("{name}"));
@@ -61,6 +62,7 @@ fn search_agrees_with_a_walk() {
         let program = compile::program(&filter);
         assert!(compile::check_length(&program).is_ok());
         for arch in [Arch::X86_64, Arch::I386] {
+            let newest = filter.rules.iter().filter_map(|(n, _)| arch.number(n)).max().unwrap();
             for number in (0..700).chain([X32_READ, u32::MAX]) {
                 let rules: Vec<_> = filter
                     .rules
@@ -71,7 +73,10 @@ fn search_agrees_with_a_walk() {
                 if rules.iter().any(|r| !r.tests.is_empty()) {
                     continue;
                 }
-                let wanted = rules.first().map_or(EPERM, |r| r.action.0);
+                // Newer than the profile: no such call. The numbers of x32 are no newer ones.
+                let none =
+                    if number > newest && (number < X32_READ || arch == Arch::I386) { ENOSYS } else { EPERM };
+                let wanted = rules.first().map_or(none, |r| r.action.0);
                 assert_eq!(ask(&program, arch, number, [0; 6]), wanted, "{arch:?} {number} {capabilities:x}");
             }
         }
@@ -170,6 +175,7 @@ fn comparisons_of_64_bits() {
                 architectures: vec![Arch::X86_64],
                 default: Action::errno(1),
                 rules: vec![("read".into(), Rule { tests, action: Action::ALLOW })],
+                named: Vec::new(),
             };
             let program = compile::program(&filter);
             for value in values {
@@ -224,6 +230,32 @@ fn profiles() {
     ] {
         let error = from_profile(bad, 0).unwrap_err().to_string();
         assert!(error.contains(why), "{error}");
+    }
+}
+
+/// What a profile names, whatever it says of it, is not new to it; what comes after that is refused as a call that is not there,
+/// unless the profile lets calls pass.
+#[test]
+fn calls_that_are_newer_than_a_profile() {
+    let newer = |action: &str, rule: &str| {
+        let json = format!(
+            r#"{{"defaultAction": "{action}", "architectures": ["SCMP_ARCH_X86_64"],
+                "syscalls": [{{"names": ["read"], "action": "SCMP_ACT_ALLOW"}}, {{"names": ["close_range"], "action": "{rule}"}}]}}"#
+        );
+        let program = from_profile(&json, 0).unwrap().remove(0);
+        [5, 436, 437, 1000].map(|number| ask(&program, Arch::X86_64, number, [0; 6]))
+    };
+    for rule in ["SCMP_ACT_ERRNO", "SCMP_ACT_KILL"] {
+        let close_range = if rule == "SCMP_ACT_KILL" { 0 } else { EPERM };
+        assert_eq!(newer("SCMP_ACT_ERRNO", rule), [EPERM, close_range, ENOSYS, ENOSYS]);
+    }
+    assert_eq!(
+        newer("SCMP_ACT_KILL_PROCESS", "SCMP_ACT_KILL_PROCESS"),
+        [0x8000_0000, 0x8000_0000, ENOSYS, ENOSYS]
+    );
+    for passing in ["SCMP_ACT_ALLOW", "SCMP_ACT_LOG"] {
+        let all = newer(passing, passing);
+        assert!(all.iter().all(|answer| *answer == all[0]), "{all:x?}");
     }
 }
 
