@@ -92,18 +92,6 @@ impl Place {
         serde_json::from_str(&self.ok(&["state", id])).unwrap()
     }
 
-    fn count(&self, bundle: &str) -> u64 {
-        let path = Path::new(bundle).join("data/n");
-        eventually("a number", || std::fs::read_to_string(&path).ok()?.trim().parse().ok())
-    }
-
-    /// Sees that it counts on from there.
-    fn counts_on(&self, bundle: &str, from: u64) -> u64 {
-        let first = self.count(bundle);
-        assert!(first >= from, "{first} after {from}");
-        eventually("more numbers", || Some(self.count(bundle)).filter(|n| *n > first + 2))
-    }
-
     /// Runs it with its streams in pipes whose other end goes on to a file, as managers of containers do.
     fn piped(&self, args: &[&str], log: &str) -> (i32, String) {
         let log = self.path(log);
@@ -134,12 +122,24 @@ impl Place {
     fn start(&self, bundle: &str, id: &str) -> u64 {
         let (code, said) = self.piped(&["run", "--detach", "--bundle", bundle, id], &format!("{id}.log"));
         assert_eq!(code, 0, "{said}");
-        self.counts_on(bundle, 1)
+        counts_on(bundle, 1)
     }
 
     fn restore(&self, args: &[&str], id: &str) -> (i32, String) {
         self.piped(&[&["restore", "--detach"], args, &[id]].concat(), &format!("{id}.log"))
     }
+}
+
+fn count(bundle: &str) -> u64 {
+    let path = Path::new(bundle).join("data/n");
+    eventually("a number", || std::fs::read_to_string(&path).ok()?.trim().parse().ok())
+}
+
+/// Sees that it counts on from there.
+fn counts_on(bundle: &str, from: u64) -> u64 {
+    let first = count(bundle);
+    assert!(first >= from, "{first} after {from}");
+    eventually("more numbers", || Some(count(bundle)).filter(|n| *n > first + 2))
 }
 
 impl Drop for Place {
@@ -183,7 +183,7 @@ fn a_bundle_goes_on_from_where_it_was() {
     // It runs on.
     place.ok(&["checkpoint", "--image-path", &images, "--work-path", &work, "--leave-running", "one"]);
     assert_eq!(place.state("one")["status"], "running");
-    let at = place.counts_on(&bundle, 1);
+    let at = counts_on(&bundle, 1);
     let mode = std::fs::metadata(&images).unwrap();
     assert_eq!(std::os::unix::fs::MetadataExt::mode(&mode) & 0o777, 0o700);
     assert!(Path::new(&work).join("dump.log").exists());
@@ -198,7 +198,7 @@ fn a_bundle_goes_on_from_where_it_was() {
     let (code, said) =
         place.restore(&["--bundle", &bundle, "--image-path", &last, "--pid-file", &place.text("pid")], "one");
     assert_eq!(code, 0, "{said}");
-    place.counts_on(&bundle, at);
+    counts_on(&bundle, at);
     let state = place.state("one");
     assert_eq!(state["status"], "running");
     assert_eq!(std::fs::read_to_string(place.path("pid")).unwrap(), state["pid"].to_string());
@@ -235,13 +235,13 @@ fn a_dump_after_others_has_them_as_parents() {
     }
     assert_eq!(code, 0, "{said}");
     assert_eq!(place.state("one")["status"], "running");
-    place.counts_on(&bundle, at);
+    counts_on(&bundle, at);
     place.fails(
         &["checkpoint", "--image-path", &second, "--parent-path", &first, "one"],
         "must be relative to the image path",
     );
     place.fails(&["checkpoint", "--image-path", &second, "--parent-path", "../none", "one"], "no directory");
-    let at = place.counts_on(&bundle, 1);
+    let at = counts_on(&bundle, 1);
     place.ok(&["checkpoint", "--image-path", &second, "--parent-path", "../first", "one"]);
     let size = |dir: &str| -> u64 {
         let files = std::fs::read_dir(dir).unwrap().flatten();
@@ -252,7 +252,7 @@ fn a_dump_after_others_has_them_as_parents() {
     assert!(size(&second) * 4 < size(&whole), "{} of {}", size(&second), size(&whole));
     let (code, said) = place.restore(&["--bundle", &bundle, "--image-path", &second], "one");
     assert_eq!(code, 0, "{said}");
-    place.counts_on(&bundle, at);
+    counts_on(&bundle, at);
     place.ok(&["kill", "one", "TERM"]);
     eventually("its end", || (place.state("one")["status"] == "stopped").then_some(()));
 }
@@ -282,7 +282,7 @@ fn what_cannot_be_is_told_and_changes_nothing() {
     place.ok(&["checkpoint", "--leave-running", "--image-path", &images, "one"]);
     assert_eq!(place.state("one")["status"], "paused");
     place.ok(&["resume", "one"]);
-    let at = place.counts_on(&bundle, 1);
+    let at = counts_on(&bundle, 1);
     place.ok(&["delete", "--force", "one"]);
     // A checkpoint of somebody else, one that was damaged, a bundle that has not what it needs: nothing is left.
     let restore = |bundle: &str, images: &str, text: &str| {
@@ -313,7 +313,7 @@ fn what_cannot_be_is_told_and_changes_nothing() {
     std::fs::write(format!("{images}/wharf.json"), kept).unwrap();
     let (code, said) = place.restore(&["--bundle", &bundle, "--image-path", &images], "two");
     assert_eq!(code, 0, "{said}");
-    place.counts_on(&bundle, at.min(3));
+    counts_on(&bundle, at.min(3));
     let terminal = place.bundle("terminal", |c| c["process"]["terminal"] = true.into());
     restore_refused(&place, &terminal, &images);
 }

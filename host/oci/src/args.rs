@@ -337,7 +337,7 @@ pub(crate) struct RestoreArgs {
     /// Run in the background
     #[arg(short, long)]
     pub(crate) detach: bool,
-    /// `AppArmor` or `SELinux` profile to go on with, TYPE:NAME
+    /// `AppArmor` or `SELinux` profile to go on with, `TYPE:NAME`
     #[arg(long, value_name = "PROFILE")]
     pub(crate) lsm_profile: Option<String>,
     /// Not supported

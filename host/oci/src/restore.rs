@@ -64,8 +64,12 @@ pub(crate) fn restore(store: &Store, args: &RestoreArgs, systemd: bool, name: &s
     let converted = convert::convert(&spec, &args.id, &bundle, systemd)?;
     checkpoint::check(&converted)?;
     hooks::check(&spec)?;
-    if hooks::any(&spec, &[When::Prestart, When::CreateRuntime]) {
-        return Err("hooks of the kinds prestart and createRuntime are not run by a restore".into());
+    let making = [When::Prestart, When::CreateRuntime, When::CreateContainer, When::StartContainer];
+    if hooks::any(&spec, &making) {
+        return Err(
+            "hooks of the making of a container (prestart, create…, startContainer) are not run by a restore"
+                .into(),
+        );
     }
     let images = checkpoint::images(&args.criu)?;
     let outside: Outside = read(&images, OUTSIDE)?;

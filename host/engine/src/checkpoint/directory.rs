@@ -130,7 +130,7 @@ pub(super) fn remove(dir: &Path, name: &str, container: &str) -> Result<()> {
 pub(super) struct Image {
     parent: Root,
     name: String,
-    image: OwnedFd,
+    held: OwnedFd,
 }
 
 impl Image {
@@ -157,19 +157,19 @@ impl Image {
         if stat.st_uid != 0 || stat.st_mode & 0o077 != 0 {
             return Err(failed(&"somebody else put another directory into its place"));
         }
-        Ok(Self { parent, name: name.to_owned(), image })
+        Ok(Self { parent, name: name.to_owned(), held: image })
     }
 
     /// A path for other programs, which leads there whatever has been moved meanwhile. It is good while this lives.
     pub(super) fn path(&self) -> PathBuf {
-        format!("/proc/{}/fd/{}", std::process::id(), self.image.as_raw_fd()).into()
+        format!("/proc/{}/fd/{}", std::process::id(), self.held.as_raw_fd()).into()
     }
 
     /// The last step: what has a description is a checkpoint. Where that fails there is none.
     pub(super) fn describe(self, description: &Description) -> Result<(), String> {
         let write = || -> Result<()> {
             let text = serde_json::to_vec(description)?;
-            Ok(Root::strict(self.image.try_clone()?).replace(DESCRIPTION, &text, 0o600)?)
+            Ok(Root::strict(self.held.try_clone()?).replace(DESCRIPTION, &text, 0o600)?)
         };
         write().map_err(|e| {
             self.discard();
@@ -179,7 +179,7 @@ impl Image {
 
     /// Removes what was made.
     pub(super) fn discard(self) {
-        let image = Root::strict(self.image);
+        let image = Root::strict(self.held);
         for (entry, _) in image.list(".").into_iter().flatten() {
             // What cannot be removed is not listed, as it has no description.
             let _ = image.remove_all(&entry);

@@ -133,10 +133,16 @@ fn network_lock(program: &Path) -> Option<[&'static str; 2]> {
     by_tables.then_some(["--network-lock", "nftables"])
 }
 
-/// Opens the network again that a CRIU which died had shut.
+/// Opens the network again that a CRIU which died had shut; the host's own it never shuts.
 fn unlock_network(pid: i32) {
     let open = || -> Result<usize, String> {
-        let namespace = std::fs::File::open(format!("/proc/{pid}/ns/net")).map_err(|e| e.to_string())?;
+        use std::os::unix::fs::MetadataExt;
+        let open = |path: &str| std::fs::File::open(path).map_err(|e| e.to_string());
+        let inode = |file: &std::fs::File| file.metadata().map(|meta| meta.ino()).map_err(|e| e.to_string());
+        let (namespace, own) = (open(&format!("/proc/{pid}/ns/net"))?, open("/proc/thread-self/ns/net")?);
+        if inode(&namespace)? == inode(&own)? {
+            return Ok(0);
+        }
         sys::setns(namespace.as_fd(), sys::CLONE_NEWNET).map_err(|e| e.to_string())?;
         crate::net::remove_tables(LOCKS).map_err(|e| e.to_string())
     };
@@ -172,6 +178,8 @@ pub fn dump(dump: &Dump<'_>, patience: Duration) -> Result<(), String> {
         }
         if let Some(inode) = dump.net {
             command.arg("--external").arg(format!("net[{inode}]:{NET}"));
+        }
+        if dump.after != After::Memory {
             command.args(network_lock(dump.program).into_iter().flatten());
         }
         match dump.after {
@@ -180,7 +188,7 @@ pub fn dump(dump: &Dump<'_>, patience: Duration) -> Result<(), String> {
             After::Memory => drop(command.arg("--track-mem")),
         }
         finish(command, patience, &dump.work.join(LOG)).map_err(|failure| {
-            if matches!(failure, Failure::Cut(_)) && dump.net.is_some() {
+            if matches!(failure, Failure::Cut(_)) {
                 unlock_network(dump.pid);
             }
             failure.text()
