@@ -604,6 +604,7 @@ pub fn plan(
     RunPlan {
         id: id.to_owned(),
         process: Process {
+            program: None,
             args: b.args.clone(),
             env: config::process_env(config, start.hostname, &start.account.home),
             cwd: config.working_dir.clone().filter(|d| !d.is_empty()).unwrap_or_else(|| "/".into()),
@@ -727,6 +728,7 @@ pub fn exec_plan(
         container: start.container,
         ids: start.ids,
         process: Process {
+            program: None,
             args: exec.cmd.clone().unwrap_or_default(),
             env: config::process_env(&env, &start.hostname, &start.account.home),
             cwd: pick(&exec.working_dir, &config.working_dir).unwrap_or_else(|| "/".into()),
