@@ -115,7 +115,7 @@ async fn what_comes_before_a_start_is_of_that_run_the_end_included() {
     let dir = tempfile::tempdir().unwrap();
     let io = streams().container(StreamSpec { open_stdin: true, stdin_once: true, ..spec(dir.path()) });
     for run in 0..3 {
-        let mut stdin = io.attach(attach()).unwrap().stdin.unwrap();
+        let mut stdin = io.attach(attach()).await.unwrap().stdin.unwrap();
         let writing = tokio::spawn(async move {
             if run > 0 {
                 stdin.write(b"early").await.unwrap();
@@ -133,9 +133,9 @@ async fn what_comes_before_a_start_is_of_that_run_the_end_included() {
         assert_eq!(all, if run > 0 { "early" } else { "" });
         drop(p);
         // A client that stays longer than its run says nothing to the next.
-        let late = io.attach(attach()).unwrap().stdin.unwrap();
+        let late = io.attach(attach()).await.unwrap().stdin.unwrap();
         io.finished().await;
-        let mut of_next = io.attach(attach()).unwrap().stdin.unwrap();
+        let mut of_next = io.attach(attach()).await.unwrap().stdin.unwrap();
         assert_eq!(late.close().await, StdinEnd::Closed);
         assert!(!io.stdin_closed().await, "no run, no input");
         let mut p = process(io.start().unwrap());
@@ -149,12 +149,12 @@ async fn what_comes_before_a_start_is_of_that_run_the_end_included() {
         assert_eq!(of_next.write(b"too late").await.unwrap(), Written::All);
     }
     // A start that fails: its clients wait for nothing, and the next run is a new one.
-    let mut failed = io.attach(attach()).unwrap().stdin.unwrap();
+    let mut failed = io.attach(attach()).await.unwrap().stdin.unwrap();
     io.start().unwrap();
     io.abandoned();
     assert_eq!(failed.write(b"nowhere").await.unwrap(), Written::All);
     drop(failed);
-    let mut next = io.attach(attach()).unwrap().stdin.unwrap();
+    let mut next = io.attach(attach()).await.unwrap().stdin.unwrap();
     let mut p = process(io.start().unwrap());
     io.started(None);
     next.write(b"y").await.unwrap();

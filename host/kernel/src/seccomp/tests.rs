@@ -32,7 +32,6 @@ fn ask(program: &[u8], arch: Arch, number: u32, args: [u64; 6]) -> u32 {
 const ALLOW: u32 = 0x7fff_0000;
 const EPERM: u32 = 0x0005_0001;
 const ENOSYS: u32 = 0x0005_0026;
-const ENOSYS: u32 = 0x0005_0026;
 
 fn call(program: &[u8], name: &str, first: u64) -> u32 {
     let number = Arch::X86_64.number(name).unwrap_or_else(|| panic!("{name}"));
