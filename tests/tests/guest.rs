@@ -143,7 +143,7 @@ fn containers_are_confined_by_apparmor() {
     all_well(&guest, "confine", 40);
 }
 
-/// CRIU where there is only cgroup v2, and where AppArmor confines, if its parser is here.
+/// CRIU where there is only cgroup v2, and where `AppArmor` confines, if its parser is here.
 #[test]
 fn checkpoints_on_cgroup_v2() {
     if !Path::new("/usr/sbin/criu").is_file() {

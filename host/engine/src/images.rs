@@ -616,6 +616,26 @@ impl Engine {
     }
 }
 
+/// The bytes of a file, telling how far they are as Docker does.
+fn report(
+    file: wharf_registry::Download,
+    progress: Progress,
+) -> impl futures_util::Stream<Item = std::io::Result<bytes::Bytes>> + Send + Unpin {
+    use futures_util::StreamExt;
+    let (total, mut seen, mut told) = (file.size, 0_u64, std::time::Instant::now());
+    file.bytes.inspect(move |piece| {
+        seen += piece.as_ref().map_or(0, |p| p.len() as u64);
+        if told.elapsed() > PROGRESS_EVERY {
+            told = std::time::Instant::now();
+            // A client that does not read misses this line.
+            let _ = progress.try_send(serde_json::json!({
+                "status": "Importing",
+                "progressDetail": {"current": seen, "total": total},
+            }));
+        }
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -642,24 +662,4 @@ mod tests {
         }
         assert!(!pattern(&"*".repeat(200), &"a".repeat(200).replace("aa", "a/")).unwrap());
     }
-}
-
-/// The bytes of a file, telling how far they are as Docker does.
-fn report(
-    file: wharf_registry::Download,
-    progress: Progress,
-) -> impl futures_util::Stream<Item = std::io::Result<bytes::Bytes>> + Send + Unpin {
-    use futures_util::StreamExt;
-    let (total, mut seen, mut told) = (file.size, 0_u64, std::time::Instant::now());
-    file.bytes.inspect(move |piece| {
-        seen += piece.as_ref().map_or(0, |p| p.len() as u64);
-        if told.elapsed() > PROGRESS_EVERY {
-            told = std::time::Instant::now();
-            // A client that does not read misses this line.
-            let _ = progress.try_send(serde_json::json!({
-                "status": "Importing",
-                "progressDetail": {"current": seen, "total": total},
-            }));
-        }
-    })
 }

@@ -110,10 +110,10 @@ impl Forwarder {
             state.copies += 1;
             state.wanted.insert(one.clone(), Some(socket));
         }
-        let mut result = self.ensure(&mut state).and_then(|()| self.put(&mut state, &list));
+        let mut result = self.ensure(&mut state).and_then(|()| Self::put(&mut state, &list));
         if matches!(result, Err(Error::Unreachable(_))) {
             // It died, or hung and was ended: with the next one this is nobody's trouble.
-            result = self.ensure(&mut state).and_then(|()| self.put(&mut state, &list));
+            result = self.ensure(&mut state).and_then(|()| Self::put(&mut state, &list));
         }
         if let Err(error) = result {
             self.forget(&mut state, &list);
@@ -154,7 +154,7 @@ impl Forwarder {
         state.copies = 0;
         if state.wanted.is_empty() {
             // Whatever is there has nothing left to do; if nobody is there, that is well too.
-            let known = self.connect(&mut state).and_then(|()| self.list(&mut state));
+            let known = self.connect(&mut state).and_then(|()| Self::list(&mut state));
             if let Ok(have) = known {
                 self.reconcile(&mut state, &have);
             }
@@ -169,7 +169,7 @@ impl Forwarder {
         if state.connection.is_none() {
             return Ok(Counts::default());
         }
-        match self.ask(&mut state, &Request::Count, &[])? {
+        match Self::ask(&mut state, &Request::Count, &[])? {
             Answer::Counts(counts) => Ok(counts),
             other => Err(unexpected(&other)),
         }
@@ -186,10 +186,10 @@ impl Forwarder {
             return;
         }
         for part in list.chunks(MOST) {
-            if let Err(error) = self.ask(state, &Request::Remove(part.to_vec()), &[]) {
+            if let Err(error) = Self::ask(state, &Request::Remove(part.to_vec()), &[]) {
                 // It was ended then, and has no ports any more; the next one gets what is wanted.
                 tracing::warn!(%error, "ports are given up with their forwarder");
-                self.shared.again(&self.shared, PAUSE);
+                Shared::again(&self.shared, PAUSE);
                 return;
             }
         }
@@ -201,14 +201,14 @@ impl Forwarder {
             return Ok(());
         }
         self.start(state)?;
-        let have = self.list(state)?;
+        let have = Self::list(state)?;
         self.reconcile(state, &have);
         Ok(())
     }
 
     fn establish(&self, state: &mut State) -> Vec<Forward> {
         let all = |state: &State| state.wanted.keys().map(|(_, forward)| *forward).collect();
-        match self.start(state).and_then(|()| self.list(state)) {
+        match self.start(state).and_then(|()| Self::list(state)) {
             Ok(have) => self.reconcile(state, &have),
             Err(error) => {
                 tracing::error!(%error, "published ports of IPv6 are not carried");
@@ -222,7 +222,7 @@ impl Forwarder {
         let want: BTreeSet<OwnedForward> = state.wanted.keys().cloned().collect();
         let change = ForwardChange::plan(have, &want);
         for part in change.remove.chunks(MOST) {
-            if let Err(error) = self.ask(state, &Request::Remove(part.to_vec()), &[]) {
+            if let Err(error) = Self::ask(state, &Request::Remove(part.to_vec()), &[]) {
                 tracing::warn!(%error, "ports without a container");
                 return want.difference(have).map(|(_, forward)| *forward).collect();
             }
@@ -246,7 +246,7 @@ impl Forwarder {
                 }
             }
         }
-        if let Err(error) = self.put(state, &list) {
+        if let Err(error) = Self::put(state, &list) {
             tracing::error!(%error, "published ports of IPv6 are not carried");
             missing.extend(list.into_iter().map(|(_, forward)| forward));
         }
@@ -254,7 +254,7 @@ impl Forwarder {
     }
 
     /// Gives it forwards of which there are copies.
-    fn put(&self, state: &mut State, list: &[OwnedForward]) -> Result<()> {
+    fn put(state: &mut State, list: &[OwnedForward]) -> Result<()> {
         for part in list.chunks(MOST) {
             let (mut given, mut sockets) = (Vec::new(), Vec::new());
             for one in part {
@@ -264,7 +264,7 @@ impl Forwarder {
                     sockets.push(copy);
                 }
             }
-            match self.ask(state, &Request::Add(given), &sockets)? {
+            match Self::ask(state, &Request::Add(given), &sockets)? {
                 Answer::Done => {}
                 other => return Err(unexpected(&other)),
             }
@@ -272,11 +272,11 @@ impl Forwarder {
         Ok(())
     }
 
-    fn list(&self, state: &mut State) -> Result<BTreeSet<OwnedForward>> {
+    fn list(state: &mut State) -> Result<BTreeSet<OwnedForward>> {
         let mut all = BTreeSet::new();
         loop {
             let skip = u32::try_from(all.len()).unwrap_or(u32::MAX);
-            match self.ask(state, &Request::List(skip), &[])? {
+            match Self::ask(state, &Request::List(skip), &[])? {
                 Answer::List(page) if page.is_empty() => return Ok(all),
                 Answer::List(page) => all.extend(page),
                 other => return Err(unexpected(&other)),
@@ -285,7 +285,7 @@ impl Forwarder {
     }
 
     /// One question and its answer. A forwarder that does not answer is ended.
-    fn ask(&self, state: &mut State, request: &Request, fds: &[OwnedFd]) -> Result<Answer> {
+    fn ask(state: &mut State, request: &Request, fds: &[OwnedFd]) -> Result<Answer> {
         let Some(connection) = &state.connection else {
             return Err(Error::Unreachable("it has ended".into()));
         };
@@ -442,7 +442,7 @@ impl Shared {
     }
 
     /// Begins again on another thread.
-    fn again(&self, shared: &Arc<Self>, pause: Duration) {
+    fn again(shared: &Arc<Self>, pause: Duration) {
         let weak: Weak<Self> = Arc::downgrade(shared);
         spawn(move || {
             if let Some(shared) = weak.upgrade() {

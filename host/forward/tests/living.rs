@@ -66,7 +66,7 @@ fn a_killed_forwarder_is_replaced_at_once() {
     let two = rig.publish("b", Protocol::Tcp, at("::1", 0), 80);
     for _ in 0..5 {
         let pid = rig.pid();
-        rig.signal(pid, libc::SIGKILL);
+        Rig::signal(pid, libc::SIGKILL);
         // The daemon has the listeners: who comes now waits, and is not refused.
         said(&mut spoken(one.host), b"one");
         said(&mut spoken(two.host), b"two");
@@ -75,13 +75,13 @@ fn a_killed_forwarder_is_replaced_at_once() {
     // With the daemon dead as well, the next one makes it right.
     let pid = rig.pid();
     rig.forwarder = None;
-    rig.signal(pid, libc::SIGKILL);
+    Rig::signal(pid, libc::SIGKILL);
     eventually("nobody listens", || TcpStream::connect(one.host).is_err());
     rig.next_daemon(&[("a", one), ("b", two)]);
     said(&mut spoken(one.host), b"one");
     said(&mut spoken(two.host), b"two");
     // What that daemon listened on itself survives the same.
-    rig.signal(rig.pid(), libc::SIGKILL);
+    Rig::signal(rig.pid(), libc::SIGKILL);
     said(&mut spoken(one.host), b"one");
     rig.end();
 }
@@ -92,7 +92,7 @@ fn one_that_hangs_is_replaced() {
     echo(80);
     let one = rig.publish("a", Protocol::Tcp, at("::1", 0), 80);
     let pid = rig.pid();
-    rig.signal(pid, libc::SIGSTOP);
+    Rig::signal(pid, libc::SIGSTOP);
     let begin = Instant::now();
     let two = rig.publish("b", Protocol::Tcp, at("::1", 0), 80);
     assert!(begin.elapsed() < Duration::from_secs(30));

@@ -463,7 +463,6 @@ impl ContainerIo {
     }
 
     /// A client at the container's streams.
-    #[expect(clippy::needless_pass_by_value, reason = "a request, as for `logs`")]
     pub async fn attach(&self, query: AttachQuery) -> Result<Attached> {
         let keys = keys::of(query.detach_keys.as_deref())?;
         let failed = |error| Error::host("reading the container's output", error);

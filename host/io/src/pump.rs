@@ -383,7 +383,7 @@ impl Thread {
         *lock(&self.worker.current) = Some(Arc::clone(spool));
         self.worker.watch.begin(&self.post);
         work(self);
-        let in_time = self.worker.watch.end(&self.post);
+        let in_time = Watch::end(&self.post);
         if in_time {
             *lock(&self.worker.current) = None;
             self.closed = None;

@@ -30,7 +30,8 @@ pub(crate) fn exec(store: &Store, args: &ExecArgs) -> Result<u8> {
             if meta.len() > LARGEST {
                 return Err(Error(format!("{} is too large", path.display())));
             }
-            let mut given: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path)?).doing("process")?;
+            let mut given: serde_json::Value =
+                serde_json::from_str(&std::fs::read_to_string(path)?).doing("process")?;
             crate::state::known_capabilities(&mut given);
             if let Some(given) = given.as_object_mut() {
                 given.entry("user").or_insert_with(|| serde_json::json!({"uid": 0, "gid": 0}));

@@ -109,7 +109,7 @@ impl Rig {
         pid
     }
 
-    pub(crate) fn signal(&self, pid: i32, signal: i32) {
+    pub(crate) fn signal(pid: i32, signal: i32) {
         let process = sys::pidfd_open(pid).unwrap();
         sys::pidfd_send_signal(process.as_fd(), signal).unwrap();
     }
@@ -141,7 +141,7 @@ impl Drop for Rig {
     fn drop(&mut self) {
         if std::thread::panicking() {
             for (pid, _) in self.processes() {
-                self.signal(pid, libc::SIGKILL);
+                Self::signal(pid, libc::SIGKILL);
             }
         }
     }

@@ -219,7 +219,7 @@ impl Shared {
             driver.queued.store(false, Ordering::SeqCst);
             self.watch.begin(post);
             let little = driver.work_alone();
-            let in_time = self.watch.end(post);
+            let in_time = Watch::end(post);
             driver.changed.notify_waiters();
             if little {
                 // What comes in the next moment is collected.
