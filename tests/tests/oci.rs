@@ -346,7 +346,7 @@ fn hooks_are_told_and_can_refuse() {
         args(c, "true");
         c["hooks"] = json!({"createRuntime": [hook("no", 3)]});
     });
-    place.fails(&["create", "--bundle", text(&bundle), "two"], "error running CreateRuntime hook /bin/sh");
+    place.fails(&["create", "--bundle", text(&bundle), "two"], "error running createRuntime hook #0: /bin/sh");
     assert_eq!(place.ok(&["list", "-q"]), "");
     let bundle = place.bundle("d", |c| {
         args(c, "true");
@@ -408,6 +408,128 @@ fn a_created_container_whose_creator_is_gone_can_be_killed() {
     place.ok(&["delete", "one"]);
 }
 
+/// Its descriptors lead to the host: with one of a cgroup's directory in hand, all of its hierarchy could be reached.
+#[test]
+fn a_process_that_waits_to_be_started_cannot_be_looked_into() {
+    let place = Place::new();
+    let bundle = place.bundle("b", |c| args(c, "sleep 100"));
+    place.ok(&["create", "--bundle", text(&bundle), "one"]);
+    for look in ["ls /proc/1/fd", "ls /proc/1/fd/", "readlink /proc/1/root", "cat /proc/1/environ"] {
+        let out = place.oci(&["exec", "one", "sh", "-c", look]);
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(!out.status.success() && said.contains("Permission denied"), "{look}: {said}");
+    }
+    place.ok(&["start", "one"]);
+    // It is a program as any other now.
+    eventually("the program", || {
+        place.oci(&["exec", "one", "ls", "/proc/1/fd"]).status.success().then_some(())
+    });
+    place.ok(&["delete", "--force", "one"]);
+}
+
+/// What holds a paused container's exec must not keep it from being let go on.
+#[test]
+fn an_exec_into_a_paused_container_runs_when_that_goes_on() {
+    let place = Place::new();
+    let bundle = place.bundle("b", |c| args(c, "sleep 100"));
+    place.ok(&["create", "--bundle", text(&bundle), "one"]);
+    place.ok(&["start", "one"]);
+    place.ok(&["pause", "one"]);
+    let exec = place
+        .command(&["exec", "--ignore-paused", "one", "echo", "entered"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It is in the cgroup, and stands still there.
+    eventually("the process", || {
+        let pids: Vec<i32> = serde_json::from_str(&place.ok(&["ps", "--format", "json", "one"])).unwrap();
+        (pids.len() > 1).then_some(())
+    });
+    place.ok(&["resume", "one"]);
+    assert_eq!(exec.wait_with_output().unwrap().stdout, b"entered\n");
+    place.ok(&["delete", "--force", "one"]);
+}
+
+/// Hooks that see the container's mounts from the host's side, and hooks that are the container's own programs.
+#[test]
+fn hooks_in_the_containers_mounts_and_in_the_container() {
+    let place = Place::new();
+    let seen = place.path("seen");
+    let bundle = place.bundle("b", |c| {
+        args(c, "cat /mnt/of-the-hook; echo $HOME");
+        c["mounts"].as_array_mut().unwrap().push(json!({"destination": "/mnt", "type": "tmpfs", "source": "tmpfs"}));
+        let script = format!(
+            "read -r state; b=$(echo \"$state\" | sed 's/.*\"bundle\":\"\\([^\"]*\\)\".*/\\1/'); stat -f -c %T \"$b/rootfs/mnt\" > {0}; \
+             echo by-a-hook > \"$b/rootfs/mnt/of-the-hook\"",
+            text(&seen)
+        );
+        c["hooks"] = json!({
+            "createContainer": [{"path": "/bin/sh", "args": ["sh", "-c", script]}],
+            "startContainer": [{"path": "/bin/sh", "args": ["sh", "-c", "read -r s; echo $s > /mnt/state; test $PPID = 0"]}],
+        });
+    });
+    let out = place.ok(&["run", "--bundle", text(&bundle), "one"]);
+    assert_eq!(out, "by-a-hook\n/root");
+    assert_eq!(std::fs::read_to_string(&seen).unwrap().trim(), "tmpfs");
+    // Nothing of it is mounted on the host.
+    assert!(!bundle.join("rootfs/mnt/of-the-hook").exists());
+    assert!(!std::fs::read_to_string("/proc/self/mountinfo").unwrap().contains(text(&bundle)));
+
+    for (moment, why) in [("createContainer", "exit status: 3"), ("startContainer", "exit status 3")] {
+        let bundle = place.bundle(moment, |c| {
+            args(c, "echo never");
+            c["hooks"] = json!({(moment): [
+                {"path": "/bin/true"},
+                {"path": "/bin/sh", "args": ["sh", "-c", "exit 3"]},
+            ]});
+        });
+        let name = format!("of-{moment}");
+        place.fails(&["run", "--bundle", text(&bundle), &name], &format!("error running {moment} hook #1"));
+        place.fails(&["run", "--bundle", text(&bundle), &name], why);
+        place.fails(&["state", &name], "does not exist");
+    }
+    let bundle = place.bundle("slow", |c| {
+        c["hooks"] =
+            json!({"startContainer": [{"path": "/bin/sleep", "args": ["sleep", "100"], "timeout": 1}]});
+    });
+    place.fails(&["run", "--bundle", text(&bundle), "slow"], "it took too long");
+}
+
+/// The file and its lines are what containerd and podman read.
+#[test]
+fn warnings_and_steps_are_logged() {
+    let place = Place::new();
+    let log = place.path("log");
+    let bundle = place.bundle("b", |c| {
+        args(c, "true");
+        for set in ["bounding", "permitted", "ambient"] {
+            c["process"]["capabilities"][set] = json!(["CAP_NEVER", "CAP_CHOWN"]);
+        }
+        c["process"]["capabilities"]["inheritable"] = json!([]);
+    });
+    place.ok(&[
+        "--debug",
+        "--log",
+        text(&log),
+        "--log-format",
+        "json",
+        "run",
+        "--bundle",
+        text(&bundle),
+        "one",
+    ]);
+    let lines: Vec<Value> =
+        std::fs::read_to_string(&log).unwrap().lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let has = |level: &str, text: &str| {
+        lines.iter().any(|l| l["level"] == level && l["msg"].as_str().is_some_and(|m| m.contains(text)))
+    };
+    assert!(
+        has("warning", "CAP_NEVER") && has("warning", "can't raise ambient capability CAP_CHOWN"),
+        "{lines:?}"
+    );
+    assert!(has("debug", "sets the container up"), "{lines:?}");
+}
+
 #[test]
 fn features_and_version() {
     let place = Place::new();
@@ -417,12 +539,9 @@ fn features_and_version() {
     assert!(place.ok(&["--version"]).contains("wharf"));
 }
 
-/// podman with this runtime, where it is installed.
+/// podman with this runtime.
 #[test]
 fn podman_runs_a_container_with_it() {
-    if Command::new("podman").arg("--version").output().is_err() {
-        return;
-    }
     let place = Place::new();
     let link = place.path("wharf-oci");
     std::os::unix::fs::symlink(bin_dir().join("wharf"), &link).unwrap();
@@ -454,6 +573,37 @@ fn podman_runs_a_container_with_it() {
         "echo inside; exit 4",
     ]);
     assert_eq!((code, out.as_str()), (Some(4), "inside\n"), "{err}");
+
+    // One that stays: entered, paused, changed, stopped.
+    let ok = |args: &[&str]| {
+        let (code, out, err) = podman(args);
+        assert_eq!(code, Some(0), "{args:?}: {out}{err}");
+        out.trim().to_owned()
+    };
+    ok(&[
+        "run",
+        "-d",
+        "--name",
+        "stays",
+        "--network",
+        "none",
+        "--memory",
+        "64m",
+        "--rootfs",
+        text(&rootfs),
+        "sleep",
+        "1000",
+    ]);
+    assert_eq!(ok(&["exec", "-e", "A=b", "stays", "sh", "-c", "echo $A $HOME"]), "b /root");
+    let (code, _, err) = podman(&["exec", "stays", "no-such-program"]);
+    assert_eq!(code, Some(127), "{err}");
+    ok(&["pause", "stays"]);
+    assert_eq!(ok(&["inspect", "--format", "{{.State.Status}}", "stays"]), "paused");
+    ok(&["unpause", "stays"]);
+    ok(&["stop", "-t", "0", "stays"]);
+    assert_eq!(ok(&["inspect", "--format", "{{.State.ExitCode}}", "stays"]), "137");
+    ok(&["rm", "stays"]);
+    assert_eq!(ok(&["ps", "-aq"]), "");
 }
 
 #[test]

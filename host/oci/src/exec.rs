@@ -64,7 +64,8 @@ pub(crate) fn exec(store: &Store, args: &ExecArgs) -> Result<u8> {
     let target =
         Target { pidfd: pidfd.as_fd(), pid: entry.record.pid, cgroup: entry.record.cgroup.as_deref() };
     let spawned = container::exec(&host, &plan, &fds, target).map_err(|e| create::failure(&e))?;
-    drop(fds);
+    // Others may look at the container from here on, and let a paused one go on, without which this process never runs.
+    drop((entry, fds));
     crate::log::debug(format!("process {} enters the container", spawned.pid));
     let mut master = create::follow(&spawned, |_| Ok(()))?;
     if let Some(socket) = &args.console_socket
@@ -75,8 +76,6 @@ pub(crate) fn exec(store: &Store, args: &ExecArgs) -> Result<u8> {
     if let Some(path) = &args.pid_file {
         create::pid_file(path, spawned.pid)?;
     }
-    // Others may look at the container while the process runs.
-    drop(entry);
     match signals {
         Some(signals) => signals.wait(&spawned.pidfd, master),
         None => Ok(0),
