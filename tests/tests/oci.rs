@@ -346,7 +346,8 @@ fn hooks_are_told_and_can_refuse() {
         args(c, "true");
         c["hooks"] = json!({"createRuntime": [hook("no", 3)]});
     });
-    place.fails(&["create", "--bundle", text(&bundle), "two"], "error running createRuntime hook #0: /bin/sh");
+    place
+        .fails(&["create", "--bundle", text(&bundle), "two"], "error running createRuntime hook #0: /bin/sh");
     assert_eq!(place.ok(&["list", "-q"]), "");
     let bundle = place.bundle("d", |c| {
         args(c, "true");
@@ -414,15 +415,25 @@ fn a_process_that_waits_to_be_started_cannot_be_looked_into() {
     let place = Place::new();
     let bundle = place.bundle("b", |c| args(c, "sleep 100"));
     place.ok(&["create", "--bundle", text(&bundle), "one"]);
-    for look in ["ls /proc/1/fd", "ls /proc/1/fd/", "readlink /proc/1/root", "cat /proc/1/environ"] {
+    for look in
+        ["ls -l /proc/1/fd", "ls /proc/1/fd/0/", "ls /proc/1/root/", "ls /proc/1/cwd/", "cat /proc/1/environ"]
+    {
         let out = place.oci(&["exec", "one", "sh", "-c", look]);
         let said = String::from_utf8_lossy(&out.stderr).into_owned();
-        assert!(!out.status.success() && said.contains("Permission denied"), "{look}: {said}");
+        let shown = String::from_utf8_lossy(&out.stdout).into_owned();
+        assert!(said.contains("Permission denied") && !shown.contains(" -> "), "{look}: {shown}{said}");
     }
+    // Nor has it more than it needs.
+    let state: Value = serde_json::from_str(&place.ok(&["state", "one"])).unwrap();
+    let open: Vec<String> = std::fs::read_dir(format!("/proc/{}/fd", state["pid"]))
+        .unwrap()
+        .filter_map(|fd| Some(std::fs::read_link(fd.ok()?.path()).ok()?.display().to_string()))
+        .collect();
+    assert!(!open.iter().any(|path| path.starts_with("/sys") || path.contains("memfd")), "{open:?}");
     place.ok(&["start", "one"]);
     // It is a program as any other now.
     eventually("the program", || {
-        place.oci(&["exec", "one", "ls", "/proc/1/fd"]).status.success().then_some(())
+        place.oci(&["exec", "one", "ls", "/proc/1/root/"]).status.success().then_some(())
     });
     place.ok(&["delete", "--force", "one"]);
 }
@@ -502,7 +513,7 @@ fn warnings_and_steps_are_logged() {
     let log = place.path("log");
     let bundle = place.bundle("b", |c| {
         args(c, "true");
-        for set in ["bounding", "permitted", "ambient"] {
+        for set in ["bounding", "effective", "permitted", "ambient"] {
             c["process"]["capabilities"][set] = json!(["CAP_NEVER", "CAP_CHOWN"]);
         }
         c["process"]["capabilities"]["inheritable"] = json!([]);

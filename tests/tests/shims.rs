@@ -96,7 +96,7 @@ fn a_virtual_machine() {
     // Accounts are those of the container's files, not of the host's, on which its process has its eyes.
     let users = d.docker_with_input(&["cp", "-", "machine:/"], &passwd("inside:x:77:78::/:/bin/sh\n"));
     users.ok();
-    d.docker(&["exec", "-u", "inside", &id, "true"]).fails(127, "does not implement");
+    d.docker(&["exec", "-u", "inside", &id, "true"]).fails(126, "does not implement");
     let seen: Value = serde_json::from_slice(&std::fs::read(bundle.join("exec-seen")).unwrap()).unwrap();
     assert_eq!((seen["user"]["uid"].as_u64(), seen["user"]["gid"].as_u64()), (Some(77), Some(78)));
     d.docker(&["update", "--memory", "96m", "--memory-swap", "96m", &id]).ok();

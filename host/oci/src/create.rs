@@ -105,6 +105,13 @@ pub(crate) fn open_all(plan: &mut RunPlan, open: &[Open]) -> Result<Vec<OwnedFd>
 /// Makes the plan's cgroup, or gives one that the caller made its limits.
 pub(crate) fn make_cgroup(host: &Host, plan: &RunPlan) -> Result<()> {
     let (Some(cgroup), Some(cgroups)) = (&plan.cgroup, host.cgroups()) else { return Ok(()) };
+    // The container's first process would stand still in it before anybody could be told.
+    if cgroups.frozen(&cgroup.path).doing("unable to apply cgroup configuration")? {
+        return Err(Error(format!(
+            "container's cgroup unexpectedly frozen: {} (let it go on, or choose another one)",
+            cgroup.path
+        )));
+    }
     match cgroups.create(&cgroup.path, &cgroup.resources) {
         Err(e) if e.is_exists() => cgroups.update(&cgroup.path, &cgroup.resources),
         result => result,

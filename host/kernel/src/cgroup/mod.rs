@@ -298,6 +298,20 @@ impl Cgroups {
         }
     }
 
+    /// Whether what is put into it stands still. One that does not exist is none such.
+    pub fn frozen(&self, path: &str) -> Result<bool> {
+        let path = relative(path)?;
+        let read = match self.0.version {
+            Version::V1 => v1::freezer_state(&self.0.hierarchies, &path),
+            Version::V2 => self.top()?.dir().read(&format!("{path}/cgroup.freeze")),
+        };
+        match read {
+            Ok(state) => Ok(!matches!(state.trim(), "THAWED" | "0")),
+            Err(e) if e.is_not_found() || e.is_unsupported() => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
     /// Lets them go on.
     pub fn thaw(&self, path: &str) -> Result<()> {
         let path = relative(path)?;

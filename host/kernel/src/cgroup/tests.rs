@@ -111,7 +111,10 @@ fn freeze_kill_remove(place: &Place) {
     let mut child = sleeper(place);
     let pid = i32::try_from(child.id()).unwrap();
     assert_eq!(place.cgroups.pids(place.parent()).unwrap(), [pid]);
+    assert!(!place.cgroups.frozen(&place.path).unwrap());
+    assert!(!place.cgroups.frozen(&format!("{}-none", place.path)).unwrap());
     place.cgroups.freeze(&place.path).unwrap();
+    assert!(place.cgroups.frozen(&place.path).unwrap());
     assert!(place.cgroups.remove(&place.path, Duration::ZERO).unwrap_err().is(libc::EBUSY));
     place.cgroups.thaw(&place.path).unwrap();
     place.cgroups.kill(place.parent()).unwrap();

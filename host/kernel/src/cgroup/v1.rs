@@ -266,6 +266,10 @@ pub(super) fn freeze(hierarchies: &[Hierarchy], path: &str) -> Result<()> {
     Err(Error::refused(file, libc::ETIMEDOUT, "the processes do not stand still"))
 }
 
+pub(super) fn freezer_state(hierarchies: &[Hierarchy], path: &str) -> Result<String> {
+    freezer(hierarchies)?.read(&format!("{path}/freezer.state"))
+}
+
 pub(super) fn thaw(hierarchies: &[Hierarchy], path: &str) -> Result<()> {
     freezer(hierarchies)?.write(&format!("{path}/freezer.state"), "THAWED")
 }
