@@ -539,6 +539,8 @@ fn warnings_and_steps_are_logged() {
         "{lines:?}"
     );
     assert!(has("debug", "sets the container up"), "{lines:?}");
+    // Once, and not by every command from then on.
+    assert_eq!(lines.iter().filter(|l| l.to_string().contains("CAP_NEVER")).count(), 1, "{lines:?}");
 }
 
 #[test]

@@ -138,7 +138,7 @@ fn make(store: &Store, args: &CreateArgs, systemd: bool, console: Console<'_>) -
     if converted.plan.process.tty && matches!(console, Console::Socket(None)) {
         return Err("cannot allocate tty if runc will detach without setting console socket".into());
     }
-    let dir = store.reserve(&args.id, &text)?;
+    let dir = store.reserve(&args.id, &value.to_string())?;
     let made = build(store, args, &spec, &value, converted, &bundle, &dir, console);
     made.inspect_err(|_| store.discard(&args.id))
 }
@@ -284,7 +284,8 @@ pub(crate) fn failure(error: &StartError) -> Error {
     Error(format!("unable to start container process: {error}"))
 }
 
-fn add(fds: &mut Vec<OwnedFd>, fd: OwnedFd) -> Fd {
+/// Adds a descriptor to those of a plan; its number there.
+pub(crate) fn add(fds: &mut Vec<OwnedFd>, fd: OwnedFd) -> Fd {
     fds.push(fd);
     Fd::try_from(fds.len() - 1).unwrap_or(Fd::MAX)
 }

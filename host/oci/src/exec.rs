@@ -1,14 +1,14 @@
 //! `exec`.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use oci_spec::runtime::Process as OciProcess;
 use serde::Deserialize;
-use wharf_kernel::container::{self, Host, Target};
+use wharf_kernel::container::{self, Host, Spawned, Target};
 use wharf_plan::run::{ExecPlan, Process, User};
 
 use crate::args::ExecArgs;
-use crate::state::{LARGEST, Status, Store};
+use crate::state::{Entry, LARGEST, Status, Store};
 use crate::{Doing, Error, Result, convert, create, signals, terminal};
 
 pub(crate) fn exec(store: &Store, args: &ExecArgs) -> Result<u8> {
@@ -52,18 +52,7 @@ pub(crate) fn exec(store: &Store, args: &ExecArgs) -> Result<u8> {
     let mut fds = Vec::new();
     create::streams(&mut process, &mut fds, args.preserve_fds)?;
     let signals = if args.detach { None } else { Some(signals::Signals::block()?) };
-    let host = Host::new(wharf_programs::INIT)?;
-    let plan = ExecPlan {
-        id: format!("{}-exec", args.id),
-        container: args.id.clone(),
-        ids: crate::user::of_process(entry.record.pid)?,
-        process,
-        hold: Vec::new(),
-        foreign: None,
-    };
-    let target =
-        Target { pidfd: pidfd.as_fd(), pid: entry.record.pid, cgroup: entry.record.cgroup.as_deref() };
-    let spawned = container::exec(&host, &plan, &fds, target).map_err(|e| create::failure(&e))?;
+    let spawned = enter(&entry, &pidfd, process, &fds)?;
     // Others may look at the container from here on, and let a paused one go on, without which this process never runs.
     drop((entry, fds));
     crate::log::debug(format!("process {} enters the container", spawned.pid));
@@ -80,6 +69,22 @@ pub(crate) fn exec(store: &Store, args: &ExecArgs) -> Result<u8> {
         Some(signals) => signals.wait(&spawned.pidfd, master),
         None => Ok(0),
     }
+}
+
+/// Starts a process in a container, whose first one `pidfd` is of.
+pub(crate) fn enter(entry: &Entry, pidfd: &OwnedFd, process: Process, fds: &[OwnedFd]) -> Result<Spawned> {
+    let record = &entry.record;
+    let host = Host::new(wharf_programs::INIT)?;
+    let plan = ExecPlan {
+        id: format!("{}-exec", record.id),
+        container: record.id.clone(),
+        ids: crate::user::of_process(record.pid)?,
+        process,
+        hold: Vec::new(),
+        foreign: None,
+    };
+    let target = Target { pidfd: pidfd.as_fd(), pid: record.pid, cgroup: record.cgroup.as_deref() };
+    container::exec(&host, &plan, fds, target).map_err(|e| create::failure(&e))
 }
 
 /// The container's own process with what the command line says.

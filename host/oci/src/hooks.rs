@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -11,13 +11,14 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use oci_spec::runtime::{Hook, Spec};
-use wharf_kernel::container::{self, Host, Target};
 use wharf_kernel::mount;
 use wharf_kernel::sys::process::{self as sys, CLONE_FS, CLONE_NEWNS, Ended};
-use wharf_plan::run::{ExecPlan, Process};
+use wharf_plan::run::Process;
 
 use crate::state::Entry;
-use crate::{Doing, Error, Result, convert, create};
+use crate::{Doing, Error, Result, convert, create, exec};
+
+const TOO_LONG: &str = "it took too long";
 
 /// When a hook is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,41 +150,18 @@ fn inside(hook: &Hook, base: &Process, entry: &Entry, state: &serde_json::Value)
     let mut fds: Vec<OwnedFd> = Vec::new();
     create::streams(&mut process, &mut fds, 0)?;
     let (theirs, ours) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
-    process.stdio = [Some(u32::try_from(fds.len()).unwrap_or(u32::MAX)), process.stdio[1], process.stdio[2]];
-    fds.push(theirs);
+    process.stdio[0] = Some(create::add(&mut fds, theirs));
     let pidfd = entry.process().ok_or("the container has stopped")?;
-    let pid = entry.record.pid;
-    let plan = ExecPlan {
-        id: format!("{}-hook", entry.record.id),
-        container: entry.record.id.clone(),
-        ids: crate::user::of_process(pid)?,
-        process,
-        hold: Vec::new(),
-        foreign: None,
-    };
-    let host = Host::new(wharf_programs::INIT)?;
-    let target = Target { pidfd: pidfd.as_fd(), pid, cgroup: entry.record.cgroup.as_deref() };
-    let spawned = container::exec(&host, &plan, &fds, target).map_err(|e| create::failure(&e))?;
+    let spawned = exec::enter(entry, &pidfd, process, &fds)?;
     drop(fds);
     create::follow(&spawned, |_| Ok(()))?;
     // A hook that does not want to know is free not to read.
     let _ = File::from(ours).write_all(state.to_string().as_bytes());
-    let until = limit(hook).map(|limit| Instant::now() + limit);
-    loop {
-        let left = until.map_or(Ok(PollTimeout::NONE), |until| {
-            PollTimeout::try_from(until.saturating_duration_since(Instant::now()))
-        });
-        let mut polls = [PollFd::new(spawned.pidfd.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut polls, left.unwrap_or(PollTimeout::MAX)) {
-            Ok(0) if until.is_some_and(|until| Instant::now() >= until) => {
-                sys::pidfd_send_signal(spawned.pidfd.as_fd(), nix::libc::SIGKILL)?;
-                create::wait_readable(&spawned.pidfd);
-                sys::wait_child(spawned.pidfd.as_fd())?;
-                return Err("it took too long".into());
-            }
-            Ok(0) | Err(nix::errno::Errno::EINTR) => {}
-            _ => break,
-        }
+    if !in_time(hook, spawned.pidfd.as_fd())? {
+        sys::pidfd_send_signal(spawned.pidfd.as_fd(), nix::libc::SIGKILL)?;
+        create::wait_readable(&spawned.pidfd);
+        sys::wait_child(spawned.pidfd.as_fd())?;
+        return Err(TOO_LONG.into());
     }
     match sys::wait_child(spawned.pidfd.as_fd())? {
         Some(Ended::Exited(0)) => Ok(()),
@@ -205,9 +183,23 @@ fn described_signal(number: i32) -> String {
     }
 }
 
-/// How long a hook may take.
-fn limit(hook: &Hook) -> Option<Duration> {
-    hook.timeout().and_then(|s| u64::try_from(s).ok()).filter(|s| *s > 0).map(Duration::from_secs)
+/// Waits for the end of a hook's process. False: it took longer than it may.
+fn in_time(hook: &Hook, process: BorrowedFd<'_>) -> Result<bool> {
+    let limit =
+        hook.timeout().and_then(|s| u64::try_from(s).ok()).filter(|s| *s > 0).map(Duration::from_secs);
+    let until = limit.map(|limit| Instant::now() + limit);
+    loop {
+        let left = until.map_or(PollTimeout::NONE, |until| {
+            let left = until.saturating_duration_since(Instant::now());
+            PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+        });
+        match poll(&mut [PollFd::new(process, PollFlags::POLLIN)], left) {
+            Ok(0) if until.is_some_and(|until| Instant::now() >= until) => return Ok(false),
+            Ok(0) | Err(nix::errno::Errno::EINTR) => {}
+            Ok(_) => return Ok(true),
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 fn on_host(hook: &Hook, state: &serde_json::Value) -> Result<()> {
@@ -225,28 +217,12 @@ fn on_host(hook: &Hook, state: &serde_json::Value) -> Result<()> {
         // A hook that does not want to know is free not to read.
         let _ = input.write_all(state.to_string().as_bytes());
     }
-    let until = limit(hook).map(|limit| Instant::now() + limit);
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return if status.success() { Ok(()) } else { Err(Error(status.to_string())) };
-        }
-        if until.is_some_and(|until| Instant::now() >= until) {
-            child.kill()?;
-            child.wait()?;
-            return Err("it took too long".into());
-        }
-        if until.is_none() {
-            let status = child.wait()?;
-            return if status.success() { Ok(()) } else { Err(Error(status.to_string())) };
-        }
-        pause();
+    let process = sys::pidfd_open(i32::try_from(child.id()).unwrap_or(0))?;
+    if !in_time(hook, process.as_fd())? {
+        child.kill()?;
+        child.wait()?;
+        return Err(TOO_LONG.into());
     }
-}
-
-#[allow(
-    clippy::disallowed_methods,
-    reason = "the standard library has no wait with a limit, and no task shares this thread"
-)]
-fn pause() {
-    std::thread::sleep(Duration::from_millis(5));
+    let status = child.wait()?;
+    if status.success() { Ok(()) } else { Err(Error(status.to_string())) }
 }

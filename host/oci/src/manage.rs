@@ -232,7 +232,6 @@ pub(crate) fn list(store: &Store, args: &ListArgs) -> Result<u8> {
         }
         return Ok(0);
     }
-    let pid = |status: Status, pid: i32| if status == Status::Stopped { 0 } else { pid };
     match args.format.as_str() {
         "json" => {
             let list: Vec<_> = all.iter().map(|(record, status)| record.shown(*status, "root")).collect();
@@ -241,11 +240,12 @@ pub(crate) fn list(store: &Store, args: &ListArgs) -> Result<u8> {
         "table" => {
             println!("{:<25} {:<10} {:<10} {:<40} {:<32} OWNER", "ID", "PID", "STATUS", "BUNDLE", "CREATED");
             for (r, status) in &all {
+                let shown = r.shown(*status, "root");
                 println!(
                     "{:<25} {:<10} {:<10} {:<40} {:<32} root",
                     r.id,
-                    pid(*status, r.pid),
-                    status.word(),
+                    shown.pid,
+                    shown.status,
                     r.bundle.display(),
                     r.created
                 );

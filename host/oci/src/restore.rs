@@ -60,7 +60,7 @@ pub(crate) fn restore(store: &Store, args: &RestoreArgs, systemd: bool, name: &s
         options.extend(["--lsm-profile".to_owned(), profile.clone()]);
     }
     let (bundle, text) = configuration(args.bundle.as_deref())?;
-    let (spec, _) = state::parse(&text)?;
+    let (spec, value) = state::parse(&text)?;
     let converted = convert::convert(&spec, &args.id, &bundle, systemd)?;
     checkpoint::check(&converted)?;
     hooks::check(&spec)?;
@@ -92,7 +92,7 @@ pub(crate) fn restore(store: &Store, args: &RestoreArgs, systemd: bool, name: &s
         // Else the container becomes the child of whoever called, or of the init of the machine.
         nix::sys::prctl::set_child_subreaper(true)?;
     }
-    let dir = store.reserve(&args.id, &text)?;
+    let dir = store.reserve(&args.id, &value.to_string())?;
     let made = build(store, args, &spec, converted, &bundle, &dir, given);
     let (entry, pidfd) = made.inspect_err(|_| store.discard(&args.id))?;
     if let Err(error) = hooks::run(&spec, When::Poststart, &entry.json(Status::Running)) {

@@ -45,8 +45,8 @@ pub(crate) struct Record {
 pub(crate) struct Shown<'a> {
     oci_version: &'a str,
     id: &'a str,
-    pid: i32,
-    status: &'static str,
+    pub(crate) pid: i32,
+    pub(crate) status: &'static str,
     bundle: &'a std::path::Path,
     rootfs: &'a std::path::Path,
     created: &'a str,
@@ -263,13 +263,7 @@ impl Entry {
 
     /// The state as the specification has it.
     pub(crate) fn json(&self, status: Status) -> serde_json::Value {
-        let record = &self.record;
-        let pid = if status == Status::Stopped { 0 } else { record.pid };
-        serde_json::json!({
-            "ociVersion": record.oci_version, "id": record.id, "pid": pid, "status": status.word(),
-            "bundle": record.bundle, "rootfs": record.rootfs, "created": record.created,
-            "annotations": record.annotations, "owner": "",
-        })
+        serde_json::json!(self.record.shown(status, ""))
     }
 
     /// The same as `state` prints it, in runc's order.

@@ -105,11 +105,8 @@ pub(crate) fn of_mount(spec: &Spec, mount: &oci_spec::runtime::Mount) -> Result<
 
 /// Makes or joins the namespace, with the network namespace if that is to be a new one.
 pub(crate) fn make(user: &User, plan: &mut RunPlan, fds: &mut Vec<std::os::fd::OwnedFd>) -> Result<()> {
+    use crate::create::add;
     use std::os::fd::AsFd;
-    let add = |fds: &mut Vec<_>, fd| {
-        fds.push(fd);
-        Fd::try_from(fds.len() - 1).unwrap_or(Fd::MAX)
-    };
     let new_net = plan.namespaces.net == Namespace::New;
     let (namespace, ids) = match user {
         User::Host => return Ok(()),

@@ -365,7 +365,7 @@ impl<'a> Mount<'a> {
             no_exec: plan.no_exec,
         };
         let what = || format!("mount on {}", plan.target);
-        let (mut strict, mut inherits_mode) = (false, false);
+        let (mut strict, mut inherits_mode, mut read_only_at_last) = (false, false, false);
         let source = match &plan.source {
             MountSource::Tree(number) => Source::Tree(fd(fds, *number)?),
             MountSource::New { fstype, options } => {
@@ -382,6 +382,7 @@ impl<'a> Mount<'a> {
                         let writable = Flags { read_only: false, ..flags };
                         let fs = Filesystem::new(fstype, options, writable).at(Stage::Mount, what)?;
                         inherits_mode = !fs.has(c"mode");
+                        read_only_at_last = plan.read_only;
                         // The name that Docker's has.
                         Source::New(if plan.target == "/dev/shm" { fs.shown_as(c"shm") } else { fs })
                     }
@@ -415,8 +416,7 @@ impl<'a> Mount<'a> {
             },
             strict,
             inherits_mode,
-            read_only_at_last: plan.read_only
-                && matches!(&plan.source, MountSource::New { fstype, .. } if fstype == "tmpfs"),
+            read_only_at_last,
             below_proc: below_proc(&plan.target),
         })
     }

@@ -71,12 +71,12 @@ fn steps(
     verify_cwd().map_err(|e| cwd_failed(job, &e))?;
     let program = find(job)?;
     if let Some(gate) = job.gate {
-        report::send_ready(report).at(Stage::Exec, || "telling of being ready")?;
         // It may wait for long, and needs none but these any more.
         let needed = [report, gate].into_iter().chain(init).chain(job.more_fds.iter().copied());
         let mut needed: Vec<i32> = needed.map(|fd| fd.as_raw_fd()).collect();
         needed.sort_unstable();
         sys::close_all_but(&needed).at(Stage::Stdio, || "closing descriptors")?;
+        report::send_ready(report).at(Stage::Exec, || "telling of being ready")?;
         wait_for_byte(gate).at(Stage::Exec, || "waiting at the gate")?;
     }
     sys::close_on_exec_from(3).at(Stage::Stdio, || "closing descriptors")?;
