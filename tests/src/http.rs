@@ -120,3 +120,15 @@ pub fn read_head(reader: &mut impl BufRead) -> io::Result<(u16, Vec<(String, Str
     }
     Ok((status, headers))
 }
+
+/// A frame of HTTP/2 (RFC 9113, 4.1).
+///
+/// # Panics
+/// Where the payload is longer than a frame can say.
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut all = u32::try_from(payload.len()).expect("length of a frame").to_be_bytes()[1..].to_vec();
+    all.extend([kind, flags]);
+    all.extend(stream.to_be_bytes());
+    all.extend(payload);
+    all
+}

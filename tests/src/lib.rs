@@ -447,3 +447,27 @@ pub fn connect(socket: &Path) -> UnixStream {
     stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
     stream
 }
+
+/// Runs on a thread in a network namespace, given by its file.
+pub fn in_network<T: Send>(namespace: &Path, work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            let file = std::fs::File::open(namespace).expect("network namespace");
+            nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET).expect("setns");
+            work()
+        });
+        thread.join().expect("thread in a network namespace")
+    })
+}
+
+/// Bytes of all files beneath a directory; none where there is no such directory.
+pub fn bytes_beneath(path: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(path) else { return 0 };
+    entries
+        .map(|entry| {
+            let entry = entry.expect("directory entry");
+            let meta = entry.metadata().expect("metadata");
+            if meta.is_dir() { bytes_beneath(&entry.path()) } else { meta.len() }
+        })
+        .sum()
+}

@@ -525,13 +525,6 @@ fn the_command_lines_of_githubs_runner() {
 #[test]
 fn floods_of_http2_frames_take_nothing_from_others() {
     let d = daemon();
-    let frame = |kind: u8, flags: u8, stream: u32, payload: &[u8]| {
-        let mut all = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
-        all.extend([kind, flags]);
-        all.extend(stream.to_be_bytes());
-        all.extend(payload);
-        all
-    };
     let request = |path: &str| {
         let mut block = vec![0x82, 0x86];
         for (index, text) in [(4_u8, path), (1, "localhost")] {
@@ -549,19 +542,22 @@ fn floods_of_http2_frames_take_nothing_from_others() {
     // Each attack is a piece that is sent again and again, numbered by streams where it needs one.
     type Attack<'a> = (&'a str, Box<dyn Fn(u32) -> Vec<u8> + 'a>);
     let attacks: [Attack; 8] = [
-        ("settings", Box::new(|_| frame(4, 0, 0, &[0, 3, 0, 0, 0, 100]))),
-        ("pings", Box::new(|_| frame(6, 0, 0, &[0; 8]))),
+        ("settings", Box::new(|_| http::frame(4, 0, 0, &[0, 3, 0, 0, 0, 100]))),
+        ("pings", Box::new(|_| http::frame(6, 0, 0, &[0; 8]))),
         (
             "requests that are taken back",
-            Box::new(|n| [frame(1, 0x5, 2 * n + 1, &events), frame(3, 0, 2 * n + 1, &[0, 0, 0, 8])].concat()),
+            Box::new(|n| {
+                [http::frame(1, 0x5, 2 * n + 1, &events), http::frame(3, 0, 2 * n + 1, &[0, 0, 0, 8])]
+                    .concat()
+            }),
         ),
         (
             "heads without end",
             Box::new(|n| {
                 if n == 0 {
-                    frame(1, 0x1, 1, &block)
+                    http::frame(1, 0x1, 1, &block)
                 } else {
-                    frame(9, 0, 1, &[0x40, 1, b'a', 1, b'b'].repeat(2000))
+                    http::frame(9, 0, 1, &[0x40, 1, b'a', 1, b'b'].repeat(2000))
                 }
             }),
         ),
@@ -569,18 +565,21 @@ fn floods_of_http2_frames_take_nothing_from_others() {
             "an answer that nobody takes",
             Box::new(|n| {
                 if n == 0 {
-                    [frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]), frame(1, 0x5, 1, &block)].concat()
+                    [http::frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]), http::frame(1, 0x5, 1, &block)].concat()
                 } else {
-                    frame(1, 0x5, 2 * n + 1, &block)
+                    http::frame(1, 0x5, 2 * n + 1, &block)
                 }
             }),
         ),
-        ("empty data", Box::new(|n| if n == 0 { frame(1, 0x4, 1, &block) } else { frame(0, 0, 1, &[]) })),
+        (
+            "empty data",
+            Box::new(|n| if n == 0 { http::frame(1, 0x4, 1, &block) } else { http::frame(0, 0, 1, &[]) }),
+        ),
         (
             "table sizes",
-            Box::new(|n| frame(1, 0x5, 2 * n + 1, &[&[0x3f, 0xe1, 0x1f, 0x20][..], &block].concat())),
+            Box::new(|n| http::frame(1, 0x5, 2 * n + 1, &[&[0x3f, 0xe1, 0x1f, 0x20][..], &block].concat())),
         ),
-        ("priorities", Box::new(|n| frame(2, 0, 2 * n + 1, &[0, 0, 0, 0, 16]))),
+        ("priorities", Box::new(|n| http::frame(2, 0, 2 * n + 1, &[0, 0, 0, 0, 16]))),
     ];
     let before = memory();
     for (what, piece) in &attacks {
@@ -593,7 +592,7 @@ fn floods_of_http2_frames_take_nothing_from_others() {
             std::thread::spawn(move || while matches!(reader.read(&mut [0; 65536]), Ok(n) if n > 0) {})
         });
         s.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
-        s.write_all(&frame(4, 0, 0, &[])).unwrap();
+        s.write_all(&http::frame(4, 0, 0, &[])).unwrap();
         let mut sent = 0_u32;
         while sent < 20_000 && s.write_all(&piece(sent)).is_ok() {
             sent += 1;

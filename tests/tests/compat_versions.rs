@@ -462,13 +462,6 @@ fn every_error_is_json_with_the_engines_headers() {
 fn h2c_with_prior_knowledge_on_the_same_socket() {
     let d = daemon();
     let mut s = connect(&d.socket());
-    let frame = |kind: u8, flags: u8, stream: u32, payload: &[u8]| {
-        let mut all = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
-        all.extend([kind, flags]);
-        all.extend(stream.to_be_bytes());
-        all.extend(payload);
-        all
-    };
     // HPACK from the static table: :method GET, :scheme http; path and authority as literals.
     let mut block = vec![0x82, 0x86];
     for (index, text) in [(4_u8, "/_ping"), (1, "localhost")] {
@@ -476,8 +469,8 @@ fn h2c_with_prior_knowledge_on_the_same_socket() {
         block.extend(text.as_bytes());
     }
     s.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
-    s.write_all(&frame(4, 0, 0, &[])).unwrap();
-    s.write_all(&frame(1, 0x5, 1, &block)).unwrap();
+    s.write_all(&http::frame(4, 0, 0, &[])).unwrap();
+    s.write_all(&http::frame(1, 0x5, 1, &block)).unwrap();
     let mut data = Vec::new();
     let mut headers = 0;
     loop {
@@ -488,7 +481,7 @@ fn h2c_with_prior_knowledge_on_the_same_socket() {
         s.read_exact(&mut payload).unwrap();
         let (kind, flags, stream) = (head[3], head[4], u32::from_be_bytes(head[5..9].try_into().unwrap()));
         match (kind, stream) {
-            (4, 0) if flags & 1 == 0 => s.write_all(&frame(4, 1, 0, &[])).unwrap(),
+            (4, 0) if flags & 1 == 0 => s.write_all(&http::frame(4, 1, 0, &[])).unwrap(),
             (0, 1) => data.extend(payload),
             (1, 1) => headers += 1,
             (3 | 7, _) => panic!("refused: {payload:?}"),

@@ -2,7 +2,6 @@
 
 #![cfg(test)]
 
-use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
@@ -11,7 +10,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use wharf_tests::{Daemon, Options, eventually, leftovers};
+use wharf_tests::{Daemon, Options, eventually, in_network, leftovers};
 
 fn daemon_with(args: &[&str]) -> Daemon {
     let args = args.iter().map(|a| (*a).to_owned()).collect();
@@ -36,21 +35,9 @@ fn echo(d: &Daemon, name: &str, args: &[&str]) -> wharf_tests::Ran {
     d.docker(&[&["run", "-d", "--name", name], args, command.as_slice()].concat())
 }
 
-/// Runs on a thread in a network namespace.
-fn within<T: Send>(namespace: &Path, work: impl FnOnce() -> T + Send) -> T {
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            let file = File::open(namespace).unwrap();
-            nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-            work()
-        });
-        thread.join().unwrap()
-    })
-}
-
 fn connect(d: &Daemon, to: &str) -> std::io::Result<TcpStream> {
     let to: SocketAddr = to.parse().unwrap();
-    let stream = within(&d.namespace(), || TcpStream::connect_timeout(&to, Duration::from_secs(20)))?;
+    let stream = in_network(&d.namespace(), || TcpStream::connect_timeout(&to, Duration::from_secs(20)))?;
     stream.set_read_timeout(Some(Duration::from_secs(20)))?;
     Ok(stream)
 }
@@ -76,7 +63,7 @@ fn answers(d: &Daemon, to: &str) -> TcpStream {
 /// A process of the host takes a port, which nobody may have.
 #[track_caller]
 fn listens(d: &Daemon, at: &str) -> TcpListener {
-    within(&d.namespace(), || TcpListener::bind(at)).unwrap_or_else(|e| {
+    in_network(&d.namespace(), || TcpListener::bind(at)).unwrap_or_else(|e| {
         let sockets = d.in_namespace("ss").arg("-lntp").output().unwrap();
         panic!("{at}: {e}: {}", String::from_utf8_lossy(&sockets.stdout))
     })
@@ -146,7 +133,8 @@ fn datagrams_too() {
     let d = daemon_with(&[]);
     d.docker(&["run", "-d", "--name", "udp", "-p", "5353:53/udp", "busybox", "sleep", "100000"]).ok();
     let pid = d.docker(&["inspect", "-f", "{{.State.Pid}}", "udp"]).ok();
-    let inside = within(Path::new(&format!("/proc/{pid}/ns/net")), || UdpSocket::bind("0.0.0.0:53").unwrap());
+    let inside =
+        in_network(Path::new(&format!("/proc/{pid}/ns/net")), || UdpSocket::bind("0.0.0.0:53").unwrap());
     std::thread::spawn(move || {
         let mut buffer = [0; 2048];
         while let Ok((length, from)) = inside.recv_from(&mut buffer) {
@@ -154,7 +142,7 @@ fn datagrams_too() {
         }
     });
     assert_eq!(ports(&d, "udp")["53/udp"], both("5353"));
-    let socket = within(&d.namespace(), || UdpSocket::bind("[::1]:0").unwrap());
+    let socket = in_network(&d.namespace(), || UdpSocket::bind("[::1]:0").unwrap());
     socket.connect("[::1]:5353").unwrap();
     socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
     eventually("an answer", || {
@@ -218,7 +206,7 @@ fn a_container_that_ends_while_nobody_looks_gives_its_ports_back() {
     kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
     d.restart();
     eventually("the port", || {
-        within(&d.namespace(), || TcpListener::bind((Ipv6Addr::UNSPECIFIED, 8080)).ok()).map(drop)
+        in_network(&d.namespace(), || TcpListener::bind((Ipv6Addr::UNSPECIFIED, 8080)).ok()).map(drop)
     });
 }
 

@@ -18,7 +18,7 @@ use guest::Guest;
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use serde_json::{Value, json};
-use wharf_tests::{Daemon, Options, PATIENCE, Ran, eventually};
+use wharf_tests::{Daemon, Options, PATIENCE, Ran, eventually, in_network};
 
 /// A name server of the host, where the host's resolv.conf says it is.
 const RESOLVER: &str = "127.0.0.153";
@@ -38,18 +38,6 @@ fn daemon() -> Daemon {
     daemon_with(&[], &format!("nameserver {RESOLVER}\noptions edns0\n"))
 }
 
-/// Runs on a thread in a network namespace.
-fn within<T: Send>(namespace: &Path, work: impl FnOnce() -> T + Send) -> T {
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            let file = File::open(namespace).unwrap();
-            nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-            work()
-        });
-        thread.join().unwrap()
-    })
-}
-
 fn namespace_of(d: &Daemon, container: &str) -> std::path::PathBuf {
     let pid = d.docker(&["inspect", "-f", "{{.State.Pid}}", container]).ok();
     format!("/proc/{pid}/ns/net").into()
@@ -63,7 +51,7 @@ impl Server {
     fn start(namespace: &Path, address: &str) -> Self {
         let server = Self::default();
         let address: SocketAddr = SocketAddr::new(address.parse().unwrap(), 53);
-        let socket = within(namespace, || UdpSocket::bind(address).unwrap());
+        let socket = in_network(namespace, || UdpSocket::bind(address).unwrap());
         let log = Arc::clone(&server.0);
         std::thread::spawn(move || {
             let mut buffer = [0; 4096];
@@ -349,7 +337,7 @@ fn a_killed_daemon_loses_no_question() {
     let pid = d.docker(&["inspect", "-f", "{{.State.Pid}}", "short"]).ok();
     d.crash();
     // Asked while there is no daemon.
-    let socket = within(&namespace, || UdpSocket::bind("127.0.0.1:0").unwrap());
+    let socket = in_network(&namespace, || UdpSocket::bind("127.0.0.1:0").unwrap());
     socket.connect("127.0.0.11:53").unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut question = Message::new(9, MessageType::Query, OpCode::Query);
@@ -432,7 +420,8 @@ fn memory(pid: i32) -> u64 {
 fn a_hostile_flood() {
     let d = daemon();
     // A server that hears and never answers.
-    let mute = within(&d.namespace(), || UdpSocket::bind((RESOLVER.parse::<IpAddr>().unwrap(), 53)).unwrap());
+    let mute =
+        in_network(&d.namespace(), || UdpSocket::bind((RESOLVER.parse::<IpAddr>().unwrap(), 53)).unwrap());
     d.docker(&["network", "create", "net"]).ok();
     run(&d, "evil", &["--network", "net"]);
     run(&d, "good", &["--network", "net"]);
@@ -450,7 +439,7 @@ fn a_hostile_flood() {
     std::thread::scope(|scope| {
         let ending = End(&end);
         let flood = scope.spawn(|| {
-            within(&namespace, || {
+            in_network(&namespace, || {
                 let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
                 socket.connect("127.0.0.11:53").unwrap();
                 socket.set_nonblocking(true).unwrap();

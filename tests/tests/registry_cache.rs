@@ -1,6 +1,5 @@
 //! The daemon's registry as a cache of others, for any platform, byte for byte; and what it keeps of what is pushed to it.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -9,7 +8,7 @@ use serde_json::{Value, json};
 use wharf_tests::platforms::{Layout, digest, gzip, here, packed_layout, publish, raw};
 use wharf_tests::registry::{Registry, Setup, ask};
 use wharf_tests::server::{Body, Reply, Server};
-use wharf_tests::{Daemon, Options, Ran, eventually, image};
+use wharf_tests::{Daemon, Options, Ran, bytes_beneath, eventually, image};
 
 const ADDRESS: &str = "127.0.0.1:5000";
 const HUB: u16 = 5005;
@@ -280,18 +279,6 @@ fn killed_in_the_middle_of_a_transfer_nothing_half_is_served() {
     assert_eq!(digest(&blob(&d, "GET", "one", &wanted).body), wanted);
 }
 
-/// Bytes of all files beneath.
-fn size(path: &Path) -> u64 {
-    let Ok(entries) = std::fs::read_dir(path) else { return 0 };
-    entries
-        .map(|entry| {
-            let entry = entry.unwrap();
-            let meta = entry.metadata().unwrap();
-            if meta.is_dir() { size(&entry.path()) } else { meta.len() }
-        })
-        .sum()
-}
-
 #[test]
 fn compressed_layers_that_wharf_packed_are_not_kept_twice() {
     let mut d = daemon(json!({}), json!({}));
@@ -309,7 +296,7 @@ fn compressed_layers_that_wharf_packed_are_not_kept_twice() {
     let manifest: Value = serde_json::from_str(&text).unwrap();
     assert!(manifest["layers"][0]["mediaType"].as_str().unwrap().ends_with("gzip"), "{manifest}");
     let blobs = d.path("data/registry/blobs");
-    eventually("the layers' files to go", || (size(&blobs) < 10_000).then_some(()));
+    eventually("the layers' files to go", || (bytes_beneath(&blobs) < 10_000).then_some(()));
     // Every byte of it is there nevertheless, over a daemon that dies too; and parts are.
     d.crash();
     d.restart();
@@ -331,6 +318,6 @@ fn compressed_layers_that_wharf_packed_are_not_kept_twice() {
     let foreign = &made.members[0].layers[0];
     assert!(kept(&d).contains(foreign));
     d.docker(&["rmi", "-f", "team/own:1", "x:1", &name, "team/one:1"]).ok();
-    eventually("all of it to go", || (size(&blobs) == 0).then_some(()));
+    eventually("all of it to go", || (bytes_beneath(&blobs) == 0).then_some(()));
     assert_eq!(blob(&d, "GET", "team/own", last).status, 404);
 }

@@ -1,11 +1,9 @@
 //! The registry that the daemon serves of its own images: nothing is on the disk twice, what goes in and out keeps its
 //! digest, and what is pushed is an image.
 
-use std::path::Path;
-
 use serde_json::{Value, json};
 use wharf_tests::registry::{HTPASSWD, Registry, Setup, ask};
-use wharf_tests::{Daemon, Options, Ran, eventually, image};
+use wharf_tests::{Daemon, Options, Ran, bytes_beneath, eventually, image};
 
 const ADDRESS: &str = "127.0.0.1:5000";
 
@@ -20,18 +18,6 @@ fn skopeo(d: &Daemon, args: &[&str]) -> Ran {
     let mut command = d.in_namespace("skopeo");
     command.arg("--tmpdir").arg(d.path("")).args(args);
     d.run_with_input(command, b"")
-}
-
-/// Bytes of all files beneath.
-fn size(path: &Path) -> u64 {
-    let Ok(entries) = std::fs::read_dir(path) else { return 0 };
-    entries
-        .map(|entry| {
-            let entry = entry.unwrap();
-            let meta = entry.metadata().unwrap();
-            if meta.is_dir() { size(&entry.path()) } else { meta.len() }
-        })
-        .sum()
 }
 
 fn digest(bytes: &[u8]) -> String {
@@ -50,7 +36,7 @@ fn two_layers() -> Vec<Vec<u8>> {
 fn images_go_out_without_a_second_copy() {
     let d = daemon(json!({}));
     d.docker_with_input(&["load"], &image::docker_archive("team/two:1", &two_layers())).ok();
-    let before = size(&d.path("data/registry"));
+    let before = bytes_beneath(&d.path("data/registry"));
     // Another client verifies every byte of it.
     let copy = format!("oci:{}:x", d.path("copy").display());
     let source = format!("docker://{ADDRESS}/team/two:1");
@@ -59,7 +45,7 @@ fn images_go_out_without_a_second_copy() {
     let seen: Value = serde_json::from_str(&seen).unwrap();
     let layers: Vec<String> = two_layers().iter().map(|l| digest(l)).collect();
     assert_eq!(seen["Layers"], json!(layers), "as they are made again");
-    assert!(size(&d.path("data/registry")) - before < 10_000, "no layer was written");
+    assert!(bytes_beneath(&d.path("data/registry")) - before < 10_000, "no layer was written");
     let tags = ask(&d, ADDRESS, "GET", "/v2/team/two/tags/list", &[], b"").json();
     assert_eq!(tags, json!({"name": "team/two", "tags": ["1"]}));
     // A stock engine takes it from there too: the daemon itself, under another name.
@@ -123,8 +109,8 @@ fn what_is_pushed_is_an_image_and_keeps_its_digest() {
         d.docker(&["rmi", "-f", id]).ok();
     }
     let root = d.path("data/registry");
-    eventually("the blobs to go", || (size(&root.join("blobs")) == 0).then_some(()));
-    assert_eq!(size(&root.join("repositories")), 0);
+    eventually("the blobs to go", || (bytes_beneath(&root.join("blobs")) == 0).then_some(()));
+    assert_eq!(bytes_beneath(&root.join("repositories")), 0);
 }
 
 #[test]
