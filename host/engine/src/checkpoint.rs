@@ -85,14 +85,22 @@ impl Engine {
             made.doing(&failed)?
         };
         let path = image.path();
-        if asked.exit {
-            // An end that was asked for: no policy starts it again.
-            self.set_state(&container, |s| s.stopped_by_user = true).await?;
+        // An end that was asked for: no policy starts it again.
+        if asked.exit
+            && let Err(error) = self.set_state(&container, |s| s.stopped_by_user = true).await
+        {
+            self.inner.pool.run(move || image.discard()).await?;
+            return Err(error);
         }
         let done = match now.state.runtime.clone() {
-            None => self.criu_dump(&now, path, !asked.exit).await?.map(Some),
-            Some(runtime) => self.runtime_dump(runtime, &now.def.id, path, !asked.exit).await?.map(|()| None),
+            None => self.criu_dump(&now, path, !asked.exit).await.map(|done| done.map(Some)),
+            Some(runtime) => {
+                let done = self.runtime_dump(runtime, &now.def.id, path, !asked.exit).await;
+                done.map(|done| done.map(|()| None))
+            }
         };
+        // Neither way leaves what was reserved.
+        let done = done.unwrap_or_else(|error| Err(error.to_string()));
         let description =
             |outside| Description { created: rfc3339(clock()), name, exit: asked.exit, outside };
         // Half a checkpoint is none.

@@ -303,8 +303,10 @@ impl Engine {
         let mut wanted = BTreeSet::new();
         for container in self.inner.registry.all() {
             let now = container.now();
-            let endpoints = now.state.endpoints.values().filter(|_| now.state.status.is_alive());
-            for endpoint in endpoints {
+            if !now.state.status.is_alive() {
+                continue;
+            }
+            for endpoint in now.state.endpoints.values() {
                 let forwards = wharf_plan::net::forwards(&endpoint.publishes);
                 wanted.extend(forwards.into_iter().map(|forward| (endpoint.id.clone(), forward)));
             }

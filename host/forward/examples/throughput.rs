@@ -75,8 +75,8 @@ fn carry(way: Way, one: TcpStream, other: TcpStream) -> Duration {
             stream.set_nonblocking(true).unwrap();
             tokio::net::TcpStream::from_std(stream).unwrap()
         };
-        let (mut one, mut other) = (open(one), open(other));
-        relay(&means, &mut one, &mut other).await.unwrap();
+        let (one, other) = (open(one), open(other));
+        relay(&means, &one, &other).await.unwrap();
     });
     used().saturating_sub(begin)
 }

@@ -94,7 +94,7 @@ impl Forwarder {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // What is wanted is written down before anything is done about it, so it holds after a panic too.
+        // What is wanted is written down before the forwarder is asked for it, so it holds after a panic too.
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -106,17 +106,19 @@ impl Forwarder {
         let mut state = self.lock();
         let list: Vec<OwnedForward> =
             listeners.iter().map(|(forward, _)| (endpoint.to_owned(), *forward)).collect();
+        // First what others want: should one of these be refused, it is not to take any of theirs with it.
+        let ensured = self.ensure(&mut state);
         for ((_, socket), one) in listeners.into_iter().zip(&list) {
             state.copies += 1;
             state.wanted.insert(one.clone(), Some(socket));
         }
-        let mut result = self.ensure(&mut state).and_then(|()| Self::put(&mut state, &list));
+        let mut result = ensured.and_then(|()| Self::put(&mut state, &list));
         if matches!(result, Err(Error::Unreachable(_))) {
             // It died, or hung and was ended: with the next one this is nobody's trouble.
             result = self.ensure(&mut state).and_then(|()| Self::put(&mut state, &list));
         }
         if let Err(error) = result {
-            self.forget(&mut state, &list);
+            Self::forget(&mut state, &list);
             return Err(error);
         }
         // The forwarder has them; of very many the daemon keeps no copies.
@@ -142,7 +144,7 @@ impl Forwarder {
             .cloned()
             .collect();
         if !list.is_empty() {
-            self.forget(&mut state, &list);
+            Self::forget(&mut state, &list);
         }
     }
 
@@ -160,7 +162,11 @@ impl Forwarder {
             }
             return Vec::new();
         }
-        self.establish(&mut state)
+        let missing = self.establish(&mut state);
+        if state.connection.is_none() {
+            Shared::again(&self.shared, PAUSE);
+        }
+        missing
     }
 
     /// What it has under way; nothing where none runs.
@@ -176,7 +182,7 @@ impl Forwarder {
     }
 
     /// Takes forwards out of what is wanted and ends them.
-    fn forget(&self, state: &mut State, list: &[OwnedForward]) {
+    fn forget(state: &mut State, list: &[OwnedForward]) {
         for one in list {
             if state.wanted.remove(one).flatten().is_some() {
                 state.copies -= 1;
@@ -187,9 +193,8 @@ impl Forwarder {
         }
         for part in list.chunks(MOST) {
             if let Err(error) = Self::ask(state, &Request::Remove(part.to_vec()), &[]) {
-                // It was ended then, and has no ports any more; the next one gets what is wanted.
+                // It was ended then, and has no ports any more; whoever watches it starts the next one.
                 tracing::warn!(%error, "ports are given up with their forwarder");
-                Shared::again(&self.shared, PAUSE);
                 return;
             }
         }
@@ -426,8 +431,8 @@ impl Shared {
             let forwarder = Forwarder { shared };
             {
                 let mut state = forwarder.lock();
-                let ours = state.connection.as_ref().is_some_and(|c| Arc::ptr_eq(&c.socket, &socket));
-                if !ours {
+                // Another one may be in its place already. Where there is none, it was ended for not answering.
+                if state.connection.as_ref().is_some_and(|c| !Arc::ptr_eq(&c.socket, &socket)) {
                     return;
                 }
                 state.connection = None;

@@ -102,6 +102,21 @@ fn one_that_hangs_is_replaced() {
     rig.end();
 }
 
+/// Whoever finds out that it hangs need not be the one who wants ports: all of them come back.
+#[test]
+fn one_that_is_found_hanging_is_replaced_with_all_that_it_carried() {
+    let rig = Rig::new();
+    echo(80);
+    let one = rig.publish("a", Protocol::Tcp, at("::1", 0), 80);
+    let pid = rig.pid();
+    Rig::signal(pid, libc::SIGSTOP);
+    rig.daemon().counts().unwrap_err();
+    eventually("another one", || !rig.processes().iter().any(|(known, _)| *known == pid));
+    said(&mut spoken(one.host), b"one");
+    assert_ne!(rig.pid(), pid);
+    rig.end();
+}
+
 #[test]
 fn a_taken_port_changes_nothing() {
     let mut rig = Rig::new();

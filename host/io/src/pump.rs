@@ -172,6 +172,8 @@ impl Place for Worker {
         if let Err(error) = self.begin() {
             tracing::error!(%error, "no thread to go on with other containers' output");
         }
+        // What the other thread was woken for it may not have come to either.
+        self.request(Request::Look);
     }
 }
 

@@ -152,23 +152,17 @@ impl Input {
                 if slot.over || !(coming || run == slot.run) {
                     return Ok(None);
                 }
-                match std::mem::take(&mut slot.phase) {
-                    Phase::New(fd) => {
-                        let shared = Arc::new(sys::watch(fd, tokio::io::Interest::WRITABLE)?);
-                        slot.phase = Phase::Open(shared.clone());
-                        return Ok(Some(shared));
-                    }
-                    Phase::Open(shared) => {
-                        slot.phase = Phase::Open(shared.clone());
-                        return Ok(Some(shared));
-                    }
-                    Phase::Closed => {
-                        slot.phase = Phase::Closed;
-                        return Ok(None);
-                    }
-                    // Its run is over.
-                    Phase::Idle if !coming || slot.ahead => return Ok(None),
-                    Phase::Idle => {}
+                if matches!(slot.phase, Phase::New(_))
+                    && let Phase::New(fd) = std::mem::replace(&mut slot.phase, Phase::Closed)
+                {
+                    // Closed, should this fail.
+                    slot.phase = Phase::Open(Arc::new(sys::watch(fd, tokio::io::Interest::WRITABLE)?));
+                }
+                match &slot.phase {
+                    Phase::Open(shared) => return Ok(Some(shared.clone())),
+                    Phase::Idle if coming && !slot.ahead => {}
+                    // Closed, or its run is over.
+                    _ => return Ok(None),
                 }
             }
             changed.await;
@@ -181,7 +175,11 @@ impl Input {
             let Some(fd) = self.get(run).await? else { return Ok(()) };
             let mut changed = pin!(self.changed.notified());
             changed.as_mut().enable();
-            if self.lock().run != run || !matches!(self.lock().phase, Phase::Open(_)) {
+            let here = {
+                let slot = self.lock();
+                slot.run == run && matches!(slot.phase, Phase::Open(_))
+            };
+            if !here {
                 continue;
             }
             let mut ready = tokio::select! {

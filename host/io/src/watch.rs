@@ -19,19 +19,24 @@ fn milliseconds() -> u64 {
 /// The mark of a thread that was given up.
 const GIVEN_UP: u64 = u64::MAX;
 
-/// What one thread does: when its piece of work began, 0 where it has none.
+/// What one thread does.
 #[derive(Debug, Default)]
-pub(crate) struct Post(AtomicU64);
+pub(crate) struct Post {
+    /// When its piece of work began, 0 where it has none.
+    since: AtomicU64,
+    /// Held while another is put in its place.
+    relieving: Mutex<()>,
+}
 
 impl Post {
     /// Another thread is in this one's place already.
     pub(crate) fn is_given_up(&self) -> bool {
-        self.0.load(Ordering::SeqCst) == GIVEN_UP
+        self.since.load(Ordering::SeqCst) == GIVEN_UP
     }
 
     /// When its piece of work began; None where it has none, or is given up already.
     fn since(&self) -> Option<u64> {
-        Some(self.0.load(Ordering::SeqCst)).filter(|since| *since != 0 && *since != GIVEN_UP)
+        Some(self.since.load(Ordering::SeqCst)).filter(|since| *since != 0 && *since != GIVEN_UP)
     }
 }
 
@@ -92,7 +97,7 @@ impl Watch {
 
     /// The thread on this post begins a piece of work that may hang.
     pub(crate) fn begin(&self, post: &Post) {
-        post.0.store(milliseconds(), Ordering::SeqCst);
+        post.since.store(milliseconds(), Ordering::SeqCst);
         if self.0.asleep.swap(false, Ordering::SeqCst)
             && let Some(thread) = &*lock(&self.0.thread)
         {
@@ -102,7 +107,12 @@ impl Watch {
 
     /// It is done. False: it took too long, and another thread is in this one's place.
     pub(crate) fn end(post: &Post) -> bool {
-        post.0.swap(0, Ordering::SeqCst) != GIVEN_UP
+        let in_time = post.since.swap(0, Ordering::SeqCst) != GIVEN_UP;
+        if !in_time {
+            // What it had in hand is set aside as a whole before it comes back to it.
+            drop(lock(&post.relieving));
+        }
+        in_time
     }
 }
 
@@ -129,8 +139,11 @@ fn watch(inner: &Weak<Inner>) {
             let Some(since) = post.since() else { continue };
             busy = true;
             let hangs = Duration::from_millis(now.saturating_sub(since)) >= LIMIT;
+            let _relieving = lock(&post.relieving);
             // Not where it has just come to an end.
-            if hangs && post.0.compare_exchange(since, GIVEN_UP, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+            if hangs
+                && post.since.compare_exchange(since, GIVEN_UP, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+            {
                 place.relieve(&post);
             }
         }

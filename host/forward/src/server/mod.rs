@@ -250,12 +250,15 @@ impl Server {
             Request::Add(list) => {
                 let mut added: Vec<OwnedForward> = Vec::with_capacity(list.len());
                 for (one, fd) in list.into_iter().zip(fds) {
-                    if let Err(error) = self.add(one.clone(), fd) {
-                        // All or nothing.
-                        self.remove(&added).await;
-                        return Answer::Refused(error);
+                    match self.add(one.clone(), fd) {
+                        Ok(true) => added.push(one),
+                        Ok(false) => {}
+                        Err(error) => {
+                            // All or nothing.
+                            self.remove(&added).await;
+                            return Answer::Refused(error);
+                        }
                     }
-                    added.push(one);
                 }
                 Answer::Done
             }
@@ -272,11 +275,12 @@ impl Server {
         }
     }
 
-    fn add(&self, one: OwnedForward, fd: OwnedFd) -> Result<(), String> {
+    /// False: it is there already.
+    fn add(&self, one: OwnedForward, fd: OwnedFd) -> Result<bool, String> {
         let mut ports = self.ports.borrow_mut();
         if ports.contains_key(&one) {
             // It serves already; its connections are worth more than another socket of the same port.
-            return Ok(());
+            return Ok(false);
         }
         let most = self.common.most_listeners();
         if ports.len() >= most {
@@ -307,7 +311,7 @@ impl Server {
         };
         ports.insert(one, Listener { task, order });
         self.common.share(ports.len());
-        Ok(())
+        Ok(true)
     }
 
     /// When this is done the sockets are closed.

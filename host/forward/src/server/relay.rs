@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use tokio::io::{AsyncWriteExt, Interest};
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 use wharf_kernel::sys::carry;
 
@@ -99,29 +99,29 @@ struct Progress {
     half: tokio::sync::Notify,
 }
 
+impl Progress {
+    fn add(&self, bytes: usize) {
+        self.moved.set(self.moved.get().wrapping_add(u64::try_from(bytes).unwrap_or(0)));
+    }
+}
+
 /// Carries until both directions have ended, or one breaks, or nothing moves after one has ended.
-pub async fn relay(means: &Means, one: &mut TcpStream, other: &mut TcpStream) -> io::Result<()> {
+pub async fn relay(means: &Means, one: &TcpStream, other: &TcpStream) -> io::Result<()> {
     let progress = Progress::default();
-    let result = {
-        let (one, other) = (&*one, &*other);
-        let directions = async {
-            tokio::try_join!(direction(means, one, other, &progress), direction(means, other, one, &progress))
-                .map(drop)
-        };
-        tokio::select! {
-            result = directions => result,
-            () = stands_still(&progress) => Err(io::ErrorKind::TimedOut.into()),
-        }
+    let directions = async {
+        tokio::try_join!(direction(means, one, other, &progress), direction(means, other, one, &progress))
+            .map(drop)
+    };
+    let result = tokio::select! {
+        result = directions => result,
+        () = stands_still(&progress) => Err(io::ErrorKind::TimedOut.into()),
     };
     if result.is_err() {
         // Whoever is left learns that the other end broke off, and does not take it for the end.
-        for stream in [&*one, &*other] {
+        for stream in [one, other] {
             let _ = carry::reset_at_close(stream.as_fd());
         }
-        return result;
     }
-    // Both were told already; this only makes sure.
-    let _ = tokio::join!(one.shutdown(), other.shutdown());
     result
 }
 
@@ -141,23 +141,23 @@ async fn direction(means: &Means, from: &TcpStream, to: &TcpStream, progress: &P
     let mut full = 0;
     loop {
         from.readable().await?;
-        let moved = if full < BUSY {
-            copy(means, from, to).await?
-        } else if let Some(mut lent) = means.lend() {
+        // Readiness costs no budget, and one that always has something would keep all others waiting.
+        tokio::task::consume_budget().await;
+        if full >= BUSY
+            && let Some(mut lent) = means.lend()
+        {
             spliced(&mut lent, from, to, progress).await?;
             full = 0;
             continue;
-        } else {
-            copy(means, from, to).await?
-        };
-        match moved {
-            None => continue,
-            Some(0) => break,
-            Some(BUFFER) => full += 1,
-            Some(_) => full = 0,
         }
-        let moved = u64::try_from(moved.unwrap_or(0)).unwrap_or(0);
-        progress.moved.set(progress.moved.get().wrapping_add(moved));
+        match copy(means, from, to).await? {
+            None => {}
+            Some(0) => break,
+            Some(moved) => {
+                full = if moved == BUFFER { full.saturating_add(1) } else { 0 };
+                progress.add(moved);
+            }
+        }
     }
     nix::sys::socket::shutdown(std::os::fd::AsRawFd::as_raw_fd(to), nix::sys::socket::Shutdown::Write)?;
     progress.half.notify_one();
@@ -228,7 +228,7 @@ async fn spliced(
                 result => result?,
             };
         *holds = moved;
-        progress.moved.set(progress.moved.get().wrapping_add(u64::try_from(moved).unwrap_or(0)));
+        progress.add(moved);
         while *holds > 0 {
             let rest = *holds;
             match to.try_io(Interest::WRITABLE, || Ok(carry::splice(read.as_fd(), to.as_fd(), rest)?)) {
@@ -242,5 +242,6 @@ async fn spliced(
             return Ok(());
         }
         from.readable().await?;
+        tokio::task::consume_budget().await;
     }
 }

@@ -59,9 +59,9 @@ pub(super) async fn serve(
 }
 
 /// One connection, to its end.
-async fn lead(common: &Common, mut client: TcpStream, container: SocketAddr) {
+async fn lead(common: &Common, client: TcpStream, container: SocketAddr) {
     let connected = tokio::time::timeout(CONNECT, TcpStream::connect(container)).await;
-    let Ok(Ok(mut inside)) = connected else {
+    let Ok(Ok(inside)) = connected else {
         // As if nobody listened here, which is true.
         let _ = carry::reset_at_close(client.as_fd());
         return;
@@ -72,5 +72,5 @@ async fn lead(common: &Common, mut client: TcpStream, container: SocketAddr) {
         let _ = carry::keep_alive(stream.as_fd(), ALIVE.0, ALIVE.1, ALIVE.2);
     }
     // However it ends: whom it concerns was told by the sockets.
-    let _ = relay::relay(&common.means, &mut client, &mut inside).await;
+    let _ = relay::relay(&common.means, &client, &inside).await;
 }

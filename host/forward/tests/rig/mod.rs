@@ -115,7 +115,7 @@ impl Rig {
     }
 
     /// Those whose command line names this test's directory.
-    fn processes(&self) -> Vec<(i32, String)> {
+    pub(crate) fn processes(&self) -> Vec<(i32, String)> {
         let needle = self.dir.path().display().to_string();
         let line = |pid: i32| {
             let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;

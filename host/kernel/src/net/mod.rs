@@ -87,12 +87,7 @@ pub struct Endpoints {
 
 impl std::fmt::Display for Endpoints {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let protocol = match self.protocol {
-            Protocol::Tcp => "tcp",
-            Protocol::Udp => "udp",
-            Protocol::Sctp => "sctp",
-        };
-        write!(f, "{}:{}/{protocol}", self.host, self.container)
+        write!(f, "{}:{}/{}", self.host, self.container, self.protocol)
     }
 }
 

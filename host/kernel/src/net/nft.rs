@@ -65,10 +65,7 @@ pub(super) fn commit(socket: &mut Socket, mut batch: Batch) -> Result<(), super:
     // Only the last message is acknowledged, and no kernel before 6.10 acknowledges the end of a transaction. A
     // question that changes nothing (the table itself, made if missing) is that last message.
     table(&mut batch);
-    batch.acknowledge_last();
-    let last = batch.len() - 1;
-    batch.message(END, 0, "commit", &[0, 0, 0, 10], |_| {});
-    let mut failures = socket.exchange_until(&batch, last).map_err(broken)?;
+    let mut failures = end(socket, batch).map_err(broken)?;
     if failures.is_empty() { Ok(()) } else { Err(failures.swap_remove(0)) }
 }
 

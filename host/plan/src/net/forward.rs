@@ -62,12 +62,7 @@ impl Forward {
 
 impl fmt::Display for Forward {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let protocol = match self.protocol {
-            Protocol::Tcp => "tcp",
-            Protocol::Udp => "udp",
-            Protocol::Sctp => "sctp",
-        };
-        write!(f, "{}:{}/{protocol}", self.host, self.container)
+        write!(f, "{}:{}/{}", self.host, self.container, self.protocol)
     }
 }
 
@@ -110,7 +105,10 @@ impl Change {
             add: want.difference(have).cloned().collect(),
         }
     }
+}
 
+#[cfg(test)]
+impl Change {
     /// Whether nothing is to be done.
     pub fn is_empty(&self) -> bool {
         self.remove.is_empty() && self.add.is_empty()
