@@ -98,14 +98,7 @@ fn dump(
     let Running { now, held, addresses } = running;
     let pid = now.state.pid;
     let find = |name: &str| held.iter().find(|(held, _)| held == name).map(|(_, fd)| fd);
-    let mountinfo =
-        std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).map_err(|e| format!("its mounts: {e}"))?;
-    let mut given = given(&now.def, &now.blueprint);
-    let found = criu::leads_to(pid, &given).map_err(|e| format!("its root: {e}"))?;
-    let links = criu::through_links(&mountinfo, &found);
-    given.extend(links.iter().map(|(place, _)| place.as_str()));
-    let mounts = criu::external(&mountinfo, &given)?;
-    let places = criu::places(&mountinfo);
+    let criu::Found { mounts, links, places } = criu::look(pid, &given(&now.def, &now.blueprint))?;
     let namespace = |kind: &str| {
         let file = std::fs::File::open(format!("/proc/{pid}/ns/{kind}"));
         file.map_err(|e| format!("its {kind} namespace: {e}"))

@@ -86,11 +86,13 @@ pub fn set_propagation(tree: BorrowedFd<'_>, word: &str) -> Result<()> {
 pub fn propagation_of(path: &Path) -> Result<(std::path::PathBuf, bool, bool)> {
     let text = file::cstring(path.as_os_str().as_bytes())?;
     let reference = file::openat(None, &text, libc::O_PATH, 0)?;
-    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", reference.as_raw_fd()))?;
     let unknown = || Error::refused(path.display().to_string(), libc::EINVAL, "its mount is in no table");
-    let id = info.lines().find_map(|l| l.strip_prefix("mnt_id:")).map(str::trim).ok_or_else(unknown)?;
+    let id = file::mount_of(&format!("/proc/self/fdinfo/{}", reference.as_raw_fd())).ok_or_else(unknown)?;
     let table = std::fs::read_to_string("/proc/self/mountinfo")?;
-    let line = table.lines().find(|l| l.split(' ').next() == Some(id)).ok_or_else(unknown)?;
+    let line = table
+        .lines()
+        .find(|l| l.split(' ').next().and_then(|n| n.parse().ok()) == Some(id))
+        .ok_or_else(unknown)?;
     let mut fields = line.split(' ');
     let place = unescaped(fields.nth(4).ok_or_else(unknown)?);
     // Behind the options of the mount, up to a dash, are what it is tied to.

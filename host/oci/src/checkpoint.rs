@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use wharf_kernel::criu::{self, After, Dump};
 use wharf_kernel::program;
+use wharf_kernel::sys::file::mount_of;
 use wharf_plan::run::{MountSource, Namespace, RunPlan};
 
 use crate::args::{CheckpointArgs, CriuArgs};
@@ -47,8 +48,7 @@ pub(crate) fn descriptors(pid: i32) -> Vec<String> {
         if !link.starts_with('/') {
             return Some(link);
         }
-        let info = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).ok()?;
-        let mount: u64 = info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim().parse().ok()?;
+        let mount = mount_of(&format!("/proc/{pid}/fdinfo/{number}"))?;
         let id = format!("{mount} ");
         if mountinfo.lines().any(|line| line.starts_with(&id)) {
             return Some(link);
@@ -260,14 +260,7 @@ pub(crate) fn checkpoint(store: &Store, args: &CheckpointArgs, name: &str) -> Re
 
 /// What is not written, of the container as it is.
 fn look(entry: &Entry, plan: &RunPlan) -> Result<Outside> {
-    let pid = entry.record.pid;
-    let mountinfo = std::fs::read_to_string(format!("/proc/{pid}/mountinfo"))?;
-    let mut given = given(plan);
-    let found = criu::leads_to(pid, &given)?;
-    let links = criu::through_links(&mountinfo, &found);
-    given.extend(links.iter().map(|(place, _)| place.as_str()));
-    let mounts = criu::external(&mountinfo, &given)?;
-    let places = criu::places(&mountinfo);
+    let criu::Found { mounts, links, places } = criu::look(entry.record.pid, &given(plan))?;
     Ok(Outside { mounts, links, places, net: matches!(plan.namespaces.net, Namespace::Join(_)) })
 }
 

@@ -19,8 +19,7 @@ use crate::program::{self, End};
 use crate::runtime::{apart, private_mounts};
 use crate::sys::process as sys;
 
-pub use mounts::{external, places, through_links};
-pub use places::{bind_in, leads_to, mount_of};
+pub use places::{Found, bind_in, look};
 pub use restore::restore;
 
 /// What the names of the tables begin with by which CRIU shuts a network.
@@ -42,7 +41,7 @@ pub struct Dump<'a> {
     pub work: &'a Path,
     /// The container's first process, as this process sees it. It must not have been reaped.
     pub pid: i32,
-    /// Paths inside whose mounts come from outside, see [`external`].
+    /// Paths inside whose mounts come from outside, see [`look`].
     pub external: &'a [String],
     /// Inode of the container's network namespace, if it has one of its own that is not to be written.
     pub net: Option<u64>,

@@ -38,7 +38,7 @@ fn within(path: &str, place: &str) -> bool {
 
 /// Where mounts of a container are, except its root: where CRIU will mount again.
 #[must_use]
-pub fn places(mountinfo: &str) -> Vec<String> {
+pub(super) fn places(mountinfo: &str) -> Vec<String> {
     let targets = mountinfo.lines().filter_map(parse).map(|line| line.target);
     let mut all: Vec<String> = targets.filter(|target| target != "/").collect();
     all.sort();
@@ -55,7 +55,7 @@ const KERNELS: [&str; 5] = ["proc", "sysfs", "cgroup", "cgroup2", "devpts"];
 /// A container can lay links as it likes: one that leads to a mount which has a path of its own in the plan, to the root, or
 /// to what tells of the kernel, is none that an image had when the mount was made.
 #[must_use]
-pub fn through_links(mountinfo: &str, found: &[(&str, u64)]) -> Vec<(String, String)> {
+pub(super) fn through_links(mountinfo: &str, found: &[(&str, u64)]) -> Vec<(String, String)> {
     let lines: Vec<Line> = mountinfo.lines().filter_map(parse).collect();
     let mut links: Vec<(String, String)> = Vec::new();
     for (given, id) in found {
@@ -84,7 +84,7 @@ pub(super) fn below<'a>(places: &[&'a str], path: &'a str) -> Option<(&'a str, &
 ///
 /// # Errors
 /// A mount that neither CRIU can make again nor the engine, for example of a disk that the container mounted itself.
-pub fn external(mountinfo: &str, given: &[&str]) -> Result<Vec<String>, String> {
+pub(super) fn external(mountinfo: &str, given: &[&str]) -> Result<Vec<String>, String> {
     let mut external = Vec::new();
     for line in mountinfo.lines() {
         let Some(mount) = parse(line) else {

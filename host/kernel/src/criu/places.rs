@@ -2,20 +2,40 @@
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
+use super::mounts::{external, places, through_links};
 use crate::error::Result;
-use crate::sys::file::{self, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS};
+use crate::sys::file::{self, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, mount_of};
 use crate::sys::mount::{self, OPEN_TREE_CLONE};
 use crate::sys::process as sys;
 
-/// The number of the mount that a descriptor is in, as in `mountinfo`.
-pub fn mount_of(descriptor: &OwnedFd) -> Option<u64> {
-    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", descriptor.as_raw_fd())).ok()?;
-    info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim().parse().ok()
+/// What is mounted in a running container, as far as a checkpoint does not have it.
+#[derive(Debug)]
+pub struct Found {
+    /// Paths whose mounts come from outside, for [`Dump::external`](super::Dump::external).
+    pub mounts: Vec<String>,
+    /// Paths of the plan that lead through links, with what they lead to, see [`through_links`].
+    pub links: Vec<(String, String)>,
+    /// All places of mounts, see [`places`](super::mounts::places()).
+    pub places: Vec<String>,
+}
+
+/// Looks at the container whose first process this is. `given` are the paths at which the engine mounts trees.
+///
+/// # Errors
+/// What cannot be read, and a mount that neither CRIU can make again nor the engine.
+pub fn look(pid: i32, given: &[&str]) -> std::result::Result<Found, String> {
+    let mountinfo =
+        std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).map_err(|e| format!("its mounts: {e}"))?;
+    let found = leads_to(pid, given).map_err(|e| format!("its root: {e}"))?;
+    let links = through_links(&mountinfo, &found);
+    let all: Vec<&str> = given.iter().copied().chain(links.iter().map(|(place, _)| place.as_str())).collect();
+    let mounts = external(&mountinfo, &all)?;
+    Ok(Found { mounts, places: places(&mountinfo), links })
 }
 
 /// The plan's paths that are somewhere inside the container whose first process this is, with the numbers of the mounts
 /// they lead to. The container's root is the root of every link.
-pub fn leads_to<'a>(pid: i32, given: &[&'a str]) -> Result<Vec<(&'a str, u64)>> {
+fn leads_to<'a>(pid: i32, given: &[&'a str]) -> Result<Vec<(&'a str, u64)>> {
     let root = file::openat(None, &file::cstring(format!("/proc/{pid}/root"))?, libc::O_PATH, 0)?;
     let resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS;
     let mut found = Vec::new();
@@ -23,7 +43,9 @@ pub fn leads_to<'a>(pid: i32, given: &[&'a str]) -> Result<Vec<(&'a str, u64)>> 
         let inside = file::cstring(path.trim_start_matches('/'))?;
         // What has no such path any more is found out by whoever asks for its mount.
         let place = file::openat2(root.as_fd(), &inside, libc::O_PATH, 0, resolve).ok();
-        if let Some(id) = place.as_ref().and_then(mount_of) {
+        if let Some(id) =
+            place.and_then(|place| mount_of(&format!("/proc/self/fdinfo/{}", place.as_raw_fd())))
+        {
             found.push((*path, id));
         }
     }

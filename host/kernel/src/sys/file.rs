@@ -250,3 +250,9 @@ pub fn standard(number: u8) -> BorrowedFd<'static> {
     // SAFETY: the three numbers are the process's for its whole life; a closed one gives EBADF, no other file.
     unsafe { BorrowedFd::borrow_raw(i32::from(number.min(2))) }
 }
+
+/// The number of the mount that an open file is in, as in `mountinfo`. `fdinfo` is the path of its `proc_pid_fdinfo(5)`.
+pub fn mount_of(fdinfo: &str) -> Option<u64> {
+    let info = std::fs::read_to_string(fdinfo).ok()?;
+    info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim().parse().ok()
+}
