@@ -136,6 +136,8 @@ pub(crate) async fn blob(
     // Beside an engine only what a document names that was let through.
     let (descriptor, there) = blocking(move || {
         let named = named(&own.store, &repository, &wanted)?;
+        // Else a sweep could remove the blob before the link says that it is needed.
+        let _changing = own.store.changing();
         let there = named.is_some() && own.store.blob(&wanted).exists();
         if there {
             // Another repository has it.
@@ -190,7 +192,10 @@ async fn begin(shared: &Arc<Shared>, name: &str, digest: &str, blob: Blob) -> Re
     let id = shared.store.begin(name)?.ok_or_else(Refusal::too_many)?;
     let upload = shared.store.upload(&id).ok_or_else(Refusal::upload_unknown)?.lock_owned().await;
     let (tell, progress) = watch::channel(Progress::default());
-    let flight = Arc::new(Flight { file: Arc::new(upload.file.try_clone()?), progress });
+    let file = upload.file.try_clone().inspect_err(|_| {
+        shared.store.forget(&id);
+    })?;
+    let flight = Arc::new(Flight { file: Arc::new(file), progress });
     {
         let mut flights = shared.flights.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(other) = flights.get(digest).and_then(Weak::upgrade) {

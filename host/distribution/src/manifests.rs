@@ -82,14 +82,20 @@ async fn current(
         }
     }
     let found = find(shared, name, wanted, tag).await?;
-    let outdated = found.as_ref().is_none_or(|(_, kept)| kept.cached && kept.image.is_none());
-    let found = if outdated && shared.images.is_some() {
-        upstream::fetch_manifest(shared, name, wanted, tag).await?;
-        find(shared, name, wanted, tag).await?
-    } else {
-        found
-    };
-    found.ok_or_else(Refusal::manifest_unknown)
+    let Some(images) = &shared.images else { return found.ok_or_else(Refusal::manifest_unknown) };
+    // A tag of the engine leads where it does here, wherever it leads by now elsewhere; a digest never leads to anything else.
+    let own = || images.tagged_index(name, wanted).is_some() || images.tagged(name, wanted).is_some();
+    if let Some((digest, kept)) = found
+        && (!kept.cached || !tag || own())
+    {
+        if kept.cached {
+            let (shared, name, digest) = (Arc::clone(shared), name.to_owned(), digest.clone());
+            blocking(move || Ok(shared.store.touch(&name, Link::Manifest, &digest))).await?;
+        }
+        return Ok((digest, kept));
+    }
+    upstream::fetch_manifest(shared, name, wanted, tag).await?;
+    find(shared, name, wanted, tag).await?.ok_or_else(Refusal::manifest_unknown)
 }
 
 /// The index that a tag of the engine leads to, if it came from a registry and is not here as it was there.

@@ -68,16 +68,22 @@ pub(crate) fn sweep(
     let _changing = store.changing();
     let mut pinned: HashSet<String> = HashSet::new();
     for name in store.repositories()? {
-        let (mut live, mut dead): (HashSet<String>, HashSet<String>) = (HashSet::new(), HashSet::new());
+        let mut dead: HashSet<String> = HashSet::new();
+        // What documents need, and those of them that were pushed here: those have it from nowhere else.
+        let (mut live, mut own): (HashSet<String>, HashSet<String>) = (HashSet::new(), HashSet::new());
         for manifest in names(&store.repository(&name).join("_manifests"))? {
             let digest = format!("sha256:{manifest}");
             let Some(kept) = store.document(&name, &digest)? else { continue };
             let outdated = kept.cached && is_old(&store.link(&name, Link::Manifest, &digest), keep);
             if !outdated && kept.image.as_ref().is_none_or(|id| images.image(id).is_some()) {
+                let parts = parts(&kept);
                 if kept.image.is_none() && !kept.cached {
-                    pinned.extend(parts(&kept).iter().map(|d| hex(d).to_owned()));
+                    pinned.extend(parts.iter().map(|d| hex(d).to_owned()));
                 }
-                live.extend(parts(&kept));
+                if !kept.cached {
+                    own.extend(parts.iter().cloned());
+                }
+                live.extend(parts);
                 continue;
             }
             for tag in store.tags(&name)?.unwrap_or_default() {
@@ -98,8 +104,12 @@ pub(crate) fn sweep(
             let path = store.link(&name, Link::Layer, &digest);
             let needed = live.contains(&digest);
             let unneeded = !needed && (dead.contains(&digest) || is_old(&path, patience));
-            let text = absent_is_none(fs::read_to_string(&path))?.unwrap_or_default();
-            if unneeded || (text == CACHED && is_old(&path, keep)) {
+            // Of another registry, whatever its documents there need: they come again, and so does this.
+            let outdated = !unneeded
+                && !own.contains(&digest)
+                && is_old(&path, keep)
+                && absent_is_none(fs::read_to_string(&path))?.as_deref() == Some(CACHED);
+            if unneeded || outdated {
                 store.unlink(&name, Link::Layer, &digest)?;
             }
         }
