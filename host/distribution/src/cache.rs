@@ -27,10 +27,9 @@ const PIECE: u64 = 256 << 10;
 
 /// What is known of a repository's content elsewhere: the descriptor of a blob that one of its documents names.
 fn named(store: &Store, name: &str, digest: &str) -> io::Result<Option<Descriptor>> {
-    for (_, kept) in store.documents(name)?.into_iter().filter(|(_, kept)| kept.cached) {
+    for (_, kept) in store.cached_documents(name)? {
         let Ok((Document::Image(image), _)) = Document::parse(&kept.bytes, &kept.media) else { continue };
-        let blobs = std::iter::once(&image.config).chain(&image.layers);
-        if let Some(blob) = blobs.into_iter().find(|blob| blob.digest == digest) {
+        if let Some(blob) = image.blobs().find(|blob| blob.digest == digest) {
             return Ok(Some(blob.clone()));
         }
     }
@@ -43,7 +42,7 @@ pub(crate) fn index_of(
     name: &str,
     manifest: &str,
 ) -> io::Result<Option<(Descriptor, Descriptor)>> {
-    for (digest, kept) in store.documents(name)?.into_iter().filter(|(_, kept)| kept.cached) {
+    for (digest, kept) in store.cached_documents(name)? {
         let Ok((Document::Index(entries), media_type)) = Document::parse(&kept.bytes, &kept.media) else {
             continue;
         };

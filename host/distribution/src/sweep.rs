@@ -42,9 +42,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
 /// Blobs that a document names.
 fn parts(kept: &Kept) -> Vec<String> {
     match Document::parse(&kept.bytes, &kept.media) {
-        Ok((Document::Image(image), _)) => {
-            std::iter::once(&image.config).chain(&image.layers).map(|b| b.digest.clone()).collect()
-        }
+        Ok((Document::Image(image), _)) => image.blobs().map(|b| b.digest.clone()).collect(),
         _ => Vec::new(),
     }
 }
@@ -86,18 +84,8 @@ pub(crate) fn sweep(
                 live.extend(parts);
                 continue;
             }
-            for tag in store.tags(&name)?.unwrap_or_default() {
-                if store.tag(&name, &tag)?.as_deref() == Some(digest.as_str()) {
-                    store.remove_tag(&name, &tag)?;
-                }
-            }
             dead.extend(parts(&kept));
-            if let Ok((Document::Image(image), _)) = Document::parse(&kept.bytes, &kept.media)
-                && let Some(subject) = &image.subject
-            {
-                store.unrefer(&name, &subject.digest, &digest)?;
-            }
-            store.unlink(&name, Link::Manifest, &digest)?;
+            store.drop_manifest(&name, &digest, Some(&kept))?;
         }
         for layer in names(&store.repository(&name).join("_layers"))? {
             let digest = format!("sha256:{layer}");
