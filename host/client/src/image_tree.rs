@@ -70,7 +70,7 @@ fn rows(image: &Value, full: bool) -> Vec<Row> {
 fn table(rows: Vec<Row>) -> String {
     let body = rows.into_iter().map(Vec::from).collect();
     let table = aligned(HEADS.map(str::to_owned).to_vec(), body, 0);
-    table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+    table.lines().flat_map(|line| [line.trim_end(), "\n"]).collect()
 }
 
 /// `wharf images --tree`. Takes no flag that a list has and a tree has not.

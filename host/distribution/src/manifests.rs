@@ -90,7 +90,11 @@ async fn current(
     {
         if kept.cached {
             let (shared, name, digest) = (Arc::clone(shared), name.to_owned(), digest.clone());
-            blocking(move || Ok(shared.store.touch(&name, Link::Manifest, &digest))).await?;
+            blocking(move || {
+                shared.store.touch(&name, Link::Manifest, &digest);
+                Ok(())
+            })
+            .await?;
         }
         return Ok((digest, kept));
     }

@@ -81,13 +81,13 @@ impl Packing {
     /// What is to be kept in order to make the same bytes again: the word, the level, and what this program's compressor
     /// makes of a sample, as another version of it may make other bytes.
     pub(super) fn recipe(self) -> io::Result<String> {
+        // The same for as long as this program runs.
+        static KNOWN: Mutex<BTreeMap<Packing, String>> = Mutex::new(BTreeMap::new());
         let word = match self {
             Self::Uncompressed => "uncompressed".to_owned(),
             Self::Gzip(level) => format!("gzip-{level}"),
             Self::Zstd(level) => format!("zstd-{level}"),
         };
-        // The same for as long as this program runs.
-        static KNOWN: Mutex<BTreeMap<Packing, String>> = Mutex::new(BTreeMap::new());
         let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(recipe) = known.get(&self) {
             return Ok(recipe.clone());
