@@ -135,6 +135,68 @@ fn a_tag_that_moves_elsewhere_moves_here_and_what_nobody_asks_for_goes() {
 }
 
 #[test]
+fn what_was_pushed_keeps_the_layers_that_were_fetched_for_others() {
+    let d = daemon(json!({"pull-through-keep": "2s"}), json!({}));
+    let hub = Registry::start(&d, HUB, Setup::default());
+    let made = seed(&d, &hub, "made.example/tool:1");
+    copy_all(&d, "tool:1", "first").ok();
+    // A client is told that the layer is there, and sends nothing but a configuration and a manifest.
+    let (layer, unused) = (&made.members[0].layers[1], &made.members[1].layers[1]);
+    let size = blob(&d, "HEAD", "tool", layer).header("content-length").unwrap().parse::<u64>().unwrap();
+    let config = digest(b"{}");
+    let sent = ask(&d, ADDRESS, "POST", &format!("/v2/tool/blobs/uploads/?digest={config}"), &[], b"{}");
+    assert_eq!(sent.status, 201, "{}", sent.text());
+    let oci = "application/vnd.oci.image.manifest.v1+json";
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": oci, "artifactType": "application/x.own",
+        "config": {"mediaType": "application/vnd.oci.empty.v1+json", "digest": config, "size": 2},
+        "layers": [{"mediaType": "application/x.part", "digest": layer, "size": size}],
+    })
+    .to_string();
+    let sent =
+        ask(&d, ADDRESS, "PUT", "/v2/tool/manifests/own", &[("Content-Type", oci)], manifest.as_bytes());
+    assert_eq!(sent.status, 201, "{}", sent.text());
+    // Asked for later than the layer: when these are gone, it had its turn.
+    raw(&d, ADDRESS, "tool", "1");
+    assert_eq!(blob(&d, "GET", "tool", unused).status, 200);
+    drop(hub);
+    let swept = || {
+        d.docker_with_input(&["import", "-", "gone:1"], &image::own_layer("gone")).ok();
+        d.docker(&["rmi", "gone:1"]).ok();
+        let left = kept(&d);
+        (!left.contains(unused) && !left.contains(&made.digest)).then_some(left)
+    };
+    let left = eventually("what nobody asks for to go", swept);
+    assert!(left.contains(layer) && left.contains(&config), "{left:?}");
+    assert_eq!(raw(&d, ADDRESS, "tool", "own"), manifest);
+    assert_eq!(digest(&blob(&d, "GET", "tool", layer).body), *layer);
+}
+
+#[test]
+fn a_tag_of_the_daemon_is_served_without_asking_elsewhere() {
+    let d = daemon(json!({}), json!({}));
+    let hub = Registry::start(&d, HUB, Setup::default());
+    let made = seed(&d, &hub, "made.example/tool:1");
+    assert_eq!(raw(&d, ADDRESS, "tool", "1"), made.index);
+    d.docker(&["pull", "-q", "tool:1"]).ok();
+    assert_eq!(raw(&d, ADDRESS, "tool", "1"), made.index);
+    drop(hub);
+    // The one there has lost it, and says so to all who ask.
+    let elsewhere = Server::start(&d, HUB, |request| {
+        Reply::new(if request.path.ends_with("/v2/") { 200 } else { 404 }, "{}")
+    });
+    for reference in ["1", made.digest.as_str()] {
+        assert_eq!(raw(&d, ADDRESS, "tool", reference), made.index, "{reference}");
+    }
+    let asked: Vec<String> = elsewhere.seen().into_iter().map(|request| request.path).collect();
+    assert_eq!(asked, Vec::<String>::new());
+    // What is none of the daemon's is asked for there.
+    let absent = ask(&d, ADDRESS, "GET", "/v2/tool/manifests/2", &[("Accept", "*/*")], b"");
+    assert_ne!(absent.status, 200, "{}", absent.text());
+    assert!(elsewhere.seen().iter().any(|request| request.path.contains("/manifests/2")));
+}
+
+#[test]
 fn policies_see_what_is_fetched_for_others() {
     let key = p256::ecdsa::SigningKey::from_slice(&[1; 32]).unwrap();
     let key = p256::PublicKey::from(*key.verifying_key()).to_public_key_pem(LineEnding::LF).unwrap();

@@ -5,6 +5,7 @@ use serde_json::Value;
 use crate::args::ImagesArgs;
 use crate::attach::text;
 use crate::containers::{filters, short};
+use crate::format::aligned;
 use crate::http::Client;
 use crate::{Error, units};
 
@@ -66,22 +67,10 @@ fn rows(image: &Value, full: bool) -> Vec<Row> {
 }
 
 /// Columns under their heads.
-fn table(rows: &[Row]) -> String {
-    let mut widths = HEADS.map(|head| head.chars().count());
-    for row in rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
-        }
-    }
-    let line = |row: &[String; 5]| {
-        let cells = row
-            .iter()
-            .zip(widths)
-            .map(|(cell, width)| format!("{cell}{}", " ".repeat(width - cell.chars().count())));
-        format!("{}\n", cells.collect::<Vec<_>>().join("   ").trim_end())
-    };
-    let heads = HEADS.map(str::to_owned);
-    std::iter::once(&heads).chain(rows).map(line).collect()
+fn table(rows: Vec<Row>) -> String {
+    let body = rows.into_iter().map(Vec::from).collect();
+    let table = aligned(HEADS.map(str::to_owned).to_vec(), body, 0);
+    table.lines().flat_map(|line| [line.trim_end(), "\n"]).collect()
 }
 
 /// `wharf images --tree`. Takes no flag that a list has and a tree has not.
@@ -102,7 +91,7 @@ pub(crate) async fn show(client: &Client, args: &ImagesArgs) -> Result<u8, Error
     let answer = client.get("/images/json", &query).await?;
     let images = answer.as_array().into_iter().flatten();
     let rows: Vec<Row> = images.flat_map(|image| rows(image, args.list.no_trunc)).collect();
-    print!("{}", table(&rows));
+    print!("{}", table(rows));
     Ok(0)
 }
 
@@ -121,7 +110,7 @@ mod tests {
         let image = json!({"Id": format!("sha256:{}", "a".repeat(64)), "RepoTags": ["app:1", "app:2"], "Size": 2_000_000,
             "Containers": -1, "Descriptor": {"mediaType": "application/vnd.oci.image.index.v1+json"},
             "Manifests": [member("arm64", 2_000_000), {"Kind": "attestation", "Size": {"Content": 100}}, member("amd64", 0)]});
-        let shown = table(&rows(&image, false));
+        let shown = table(rows(&image, false));
         let lines: Vec<&str> = shown.lines().collect();
         assert_eq!(
             lines,

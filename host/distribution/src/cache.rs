@@ -27,10 +27,9 @@ const PIECE: u64 = 256 << 10;
 
 /// What is known of a repository's content elsewhere: the descriptor of a blob that one of its documents names.
 fn named(store: &Store, name: &str, digest: &str) -> io::Result<Option<Descriptor>> {
-    for (_, kept) in store.documents(name)?.into_iter().filter(|(_, kept)| kept.cached) {
+    for (_, kept) in store.cached_documents(name)? {
         let Ok((Document::Image(image), _)) = Document::parse(&kept.bytes, &kept.media) else { continue };
-        let blobs = std::iter::once(&image.config).chain(&image.layers);
-        if let Some(blob) = blobs.into_iter().find(|blob| blob.digest == digest) {
+        if let Some(blob) = image.blobs().find(|blob| blob.digest == digest) {
             return Ok(Some(blob.clone()));
         }
     }
@@ -43,7 +42,7 @@ pub(crate) fn index_of(
     name: &str,
     manifest: &str,
 ) -> io::Result<Option<(Descriptor, Descriptor)>> {
-    for (digest, kept) in store.documents(name)?.into_iter().filter(|(_, kept)| kept.cached) {
+    for (digest, kept) in store.cached_documents(name)? {
         let Ok((Document::Index(entries), media_type)) = Document::parse(&kept.bytes, &kept.media) else {
             continue;
         };
@@ -136,6 +135,8 @@ pub(crate) async fn blob(
     // Beside an engine only what a document names that was let through.
     let (descriptor, there) = blocking(move || {
         let named = named(&own.store, &repository, &wanted)?;
+        // Else a sweep could remove the blob before the link says that it is needed.
+        let _changing = own.store.changing();
         let there = named.is_some() && own.store.blob(&wanted).exists();
         if there {
             // Another repository has it.
@@ -190,7 +191,10 @@ async fn begin(shared: &Arc<Shared>, name: &str, digest: &str, blob: Blob) -> Re
     let id = shared.store.begin(name)?.ok_or_else(Refusal::too_many)?;
     let upload = shared.store.upload(&id).ok_or_else(Refusal::upload_unknown)?.lock_owned().await;
     let (tell, progress) = watch::channel(Progress::default());
-    let flight = Arc::new(Flight { file: Arc::new(upload.file.try_clone()?), progress });
+    let file = upload.file.try_clone().inspect_err(|_| {
+        shared.store.forget(&id);
+    })?;
+    let flight = Arc::new(Flight { file: Arc::new(file), progress });
     {
         let mut flights = shared.flights.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(other) = flights.get(digest).and_then(Weak::upgrade) {

@@ -105,8 +105,6 @@ impl Image {
 pub struct Index {
     /// `sha256:` of its text as it came to the engine.
     pub digest: String,
-    /// It is what a registry had in this repository.
-    pub pulled: bool,
     /// Its images that the engine has, each with its platform as an index writes it.
     pub members: Vec<(Image, serde_json::Value)>,
 }
@@ -220,6 +218,9 @@ pub trait Images: Send + Sync {
 
     /// The index that a tag leads to, if it is one.
     fn tagged_index(&self, repository: &str, tag: &str) -> Option<Index>;
+
+    /// Whether an index of the engine is what a registry had in this repository.
+    fn is_pulled(&self, repository: &str, digest: &str) -> bool;
 
     /// All indexes with a name, by tag or by digest, in a repository.
     fn indexes(&self, repository: &str) -> Vec<Index>;

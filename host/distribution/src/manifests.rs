@@ -82,14 +82,24 @@ async fn current(
         }
     }
     let found = find(shared, name, wanted, tag).await?;
-    let outdated = found.as_ref().is_none_or(|(_, kept)| kept.cached && kept.image.is_none());
-    let found = if outdated && shared.images.is_some() {
-        upstream::fetch_manifest(shared, name, wanted, tag).await?;
-        find(shared, name, wanted, tag).await?
-    } else {
-        found
-    };
-    found.ok_or_else(Refusal::manifest_unknown)
+    let Some(images) = &shared.images else { return found.ok_or_else(Refusal::manifest_unknown) };
+    // A tag of the engine leads where it does here, wherever it leads by now elsewhere; a digest never leads to anything else.
+    let own = || images.tagged_index(name, wanted).is_some() || images.tagged(name, wanted).is_some();
+    if let Some((digest, kept)) = found
+        && (!kept.cached || !tag || own())
+    {
+        if kept.cached {
+            let (shared, name, digest) = (Arc::clone(shared), name.to_owned(), digest.clone());
+            blocking(move || {
+                shared.store.touch(&name, Link::Manifest, &digest);
+                Ok(())
+            })
+            .await?;
+        }
+        return Ok((digest, kept));
+    }
+    upstream::fetch_manifest(shared, name, wanted, tag).await?;
+    find(shared, name, wanted, tag).await?.ok_or_else(Refusal::manifest_unknown)
 }
 
 /// The index that a tag of the engine leads to, if it came from a registry and is not here as it was there.
@@ -97,8 +107,9 @@ async fn lacking(shared: &Arc<Shared>, name: &str, tag: &str) -> Result<Option<S
     let Some(images) = shared.images.clone() else { return Ok(None) };
     let (own, name, tag) = (Arc::clone(shared), name.to_owned(), tag.to_owned());
     blocking(move || {
-        let index = images.tagged_index(&name, &tag).filter(|index| index.pulled);
-        Ok(index.map(|index| index.digest).filter(|d| !own.store.has(&name, Link::Manifest, d)))
+        let index = images.tagged_index(&name, &tag).map(|index| index.digest);
+        let index = index.filter(|digest| !own.store.has(&name, Link::Manifest, digest));
+        Ok(index.filter(|digest| images.is_pulled(&name, digest)))
     })
     .await
 }
@@ -149,12 +160,10 @@ async fn put(
     let subject = {
         let (shared, name, wanted, found) =
             (Arc::clone(shared), name.to_owned(), wanted.to_owned(), found.clone());
-        let tag = move |wanted: &str| tag.then(|| wanted.to_owned());
         blocking(move || {
-            let tag = tag(&wanted);
             let keep = Keep {
                 name: &name,
-                tag: tag.as_deref(),
+                tag: tag.then_some(wanted.as_str()),
                 digest: &found,
                 bytes: &bytes,
                 media: &media,
@@ -191,7 +200,7 @@ fn complete(shared: &Shared, name: &str, document: &Document) -> Result<(), Refu
             }
         }
         Document::Image(image) => {
-            for blob in std::iter::once(&image.config).chain(&image.layers).filter(|b| b.urls.is_empty()) {
+            for blob in image.blobs().filter(|b| b.urls.is_empty()) {
                 if content::find(shared, name, &blob.digest)?.is_none() {
                     return Err(unknown(&blob.digest));
                 }
@@ -292,21 +301,12 @@ async fn delete(shared: &Arc<Shared>, name: &str, wanted: &str, tag: bool) -> Re
         if tag {
             return if store.remove_tag(&name, &wanted)? { Ok(()) } else { Err(Refusal::manifest_unknown()) };
         }
-        let subject =
-            match store.document(&name, &wanted)?.map(|kept| Document::parse(&kept.bytes, &kept.media)) {
-                Some(Ok((Document::Image(image), _))) => image.subject.as_ref().map(|s| s.digest.clone()),
-                _ => None,
-            };
-        // Tags first: a name without content would be worse than content without a name.
-        for one in store.tags(&name)?.unwrap_or_default() {
-            if store.tag(&name, &one)?.as_deref() == Some(wanted.as_str()) {
-                store.remove_tag(&name, &one)?;
-            }
+        let kept = store.document(&name, &wanted)?;
+        if store.drop_manifest(&name, &wanted, kept.as_ref())? {
+            Ok(())
+        } else {
+            Err(Refusal::manifest_unknown())
         }
-        if let Some(subject) = subject {
-            store.unrefer(&name, &subject, &wanted)?;
-        }
-        if store.unlink(&name, Link::Manifest, &wanted)? { Ok(()) } else { Err(Refusal::manifest_unknown()) }
     })
     .await?;
     Ok(with(StatusCode::ACCEPTED, "", &[(CONTENT_LENGTH, "0")]))

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sha2::{Digest, Sha256};
-use wharf_registry::{Repository, digest};
+use wharf_registry::{Document, Repository, digest};
 
 /// Uploads under way at most.
 const MAX_UPLOADS: usize = 1000;
@@ -79,6 +79,11 @@ impl Kept {
             (Some(image), false) => format!("{media}\n{image}"),
             (image, true) => format!("{media}\n{}\n{CACHED}", image.unwrap_or_default()),
         }
+    }
+
+    /// Whether what is written at a link says that the document is of another registry.
+    fn is_cached(note: &str) -> bool {
+        note.split('\n').nth(2) == Some(CACHED)
     }
 }
 
@@ -185,7 +190,7 @@ impl Store {
         let mut lines = text.split('\n');
         let media = lines.next().unwrap_or_default().to_owned();
         let image = lines.next().filter(|image| !image.is_empty()).map(str::to_owned);
-        let cached = lines.next() == Some(CACHED);
+        let cached = Kept::is_cached(&text);
         Ok(Some(Kept { bytes, media, image, cached }))
     }
 
@@ -327,16 +332,38 @@ impl Store {
         let _ = File::open(self.link(name, link, digest)).and_then(|file| file.set_modified(now));
     }
 
-    /// Documents of a repository, with their digests.
-    pub(crate) fn documents(&self, name: &str) -> io::Result<Vec<(String, Kept)>> {
+    /// Documents of other registries that a repository has, with their digests.
+    pub(crate) fn cached_documents(&self, name: &str) -> io::Result<Vec<(String, Kept)>> {
         let mut all = Vec::new();
         for hex in names(&self.repository(name).join(Link::Manifest.directory()))? {
             let digest = format!("sha256:{hex}");
-            if let Some(kept) = self.document(name, &digest)? {
+            // The link says whether the document need be read.
+            let text = absent_is_none(fs::read_to_string(self.link(name, Link::Manifest, &digest)))?;
+            if !text.is_some_and(|text| Kept::is_cached(&text)) {
+                continue;
+            }
+            if let Some(kept) = self.document(name, &digest)?.filter(|kept| kept.cached) {
                 all.push((digest, kept));
             }
         }
         Ok(all)
+    }
+
+    /// Takes a manifest out of a repository: the tags that lead to it first, as a name without content would be worse than
+    /// content without a name; then what it says of another, as far as its text is here; then its link. False if there was no
+    /// link. Does not lock.
+    pub(crate) fn drop_manifest(&self, name: &str, digest: &str, kept: Option<&Kept>) -> io::Result<bool> {
+        for tag in self.tags(name)?.unwrap_or_default() {
+            if self.tag(name, &tag)?.as_deref() == Some(digest) {
+                self.remove_tag(name, &tag)?;
+            }
+        }
+        if let Some(Ok((Document::Image(image), _))) = kept.map(|k| Document::parse(&k.bytes, &k.media))
+            && let Some(subject) = &image.subject
+        {
+            self.unrefer(name, &subject.digest, digest)?;
+        }
+        self.unlink(name, Link::Manifest, digest)
     }
 
     /// Removes content that no repository links to. Only while nothing else changes it.

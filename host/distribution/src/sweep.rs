@@ -42,9 +42,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
 /// Blobs that a document names.
 fn parts(kept: &Kept) -> Vec<String> {
     match Document::parse(&kept.bytes, &kept.media) {
-        Ok((Document::Image(image), _)) => {
-            std::iter::once(&image.config).chain(&image.layers).map(|b| b.digest.clone()).collect()
-        }
+        Ok((Document::Image(image), _)) => image.blobs().map(|b| b.digest.clone()).collect(),
         _ => Vec::new(),
     }
 }
@@ -68,38 +66,38 @@ pub(crate) fn sweep(
     let _changing = store.changing();
     let mut pinned: HashSet<String> = HashSet::new();
     for name in store.repositories()? {
-        let (mut live, mut dead): (HashSet<String>, HashSet<String>) = (HashSet::new(), HashSet::new());
+        let mut dead: HashSet<String> = HashSet::new();
+        // What documents need, and those of them that were pushed here: those have it from nowhere else.
+        let (mut live, mut own): (HashSet<String>, HashSet<String>) = (HashSet::new(), HashSet::new());
         for manifest in names(&store.repository(&name).join("_manifests"))? {
             let digest = format!("sha256:{manifest}");
             let Some(kept) = store.document(&name, &digest)? else { continue };
             let outdated = kept.cached && is_old(&store.link(&name, Link::Manifest, &digest), keep);
             if !outdated && kept.image.as_ref().is_none_or(|id| images.image(id).is_some()) {
+                let parts = parts(&kept);
                 if kept.image.is_none() && !kept.cached {
-                    pinned.extend(parts(&kept).iter().map(|d| hex(d).to_owned()));
+                    pinned.extend(parts.iter().map(|d| hex(d).to_owned()));
                 }
-                live.extend(parts(&kept));
+                if !kept.cached {
+                    own.extend(parts.iter().cloned());
+                }
+                live.extend(parts);
                 continue;
             }
-            for tag in store.tags(&name)?.unwrap_or_default() {
-                if store.tag(&name, &tag)?.as_deref() == Some(digest.as_str()) {
-                    store.remove_tag(&name, &tag)?;
-                }
-            }
             dead.extend(parts(&kept));
-            if let Ok((Document::Image(image), _)) = Document::parse(&kept.bytes, &kept.media)
-                && let Some(subject) = &image.subject
-            {
-                store.unrefer(&name, &subject.digest, &digest)?;
-            }
-            store.unlink(&name, Link::Manifest, &digest)?;
+            store.drop_manifest(&name, &digest, Some(&kept))?;
         }
         for layer in names(&store.repository(&name).join("_layers"))? {
             let digest = format!("sha256:{layer}");
             let path = store.link(&name, Link::Layer, &digest);
             let needed = live.contains(&digest);
             let unneeded = !needed && (dead.contains(&digest) || is_old(&path, patience));
-            let text = absent_is_none(fs::read_to_string(&path))?.unwrap_or_default();
-            if unneeded || (text == CACHED && is_old(&path, keep)) {
+            // Of another registry, whatever its documents there need: they come again, and so does this.
+            let outdated = !unneeded
+                && !own.contains(&digest)
+                && is_old(&path, keep)
+                && absent_is_none(fs::read_to_string(&path))?.as_deref() == Some(CACHED);
+            if unneeded || outdated {
                 store.unlink(&name, Link::Layer, &digest)?;
             }
         }

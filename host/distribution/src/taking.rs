@@ -60,7 +60,7 @@ pub(crate) async fn take(
         images.remove(put.name, tag, put.user).await?;
     }
     if let (None, Document::Image(artifact)) = (&taken, document) {
-        for blob in std::iter::once(&artifact.config).chain(&artifact.layers).filter(|b| b.urls.is_empty()) {
+        for blob in artifact.blobs().filter(|b| b.urls.is_empty()) {
             content::settle(shared, put.name, &blob.digest).await?;
         }
     }
@@ -219,7 +219,7 @@ fn statement(
     let Some((_, kept)) = content::manifest(shared, name, digest, false)? else { return Ok(None) };
     let Ok((Document::Image(said), _)) = Document::parse(&kept.bytes, &kept.media) else { return Ok(None) };
     let mut blobs = Vec::new();
-    for blob in std::iter::once(&said.config).chain(&said.layers) {
+    for blob in said.blobs() {
         let Some((found, size)) = content::find(shared, name, &blob.digest)? else { return Ok(None) };
         if size > *left {
             return Ok(None);

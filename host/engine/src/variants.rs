@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use wharf_images::image_index::{Entry, Present};
-use wharf_images::{Image, ImageIndex, Manifest};
+use wharf_images::{Image, ImageIndex, Manifest, not_provided};
 use wharf_plan::platform::Platform;
 
 use crate::Engine;
@@ -177,10 +177,7 @@ impl Engine {
         let wanted_platform = wanted.filter(|text| !text.is_empty()).map(Platform::parse).transpose()?;
         if let (Some(index), Some(platform)) = (&found.index, &wanted_platform) {
             let Some((_, present)) = index.present_for(platform) else {
-                return Err(Error::not_found(format!(
-                    "image with reference {reference} was found but does not provide the specified platform ({})",
-                    platform.text()
-                )));
+                return Err(not_provided(reference, platform).into());
             };
             return Ok(self.inner.images.resolve(&present.image)?);
         }

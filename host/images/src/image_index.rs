@@ -169,6 +169,8 @@ impl ImageIndex {
         // What is still to be looked at, the next one last, with its depth.
         let mut open: Vec<(Entry, usize)> = entries(&document)?.into_iter().rev().map(|e| (e, 1)).collect();
         let mut seen: BTreeSet<String> = BTreeSet::new();
+        // Indexes may name one inside many times, which says nothing new at the same depth.
+        let mut read: BTreeSet<(String, usize)> = BTreeSet::new();
         while let Some((entry, depth)) = open.pop() {
             if found.len() + open.len() >= MOST_ENTRIES {
                 return Err(Error::too_large(format!(
@@ -176,11 +178,11 @@ impl ImageIndex {
                 )));
             }
             match nested.get(&entry.digest).filter(|_| is_index(&entry.media_type) && depth < DEPTH) {
-                Some(inside) => {
+                Some(inside) if read.insert((entry.digest.clone(), depth)) => {
                     open.extend(entries(inside)?.into_iter().rev().map(|e| (e, depth + 1)));
                 }
                 None if seen.insert(entry.digest.clone()) => found.push(entry),
-                None => {}
+                Some(_) | None => {}
             }
         }
         Ok(Self {

@@ -52,7 +52,7 @@ pub use model::{
     Deleted, EmbeddedFile, Healthcheck, History, Image, ImageConfig, ImageUsage, ImportOptions, LayerRef,
     LoadOptions, Loaded, Progress, PruneOptions, Pruned, RemoveOptions, Usage, Use,
 };
-pub use remove::Found;
+pub use remove::{Found, not_provided};
 pub use save::{SaveOptions, Saving};
 pub use snapshots::Snapshots;
 pub use wharf_plan::platform::host_architecture;

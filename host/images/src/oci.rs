@@ -1,6 +1,6 @@
 //! OCI image layouts inside archives.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -130,7 +130,7 @@ pub(crate) fn images(archive: &Archive, options: &LoadOptions, limits: &Limits) 
     for descriptor in &manifests {
         let name = name_of(descriptor)?;
         let mut found = Vec::new();
-        collect(archive, descriptor, DEPTH, limits, &mut found)?;
+        collect(archive, descriptor, DEPTH, limits, &mut BTreeSet::new(), &mut found)?;
         let read = Document::parse(archive.text(&blob_name(&descriptor.digest)?).unwrap_or("{}"), "blob")?;
         let former = former(archive, descriptor, &found)?;
         let several = read.manifests.is_some() || former.is_some();
@@ -187,8 +187,10 @@ struct Former {
 fn former(archive: &Archive, descriptor: &Descriptor, images: &[Candidate]) -> Result<Option<Former>> {
     let Some(digest) = descriptor.annotations.get(FORMER) else { return Ok(None) };
     let mut manifests = BTreeMap::new();
-    let mut open = vec![(digest.clone(), String::new(), 1)];
-    while let Some((digest, stated, depth)) = open.pop() {
+    // Level by level, so that what is named again further down was looked at where more may be inside of it.
+    let mut open = VecDeque::from([(digest.clone(), String::new(), 1)]);
+    let mut seen = BTreeSet::from([digest.clone()]);
+    while let Some((digest, stated, depth)) = open.pop_front() {
         let name = blob_name(&digest)?;
         if archive.document(&name)?.is_none() {
             continue;
@@ -197,13 +199,15 @@ fn former(archive: &Archive, descriptor: &Descriptor, images: &[Candidate]) -> R
         let document = Document::parse(content, &name)?;
         if let Some(inside) = document.manifests.filter(|_| depth <= DEPTH) {
             let inside = inside.into_iter().filter(|entry| !entry.is_statement());
+            let inside = inside.filter(|entry| seen.insert(entry.digest.clone()));
             open.extend(inside.map(|entry| (entry.digest, entry.media_type, depth + 1)));
         } else if let Some(config) = document.config {
             let media_type = [document.media_type, stated].into_iter().find(|m| !m.is_empty());
             let media_type = media_type.unwrap_or_else(|| MANIFEST[0].to_owned());
             manifests.insert(config.digest, Text { media_type, content: content.to_owned() });
         }
-        if open.len() + manifests.len() > MOST_FORMER {
+        // But for the index itself.
+        if seen.len() > MOST_FORMER + 1 {
             return Err(Error::too_large("the archive has an index of too many images"));
         }
     }
@@ -238,18 +242,26 @@ fn incoming(archive: &Archive, descriptor: &Descriptor, members: &[(usize, Text)
     let chosen: Vec<String> = members.iter().map(|(_, m)| crate::digest::of(m.content.as_bytes())).collect();
     let document = text(descriptor)?.ok_or_else(|| Error::invalid("the archive lacks an index"))?;
     let (mut nested, mut statements) = (Vec::new(), Vec::new());
-    let mut open = vec![(document.clone(), 1)];
-    while let Some((at, depth)) = open.pop() {
+    // Level by level, as above.
+    let mut open = VecDeque::from([(document.clone(), 1)]);
+    let mut seen = BTreeSet::new();
+    while let Some((at, depth)) = open.pop_front() {
         for entry in Document::parse(&at.content, "index")?.manifests.unwrap_or_default() {
+            let said = entry.is_statement();
+            let about = statement::about(&entry.annotations);
+            let wanted = said && about.is_none_or(|about| chosen.iter().any(|digest| digest == about));
+            // Once each as what it is here.
+            if !seen.insert((entry.digest.clone(), said, wanted)) {
+                continue;
+            }
             let Some(found) = text(&entry)? else { continue };
-            if entry.is_statement() {
-                let about = statement::about(&entry.annotations);
-                if about.is_none_or(|about| chosen.iter().any(|digest| digest == about)) {
+            if said {
+                if wanted {
                     statements.extend(statement(archive, found)?);
                 }
             } else if INDEX.contains(&found.media_type.as_str()) && depth < DEPTH {
                 nested.push(found.clone());
-                open.push((found, depth + 1));
+                open.push_back((found, depth + 1));
             }
         }
     }
@@ -288,11 +300,14 @@ struct Candidate {
     image: Wanted,
 }
 
+/// Finds the images of an index, or the image. `seen` has the indexes that were read already, by digest, what they were
+/// said to be and the depth that was left: an index may name another many times, and that one another.
 fn collect(
     archive: &Archive,
     descriptor: &Descriptor,
     depth: usize,
     limits: &Limits,
+    seen: &mut BTreeSet<(String, String, usize)>,
     found: &mut Vec<Candidate>,
 ) -> Result<()> {
     if found.len() > limits.images {
@@ -303,6 +318,10 @@ fn collect(
         return Ok(());
     }
     let name = blob_name(&descriptor.digest)?;
+    let key = (descriptor.digest.clone(), descriptor.media_type.clone(), depth);
+    if seen.contains(&key) {
+        return Ok(());
+    }
     // An archive need not have every platform that its index knows.
     if archive.document(&name)?.is_none() && depth < DEPTH {
         return Ok(());
@@ -313,7 +332,8 @@ fn collect(
         if stated.iter().any(|m| MANIFEST.contains(m)) || depth == 0 {
             return Err(Error::invalid(format!("{name} in the archive is not the manifest it should be")));
         }
-        return manifests.iter().try_for_each(|d| collect(archive, d, depth - 1, limits, found));
+        seen.insert(key);
+        return manifests.iter().try_for_each(|d| collect(archive, d, depth - 1, limits, seen, found));
     }
     if stated.iter().any(|m| INDEX.contains(m)) {
         return Err(Error::invalid(format!("{name} in the archive is not the index it should be")));

@@ -77,8 +77,8 @@ pub(crate) fn find(index: &Index, text: &str) -> Result<Found> {
     Err(no_such(&named.familiar()))
 }
 
-/// The index has no such platform here, in Docker's words.
-pub(crate) fn not_provided(text: &str, platform: &Platform) -> Error {
+/// An index has no such platform here, in Docker's words.
+pub fn not_provided(text: &str, platform: &Platform) -> Error {
     Error::not_found(format!(
         "image with reference {text} was found but does not provide the specified platform ({})",
         platform.text()

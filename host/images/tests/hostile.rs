@@ -507,3 +507,64 @@ async fn a_client_that_goes_away_leaves_nothing() {
     drop(images);
     assert_eq!(home.files(), Vec::<String>::new());
 }
+
+/// Indexes that name the one below many times each: `depth` of them, the last of which names nothing. The first names an
+/// image too. Answers the first one's digest.
+fn towers(entries: &mut Vec<Entry>, depth: usize, times: usize, image: &serde_json::Value) -> String {
+    let index = "application/vnd.oci.image.index.v1+json";
+    let mut named = Vec::new();
+    let mut digest = String::new();
+    for level in 1..=depth {
+        if level == depth {
+            named.push(image.clone());
+        }
+        let text =
+            serde_json::json!({"schemaVersion": 2, "mediaType": index, "manifests": named}).to_string();
+        digest = format!("sha256:{}", sha256(text.as_bytes()));
+        named = vec![serde_json::json!({"mediaType": index, "digest": digest, "size": text.len()}); times];
+        entries.push(file(format!("blobs/sha256/{}", &digest[7..]), text));
+    }
+    digest
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn indexes_that_name_one_another_many_times_are_read_once() {
+    let home = Home::new(false);
+    let images = home.open().await;
+    let oci = "application/vnd.oci.image.manifest.v1+json";
+    let layer = tar(&[file("a", "1")]);
+    let config = config(std::slice::from_ref(&layer), &serde_json::json!({}));
+    let described = |media: &str, bytes: &[u8]| serde_json::json!({"mediaType": media, "digest": format!("sha256:{}", sha256(bytes)), "size": bytes.len()});
+    let manifest = serde_json::json!({
+        "schemaVersion": 2, "mediaType": oci,
+        "config": described("application/vnd.oci.image.config.v1+json", &config),
+        "layers": [described("application/vnd.oci.image.layer.v1.tar", &layer)],
+    })
+    .to_string();
+    let image = described(oci, manifest.as_bytes());
+    let index = "application/vnd.oci.image.index.v1+json";
+    // Read one by one, that is a number with eight digits. Once as the index of the archive, once as the one that its image
+    // is said to have been of, which nobody has looked into before.
+    for (name, former, depth) in [("now:1", false, 4), ("former:1", true, 5)] {
+        let mut entries: Vec<Entry> = [layer.as_slice(), &config, manifest.as_bytes()]
+            .into_iter()
+            .map(|bytes| file(format!("blobs/sha256/{}", sha256(bytes)), bytes))
+            .collect();
+        let top = towers(&mut entries, depth, 390, &image);
+        let mut listed = if former {
+            image.clone()
+        } else {
+            serde_json::json!({"mediaType": index, "digest": top, "size": 1})
+        };
+        listed["annotations"] = serde_json::json!({"io.containerd.image.name": name});
+        if former {
+            listed["annotations"]["org.wharf.image.index"] = top.clone().into();
+        }
+        let list = serde_json::json!({"schemaVersion": 2, "manifests": [listed]});
+        entries.push(file("index.json", list.to_string()));
+        load(&images, tar(&entries)).await.unwrap();
+        let found = images.find(name).unwrap();
+        assert_eq!(found.index.map(|index| index.digest.clone()), Some(top), "{name}");
+        assert!(found.image.is_some(), "{name}");
+    }
+}

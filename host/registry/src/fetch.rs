@@ -8,7 +8,7 @@ use url::Url;
 
 use crate::credential::Credential;
 use crate::error::{Error, Result};
-use crate::hosts::{Endpoint, Tls};
+use crate::hosts::{Endpoint, Tls, plain};
 use crate::name::Repository;
 use crate::request::{Ask, reason, shown};
 use crate::session::{Access, Registry};
@@ -30,17 +30,8 @@ impl Registry {
     /// The address is none, nobody answers there, or with an error.
     pub async fn download(&self, address: &str) -> Result<Download> {
         let url = parse(address)?;
-        let endpoint = Endpoint {
-            base: url.clone(),
-            tls: Tls::default(),
-            headers: Vec::new(),
-            resolve: true,
-            pull: true,
-            push: false,
-            own: false,
-            namespace: None,
-            repository: None,
-        };
+        // The address itself, with nothing of a registry's beneath it.
+        let endpoint = Endpoint { base: url.clone(), ..plain(url.clone(), Tls::default(), false) };
         let registry = url.host_str().unwrap_or_default().to_owned();
         let server = self.converse(
             Repository { registry, path: String::new() },

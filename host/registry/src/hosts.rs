@@ -266,7 +266,8 @@ fn endpoint(base: Url, host: &Host, directory: &Path) -> Result<Endpoint> {
     })
 }
 
-fn plain(base: Url, tls: Tls, own: bool) -> Endpoint {
+/// A registry's address that may do what it is asked for. `own`: it is the registry itself, and so pushed to.
+pub(crate) fn plain(base: Url, tls: Tls, own: bool) -> Endpoint {
     Endpoint {
         base: with_path(base, false),
         tls,

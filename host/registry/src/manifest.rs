@@ -115,6 +115,13 @@ pub struct Image {
     pub artifact_type: String,
 }
 
+impl Image {
+    /// Its configuration and its layers, lowest first.
+    pub fn blobs(&self) -> impl Iterator<Item = &Descriptor> {
+        std::iter::once(&self.config).chain(&self.layers)
+    }
+}
+
 /// A document of a registry, understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(clippy::large_enum_variant, reason = "there are few of them, each for a moment")]

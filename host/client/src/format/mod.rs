@@ -445,7 +445,8 @@ fn table(head: Vec<String>, body: Vec<Vec<String>>) -> String {
     aligned(head, body, NARROWEST)
 }
 
-fn aligned(head: Vec<String>, body: Vec<Vec<String>>, narrowest: usize) -> String {
+/// Rows under their heads, each column as wide as its widest cell and [`GAP`] more, and `narrowest` at least.
+pub(crate) fn aligned(head: Vec<String>, body: Vec<Vec<String>>, narrowest: usize) -> String {
     let all: Vec<Vec<String>> = std::iter::once(head).chain(body).collect();
     let columns = all.iter().map(Vec::len).max().unwrap_or(0);
     let width = |cell: &String| cell.chars().count();

@@ -5,14 +5,14 @@ use std::collections::HashMap;
 use serde_json::{Value, json};
 use wharf_images::image_index::Entry;
 use wharf_images::reference::Reference;
-use wharf_images::{ImageIndex, Manifest};
+use wharf_images::{ImageIndex, Manifest, not_provided};
 use wharf_plan::platform::Platform;
 use wharf_registry::manifest::{MAX_CONFIG, MAX_DEPTH};
 use wharf_registry::{Access, Descriptor, Document, Selector, Session};
 
 use super::credential;
 use crate::Engine;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Statements that are shown of one image, and layers of each.
 const MOST: usize = 100;
@@ -66,12 +66,7 @@ impl Engine {
         let mut silent = false;
         if let Some(index) = &found.index {
             let entry = match &wanted {
-                Some(wanted) => Some(index.best(wanted).ok_or_else(|| {
-                    Error::not_found(format!(
-                        "image with reference {name} was found but does not provide the specified platform ({})",
-                        wanted.text()
-                    ))
-                })?),
+                Some(wanted) => Some(index.best(wanted).ok_or_else(|| not_provided(name, wanted))?),
                 None => index.best(&Platform::host()).or_else(|| index.primary().map(|(entry, _)| entry)),
             };
             if let Some(entry) = entry {
@@ -79,7 +74,7 @@ impl Engine {
                 let said: Vec<&Entry> =
                     index.entries.iter().filter(|e| e.is_statement() && e.about() == about).collect();
                 silent = said.is_empty();
-                if let Some(shown) = self.kept_attestations(index, &said, &asked)?.filter(|_| !silent) {
+                if !silent && let Some(shown) = self.kept_attestations(index, &said, &asked)? {
                     return Ok(Value::Array(shown));
                 }
             }

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use wharf_images::ImageIndex;
 use wharf_images::image_index::{Document, Entry, Present};
+use wharf_images::{ImageIndex, not_provided};
 use wharf_plan::platform::Platform;
 use wharf_plan::statement::ABOUT;
 
@@ -28,10 +28,7 @@ pub(super) fn choose(index: &ImageIndex, platform: Option<&Platform>, name: &str
         None => index.here().collect(),
     };
     match (fitting.as_slice(), platform) {
-        ([], Some(wanted)) => Err(Error::not_found(format!(
-            "image with reference {name} was found but does not provide the specified platform ({})",
-            wanted.text()
-        ))),
+        ([], Some(wanted)) => Err(not_provided(name, wanted).into()),
         ([], None) => Err(Error::not_found(format!(
             "image with reference {name} was found but does not provide any platform"
         ))),

@@ -4,12 +4,15 @@
 //! (RFC 1951, 3.2.4), joined to one member (RFC 1952) with the combined checksum; with zstd into frames of their own, as
 //! RFC 8878 allows. What comes out depends on the bytes and the level alone, not on the number of threads.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 use flate2::{Compress, Crc, FlushCompress};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use wharf_registry::manifest::{DOCKER_LAYER, DOCKER_LAYER_TAR, OCI_LAYER_ZSTD};
 
 use super::progress::Meter;
@@ -24,7 +27,7 @@ const HEAD: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 4, 0xff];
 const LAST: [u8; 2] = [3, 0];
 
 /// How layers are sent; the words are buildx's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Packing {
     /// As they are.
     Uncompressed,
@@ -78,13 +81,21 @@ impl Packing {
     /// What is to be kept in order to make the same bytes again: the word, the level, and what this program's compressor
     /// makes of a sample, as another version of it may make other bytes.
     pub(super) fn recipe(self) -> io::Result<String> {
+        // The same for as long as this program runs.
+        static KNOWN: Mutex<BTreeMap<Packing, String>> = Mutex::new(BTreeMap::new());
         let word = match self {
             Self::Uncompressed => "uncompressed".to_owned(),
             Self::Gzip(level) => format!("gzip-{level}"),
             Self::Zstd(level) => format!("zstd-{level}"),
         };
+        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(recipe) = known.get(&self) {
+            return Ok(recipe.clone());
+        }
         let found = wharf_registry::digest::of(&Packer::new(self)?.pack(sample())?.bytes);
-        Ok(format!("{word}/{}", super::short(&found)))
+        let recipe = format!("{word}/{}", super::short(&found));
+        known.insert(self, recipe.clone());
+        Ok(recipe)
     }
 
     /// The packing of a recipe; none if this program would make other bytes than the one that wrote it.
@@ -227,9 +238,10 @@ pub(super) fn begins(
     for packing in packings {
         let rest = match packing {
             Packing::Gzip(_) => start.strip_prefix(&HEAD),
-            Packing::Zstd(_) | Packing::Uncompressed => Some(start.as_slice()),
+            Packing::Zstd(_) => Some(start.as_slice()),
+            Packing::Uncompressed => None,
         };
-        let Some(rest) = rest.filter(|_| *packing != Packing::Uncompressed) else { continue };
+        let Some(rest) = rest else { continue };
         if rest.starts_with(&Packer::new(*packing)?.pack(first.clone())?.bytes) {
             return Ok(Some(*packing));
         }
@@ -261,7 +273,7 @@ fn worker<'scope>(scope: &'scope std::thread::Scope<'scope, '_>, packing: Packin
 }
 
 /// Compresses a layer's stream and sends it. Blocks. On error nobody was told of it.
-pub(super) fn pack(
+fn pack(
     mut stream: impl Read + Send,
     packing: Packing,
     meter: &Meter,
@@ -302,6 +314,24 @@ pub(super) fn pack(
         reading.join().unwrap_or_else(|_| Err(io::Error::other("the thread that reads a layer ended")))?;
         output.end()
     })
+}
+
+/// Compresses a layer's stream in the background. What comes out, or why nothing more does, comes out of the channel, where
+/// at most `queue` pieces wait; the task ends when all of it is sent.
+pub(super) fn packing(
+    stream: impl Read + Send + 'static,
+    how: Packing,
+    meter: Meter,
+    queue: usize,
+) -> (mpsc::Receiver<io::Result<Bytes>>, JoinHandle<()>) {
+    let (to, from) = mpsc::channel(queue);
+    let task = tokio::task::spawn_blocking(move || {
+        if let Err(error) = pack(stream, how, &meter, &to) {
+            // The other end says what went wrong, unless it is what went wrong.
+            let _ = to.blocking_send(Err(error));
+        }
+    });
+    (from, task)
 }
 
 /// The same on this thread.

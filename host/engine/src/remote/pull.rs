@@ -460,7 +460,7 @@ fn statements_of(index: &Fetched) -> impl Iterator<Item = &Descriptor> {
 async fn statement(session: &Session, entry: &Descriptor, left: &mut u64) -> Result<Option<Statement>> {
     let manifest = session.manifest(&Selector::Digest(entry.digest.clone()), Some(entry.size)).await?;
     let Document::Image(image) = &manifest.document else { return Ok(None) };
-    let named: Vec<&Descriptor> = std::iter::once(&image.config).chain(&image.layers).collect();
+    let named: Vec<&Descriptor> = image.blobs().collect();
     let size = named.iter().fold(0u64, |sum, blob| sum.saturating_add(blob.size));
     if size > *left {
         return Err(Error::invalid(format!("it has {size} bytes, and {left} may still be kept")));

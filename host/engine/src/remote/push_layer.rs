@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
 use wharf_images::{Blob, LayerRef, Packed};
 use wharf_plan::platform::Platform;
 use wharf_registry::{Descriptor, Session};
 
-use super::pack::{Packing, pack};
+use super::pack::{self, Packing};
 use super::progress::{Lines, Meter};
 use super::relay::{Passing, Sources};
 use super::short;
@@ -160,13 +159,7 @@ impl Layer {
         let images = &self.engine.inner.images;
         let (stream, size) = images.layer_stream(&self.what.chain_id).await?;
         let meter = Meter::new(&self.lines, short(&self.what.diff_id), "Pushing", size);
-        let (to, from) = mpsc::channel(QUEUE);
-        let packed = tokio::task::spawn_blocking(move || {
-            if let Err(error) = pack(stream, packing, &meter, &to) {
-                // The other end says what went wrong, unless it is what went wrong.
-                let _ = to.blocking_send(Err(error));
-            }
-        });
+        let (from, packed) = pack::packing(stream, packing, meter, QUEUE);
         let sent = self.session.upload(from, |_| ()).await;
         packed.await.map_err(|e| Error::internal(format!("a compressor ended: {e}")))?;
         let sent = sent?;

@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 use wharf_images::Packed;
 
-use super::pack::{Packing, begins, pack};
+use super::pack::{Packing, begins, packing};
 use super::progress::Meter;
 use crate::Engine;
 use crate::error::{Error, Result};
@@ -40,22 +40,11 @@ impl Read for Pieces {
     }
 }
 
-/// Packs in the background.
-fn packing(stream: Box<dyn Read + Send>, how: Packing) -> mpsc::Receiver<io::Result<Bytes>> {
-    let (to, from) = mpsc::channel(QUEUE);
-    tokio::task::spawn_blocking(move || {
-        if let Err(error) = pack(stream, how, &Meter::nobody(), &to) {
-            let _ = to.blocking_send(Err(error));
-        }
-    });
-    from
-}
-
 impl Engine {
     /// Bytes of a blob that is made again of a layer; none if it is none, or the layer is gone.
     pub(super) fn packed_size(&self, digest: &str) -> Option<u64> {
         let packed = self.inner.images.packed(digest).ok()??;
-        self.packing_of(digest, &packed.diff_id).ok()??;
+        Packing::of_recipe(&packed.packing)?;
         self.inner.images.layer_of(&packed.diff_id).map(|_| packed.size)
     }
 
@@ -64,9 +53,10 @@ impl Engine {
         let images = &self.inner.images;
         let gone = || Error::not_found("the layer is gone");
         let packed = images.packed(digest)?.ok_or_else(gone)?;
-        let how = self.packing_of(digest, &packed.diff_id)?.ok_or_else(gone)?;
+        let how = Packing::of_recipe(&packed.packing).ok_or_else(gone)?;
         let (stream, _) = images.layer_stream(&images.layer_of(&packed.diff_id).ok_or_else(gone)?).await?;
-        Ok(Box::new(Pieces { from: packing(stream, how), piece: Bytes::new() }))
+        let (from, _) = packing(stream, how, Meter::nobody(), QUEUE);
+        Ok(Box::new(Pieces { from, piece: Bytes::new() }))
     }
 
     /// Whether this host would pack a layer into the very bytes of a file; it is remembered if so. The first part tells
@@ -85,7 +75,7 @@ impl Engine {
         let candidate = blocking(move || begins(stream, &mut File::open(path)?, &usual)).await?;
         let Some(how) = candidate else { return Ok(false) };
         let (stream, _) = images.layer_stream(&chain).await?;
-        let mut pieces = packing(stream, how);
+        let (mut pieces, _) = packing(stream, how, Meter::nobody(), QUEUE);
         let (mut hash, mut size) = (Sha256::new(), 0);
         while let Some(piece) = pieces.recv().await {
             let piece = piece.map_err(|e| Error::internal(e.to_string()))?;

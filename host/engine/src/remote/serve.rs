@@ -60,17 +60,13 @@ impl Shelf {
         names.filter(|(name, _)| name.name() == wanted.name()).map(|(_, target)| target).collect()
     }
 
-    fn shown_index(&self, repository: &str, digest: &str) -> Option<Index> {
+    fn shown_index(&self, digest: &str) -> Option<Index> {
         let index = self.engine.inner.images.index(digest)?;
         let member = |(_, present): (_, &Present)| {
             Some((self.image(&present.image)?, serde_json::to_value(&present.platform).ok()?))
         };
         let members: Vec<_> = index.here().filter_map(member).collect();
-        let pulled = index.present.values().any(|present| {
-            let known = self.engine.inner.images.manifests(&present.image).unwrap_or_default();
-            known.iter().any(|m| m.root == digest && m.source == repository && !m.made)
-        });
-        (!members.is_empty()).then(|| Index { digest: digest.to_owned(), pulled, members })
+        (!members.is_empty()).then(|| Index { digest: digest.to_owned(), members })
     }
 }
 
@@ -146,14 +142,24 @@ impl Images for Shelf {
         let wanted = reference(repository, tag).ok()?;
         let names = self.engine.inner.images.names();
         let target = names.into_iter().find(|(name, _)| *name == wanted).map(|(_, target)| target)?;
-        self.shown_index(&wanted.name(), &target.index?)
+        self.shown_index(&target.index?)
+    }
+
+    fn is_pulled(&self, repository: &str, digest: &str) -> bool {
+        let Ok(wanted) = Reference::parse(repository) else { return false };
+        let images = &self.engine.inner.images;
+        let Some(index) = images.index(digest) else { return false };
+        let source = wanted.name();
+        index.present.values().any(|present| {
+            let known = images.manifests(&present.image).unwrap_or_default();
+            known.iter().any(|m| m.root == digest && m.source == source && !m.made)
+        })
     }
 
     fn indexes(&self, repository: &str) -> Vec<Index> {
         let digests: BTreeSet<String> =
             self.targets(repository).into_iter().filter_map(|target| target.index).collect();
-        let Ok(wanted) = Reference::parse(repository) else { return Vec::new() };
-        digests.iter().filter_map(|digest| self.shown_index(&wanted.name(), digest)).collect()
+        digests.iter().filter_map(|digest| self.shown_index(digest)).collect()
     }
 
     fn image(&self, id: &str) -> Option<Image> {

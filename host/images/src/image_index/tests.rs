@@ -118,6 +118,17 @@ fn hostile_indexes_are_refused_or_bounded() {
         Ok(index) => assert!(index.entries.len() <= MOST_ENTRIES),
         Err(error) => assert!(error.to_string().contains("entries"), "{error}"),
     }
+    // Nor is what lists nothing read a hundred million times.
+    let mut inner = document(&[]);
+    let mut nested = Vec::new();
+    for _ in 0..4 {
+        let inside = json!({"mediaType": INDEX, "digest": of(&inner.content), "size": 1});
+        nested.push(inner);
+        inner = document(&vec![inside; 450]);
+    }
+    let index = ImageIndex::new(inner, nested).unwrap();
+    // What is deeper than an index may be is an entry.
+    assert_eq!(index.entries.len(), 1);
 }
 
 #[test]
