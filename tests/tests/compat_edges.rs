@@ -387,10 +387,59 @@ fn flags_of_wharf_do_what_dockers_do() {
         (&["run", "--pull", "sometimes", "busybox", "true"], "invalid pull option: 'sometimes'"),
         (&["run", "-it", "busybox", "true"], "the input device is not a TTY"),
         (&["exec", "--env-file", "/nope", "box", "true"], "/nope"),
+        (
+            &["run", "--network", "name=one,ip6=fd00::6", "--ip6", "fd00::5", "busybox", "true"],
+            "cannot specify both --ip6 and per-network IPv6 address",
+        ),
+        (
+            &[
+                "run",
+                "--network",
+                "name=one,link-local-ip=169.254.1.2",
+                "--link-local-ip",
+                "169.254.1.1",
+                "busybox",
+            ],
+            "cannot specify both --link-local-ip and per-network link-local IP addresses",
+        ),
+        (
+            &["run", "--network", "name=one,ip=10.0.0.3", "--ip", "10.0.0.2", "busybox", "true"],
+            "cannot specify both --ip and per-network IPv4 address",
+        ),
+        (
+            &[
+                "create",
+                "--network",
+                "name=one,mac-address=02:42:ac:77:00:01",
+                "--mac-address",
+                "02:42:ac:77:00:02",
+                "busybox",
+            ],
+            "cannot specify both --mac-address and per-network MAC address",
+        ),
+        (
+            &["run", "--network", "name=one,alias=x", "--network-alias", "y", "busybox", "true"],
+            "cannot specify both --network-alias and per-network alias",
+        ),
+        (
+            &["network", "create", "--subnet", "10.78.0.0/24", "--aux-address", "other=10.79.0.9", "aux"],
+            "no matching subnet for aux-address 10.79.0.9",
+        ),
+        (
+            &["network", "create", "--aux-address", "other=10.79.0.9", "aux"],
+            "no matching subnet for aux-address 10.79.0.9",
+        ),
     ] {
         let (docker, wharf) = (d.docker(args), d.wharf(args));
         assert!(wharf.code != 0 && wharf.err.contains(text), "{args:?}: {wharf:?}");
         assert!(docker.code != 0 && docker.err.contains(text), "{args:?}: {docker:?}");
+    }
+    assert_eq!(d.api("GET", "/networks/aux", "").status, 404);
+    // Only who joins the terminal needs one.
+    for args in [&["create", "-it"][..], &["run", "-d", "-it"]] {
+        let made = d.wharf(&[args, &["--network", "none", "busybox", "true"]].concat()).ok();
+        assert_eq!(d.docker(&["inspect", "-f", "{{.Config.Tty}}", &made]).ok(), "true", "{args:?}");
+        d.docker(&["rm", "-f", &made]).ok();
     }
     // The file with the id is there before the container, and gone with it.
     let file = d.path("cid");

@@ -275,24 +275,17 @@ pub(crate) fn body(args: &CreateArgs, attach: Attach) -> Result<Value, Error> {
         None => None,
     };
     let nano = args.cpus.map(nano_cpus);
-    let network_flag::Networks { mode, mut endpoints } = network_flag::parse(&args.network)?;
-    let mode = mode.as_str();
-    if args.ip.is_some() || !args.network_alias.is_empty() || args.mac_address.is_some() {
-        if !endpoints.is_empty() && args.network.iter().any(|n| n.contains('=')) {
-            return usage(
-                "conflicting options: --ip, --mac-address and --network-alias are words of --network there"
-                    .into(),
-            );
-        }
-        let endpoint = json!({
-            "Aliases": args.network_alias, "MacAddress": args.mac_address.clone().unwrap_or_default(),
-            "IPAMConfig": args.ip.as_ref().map(|ip| json!({"IPv4Address": ip})),
-        });
-        endpoints.insert(network_flag::key(mode).to_owned(), endpoint);
-    }
+    let mut networks = network_flag::parse(&args.network)?;
+    networks.add_main(&network_flag::EndpointFlags {
+        aliases: &args.network_alias,
+        mac: args.mac_address.as_deref(),
+        ip: args.ip.as_deref(),
+        ip6: args.rest.ip6.as_deref(),
+        link_local: &args.rest.link_local_ip,
+    })?;
     let mut host = json!({
         "Binds": binds, "Mounts": mounts, "Tmpfs": tmpfs, "VolumesFrom": args.volumes_from,
-        "NetworkMode": mode, "PortBindings": bindings, "PublishAllPorts": args.publish_all,
+        "NetworkMode": networks.mode, "PortBindings": bindings, "PublishAllPorts": args.publish_all,
         "Dns": args.dns, "DnsSearch": args.dns_search, "ExtraHosts": args.add_host,
         "Memory": size(&args.memory)?.unwrap_or(0), "MemorySwap": swap.unwrap_or(0),
         "MemoryReservation": size(&args.memory_reservation)?.unwrap_or(0), "NanoCpus": nano.unwrap_or(0),
@@ -311,7 +304,7 @@ pub(crate) fn body(args: &CreateArgs, attach: Attach) -> Result<Value, Error> {
         "Hostname": args.hostname.clone().unwrap_or_default(), "User": args.user.clone().unwrap_or_default(),
         "WorkingDir": args.workdir.clone().unwrap_or_default(), "Tty": args.tty, "OpenStdin": args.interactive,
         "StdinOnce": args.interactive && attach.stdin, "AttachStdin": attach.stdin, "AttachStdout": attach.stdout,
-        "AttachStderr": attach.stderr, "NetworkingConfig": {"EndpointsConfig": endpoints},
+        "AttachStderr": attach.stderr, "NetworkingConfig": {"EndpointsConfig": networks.endpoints},
     });
     let set = |target: &mut Value, key: &str, value: Option<Value>| {
         if let (Value::Object(map), Some(value)) = (target, value) {
@@ -330,7 +323,7 @@ pub(crate) fn body(args: &CreateArgs, attach: Attach) -> Result<Value, Error> {
     set(&mut whole, "StopSignal", args.stop_signal.clone().map(Value::from));
     set(&mut whole, "StopTimeout", args.stop_timeout.map(Value::from));
     set(&mut whole, "HostConfig", Some(host));
-    rest::add(&mut whole, &args.rest, network_flag::key(mode))?;
+    rest::add(&mut whole, &args.rest)?;
     Ok(whole)
 }
 

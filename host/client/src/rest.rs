@@ -115,8 +115,8 @@ fn put(map: Option<&mut Map<String, Value>>, key: &str, value: Option<Value>) {
     }
 }
 
-/// Adds to a body what these flags say. `network` is the key of the main network's endpoint.
-pub(crate) fn add(whole: &mut Value, args: &RestArgs, network: &str) -> Result<(), Error> {
+/// Adds to a body what these flags say, but for those of the main network's endpoint.
+pub(crate) fn add(whole: &mut Value, args: &RestArgs) -> Result<(), Error> {
     let text = |value: &Option<String>| value.clone().map(Value::from);
     let number = |value: Option<i64>| value.map(Value::from);
     let list = |list: &Vec<String>| (!list.is_empty()).then(|| json!(list));
@@ -162,20 +162,6 @@ pub(crate) fn add(whole: &mut Value, args: &RestArgs, network: &str) -> Result<(
     ] {
         put(Some(&mut *host), key, value);
     }
-    if args.ip6.is_none() && args.link_local_ip.is_empty() {
-        return Ok(());
-    }
-    let endpoint = whole
-        .pointer_mut("/NetworkingConfig/EndpointsConfig")
-        .and_then(Value::as_object_mut)
-        .map(|all| all.entry(network.to_owned()).or_insert_with(|| json!({})));
-    let Some(Value::Object(endpoint)) = endpoint else { return Ok(()) };
-    let config = endpoint.entry("IPAMConfig").or_insert(Value::Null);
-    if config.is_null() {
-        *config = json!({});
-    }
-    put(config.as_object_mut(), "IPv6Address", text(&args.ip6));
-    put(config.as_object_mut(), "LinkLocalIPs", list(&args.link_local_ip));
     Ok(())
 }
 
@@ -192,12 +178,10 @@ mod tests {
             health_cmd: Some("true".into()),
             health_interval: Some("1m30s".into()),
             gpus: Some("2".into()),
-            ip6: Some("fd00::5".into()),
-            link_local_ip: vec!["169.254.1.1".into()],
             ..RestArgs::default()
         };
-        let mut body = json!({"HostConfig": {}, "NetworkingConfig": {"EndpointsConfig": {}}});
-        add(&mut body, &args, "net").unwrap();
+        let mut body = json!({"HostConfig": {}});
+        add(&mut body, &args).unwrap();
         let host = &body["HostConfig"];
         assert_eq!(host["Annotations"], json!({"a": "b"}));
         assert_eq!(host["BlkioDeviceReadBps"], json!([{"Path": "/dev/sda", "Rate": 1_048_576}]));
@@ -207,10 +191,6 @@ mod tests {
             body["Healthcheck"],
             json!({"Test": ["CMD-SHELL", "true"], "Interval": 90_000_000_000_i64})
         );
-        assert_eq!(
-            body["NetworkingConfig"]["EndpointsConfig"]["net"]["IPAMConfig"],
-            json!({"IPv6Address": "fd00::5", "LinkLocalIPs": ["169.254.1.1"]})
-        );
         for bad in [
             RestArgs { device_read_bps: vec!["sda:1".into()], ..RestArgs::default() },
             RestArgs { device_read_iops: vec!["/dev/sda:x".into()], ..RestArgs::default() },
@@ -218,7 +198,7 @@ mod tests {
             RestArgs { gpus: Some("many".into()), ..RestArgs::default() },
             RestArgs { no_healthcheck: true, health_cmd: Some("x".into()), ..RestArgs::default() },
         ] {
-            assert!(add(&mut body, &bad, "net").is_err(), "{bad:?}");
+            assert!(add(&mut body, &bad).is_err(), "{bad:?}");
         }
     }
 }

@@ -53,9 +53,6 @@ async fn make(client: &Client, args: &CreateArgs, attach: Attach) -> Result<Stri
             args.pull
         )));
     }
-    if args.interactive && args.tty && attach.stdin && !terminal::input_is_terminal() {
-        return Err(Error::Usage("the input device is not a TTY".into()));
-    }
     let mut id_file = args.cidfile.as_deref().map(IdFile::open).transpose()?;
     if args.pull == "always" {
         registry::need(client, &image, args.platform.as_deref(), args.quiet).await?;
@@ -148,6 +145,10 @@ async fn run_inner(client: &Client, args: &RunArgs) -> Result<u8, Error> {
         let plan = client.post("/containers/create", &query, Some(&body)).await.map_err(Error::for_run)?;
         println!("{}", serde_json::to_string_pretty(&plan)?);
         return Ok(0);
+    }
+    // `create` and --detach join nothing, whatever the container will have.
+    if args.create.tty && attach.stdin && !terminal::input_is_terminal() {
+        return Err(Error::Usage("the input device is not a TTY".into()).for_run());
     }
     let id = make(client, &args.create, attach).await.map_err(Error::for_run)?;
     let path = format!("/containers/{id}");

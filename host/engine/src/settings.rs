@@ -250,7 +250,7 @@ impl Settings {
 }
 
 /// `new` with what cannot change under a running engine as it is in `old`: directories, drivers, the default network's
-/// shape, the layout of cgroups.
+/// shape, the layout of cgroups and their real-time budget, which only opening checks against the kernel.
 pub(crate) fn reloaded(old: &Settings, new: Settings) -> Settings {
     let keep = old.clone();
     Settings {
@@ -264,6 +264,8 @@ pub(crate) fn reloaded(old: &Settings, new: Settings) -> Settings {
         compiler: keep.compiler,
         program: keep.program,
         cgroup_parent: keep.cgroup_parent,
+        cpu_rt_runtime: keep.cpu_rt_runtime,
+        cpu_rt_period: keep.cpu_rt_period,
         bridge_address: keep.bridge_address,
         bridge_name: keep.bridge_name,
         mtu: keep.mtu,
