@@ -108,7 +108,7 @@ fn events_are_filtered_by_what_they_are_about() {
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(d.pid()), nix::sys::signal::Signal::SIGHUP).unwrap();
     let replay = |filters: Value| -> Vec<String> {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
-        let filters: String = filters.to_string().bytes().map(|b| format!("%{b:02x}")).collect();
+        let filters = wharf_tests::http::encoded(&filters.to_string());
         let answer = d.api("GET", &format!("/v1.47/events?since=0&until={now:.9}&filters={filters}"), "");
         assert_eq!(answer.status, 200, "{}", answer.text());
         answer

@@ -30,16 +30,21 @@ pub(crate) fn environment(list: &[String]) -> Vec<String> {
         .collect()
 }
 
-/// The variables of `--env-file`.
-pub(crate) fn env_files(files: &[String]) -> Result<Vec<String>, Error> {
+/// The lines of files of `--env-file` and `--label-file` that say something.
+pub(crate) fn lines(files: &[String]) -> Result<Vec<String>, Error> {
     let mut all = Vec::new();
     for file in files {
-        let content = std::fs::read_to_string(file)
-            .map_err(|e| Error::Usage(format!("open {file}: {}", error::without_number(&e))))?;
+        let content =
+            std::fs::read_to_string(file).map_err(|e| Error::Usage(error::doing("open", file, &e)))?;
         let lines = content.lines().map(str::trim_start).filter(|l| !l.is_empty() && !l.starts_with('#'));
         all.extend(lines.map(str::to_owned));
     }
-    Ok(environment(&all))
+    Ok(all)
+}
+
+/// The variables of `--env-file`.
+pub(crate) fn env_files(files: &[String]) -> Result<Vec<String>, Error> {
+    Ok(environment(&lines(files)?))
 }
 
 /// One `--publish`: `[ip:][host[-end]:]container[-end][/protocol]`.
@@ -240,8 +245,8 @@ fn security(list: &[String]) -> Result<Vec<String>, Error> {
                 match std::fs::read_to_string(file) {
                     Ok(content) => Ok(format!("seccomp={content}")),
                     Err(e) => usage(format!(
-                        "opening seccomp profile ({file}) failed: open {file}: {}",
-                        error::without_number(&e)
+                        "opening seccomp profile ({file}) failed: {}",
+                        error::doing("open", file, &e)
                     )),
                 }
             }
@@ -292,7 +297,7 @@ pub(crate) fn body(args: &CreateArgs, attach: Attach) -> Result<Value, Error> {
         "CpuShares": args.cpu_shares.unwrap_or(0), "CpusetCpus": args.cpuset_cpus.clone().unwrap_or_default(),
         "Ulimits": ulimits(&args.ulimit)?, "CapAdd": args.cap_add, "CapDrop": args.cap_drop,
         "Privileged": args.privileged, "SecurityOpt": security(&args.security_opt)?, "Devices": devices(&args.device),
-        "ReadonlyRootfs": args.read_only, "AutoRemove": attach.remove, "GroupAdd": args.group_add,
+        "ReadonlyRootfs": args.read_only, "AutoRemove": args.remove, "GroupAdd": args.group_add,
         "Sysctls": pairs(&args.sysctl), "PidMode": args.pid.clone().unwrap_or_default(),
         "UTSMode": args.uts.clone().unwrap_or_default(), "IpcMode": args.ipc.clone().unwrap_or_default(),
         "CgroupParent": args.cgroup_parent.clone().unwrap_or_default(),
@@ -336,8 +341,6 @@ pub(crate) struct Attach {
     pub(crate) stdout: bool,
     /// Standard error.
     pub(crate) stderr: bool,
-    /// `--rm`.
-    pub(crate) remove: bool,
 }
 
 #[cfg(test)]

@@ -95,35 +95,27 @@ pub(crate) fn key(mode: &str) -> &str {
 /// # Errors
 /// A word that is none, a name twice, or kinds of networks that exclude each other.
 pub(crate) fn parse(flags: &[String]) -> Result<Networks, Error> {
-    let mut all = Networks { mode: "default".into(), endpoints: Map::new() };
-    let mut names: Vec<String> = Vec::new();
+    let mut all: Vec<(String, Map<String, Value>)> = Vec::new();
     for flag in flags {
         let (name, endpoint) = one(flag)?;
-        if names.contains(&name) {
+        if all.iter().any(|(other, _)| *other == name) {
             return Err(Error::Usage(format!("network \"{name}\" is specified multiple times")));
         }
-        if names.is_empty() {
-            all.mode.clone_from(&name);
-        }
-        if !endpoint.is_empty() || !names.is_empty() {
-            all.endpoints.insert(key(&name).to_owned(), endpoint.into());
-        }
-        names.push(name);
+        all.push((name, endpoint));
     }
-    if names.len() > 1 {
-        // Docker makes an endpoint of each then.
-        all.endpoints.entry(key(&all.mode).to_owned()).or_insert_with(|| json!({}));
-        let own = |name: &String| {
-            !matches!(name.as_str(), "default" | "bridge" | "host" | "none")
-                && !name.starts_with("container:")
-        };
-        if !names.iter().all(own) {
-            let text =
-                "conflicting options: cannot attach both user-defined and non-user-defined network-modes";
-            return Err(Error::Usage(text.into()));
-        }
+    let several = all.len() > 1;
+    let own = |name: &str| {
+        !matches!(name, "default" | "bridge" | "host" | "none") && !name.starts_with("container:")
+    };
+    if several && !all.iter().all(|(name, _)| own(name)) {
+        let text = "conflicting options: cannot attach both user-defined and non-user-defined network-modes";
+        return Err(Error::Usage(text.into()));
     }
-    Ok(all)
+    let mode = all.first().map_or("default", |(name, _)| name).to_owned();
+    // Of several Docker makes an endpoint of each.
+    let said = all.into_iter().filter(|(_, endpoint)| several || !endpoint.is_empty());
+    let endpoints = said.map(|(name, endpoint)| (key(&name).to_owned(), endpoint.into())).collect();
+    Ok(Networks { mode, endpoints })
 }
 
 /// Name and endpoint of one flag.

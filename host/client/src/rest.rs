@@ -3,8 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use crate::args::RestArgs;
-use crate::create::pairs;
-use crate::{Error, error, units};
+use crate::create::{lines, pairs};
+use crate::{Error, units};
 
 fn usage<T>(text: String) -> Result<T, Error> {
     Err(Error::Usage(text))
@@ -98,17 +98,6 @@ fn gpus(text: &str) -> Result<Value, Error> {
     Ok(request.into())
 }
 
-fn label_files(files: &[String]) -> Result<Vec<String>, Error> {
-    let mut all = Vec::new();
-    for file in files {
-        let text = std::fs::read_to_string(file)
-            .map_err(|e| Error::Usage(format!("open {file}: {}", error::without_number(&e))))?;
-        let lines = text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#'));
-        all.extend(lines.map(str::to_owned));
-    }
-    Ok(all)
-}
-
 fn put(map: Option<&mut Map<String, Value>>, key: &str, value: Option<Value>) {
     if let (Some(map), Some(value)) = (map, value) {
         map.insert(key.to_owned(), value);
@@ -123,7 +112,7 @@ pub(crate) fn add(whole: &mut Value, args: &RestArgs) -> Result<(), Error> {
     put(whole.as_object_mut(), "Domainname", text(&args.domainname));
     put(whole.as_object_mut(), "Healthcheck", health(args)?);
     if !args.label_file.is_empty() {
-        let Value::Object(mut labels) = pairs(&label_files(&args.label_file)?) else { return Ok(()) };
+        let Value::Object(mut labels) = pairs(&lines(&args.label_file)?) else { return Ok(()) };
         // Labels of the command line have the last word.
         labels.extend(whole.get("Labels").and_then(Value::as_object).cloned().unwrap_or_default());
         put(whole.as_object_mut(), "Labels", Some(labels.into()));

@@ -11,14 +11,14 @@ use crate::create::{self, Attach};
 use crate::http::{self, Client};
 use crate::{Error, error, registry, terminal};
 
-fn streams(args: &CreateArgs, detach: bool, remove: bool) -> Result<Attach, Error> {
+fn streams(args: &CreateArgs, detach: bool) -> Result<Attach, Error> {
     if detach {
-        return Ok(Attach { remove, ..Attach::default() });
+        return Ok(Attach::default());
     }
     if args.attach.is_empty() {
-        return Ok(Attach { stdin: args.interactive, stdout: true, stderr: true, remove });
+        return Ok(Attach { stdin: args.interactive, stdout: true, stderr: true });
     }
-    let mut chosen = Attach { remove, ..Attach::default() };
+    let mut chosen = Attach::default();
     for name in &args.attach {
         match name.to_ascii_lowercase().as_str() {
             "stdin" => chosen.stdin = true,
@@ -100,11 +100,7 @@ impl IdFile {
                     "container ID file found, make sure the other container isn't running or delete {}",
                     path.display()
                 ),
-                _ => format!(
-                    "failed to create the container ID file: open {}: {}",
-                    path.display(),
-                    error::without_number(&e)
-                ),
+                _ => format!("failed to create the container ID file: {}", error::doing("open", path, &e)),
             })
         })?;
         Ok(Self { path: path.to_owned(), file, written: false })
@@ -126,7 +122,7 @@ impl Drop for IdFile {
 }
 
 pub(crate) async fn create(client: &Client, args: Box<CreateArgs>) -> Result<u8, Error> {
-    let attach = streams(&args, false, args.remove)?;
+    let attach = streams(&args, false)?;
     println!("{}", make(client, &args, attach).await.map_err(Error::for_run)?);
     Ok(0)
 }
@@ -136,8 +132,7 @@ pub(crate) async fn run(client: &Client, args: Box<RunArgs>) -> Result<u8, Error
 }
 
 async fn run_inner(client: &Client, args: &RunArgs) -> Result<u8, Error> {
-    let remove = args.create.remove;
-    let attach = streams(&args.create, args.detach, remove)?;
+    let attach = streams(&args.create, args.detach)?;
     if args.plan {
         let body = create::body(&args.create, attach)?;
         let mut query = query(&args.create);
@@ -168,7 +163,7 @@ async fn run_inner(client: &Client, args: &RunArgs) -> Result<u8, Error> {
         query.push(("detachKeys", keys.clone()));
     }
     let hijacked = client.hijack(&format!("{path}/attach"), &query, None).await.map_err(Error::for_run)?;
-    let condition = if remove { "removed" } else { "next-exit" };
+    let condition = if args.create.remove { "removed" } else { "next-exit" };
     let wait_path = format!("{path}/wait");
     let wait_query = [("condition", condition.to_owned())];
     let waiting =

@@ -142,7 +142,7 @@ pub struct Settings {
     pub masquerade: bool,
     /// Address that ports of the default network are published on where none is said.
     pub publish_address: String,
-    /// A program carries to containers what the kernel cannot: from IPv6 addresses of the host to containers of IPv4.
+    /// A program carries to containers what comes to published ports on addresses of IPv6 from which the kernel cannot lead on.
     pub userland_proxy: bool,
     /// Options of networks that are made, by driver.
     pub network_options: BTreeMap<String, BTreeMap<String, String>>,
