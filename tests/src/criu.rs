@@ -4,6 +4,10 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
 
+/// A script that counts into `/data/n` and to standard output, and ends with 7 when it is told to.
+pub const COUNTER: &str =
+    "trap 'exit 7' TERM; i=0; while :; do i=$((i+1)); echo $i >/data/n; echo count $i; sleep 0.05; done";
+
 /// One that says of itself that it works here. Without one, says that the test is skipped.
 pub fn criu() -> Option<&'static PathBuf> {
     static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();

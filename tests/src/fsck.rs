@@ -20,7 +20,7 @@ pub fn layers(d: &Daemon) -> BTreeSet<String> {
                 continue;
             }
             let platform = manifest["ImageData"]["Platform"].to_string();
-            let platform: String = platform.bytes().map(|b| format!("%{b:02x}")).collect();
+            let platform = crate::http::encoded(&platform);
             let path = format!("/v1.55/images/{}/json?platform={platform}", name.unwrap_or(id));
             let inspected = d.api("GET", &path, "");
             assert_eq!(inspected.status, 200, "{id} is listed: {}", inspected.text());

@@ -121,6 +121,11 @@ pub fn read_head(reader: &mut impl BufRead) -> io::Result<(u16, Vec<(String, Str
     Ok((status, headers))
 }
 
+/// Text for a query, every byte in its percent form.
+pub fn encoded(text: &str) -> String {
+    text.bytes().map(|b| format!("%{b:02x}")).collect()
+}
+
 /// A frame of HTTP/2 (RFC 9113, 4.1).
 ///
 /// # Panics

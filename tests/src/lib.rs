@@ -32,6 +32,7 @@ pub mod registry;
 pub mod runtimes;
 pub mod serve;
 pub mod server;
+pub mod userns;
 
 /// How long any single step may take before the test fails; generous, as the machine may be busy.
 pub const PATIENCE: Duration = Duration::from_mins(1);

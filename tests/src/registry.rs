@@ -3,11 +3,10 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use crate::{Daemon, Ran, eventually, http};
+use crate::{Daemon, Ran, eventually, http, in_network};
 
 /// How a registry is set up.
 #[derive(Debug, Clone, Copy, Default)]
@@ -40,14 +39,15 @@ pub const HTPASSWD: &str = "me:$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmW
 
 /// A TCP connection made inside the daemon's network namespace.
 pub fn connect(daemon: &Daemon, address: SocketAddr) -> std::io::Result<TcpStream> {
-    let namespace = fs::File::open(daemon.namespace())?;
-    std::thread::spawn(move || {
-        // Only this thread moves, and it ends here.
-        nix::sched::setns(namespace.as_fd(), nix::sched::CloneFlags::CLONE_NEWNET)?;
-        TcpStream::connect(address)
-    })
-    .join()
-    .expect("connecting thread")
+    in_network(&daemon.namespace(), || TcpStream::connect(address))
+}
+
+/// Runs skopeo in the daemon's network namespace.
+#[track_caller]
+pub fn skopeo(daemon: &Daemon, args: &[&str]) -> Ran {
+    let mut command = daemon.in_namespace("skopeo");
+    command.arg("--tmpdir").arg(daemon.path("")).args(args);
+    daemon.run_with_input(command, b"")
 }
 
 /// One request to a registry by hand.
@@ -154,11 +154,10 @@ impl Registry {
         let _ = self.child.wait();
     }
 
-    /// Runs skopeo in the daemon's network namespace, with the password where there is one.
+    /// Runs [`skopeo`] with the password where there is one.
     #[track_caller]
     pub fn skopeo(&self, daemon: &Daemon, args: &[&str]) -> Ran {
-        let mut command = daemon.in_namespace("skopeo");
-        command.arg("--tmpdir").arg(daemon.path("")).args(args);
+        let mut args = args.to_vec();
         if self.setup.password {
             let flag = if args.first() == Some(&"copy") {
                 if args.last().is_some_and(|a| a.starts_with("docker:")) {
@@ -169,9 +168,9 @@ impl Registry {
             } else {
                 "--creds"
             };
-            command.args([flag, "me:secret"]);
+            args.extend([flag, "me:secret"]);
         }
-        daemon.run_with_input(command, b"")
+        skopeo(daemon, &args)
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::{Daemon, bin_dir, eventually};
+use crate::{Daemon, Ran, bin_dir, eventually};
 
 /// What stands for itself, three that are called, and two that a shim calls.
 pub const RUNTIMES: [&str; 6] = ["runc", "debian-runc", "crun", "wharf-oci", "shim-runc", "shim-crun"];
@@ -27,6 +27,49 @@ pub fn config() -> Value {
         "shim-runc": {"runtimeType": "io.containerd.runc.v2", "options": {"BinaryName": "/usr/sbin/runc"}},
         "shim-crun": {"runtimeType": "io.containerd.runc.v2", "options": {"BinaryName": "/usr/bin/crun"}},
     }})
+}
+
+/// Containers of one runtime.
+#[derive(Debug, Clone, Copy)]
+pub struct Using<'a> {
+    /// Who makes them.
+    pub daemon: &'a Daemon,
+    /// One of [`RUNTIMES`], or another that the daemon was told.
+    pub runtime: &'a str,
+}
+
+impl Using<'_> {
+    /// `docker run` with it; what came of it is printed.
+    #[track_caller]
+    pub fn run(&self, args: &[&str]) -> Ran {
+        let ran = self.daemon.docker(&[&["run", "--runtime", self.runtime], args].concat());
+        eprintln!("{}: {:?} {:?} {}", self.runtime, ran.out, ran.err, ran.code);
+        ran
+    }
+
+    /// What one without networks says that does well and does not stay.
+    #[track_caller]
+    pub fn once(&self, args: &[&str]) -> String {
+        self.run(&[&["--rm", "--network", "none"], args].concat()).ok()
+    }
+
+    /// The same of a script.
+    #[track_caller]
+    pub fn sh(&self, args: &[&str], script: &str) -> String {
+        self.once(&[args, &["busybox", "sh", "-c", script]].concat())
+    }
+
+    /// The id of one that goes on.
+    #[track_caller]
+    pub fn stay(&self, args: &[&str]) -> String {
+        self.run(&[&["-d"], args, &["busybox", "sleep", "1000"]].concat()).ok()
+    }
+
+    /// Its first process, as the host numbers it.
+    #[track_caller]
+    pub fn pid(&self, id: &str) -> String {
+        self.daemon.docker(&["inspect", "-f", "{{.State.Pid}}", id]).ok()
+    }
 }
 
 /// Nothing of an ended container is left with its runtime.

@@ -108,7 +108,7 @@ fn events_are_filtered_by_what_they_are_about() {
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(d.pid()), nix::sys::signal::Signal::SIGHUP).unwrap();
     let replay = |filters: Value| -> Vec<String> {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
-        let filters: String = filters.to_string().bytes().map(|b| format!("%{b:02x}")).collect();
+        let filters = wharf_tests::http::encoded(&filters.to_string());
         let answer = d.api("GET", &format!("/v1.47/events?since=0&until={now:.9}&filters={filters}"), "");
         assert_eq!(answer.status, 200, "{}", answer.text());
         answer
@@ -402,13 +402,12 @@ fn the_command_lines_of_dev_containers() {
     assert_eq!(first, "Container started\n");
     let event: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
     assert_eq!(event["Actor"]["Attributes"]["devcontainer.local_folder"], "/x");
-    // A signal to the client is not the container's.
-    nix::sys::signal::kill(
-        nix::unistd::Pid::from_raw(i32::try_from(client.id()).unwrap()),
-        nix::sys::signal::Signal::SIGKILL,
-    )
-    .unwrap();
-    client.wait().unwrap();
+    // A signal to the client is not the container's, which would end by this one. The client itself gives up at the third.
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(client.id()).unwrap());
+    eventually("the client's end", || {
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        client.try_wait().unwrap()
+    });
     let found = d.docker(&["ps", "-q", "-a", "--filter", "label=devcontainer.local_folder=/x"]).ok();
     let seen = d.docker(&["inspect", "--type", "container", &found]).ok();
     assert_eq!(serde_json::from_str::<Value>(&seen).unwrap()[0]["State"]["Running"], true);

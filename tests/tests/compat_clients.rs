@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::process::Command;
 
 use serde_json::{Value, json};
-use wharf_tests::compose::compose;
+use wharf_tests::compose::{self, compose};
 use wharf_tests::{Daemon, bin_dir, connect, eventually, http};
 
 fn daemon() -> Daemon {
@@ -30,7 +30,7 @@ fn ok(d: &Daemon, method: &str, path: &str, body: Value, status: u16) -> Value {
 }
 
 fn filters(filters: &Value) -> String {
-    filters.to_string().bytes().map(|b| format!("%{b:02x}")).collect()
+    http::encoded(&filters.to_string())
 }
 
 fn open(d: &Daemon, method: &str, path: &str, headers: &str) -> (u16, BufReader<UnixStream>) {
@@ -522,17 +522,7 @@ volumes:
 "#,
     )
     .unwrap();
-    let run = |args: &[&str]| {
-        let mut command = Command::new(&program);
-        // Alone or as a plugin, it takes the same words; HOME keeps its state out of the user's.
-        command
-            .current_dir(&dir)
-            .env("DOCKER_HOST", d.host())
-            .env("DOCKER_CONFIG", d.path("docker-config"))
-            .env("HOME", d.path("."));
-        command.args(["--ansi", "never"]).args(args);
-        d.run_with_input(command, b"")
-    };
+    let run = |args: &[&str]| compose::run(&d, &program, &dir, args);
     run(&["config", "-q"]).ok();
     run(&["up", "-d", "--wait"]).ok();
     let list = run(&["ps", "--format", "{{.Service}} {{.State}} {{.Health}}"]).ok();

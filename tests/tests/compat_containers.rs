@@ -196,7 +196,7 @@ fn lists_filter_in_both_forms_and_have_their_fields() {
     create(&d, "db-1", json!({"HostConfig": {"NetworkMode": "none", "Binds": ["data:/data"]}}));
     start(&d, "web-1");
     let list = |filters: &str| -> Vec<String> {
-        let encoded: String = filters.bytes().map(|b| format!("%{b:02x}")).collect();
+        let encoded = http::encoded(filters);
         let answer = d.api("GET", &format!("/v1.47/containers/json?all=1&filters={encoded}"), "");
         assert_eq!(answer.status, 200, "{}", answer.text());
         answer.json().as_array().unwrap().iter().map(|c| c["Names"][0].as_str().unwrap().to_owned()).collect()
@@ -230,7 +230,7 @@ fn lists_filter_in_both_forms_and_have_their_fields() {
         (r#"{"status":["x"]}"#, "invalid filter 'status=x'"),
         (r#"{"exited":["x"]}"#, "invalid filter 'exited=x'"),
     ] {
-        let encoded: String = filters.bytes().map(|b| format!("%{b:02x}")).collect();
+        let encoded = http::encoded(filters);
         let answer = d.api("GET", &format!("/containers/json?filters={encoded}"), "");
         assert_eq!((answer.status, answer.message().as_str()), (400, text));
     }
@@ -525,7 +525,7 @@ fn http_body(head: &[(String, String)], reader: &mut impl BufRead) -> Vec<u8> {
 #[test]
 fn events_come_at_once_in_order_and_again() {
     let d = daemon();
-    let filter = |text: &str| text.bytes().map(|b| format!("%{b:02x}")).collect::<String>();
+    let filter = http::encoded;
     let only = filter(r#"{"container":["story"],"type":["container"]}"#);
     // The head comes though nothing has happened yet.
     let (status, head, mut reader) =

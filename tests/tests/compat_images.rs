@@ -195,7 +195,7 @@ fn names_short_and_long() {
 }
 
 fn encoded(filters: &Value) -> String {
-    filters.to_string().bytes().map(|b| format!("%{b:02X}")).collect()
+    wharf_tests::http::encoded(&filters.to_string())
 }
 
 /// Names of the images that a filter leaves, `<none>` for those without.

@@ -224,7 +224,7 @@ fn detach_keys_leave_the_process_and_are_told() {
 
 /// What the daemon remembers of events.
 fn replay(d: &Daemon, filters: &str) -> Vec<Value> {
-    let filters: String = filters.bytes().map(|b| format!("%{b:02x}")).collect();
+    let filters = wharf_tests::http::encoded(filters);
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() + 1;
     let answer = d.api("GET", &format!("/v1.52/events?since=0&until={now}.5&filters={filters}"), "");
     assert_eq!(answer.status, 200, "{}", answer.text());

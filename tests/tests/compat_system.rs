@@ -217,7 +217,7 @@ fn volumes_are_made_used_and_pruned_as_docker_does() {
     assert_eq!(d.api("DELETE", "/volumes/nobody", "").status, 404);
     assert_eq!(d.api("DELETE", "/volumes/nobody?force=1", "").status, 204);
     let names = |filters: &str| -> BTreeSet<String> {
-        let encoded: String = filters.bytes().map(|b| format!("%{b:02x}")).collect();
+        let encoded = wharf_tests::http::encoded(filters);
         let list = d.api("GET", &format!("/volumes?filters={encoded}"), "").json();
         list["Volumes"].as_array().unwrap().iter().map(|v| v["Name"].as_str().unwrap().to_owned()).collect()
     };

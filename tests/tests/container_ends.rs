@@ -22,10 +22,7 @@ fn inspect(d: &Daemon, name: &str, format: &str) -> String {
 
 /// What happened to one container so far: action, nanoseconds, attributes.
 fn story(d: &Daemon, name: &str) -> Vec<(String, u64, Value)> {
-    let filters: String = format!(r#"{{"type":["container"],"container":["{name}"]}}"#)
-        .bytes()
-        .map(|b| format!("%{b:02x}"))
-        .collect();
+    let filters = wharf_tests::http::encoded(&format!(r#"{{"type":["container"],"container":["{name}"]}}"#));
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() + 1;
     let all = d.api("GET", &format!("/v1.52/events?since=0&until={now}&filters={filters}"), "").text();
     all.lines()

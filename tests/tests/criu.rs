@@ -5,12 +5,8 @@
 use std::os::unix::fs::PermissionsExt;
 
 use serde_json::json;
-use wharf_tests::criu::criu;
+use wharf_tests::criu::{COUNTER, criu};
 use wharf_tests::{Daemon, Options, eventually};
-
-/// Counts into a volume and to standard output, and ends with 7 when it is told to.
-const COUNTER: &str =
-    "trap 'exit 7' TERM; i=0; while :; do i=$((i+1)); echo $i >/data/n; echo count $i; sleep 0.05; done";
 
 /// None where CRIU does not work.
 fn daemon() -> Option<Daemon> {

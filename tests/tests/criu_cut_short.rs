@@ -10,12 +10,8 @@ use std::process::{Child, Output, Stdio};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
-use wharf_tests::criu::criu;
+use wharf_tests::criu::{COUNTER, criu};
 use wharf_tests::{Daemon, Options, eventually, leftovers};
-
-/// Counts into a volume and to standard output, and ends with 7 when it is told to.
-const COUNTER: &str =
-    "trap 'exit 7' TERM; i=0; while :; do i=$((i+1)); echo $i >/data/n; echo count $i; sleep 0.05; done";
 
 /// A daemon whose CRIU can be held at one of its steps.
 struct Held {
@@ -452,12 +448,13 @@ fn connections_of_a_container() {
     }
     made.ok();
     echo("meanwhile");
+    let was = address("cc");
     d.docker(&["checkpoint", "create", "cc", "second"]).ok();
     eventually("its end", || (held.status("cc") == "exited").then_some(()));
-    let was = address("cc");
     d.docker(&["start", "--checkpoint", "second", "cc"]).ok();
     held.counts_on("cc");
-    eprintln!("address before {was:?}, after {:?}", address("cc"));
+    assert_eq!(address("cc"), was);
+    echo("after");
     // Somebody else has its address now.
     d.docker(&["checkpoint", "create", "cc", "third"]).ok();
     eventually("its end", || (held.status("cc") == "exited").then_some(()));

@@ -171,7 +171,8 @@ fn sighup_changes_what_can_change_and_says_so() {
         r#"{"labels": ["a=2"], "mtu": 1300, "debug": true, "default-ulimits": {"nofile": {"Name": "nofile", "Soft": 77, "Hard": 88}},
             "insecure-registries": ["r.test:5000", "10.0.0.0/8"], "registry-mirrors": ["https://m.test"],
             "max-concurrent-downloads": 7, "shutdown-timeout": 3, "dns": ["192.0.2.1"], "features": {"cdi": false},
-            "no-new-privileges": true, "live-restore": true, "http-proxy": "http://user:secret@p.test:1"}"#,
+            "no-new-privileges": true, "live-restore": true, "http-proxy": "http://user:secret@p.test:1",
+            "cpu-rt-period": 1000000, "cpu-rt-runtime": 50000}"#,
     );
     eventually("the new labels", || (info(&daemon)["Labels"] == serde_json::json!(["a=2"])).then_some(()));
     let i = info(&daemon);
@@ -194,7 +195,9 @@ fn sighup_changes_what_can_change_and_says_so() {
         .ok();
     assert!(said.starts_with("88\n") && said.contains("192.0.2.1"), "{said}");
     assert!(
-        daemon.log().contains("these changes of the configuration need a restart: mtu"),
+        daemon.log().contains(
+            "these changes of the configuration need a restart: mtu, cpu-rt-period, cpu-rt-runtime"
+        ),
         "{}",
         daemon.log()
     );

@@ -7,21 +7,15 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
 use wharf_tests::platforms::{self, Layout, digest, gzip, here, packed_layout, publish, raw};
-use wharf_tests::registry::{Registry, Setup, ask};
+use wharf_tests::registry::{Registry, Setup, ask, skopeo};
 use wharf_tests::server::{Body, Reply, Request, Server};
-use wharf_tests::{Daemon, Options, Ran, eventually, fsck, http};
+use wharf_tests::{Daemon, Options, eventually, fsck, http};
 
 const THREE: [&str; 3] = ["linux/s390x", "linux/amd64", "linux/arm64"];
 const AGAIN: &str = "is not sent as it was";
 
 fn foreign(name: &str, attested: bool) -> Layout {
     packed_layout(name, &THREE, attested, gzip)
-}
-
-fn skopeo(d: &Daemon, args: &[&str]) -> Ran {
-    let mut command = d.in_namespace("skopeo");
-    command.arg("--tmpdir").arg(d.path("")).args(args);
-    d.run_with_input(command, b"")
 }
 
 /// Statuses of a push's lines, each once, by the API as a client that has logged in to where it pushes.

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 use wharf_tests::platforms::{self, Layout, digest, here, layout, packed_layout, raw};
-use wharf_tests::registry::{Registry, Setup, ask};
-use wharf_tests::{Daemon, Options, Ran, fsck, image};
+use wharf_tests::registry::{Registry, Setup, ask, skopeo};
+use wharf_tests::{Daemon, Options, fsck, image};
 
 const THREE: [&str; 3] = ["linux/s390x", "linux/amd64", "linux/arm64"];
 
@@ -32,12 +32,6 @@ fn publish_as(
     let (repository, tag) = name.rsplit_once(':').unwrap();
     assert_eq!(raw(d, &registry.address, repository, tag), made.index);
     made
-}
-
-fn skopeo(d: &Daemon, args: &[&str]) -> Ran {
-    let mut command = d.in_namespace("skopeo");
-    command.arg("--tmpdir").arg(d.path("")).args(args);
-    d.run_with_input(command, b"")
 }
 
 /// Manifests of an image: kind, platform's architecture or what it is about, and whether it is here.

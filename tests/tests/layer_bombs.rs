@@ -2,8 +2,8 @@
 //! a clear error; and afterwards the daemon is well and the space given back.
 
 use std::io::Write;
-use std::process::{Command, Stdio};
 
+use wharf_tests::platforms::gzip;
 use wharf_tests::{Daemon, Options, eventually, fsck, image};
 
 const MIB: u64 = 1 << 20;
@@ -42,17 +42,6 @@ fn peak(d: &Daemon) -> u64 {
 fn forget_peak(d: &Daemon) -> u64 {
     std::fs::write(format!("/proc/{}/clear_refs", d.pid()), "5").unwrap();
     peak(d)
-}
-
-fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut child =
-        Command::new("gzip").arg("-9c").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("gzip");
-    let mut input = child.stdin.take().expect("input");
-    let bytes = bytes.to_vec();
-    let writer = std::thread::spawn(move || input.write_all(&bytes).expect("gzip"));
-    let output = child.wait_with_output().expect("gzip");
-    writer.join().expect("writer");
-    output.stdout
 }
 
 /// The header of a file of this size.

@@ -6,12 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
-use wharf_tests::criu::criu;
+use wharf_tests::criu::{COUNTER, criu};
 use wharf_tests::{Daemon, Options, bin_dir, eventually, image};
-
-/// Counts to standard output and into a file, ends with 7 when it is told to.
-const COUNTER: &str =
-    "trap 'exit 7' TERM; i=0; while :; do i=$((i+1)); echo $i >/data/n; echo count $i; sleep 0.05; done";
 
 /// A root directory of the runtime and bundles of one test; nothing of it may be left.
 struct Place {

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
-use wharf_tests::Daemon;
+use wharf_tests::{Daemon, in_network};
 
 fn daemon() -> Daemon {
     let daemon = Daemon::start();
@@ -27,14 +27,7 @@ fn run(d: &Daemon, name: &str, publish: &[&str]) -> wharf_tests::Ran {
 fn the_first_free_port_of_a_range_is_taken() {
     let d = daemon();
     // A process of the host has the first one.
-    let namespace = d.namespace();
-    let held = std::thread::spawn(move || {
-        let file = std::fs::File::open(namespace).unwrap();
-        nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-        std::net::TcpListener::bind("0.0.0.0:8000").unwrap()
-    })
-    .join()
-    .unwrap();
+    let held = in_network(&d.namespace(), || std::net::TcpListener::bind("0.0.0.0:8000").unwrap());
     for (name, port) in [("a", "8001"), ("b", "8002")] {
         let name = format!("first-{name}");
         run(&d, &name, &["-p", "8000-8002:80"]).ok();

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::json;
 use wharf_tests::leftovers::remove_cgroup_parent;
-use wharf_tests::runtimes::{RUNTIMES, config, no_traces, path_with_shim};
+use wharf_tests::runtimes::{RUNTIMES, Using, config, no_traces, path_with_shim};
 use wharf_tests::{Daemon, Options, bin_dir};
 
 fn supported() -> bool {
@@ -36,23 +36,17 @@ fn budgets_are_given_and_shared() {
     let slash = format!("/{parent}");
     let mut d = daemon(&["--cgroup-parent", &slash, "--cpu-rt-runtime", "50000"]);
     for runtime in RUNTIMES {
-        let first = ["run", "--rm", "--runtime", runtime, "--network", "none"];
-        let run = |args: &[&str], script: &str| {
-            let ran = d.docker(&[&first, args, &["busybox", "sh", "-c", script]].concat());
-            eprintln!("{runtime}: {:?} {:?} {}", ran.out, ran.err, ran.code);
-            ran
-        };
+        let u = Using { daemon: &d, runtime };
         let show = "cat /sys/fs/cgroup/cpu/cpu.rt_runtime_us /sys/fs/cgroup/cpu/cpu.rt_period_us";
         let budget = ["--cpu-rt-runtime", "1000", "--cpu-rt-period", "500000"];
-        assert_eq!(run(&budget, show).ok(), "1000\n500000");
+        assert_eq!(u.sh(&budget, show), "1000\n500000");
         // Not more than those above have.
-        let most = run(&["--cpu-rt-runtime", "60000", "--cpu-rt-period", "1000000"], show);
+        let most = ["--rm", "--network", "none", "--cpu-rt-runtime", "60000", "--cpu-rt-period", "1000000"];
+        let most = u.run(&[&most[..], &["busybox", "sh", "-c", show]].concat());
         assert_ne!(most.code, 0);
         assert!(most.err.to_lowercase().contains("invalid argument"), "{}", most.err);
         // Live.
-        let id = d
-            .docker(&[&["run", "-d"][..], &first[2..], &budget, &["busybox", "sleep", "1000"]].concat())
-            .ok();
+        let id = u.stay(&[&["--network", "none"][..], &budget].concat());
         d.docker(&["update", "--cpu-rt-runtime", "2000", &id]).ok();
         assert!(d.docker(&["exec", &id, "sh", "-c", show]).ok().starts_with("2000\n"), "{runtime}");
         d.docker(&["rm", "-f", &id]).ok();

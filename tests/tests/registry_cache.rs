@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use p256::pkcs8::{EncodePublicKey as _, LineEnding};
 use serde_json::{Value, json};
 use wharf_tests::platforms::{Layout, digest, gzip, here, packed_layout, publish, raw};
-use wharf_tests::registry::{Registry, Setup, ask};
+use wharf_tests::registry::{Registry, Setup, ask, skopeo};
 use wharf_tests::server::{Body, Reply, Server};
 use wharf_tests::{Daemon, Options, Ran, bytes_beneath, eventually, image};
 
@@ -24,12 +24,6 @@ fn daemon(mut more: Value, plugins: Value) -> Daemon {
         "plugins": plugins, "max-download-attempts": 2, "registry-stall-timeout": 5,
     });
     Daemon::with(Options { config: Some(config.to_string()), ..Options::default() })
-}
-
-fn skopeo(d: &Daemon, args: &[&str]) -> Ran {
-    let mut command = d.in_namespace("skopeo");
-    command.arg("--tmpdir").arg(d.path("")).args(args);
-    d.run_with_input(command, b"")
 }
 
 /// Copies all of an index, by a client that refuses to change a digest.

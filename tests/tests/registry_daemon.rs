@@ -2,8 +2,8 @@
 //! digest, and what is pushed is an image.
 
 use serde_json::{Value, json};
-use wharf_tests::registry::{HTPASSWD, Registry, Setup, ask};
-use wharf_tests::{Daemon, Options, Ran, bytes_beneath, eventually, image};
+use wharf_tests::registry::{HTPASSWD, Registry, Setup, ask, skopeo};
+use wharf_tests::{Daemon, Options, bytes_beneath, eventually, image};
 
 const ADDRESS: &str = "127.0.0.1:5000";
 
@@ -12,12 +12,6 @@ fn daemon(more: Value) -> Daemon {
     serve.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     let config = json!({"registry-serve": serve}).to_string();
     Daemon::with(Options { config: Some(config), ..Options::default() })
-}
-
-fn skopeo(d: &Daemon, args: &[&str]) -> Ran {
-    let mut command = d.in_namespace("skopeo");
-    command.arg("--tmpdir").arg(d.path("")).args(args);
-    d.run_with_input(command, b"")
 }
 
 fn digest(bytes: &[u8]) -> String {

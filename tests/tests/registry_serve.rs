@@ -3,7 +3,7 @@
 use std::process::{Child, Stdio};
 
 use serde_json::{Value, json};
-use wharf_tests::registry::{HTPASSWD, ask, certificate, connect};
+use wharf_tests::registry::{HTPASSWD, ask, certificate, connect, skopeo};
 use wharf_tests::{Daemon, Options, eventually, http, image};
 
 /// The registry, in the daemon's network namespace.
@@ -223,13 +223,6 @@ fn rules(d: &Daemon, address: &str) {
         let status = ask("GET", bad, &[], b"").status;
         assert!((400..=404).contains(&status), "{bad}: {status}");
     }
-}
-
-/// skopeo in the daemon's network namespace.
-fn skopeo(d: &Daemon, args: &[&str]) -> wharf_tests::Ran {
-    let mut command = d.in_namespace("skopeo");
-    command.arg("--tmpdir").arg(d.path("")).args(args);
-    d.run_with_input(command, b"")
 }
 
 #[test]

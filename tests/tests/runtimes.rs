@@ -6,7 +6,7 @@
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use wharf_tests::runtimes::{RUNTIMES, config, no_traces, path_with_shim};
+use wharf_tests::runtimes::{RUNTIMES, Using, config, no_traces, path_with_shim};
 use wharf_tests::{Daemon, Options, bin_dir, eventually};
 
 fn with(config: &Value) -> Daemon {
@@ -17,24 +17,6 @@ fn with(config: &Value) -> Daemon {
     });
     daemon.import_busybox();
     daemon
-}
-
-struct Using<'a> {
-    daemon: &'a Daemon,
-    runtime: &'a str,
-}
-
-impl Using<'_> {
-    fn run(&self, args: &[&str]) -> wharf_tests::Ran {
-        let first = ["run", "--runtime", self.runtime];
-        let ran = self.daemon.docker(&[&first, args].concat());
-        eprintln!("{}: {:?} {:?} {}", self.runtime, ran.out, ran.err, ran.code);
-        ran
-    }
-
-    fn once(&self, args: &[&str]) -> String {
-        self.run(&[&["--rm", "--network", "none"], args].concat()).ok()
-    }
 }
 
 fn each(body: impl Fn(&Using<'_>)) {

@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use serde_json::{Value, json};
-use wharf_tests::runtimes::{RUNTIMES, config, no_traces, path_with_shim};
+use wharf_tests::runtimes::{RUNTIMES, Using, config, no_traces, path_with_shim};
 use wharf_tests::{Daemon, Options, eventually, image};
 
 /// First id of the daemon's one range, and of those that containers have for themselves.
@@ -16,21 +16,11 @@ const OWN: u32 = 4_000_000;
 
 fn daemon(remap: &str, config: &Value) -> Daemon {
     let subids = format!("dockremap:{FIXED}:65536\ncontainers:{OWN}:1000000\n");
-    let accounts = |file: &str, line: &str| {
-        let own = fs::read_to_string(file).unwrap();
-        let others: Vec<&str> = own.lines().filter(|l| !l.starts_with("dockremap:")).collect();
-        format!("{}\n{line}\n", others.join("\n"))
-    };
     let daemon = Daemon::with(Options {
         args: vec!["--userns-remap".into(), remap.into()],
         config: Some(config.to_string()),
         env: vec![("PATH".into(), path_with_shim())],
-        etc: vec![
-            ("subuid".into(), subids.clone()),
-            ("subgid".into(), subids),
-            ("passwd".into(), accounts("/etc/passwd", "dockremap:x:4990:4990::/:/usr/sbin/nologin")),
-            ("group".into(), accounts("/etc/group", "dockremap:x:4990:")),
-        ],
+        etc: wharf_tests::userns::etc(&subids, &subids),
         ..Options::default()
     });
     daemon.import_busybox();
@@ -41,36 +31,9 @@ fn words(text: &str) -> Vec<&str> {
     text.split_whitespace().collect()
 }
 
-struct Using<'a> {
-    d: &'a Daemon,
-    runtime: &'a str,
-}
-
-impl Using<'_> {
-    fn run(&self, args: &[&str]) -> wharf_tests::Ran {
-        let ran = self.d.docker(&[&["run", "--runtime", self.runtime], args].concat());
-        eprintln!("{}: {:?} {:?} {}", self.runtime, ran.out, ran.err, ran.code);
-        ran
-    }
-
-    /// A script in a container without networks.
-    fn sh(&self, args: &[&str], script: &str) -> String {
-        self.run(&[&["--rm", "--network", "none"], args, &["busybox", "sh", "-c", script]].concat()).ok()
-    }
-
-    /// One that goes on.
-    fn stay(&self, args: &[&str]) -> String {
-        self.run(&[&["-d"], args, &["busybox", "sleep", "1000"]].concat()).ok()
-    }
-
-    fn pid(&self, id: &str) -> String {
-        self.d.docker(&["inspect", "-f", "{{.State.Pid}}", id]).ok()
-    }
-}
-
 fn each(daemon: &Daemon, body: impl Fn(&Using<'_>)) {
     for runtime in RUNTIMES {
-        body(&Using { d: daemon, runtime });
+        body(&Using { daemon, runtime });
     }
     for id in daemon.docker(&["ps", "-aq"]).ok().split_whitespace() {
         daemon.docker(&["rm", "-f", id]).ok();
@@ -103,15 +66,15 @@ fn root_inside_is_nobody_outside() {
         assert_eq!(status(&u.pid(&id), "Uid:"), vec![FIXED.to_string(); 4]);
         assert_eq!(status(&u.pid(&id), "CapInh:"), ["0000000000000000"]);
         let exec = |args: &[&str], script: &str| {
-            u.d.docker(&[&["exec"], args, &[&id, "sh", "-c", script]].concat()).ok()
+            u.daemon.docker(&[&["exec"], args, &[&id, "sh", "-c", script]].concat()).ok()
         };
         assert_eq!(
             words(&exec(&[], "cat /proc/self/uid_map; id -u")).join(" "),
             format!("0 {FIXED} 65536 0")
         );
-        u.d.docker(&["exec", "-d", "-u", "7:8", &id, "sleep", "2000"]).ok();
+        u.daemon.docker(&["exec", "-d", "-u", "7:8", &id, "sleep", "2000"]).ok();
         let seven = eventually("the exec's process", || {
-            let top = u.d.docker(&["top", &id, "-o", "pid,args"]).out;
+            let top = u.daemon.docker(&["top", &id, "-o", "pid,args"]).out;
             top.lines()
                 .find(|l| l.contains("sleep 2000"))
                 .and_then(|l| l.split_whitespace().next())
@@ -121,29 +84,29 @@ fn root_inside_is_nobody_outside() {
         assert_eq!(status(&seven, "Gid:"), vec![(FIXED + 8).to_string(); 4]);
         // What it wrote is on disk with the ids of inside, so the image that becomes of it fits every container.
         exec(&[], "echo x > /made; echo x > /five; chown 5:6 /five");
-        assert!(u.d.docker(&["diff", &id]).ok().contains("A /five"));
-        u.d.docker(&["commit", &id, "made"]).ok();
+        assert!(u.daemon.docker(&["diff", &id]).ok().contains("A /five"));
+        u.daemon.docker(&["commit", &id, "made"]).ok();
         for more in [&[][..], &["--userns", "host"], &["--user", "77"]] {
             let look =
                 [&["--rm", "--network", "none"], more, &["made", "stat", "-c", "%u:%g", "/five", "/made"]];
             assert_eq!(u.run(&look.concat()).ok(), "5:6\n0:0");
         }
         // Copies, in and out, of running and stopped containers.
-        let tar = u.d.docker(&["cp", &format!("{id}:/five"), "-"]).ok();
+        let tar = u.daemon.docker(&["cp", &format!("{id}:/five"), "-"]).ok();
         assert!(
             tar.get(108..124).is_some_and(|ids| ids.starts_with("0000005") && ids.contains("0000006")),
             "{tar:?}"
         );
-        let file = u.d.path("copied");
+        let file = u.daemon.path("copied");
         fs::write(&file, "of the host").unwrap();
-        u.d.docker(&["cp", &file.display().to_string(), &format!("{id}:/copied")]).ok();
+        u.daemon.docker(&["cp", &file.display().to_string(), &format!("{id}:/copied")]).ok();
         assert_eq!(exec(&[], "stat -c %u /copied; cat /copied"), "0\nof the host");
-        u.d.docker(&["restart", "-t", "0", &id]).ok();
+        u.daemon.docker(&["restart", "-t", "0", &id]).ok();
         assert_eq!(
             exec(&[], "stat -c %u:%g /five /copied; head -1 /proc/self/uid_map | tr -s ' '"),
             format!("5:6\n0:0\n 0 {FIXED} 65536")
         );
-        u.d.docker(&["kill", &id]).ok();
+        u.daemon.docker(&["kill", &id]).ok();
         // Without all that, where it is asked for.
         let host = u.sh(&["--userns", "host"], "cat /proc/self/uid_map");
         assert_eq!(words(&host), ["0", "0", "4294967295"]);
@@ -204,10 +167,10 @@ fn the_host_is_out_of_reach() {
         let volume = format!("v-{}", u.runtime);
         let named = format!("{volume}:/v");
         u.sh(&["-v", &named], "touch /v/root /v/other; chown 7:8 /v/other");
-        let place = u.d.docker(&["volume", "inspect", "-f", "{{.Mountpoint}}", &volume]).ok();
+        let place = u.daemon.docker(&["volume", "inspect", "-f", "{{.Mountpoint}}", &volume]).ok();
         let owner = |name: &str| fs::metadata(format!("{place}/{name}")).map(|m| (m.uid(), m.gid())).unwrap();
         assert_eq!((owner("root"), owner("other")), ((0, 0), (7, 8)));
-        let other = u.d.docker(&[
+        let other = u.daemon.docker(&[
             "run",
             "--rm",
             "--network",
@@ -247,14 +210,14 @@ fn devices_streams_and_networks() {
             u.run(&["-d", "-t", "--network", "none", "busybox", "sh", "-c", "tty; id -u; exec sleep 1000"]);
         let terminal = terminal.ok();
         eventually("the terminal's output", || {
-            u.d.docker(&["logs", &terminal]).out.contains("/dev/pts/0\r\n0").then_some(())
+            u.daemon.docker(&["logs", &terminal]).out.contains("/dev/pts/0\r\n0").then_some(())
         });
         let exec =
             ["exec", "-u", "7", &terminal, "sh", "-c", "echo out > /dev/stdout; echo err > /dev/stderr"];
-        let ran = u.d.docker(&exec);
+        let ran = u.daemon.docker(&exec);
         assert_eq!((ran.ok().as_str(), ran.err.trim_end()), ("out", "err"));
-        assert_eq!(u.d.docker_with_input(&["exec", "-i", &terminal, "cat"], b"in").ok(), "in");
-        u.d.docker(&["rm", "-f", &terminal]).ok();
+        assert_eq!(u.daemon.docker_with_input(&["exec", "-i", &terminal, "cat"], b"in").ok(), "in");
+        u.daemon.docker(&["rm", "-f", &terminal]).ok();
         // Its network namespace is its own.
         let script = "ip link set lo mtu 1400 && cat /sys/class/net/lo/mtu; ping -c 1 -W 2 127.0.0.1 > /dev/null && echo pong; \
                       cat /proc/sys/net/ipv4/ping_group_range";
@@ -263,7 +226,7 @@ fn devices_streams_and_networks() {
         let serve = "while :; do echo page | nc -l -p 80; done";
         let one = u.run(&["-d", "--init", "busybox", "sh", "-c", serve]).ok();
         let address = "{{.NetworkSettings.Networks.bridge.IPAddress}}";
-        let address = u.d.docker(&["inspect", "-f", address, &one]).ok();
+        let address = u.daemon.docker(&["inspect", "-f", address, &one]).ok();
         let page = || u.run(&["--rm", "busybox", "nc", "-w", "5", &address, "80"]);
         eventually("a page from one container to the other", || (page().out.trim() == "page").then_some(()));
         let of = format!("container:{one}");
@@ -283,7 +246,7 @@ fn devices_streams_and_networks() {
             "ulimit -n; ulimit -Hn; cat /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || cat /sys/fs/cgroup/memory.max",
         );
         assert_eq!(words(&limits), ["100", "15000", "67108864"]);
-        u.d.docker(&["rm", "-f", &one]).ok();
+        u.daemon.docker(&["rm", "-f", &one]).ok();
     });
 }
 
@@ -308,7 +271,7 @@ fn containers_with_ranges_of_their_own() {
     let mut d = daemon("auto", &config());
     let mut first = Vec::new();
     for runtime in RUNTIMES {
-        let u = Using { d: &d, runtime };
+        let u = Using { daemon: &d, runtime };
         let id = u.stay(&["--network", "none"]);
         let uid: u32 = status(&u.pid(&id), "Uid:")[0].parse().unwrap();
         assert!((OWN..OWN + 1_000_000).contains(&uid), "{uid}");
@@ -345,11 +308,11 @@ fn containers_with_ranges_of_their_own() {
 fn namespaces_of_other_runtimes_containers() {
     let d = daemon("default", &config());
     for donor in ["runc", "debian-runc", "crun"] {
-        let one = Using { d: &d, runtime: donor };
+        let one = Using { daemon: &d, runtime: donor };
         let id = one.stay(&["--ipc", "shareable"]);
         let of = format!("container:{id}");
         for runtime in RUNTIMES {
-            let u = Using { d: &d, runtime };
+            let u = Using { daemon: &d, runtime };
             let look = "tr '\\0' ' ' < /proc/1/cmdline; cat /proc/self/uid_map";
             let join = |more: &[&str]| {
                 u.run(
@@ -404,7 +367,7 @@ fn a_runtime_that_leaves_the_user_namespace_out_starts_nothing() {
     image::save(&file, &image::docker_archive("full:1", &layers));
     d.docker(&["load", "-q", "-i", &file.display().to_string()]).ok();
     for runtime in ["lazy", "lazy-shim"] {
-        let u = Using { d: &d, runtime };
+        let u = Using { daemon: &d, runtime };
         let ran =
             u.run(&["--name", "never", "--network", "none", "-v", "proof:/p", "full:1", "touch", "/p/ran"]);
         ran.fails(125, "made the container without the user namespace that it is to have");
@@ -423,7 +386,7 @@ fn a_checkpoint_of_a_user_namespace_is_refused() {
     config["experimental"] = json!(true);
     let d = daemon("default", &config);
     for runtime in ["debian-runc", "shim-runc"] {
-        let u = Using { d: &d, runtime };
+        let u = Using { daemon: &d, runtime };
         let id = u.stay(&["--network", "none"]);
         d.docker(&["checkpoint", "create", &id, "cp1"])
             .fails(1, "checkpoints of such a container are not possible: it has a user namespace");

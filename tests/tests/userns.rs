@@ -18,19 +18,9 @@ fn daemon(args: &[&str]) -> Daemon {
 }
 
 fn with_subids(args: &[&str], subuid: &str, subgid: &str) -> Daemon {
-    let accounts = |file: &str, line: &str| {
-        let own = fs::read_to_string(file).unwrap();
-        let others: Vec<&str> = own.lines().filter(|l| !l.starts_with("dockremap:")).collect();
-        format!("{}\n{line}\n", others.join("\n"))
-    };
     let daemon = Daemon::with(Options {
         args: args.iter().map(|a| (*a).to_owned()).collect(),
-        etc: vec![
-            ("subuid".into(), subuid.into()),
-            ("subgid".into(), subgid.into()),
-            ("passwd".into(), accounts("/etc/passwd", "dockremap:x:4990:4990::/:/usr/sbin/nologin")),
-            ("group".into(), accounts("/etc/group", "dockremap:x:4990:")),
-        ],
+        etc: wharf_tests::userns::etc(subuid, subgid),
         ..Options::default()
     });
     daemon.import_busybox();

@@ -97,14 +97,19 @@ async fn demultiplex(reader: impl tokio::io::AsyncRead + Unpin) -> Result<(), Er
     Ok(())
 }
 
+/// Tells how large the terminal of a container or of an exec is to be, in characters.
+async fn send_size(client: &Client, path: &str, rows: u16, columns: u16) -> Result<(), Error> {
+    let query = [("h", rows.to_string()), ("w", columns.to_string())];
+    client.request(Method::POST, &format!("{path}/resize"), &query, None).await.map(drop)
+}
+
 async fn resize(client: Client, path: String) {
     let Ok(mut changes) = signal(SignalKind::window_change()) else { return };
     // The process may not be there yet when the first size is sent; a little later it is.
     let mut tries = 0;
     loop {
         if let Some((rows, columns)) = terminal::size() {
-            let query = [("h", rows.to_string()), ("w", columns.to_string())];
-            let sent = client.request(Method::POST, &format!("{path}/resize"), &query, None).await;
+            let sent = send_size(&client, &path, rows, columns).await;
             if sent.is_err() && tries < 10 {
                 tries += 1;
                 tokio::time::sleep(std::time::Duration::from_millis(20 * tries)).await;
@@ -179,8 +184,7 @@ pub(crate) async fn attach(client: &Client, args: AttachArgs) -> Result<u8, Erro
     let proxy = (args.sig_proxy && !tty).then(|| proxy_signals(client, &id));
     if let (true, Some((rows, columns))) = (tty, terminal::size()) {
         // A program on a terminal draws itself anew when the size changes, and this one may have the right one already.
-        let other = [("h", rows.saturating_add(1).to_string()), ("w", columns.saturating_add(1).to_string())];
-        let _ = client.request(Method::POST, &format!("{path}/resize"), &other, None).await;
+        let _ = send_size(client, &path, rows.saturating_add(1), columns.saturating_add(1)).await;
     }
     copy(client, hijacked, &Streams { stdin, tty, resize: &path }).await?;
     if let Some(task) = proxy {

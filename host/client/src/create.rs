@@ -30,16 +30,21 @@ pub(crate) fn environment(list: &[String]) -> Vec<String> {
         .collect()
 }
 
-/// The variables of `--env-file`.
-pub(crate) fn env_files(files: &[String]) -> Result<Vec<String>, Error> {
+/// The lines of files of `--env-file` and `--label-file` that say something.
+pub(crate) fn lines(files: &[String]) -> Result<Vec<String>, Error> {
     let mut all = Vec::new();
     for file in files {
-        let content = std::fs::read_to_string(file)
-            .map_err(|e| Error::Usage(format!("open {file}: {}", error::without_number(&e))))?;
+        let content =
+            std::fs::read_to_string(file).map_err(|e| Error::Usage(error::doing("open", file, &e)))?;
         let lines = content.lines().map(str::trim_start).filter(|l| !l.is_empty() && !l.starts_with('#'));
         all.extend(lines.map(str::to_owned));
     }
-    Ok(environment(&all))
+    Ok(all)
+}
+
+/// The variables of `--env-file`.
+pub(crate) fn env_files(files: &[String]) -> Result<Vec<String>, Error> {
+    Ok(environment(&lines(files)?))
 }
 
 /// One `--publish`: `[ip:][host[-end]:]container[-end][/protocol]`.
@@ -240,8 +245,8 @@ fn security(list: &[String]) -> Result<Vec<String>, Error> {
                 match std::fs::read_to_string(file) {
                     Ok(content) => Ok(format!("seccomp={content}")),
                     Err(e) => usage(format!(
-                        "opening seccomp profile ({file}) failed: open {file}: {}",
-                        error::without_number(&e)
+                        "opening seccomp profile ({file}) failed: {}",
+                        error::doing("open", file, &e)
                     )),
                 }
             }
@@ -275,31 +280,24 @@ pub(crate) fn body(args: &CreateArgs, attach: Attach) -> Result<Value, Error> {
         None => None,
     };
     let nano = args.cpus.map(nano_cpus);
-    let network_flag::Networks { mode, mut endpoints } = network_flag::parse(&args.network)?;
-    let mode = mode.as_str();
-    if args.ip.is_some() || !args.network_alias.is_empty() || args.mac_address.is_some() {
-        if !endpoints.is_empty() && args.network.iter().any(|n| n.contains('=')) {
-            return usage(
-                "conflicting options: --ip, --mac-address and --network-alias are words of --network there"
-                    .into(),
-            );
-        }
-        let endpoint = json!({
-            "Aliases": args.network_alias, "MacAddress": args.mac_address.clone().unwrap_or_default(),
-            "IPAMConfig": args.ip.as_ref().map(|ip| json!({"IPv4Address": ip})),
-        });
-        endpoints.insert(network_flag::key(mode).to_owned(), endpoint);
-    }
+    let mut networks = network_flag::parse(&args.network)?;
+    networks.add_main(&network_flag::EndpointFlags {
+        aliases: &args.network_alias,
+        mac: args.mac_address.as_deref(),
+        ip: args.ip.as_deref(),
+        ip6: args.rest.ip6.as_deref(),
+        link_local: &args.rest.link_local_ip,
+    })?;
     let mut host = json!({
         "Binds": binds, "Mounts": mounts, "Tmpfs": tmpfs, "VolumesFrom": args.volumes_from,
-        "NetworkMode": mode, "PortBindings": bindings, "PublishAllPorts": args.publish_all,
+        "NetworkMode": networks.mode, "PortBindings": bindings, "PublishAllPorts": args.publish_all,
         "Dns": args.dns, "DnsSearch": args.dns_search, "ExtraHosts": args.add_host,
         "Memory": size(&args.memory)?.unwrap_or(0), "MemorySwap": swap.unwrap_or(0),
         "MemoryReservation": size(&args.memory_reservation)?.unwrap_or(0), "NanoCpus": nano.unwrap_or(0),
         "CpuShares": args.cpu_shares.unwrap_or(0), "CpusetCpus": args.cpuset_cpus.clone().unwrap_or_default(),
         "Ulimits": ulimits(&args.ulimit)?, "CapAdd": args.cap_add, "CapDrop": args.cap_drop,
         "Privileged": args.privileged, "SecurityOpt": security(&args.security_opt)?, "Devices": devices(&args.device),
-        "ReadonlyRootfs": args.read_only, "AutoRemove": attach.remove, "GroupAdd": args.group_add,
+        "ReadonlyRootfs": args.read_only, "AutoRemove": args.remove, "GroupAdd": args.group_add,
         "Sysctls": pairs(&args.sysctl), "PidMode": args.pid.clone().unwrap_or_default(),
         "UTSMode": args.uts.clone().unwrap_or_default(), "IpcMode": args.ipc.clone().unwrap_or_default(),
         "CgroupParent": args.cgroup_parent.clone().unwrap_or_default(),
@@ -311,7 +309,7 @@ pub(crate) fn body(args: &CreateArgs, attach: Attach) -> Result<Value, Error> {
         "Hostname": args.hostname.clone().unwrap_or_default(), "User": args.user.clone().unwrap_or_default(),
         "WorkingDir": args.workdir.clone().unwrap_or_default(), "Tty": args.tty, "OpenStdin": args.interactive,
         "StdinOnce": args.interactive && attach.stdin, "AttachStdin": attach.stdin, "AttachStdout": attach.stdout,
-        "AttachStderr": attach.stderr, "NetworkingConfig": {"EndpointsConfig": endpoints},
+        "AttachStderr": attach.stderr, "NetworkingConfig": {"EndpointsConfig": networks.endpoints},
     });
     let set = |target: &mut Value, key: &str, value: Option<Value>| {
         if let (Value::Object(map), Some(value)) = (target, value) {
@@ -330,7 +328,7 @@ pub(crate) fn body(args: &CreateArgs, attach: Attach) -> Result<Value, Error> {
     set(&mut whole, "StopSignal", args.stop_signal.clone().map(Value::from));
     set(&mut whole, "StopTimeout", args.stop_timeout.map(Value::from));
     set(&mut whole, "HostConfig", Some(host));
-    rest::add(&mut whole, &args.rest, network_flag::key(mode))?;
+    rest::add(&mut whole, &args.rest)?;
     Ok(whole)
 }
 
@@ -343,8 +341,6 @@ pub(crate) struct Attach {
     pub(crate) stdout: bool,
     /// Standard error.
     pub(crate) stderr: bool,
-    /// `--rm`.
-    pub(crate) remove: bool,
 }
 
 #[cfg(test)]

@@ -56,11 +56,13 @@ pub(crate) fn without_number(error: &std::io::Error) -> String {
 }
 
 /// What a file could not be done with, and why: as Docker says it (`open /x: no such file or directory`).
+pub(crate) fn doing(what: &str, path: impl AsRef<std::path::Path>, error: &std::io::Error) -> String {
+    format!("{what} {}: {}", path.as_ref().display(), without_number(error))
+}
+
+/// The same as an error of this process's input or output.
 pub(crate) fn file(what: &str, path: impl AsRef<std::path::Path>) -> impl FnOnce(std::io::Error) -> Error {
-    move |e| {
-        let text = format!("{what} {}: {}", path.as_ref().display(), without_number(&e));
-        Error::Io(std::io::Error::new(e.kind(), text))
-    }
+    move |e| Error::Io(std::io::Error::new(e.kind(), doing(what, path, &e)))
 }
 
 impl Error {

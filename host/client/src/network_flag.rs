@@ -13,6 +13,78 @@ pub(crate) struct Networks {
     pub(crate) endpoints: Map<String, Value>,
 }
 
+impl Networks {
+    /// Adds to the main network's endpoint what the flags beside `--network` say.
+    ///
+    /// # Errors
+    /// A flag that says what a word of `--network` says already.
+    pub(crate) fn add_main(&mut self, flags: &EndpointFlags<'_>) -> Result<(), Error> {
+        let said = flags.endpoint();
+        if said.is_empty() {
+            return Ok(());
+        }
+        let endpoint = self.endpoints.entry(key(&self.mode).to_owned()).or_insert_with(|| json!({}));
+        let flagged = Value::from(said.clone());
+        for (flag, place, word) in [
+            ("--network-alias", "/Aliases", "alias"),
+            ("--ip", "/IPAMConfig/IPv4Address", "IPv4 address"),
+            ("--ip6", "/IPAMConfig/IPv6Address", "IPv6 address"),
+            ("--mac-address", "/MacAddress", "MAC address"),
+            ("--link-local-ip", "/IPAMConfig/LinkLocalIPs", "link-local IP addresses"),
+        ] {
+            if flagged.pointer(place).is_some() && endpoint.pointer(place).is_some() {
+                let text = format!("conflicting options: cannot specify both {flag} and per-network {word}");
+                return Err(Error::Usage(text));
+            }
+        }
+        if let Value::Object(endpoint) = endpoint {
+            for (key, value) in said {
+                match (endpoint.get_mut(&key), value) {
+                    (Some(Value::Object(there)), Value::Object(more)) => there.extend(more),
+                    (_, value) => drop(endpoint.insert(key, value)),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The flags of one endpoint, of whichever command.
+#[derive(Debug, Default)]
+pub(crate) struct EndpointFlags<'a> {
+    /// Further names of the container.
+    pub(crate) aliases: &'a [String],
+    /// MAC address.
+    pub(crate) mac: Option<&'a str>,
+    /// IPv4 address.
+    pub(crate) ip: Option<&'a str>,
+    /// IPv6 address.
+    pub(crate) ip6: Option<&'a str>,
+    /// Link-local addresses.
+    pub(crate) link_local: &'a [String],
+}
+
+impl EndpointFlags<'_> {
+    /// `EndpointSettings` with nothing in it that no flag says.
+    pub(crate) fn endpoint(&self) -> Map<String, Value> {
+        let text = |value: Option<&str>| value.map(Value::from);
+        let list = |list: &[String]| (!list.is_empty()).then(|| json!(list));
+        let said = |all: Vec<(&str, Option<Value>)>| -> Map<String, Value> {
+            all.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect()
+        };
+        let config = said(vec![
+            ("IPv4Address", text(self.ip)),
+            ("IPv6Address", text(self.ip6)),
+            ("LinkLocalIPs", list(self.link_local)),
+        ]);
+        said(vec![
+            ("Aliases", list(self.aliases)),
+            ("MacAddress", text(self.mac)),
+            ("IPAMConfig", (!config.is_empty()).then(|| config.into())),
+        ])
+    }
+}
+
 /// The key of an endpoint in `EndpointsConfig`.
 pub(crate) fn key(mode: &str) -> &str {
     if mode == "default" { "bridge" } else { mode }
@@ -23,35 +95,27 @@ pub(crate) fn key(mode: &str) -> &str {
 /// # Errors
 /// A word that is none, a name twice, or kinds of networks that exclude each other.
 pub(crate) fn parse(flags: &[String]) -> Result<Networks, Error> {
-    let mut all = Networks { mode: "default".into(), endpoints: Map::new() };
-    let mut names: Vec<String> = Vec::new();
+    let mut all: Vec<(String, Map<String, Value>)> = Vec::new();
     for flag in flags {
         let (name, endpoint) = one(flag)?;
-        if names.contains(&name) {
+        if all.iter().any(|(other, _)| *other == name) {
             return Err(Error::Usage(format!("network \"{name}\" is specified multiple times")));
         }
-        if names.is_empty() {
-            all.mode.clone_from(&name);
-        }
-        if !endpoint.is_empty() || !names.is_empty() {
-            all.endpoints.insert(key(&name).to_owned(), endpoint.into());
-        }
-        names.push(name);
+        all.push((name, endpoint));
     }
-    if names.len() > 1 {
-        // Docker makes an endpoint of each then.
-        all.endpoints.entry(key(&all.mode).to_owned()).or_insert_with(|| json!({}));
-        let own = |name: &String| {
-            !matches!(name.as_str(), "default" | "bridge" | "host" | "none")
-                && !name.starts_with("container:")
-        };
-        if !names.iter().all(own) {
-            let text =
-                "conflicting options: cannot attach both user-defined and non-user-defined network-modes";
-            return Err(Error::Usage(text.into()));
-        }
+    let several = all.len() > 1;
+    let own = |name: &str| {
+        !matches!(name, "default" | "bridge" | "host" | "none") && !name.starts_with("container:")
+    };
+    if several && !all.iter().all(|(name, _)| own(name)) {
+        let text = "conflicting options: cannot attach both user-defined and non-user-defined network-modes";
+        return Err(Error::Usage(text.into()));
     }
-    Ok(all)
+    let mode = all.first().map_or("default", |(name, _)| name).to_owned();
+    // Of several Docker makes an endpoint of each.
+    let said = all.into_iter().filter(|(_, endpoint)| several || !endpoint.is_empty());
+    let endpoints = said.map(|(name, endpoint)| (key(&name).to_owned(), endpoint.into())).collect();
+    Ok(Networks { mode, endpoints })
 }
 
 /// Name and endpoint of one flag.
@@ -142,6 +206,44 @@ mod tests {
             &["name=a,driver-opt=x"],
         ] {
             assert!(of(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn flags_beside_the_words() {
+        let (names, locals) = (["x".to_owned()], ["169.254.1.1".to_owned()]);
+        let flags = EndpointFlags {
+            aliases: &names,
+            mac: Some("02:00:00:00:00:01"),
+            ip: Some("10.0.0.2"),
+            ip6: Some("fd00::5"),
+            link_local: &locals,
+        };
+        let all = json!({"Aliases": ["x"], "MacAddress": "02:00:00:00:00:01", "IPAMConfig": {
+            "IPv4Address": "10.0.0.2", "IPv6Address": "fd00::5", "LinkLocalIPs": ["169.254.1.1"]}});
+        let with = |network: &[&str], flags: &EndpointFlags<'_>| {
+            let mut networks = of(network).unwrap();
+            networks.add_main(flags).map(|()| Value::from(networks.endpoints))
+        };
+        assert_eq!(with(&["one"], &flags).unwrap(), json!({"one": all}));
+        assert_eq!(with(&[], &flags).unwrap(), json!({"bridge": all}));
+        assert_eq!(with(&["one", "two"], &flags).unwrap(), json!({"one": all, "two": {}}));
+        assert_eq!(with(&["one"], &EndpointFlags::default()).unwrap(), json!({}));
+        // What the words leave open is added to them; what they say is not said again.
+        let ip6 = EndpointFlags { ip6: Some("fd00::5"), ..EndpointFlags::default() };
+        assert_eq!(
+            with(&["name=one,ip=10.0.0.3,alias=y"], &ip6).unwrap(),
+            json!({"one": {"Aliases": ["y"], "IPAMConfig": {"IPv4Address": "10.0.0.3", "IPv6Address": "fd00::5"}}})
+        );
+        for word in [
+            "alias=y",
+            "ip=10.0.0.3",
+            "ip6=fd00::6",
+            "mac-address=02:00:00:00:00:02",
+            "link-local-ip=169.254.1.2",
+        ] {
+            let refused = with(&[&format!("name=one,{word}")], &flags).unwrap_err().to_string();
+            assert!(refused.starts_with("conflicting options: cannot specify both --"), "{word}: {refused}");
         }
     }
 }

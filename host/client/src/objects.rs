@@ -7,6 +7,7 @@ use crate::attach::text;
 use crate::containers::{filters, for_each, short};
 use crate::create::pairs;
 use crate::http::Client;
+use crate::network_flag::EndpointFlags;
 use crate::{Error, format, prune, units};
 
 /// Where objects of a kind are inspected.
@@ -140,6 +141,11 @@ pub(crate) async fn network(client: &Client, command: NetworkCommand) -> Result<
             )
         }
         NetworkCommand::Create(args) => {
+            let lost = |a: &&String| !args.subnet.iter().any(|subnet| belongs(a, subnet, &args.subnet));
+            if let Some(lost) = args.aux_address.iter().find(lost) {
+                let address = lost.split_once('=').map_or(lost.as_str(), |(_, address)| address);
+                return Err(Error::Missing(format!("no matching subnet for aux-address {address}")));
+            }
             let pools: Vec<Value> = args
                 .subnet
                 .iter()
@@ -190,10 +196,17 @@ pub(crate) async fn network(client: &Client, command: NetworkCommand) -> Result<
             inspect(client, InspectArgs { kind: Some("network".into()), ..args }).await
         }
         NetworkCommand::Connect(args) => {
-            let endpoint = json!({
-                "Aliases": args.alias, "Links": args.link, "DriverOpts": pairs(&args.driver_opt), "GwPriority": args.gw_priority,
-                "IPAMConfig": {"IPv4Address": args.ip, "IPv6Address": args.ip6, "LinkLocalIPs": args.link_local_ip},
-            });
+            let flags = EndpointFlags {
+                aliases: &args.alias,
+                mac: None,
+                ip: args.ip.as_deref(),
+                ip6: args.ip6.as_deref(),
+                link_local: &args.link_local_ip,
+            };
+            let mut endpoint = flags.endpoint();
+            endpoint.insert("Links".into(), json!(args.link));
+            endpoint.insert("DriverOpts".into(), pairs(&args.driver_opt));
+            endpoint.insert("GwPriority".into(), args.gw_priority.into());
             let body = json!({"Container": args.container, "EndpointConfig": endpoint});
             client.post(&format!("/networks/{}/connect", args.network), &[], Some(&body)).await?;
             Ok(0)

@@ -39,11 +39,13 @@ pub(crate) async fn pull(client: &Client, args: PullArgs) -> Result<u8, Error> {
 
 /// A reference with the registry and the directory that short names leave out.
 fn whole(reference: &str) -> String {
-    match reference.split_once('/') {
-        None => format!("docker.io/library/{reference}"),
-        Some((first, _)) if first.contains(['.', ':']) || first == "localhost" => reference.to_owned(),
-        Some(_) => format!("docker.io/{reference}"),
-    }
+    let (registry, rest) = match reference.split_once('/') {
+        Some(("docker.io" | "index.docker.io", rest)) => ("docker.io", rest),
+        Some((first, rest)) if first.contains(['.', ':']) || first == "localhost" => (first, rest),
+        _ => ("docker.io", reference),
+    };
+    let directory = if registry == "docker.io" && !rest.contains('/') { "library/" } else { "" };
+    format!("{registry}/{directory}{rest}")
 }
 
 /// Pulls an image that a command needs.
@@ -230,4 +232,26 @@ pub(crate) async fn save(client: &Client, args: SaveArgs) -> Result<u8, Error> {
     }
     out.flush().await?;
     Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_references() {
+        for (short, long) in [
+            ("busybox:latest", "docker.io/library/busybox:latest"),
+            ("docker.io/busybox:latest", "docker.io/library/busybox:latest"),
+            ("index.docker.io/busybox@sha256:00", "docker.io/library/busybox@sha256:00"),
+            ("docker.io/library/busybox:1", "docker.io/library/busybox:1"),
+            ("me/app:1", "docker.io/me/app:1"),
+            ("docker.io/me/app:1", "docker.io/me/app:1"),
+            ("localhost/app:1", "localhost/app:1"),
+            ("127.0.0.1:5000/app:1", "127.0.0.1:5000/app:1"),
+            ("ghcr.io/me/app:1", "ghcr.io/me/app:1"),
+        ] {
+            assert_eq!(whole(short), long);
+        }
+    }
 }

@@ -3,8 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use crate::args::RestArgs;
-use crate::create::pairs;
-use crate::{Error, error, units};
+use crate::create::{lines, pairs};
+use crate::{Error, units};
 
 fn usage<T>(text: String) -> Result<T, Error> {
     Err(Error::Usage(text))
@@ -98,32 +98,21 @@ fn gpus(text: &str) -> Result<Value, Error> {
     Ok(request.into())
 }
 
-fn label_files(files: &[String]) -> Result<Vec<String>, Error> {
-    let mut all = Vec::new();
-    for file in files {
-        let text = std::fs::read_to_string(file)
-            .map_err(|e| Error::Usage(format!("open {file}: {}", error::without_number(&e))))?;
-        let lines = text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#'));
-        all.extend(lines.map(str::to_owned));
-    }
-    Ok(all)
-}
-
 fn put(map: Option<&mut Map<String, Value>>, key: &str, value: Option<Value>) {
     if let (Some(map), Some(value)) = (map, value) {
         map.insert(key.to_owned(), value);
     }
 }
 
-/// Adds to a body what these flags say. `network` is the key of the main network's endpoint.
-pub(crate) fn add(whole: &mut Value, args: &RestArgs, network: &str) -> Result<(), Error> {
+/// Adds to a body what these flags say, but for those of the main network's endpoint.
+pub(crate) fn add(whole: &mut Value, args: &RestArgs) -> Result<(), Error> {
     let text = |value: &Option<String>| value.clone().map(Value::from);
     let number = |value: Option<i64>| value.map(Value::from);
     let list = |list: &Vec<String>| (!list.is_empty()).then(|| json!(list));
     put(whole.as_object_mut(), "Domainname", text(&args.domainname));
     put(whole.as_object_mut(), "Healthcheck", health(args)?);
     if !args.label_file.is_empty() {
-        let Value::Object(mut labels) = pairs(&label_files(&args.label_file)?) else { return Ok(()) };
+        let Value::Object(mut labels) = pairs(&lines(&args.label_file)?) else { return Ok(()) };
         // Labels of the command line have the last word.
         labels.extend(whole.get("Labels").and_then(Value::as_object).cloned().unwrap_or_default());
         put(whole.as_object_mut(), "Labels", Some(labels.into()));
@@ -162,20 +151,6 @@ pub(crate) fn add(whole: &mut Value, args: &RestArgs, network: &str) -> Result<(
     ] {
         put(Some(&mut *host), key, value);
     }
-    if args.ip6.is_none() && args.link_local_ip.is_empty() {
-        return Ok(());
-    }
-    let endpoint = whole
-        .pointer_mut("/NetworkingConfig/EndpointsConfig")
-        .and_then(Value::as_object_mut)
-        .map(|all| all.entry(network.to_owned()).or_insert_with(|| json!({})));
-    let Some(Value::Object(endpoint)) = endpoint else { return Ok(()) };
-    let config = endpoint.entry("IPAMConfig").or_insert(Value::Null);
-    if config.is_null() {
-        *config = json!({});
-    }
-    put(config.as_object_mut(), "IPv6Address", text(&args.ip6));
-    put(config.as_object_mut(), "LinkLocalIPs", list(&args.link_local_ip));
     Ok(())
 }
 
@@ -192,12 +167,10 @@ mod tests {
             health_cmd: Some("true".into()),
             health_interval: Some("1m30s".into()),
             gpus: Some("2".into()),
-            ip6: Some("fd00::5".into()),
-            link_local_ip: vec!["169.254.1.1".into()],
             ..RestArgs::default()
         };
-        let mut body = json!({"HostConfig": {}, "NetworkingConfig": {"EndpointsConfig": {}}});
-        add(&mut body, &args, "net").unwrap();
+        let mut body = json!({"HostConfig": {}});
+        add(&mut body, &args).unwrap();
         let host = &body["HostConfig"];
         assert_eq!(host["Annotations"], json!({"a": "b"}));
         assert_eq!(host["BlkioDeviceReadBps"], json!([{"Path": "/dev/sda", "Rate": 1_048_576}]));
@@ -207,10 +180,6 @@ mod tests {
             body["Healthcheck"],
             json!({"Test": ["CMD-SHELL", "true"], "Interval": 90_000_000_000_i64})
         );
-        assert_eq!(
-            body["NetworkingConfig"]["EndpointsConfig"]["net"]["IPAMConfig"],
-            json!({"IPv6Address": "fd00::5", "LinkLocalIPs": ["169.254.1.1"]})
-        );
         for bad in [
             RestArgs { device_read_bps: vec!["sda:1".into()], ..RestArgs::default() },
             RestArgs { device_read_iops: vec!["/dev/sda:x".into()], ..RestArgs::default() },
@@ -218,7 +187,7 @@ mod tests {
             RestArgs { gpus: Some("many".into()), ..RestArgs::default() },
             RestArgs { no_healthcheck: true, health_cmd: Some("x".into()), ..RestArgs::default() },
         ] {
-            assert!(add(&mut body, &bad, "net").is_err(), "{bad:?}");
+            assert!(add(&mut body, &bad).is_err(), "{bad:?}");
         }
     }
 }

@@ -11,14 +11,14 @@ use crate::create::{self, Attach};
 use crate::http::{self, Client};
 use crate::{Error, error, registry, terminal};
 
-fn streams(args: &CreateArgs, detach: bool, remove: bool) -> Result<Attach, Error> {
+fn streams(args: &CreateArgs, detach: bool) -> Result<Attach, Error> {
     if detach {
-        return Ok(Attach { remove, ..Attach::default() });
+        return Ok(Attach::default());
     }
     if args.attach.is_empty() {
-        return Ok(Attach { stdin: args.interactive, stdout: true, stderr: true, remove });
+        return Ok(Attach { stdin: args.interactive, stdout: true, stderr: true });
     }
-    let mut chosen = Attach { remove, ..Attach::default() };
+    let mut chosen = Attach::default();
     for name in &args.attach {
         match name.to_ascii_lowercase().as_str() {
             "stdin" => chosen.stdin = true,
@@ -52,9 +52,6 @@ async fn make(client: &Client, args: &CreateArgs, attach: Attach) -> Result<Stri
             "invalid pull option: '{}': must be one of \"always\", \"missing\" or \"never\"",
             args.pull
         )));
-    }
-    if args.interactive && args.tty && attach.stdin && !terminal::input_is_terminal() {
-        return Err(Error::Usage("the input device is not a TTY".into()));
     }
     let mut id_file = args.cidfile.as_deref().map(IdFile::open).transpose()?;
     if args.pull == "always" {
@@ -103,11 +100,7 @@ impl IdFile {
                     "container ID file found, make sure the other container isn't running or delete {}",
                     path.display()
                 ),
-                _ => format!(
-                    "failed to create the container ID file: open {}: {}",
-                    path.display(),
-                    error::without_number(&e)
-                ),
+                _ => format!("failed to create the container ID file: {}", error::doing("open", path, &e)),
             })
         })?;
         Ok(Self { path: path.to_owned(), file, written: false })
@@ -129,7 +122,7 @@ impl Drop for IdFile {
 }
 
 pub(crate) async fn create(client: &Client, args: Box<CreateArgs>) -> Result<u8, Error> {
-    let attach = streams(&args, false, args.remove)?;
+    let attach = streams(&args, false)?;
     println!("{}", make(client, &args, attach).await.map_err(Error::for_run)?);
     Ok(0)
 }
@@ -139,8 +132,7 @@ pub(crate) async fn run(client: &Client, args: Box<RunArgs>) -> Result<u8, Error
 }
 
 async fn run_inner(client: &Client, args: &RunArgs) -> Result<u8, Error> {
-    let remove = args.create.remove;
-    let attach = streams(&args.create, args.detach, remove)?;
+    let attach = streams(&args.create, args.detach)?;
     if args.plan {
         let body = create::body(&args.create, attach)?;
         let mut query = query(&args.create);
@@ -148,6 +140,10 @@ async fn run_inner(client: &Client, args: &RunArgs) -> Result<u8, Error> {
         let plan = client.post("/containers/create", &query, Some(&body)).await.map_err(Error::for_run)?;
         println!("{}", serde_json::to_string_pretty(&plan)?);
         return Ok(0);
+    }
+    // `create` and --detach join nothing, whatever the container will have.
+    if args.create.tty && attach.stdin && !terminal::input_is_terminal() {
+        return Err(Error::Usage("the input device is not a TTY".into()).for_run());
     }
     let id = make(client, &args.create, attach).await.map_err(Error::for_run)?;
     let path = format!("/containers/{id}");
@@ -167,7 +163,7 @@ async fn run_inner(client: &Client, args: &RunArgs) -> Result<u8, Error> {
         query.push(("detachKeys", keys.clone()));
     }
     let hijacked = client.hijack(&format!("{path}/attach"), &query, None).await.map_err(Error::for_run)?;
-    let condition = if remove { "removed" } else { "next-exit" };
+    let condition = if args.create.remove { "removed" } else { "next-exit" };
     let wait_path = format!("{path}/wait");
     let wait_query = [("condition", condition.to_owned())];
     let waiting =

@@ -142,7 +142,7 @@ pub struct Settings {
     pub masquerade: bool,
     /// Address that ports of the default network are published on where none is said.
     pub publish_address: String,
-    /// A program carries to containers what the kernel cannot: from IPv6 addresses of the host to containers of IPv4.
+    /// A program carries to containers what comes to published ports on addresses of IPv6 from which the kernel cannot lead on.
     pub userland_proxy: bool,
     /// Options of networks that are made, by driver.
     pub network_options: BTreeMap<String, BTreeMap<String, String>>,
@@ -250,7 +250,7 @@ impl Settings {
 }
 
 /// `new` with what cannot change under a running engine as it is in `old`: directories, drivers, the default network's
-/// shape, the layout of cgroups.
+/// shape, the layout of cgroups and their real-time budget, which only opening checks against the kernel.
 pub(crate) fn reloaded(old: &Settings, new: Settings) -> Settings {
     let keep = old.clone();
     Settings {
@@ -264,6 +264,8 @@ pub(crate) fn reloaded(old: &Settings, new: Settings) -> Settings {
         compiler: keep.compiler,
         program: keep.program,
         cgroup_parent: keep.cgroup_parent,
+        cpu_rt_runtime: keep.cpu_rt_runtime,
+        cpu_rt_period: keep.cpu_rt_period,
         bridge_address: keep.bridge_address,
         bridge_name: keep.bridge_name,
         mtu: keep.mtu,

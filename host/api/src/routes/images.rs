@@ -125,18 +125,22 @@ pub(crate) async fn create(mut call: Call) -> Outcome {
         let engine = call.grant().await?;
         let work = async move {
             let id = engine.image_import_from(&source, options, sender.clone()).await?;
-            let _ = sender.send(json!({"status": id})).await;
-            Ok(())
+            import_done(&sender, id).await
         };
         return progress(Box::pin(work), lines).await;
     }
     let (body, engine) = call.grant_stream().await?;
     let work = async move {
         let id = engine.image_import(body, options).await?;
-        let _ = sender.send(json!({"status": id})).await;
-        Ok(())
+        import_done(&sender, id).await
     };
     progress(Box::pin(work), lines).await
+}
+
+/// The last line of an import: the image's id, for whoever still listens.
+async fn import_done(lines: &mpsc::Sender<Value>, id: String) -> wharf_engine::Result<()> {
+    let _ = lines.send(json!({"status": id})).await;
+    Ok(())
 }
 
 /// What a client says to registries through us.

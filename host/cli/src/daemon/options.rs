@@ -131,7 +131,7 @@ pub(crate) const OPTIONS: &[Opt] = &[
     opt("allow-direct-routing", "allow-direct-routing", Bool, Only("false", "say it at network create"), "Published ports by the container's own address"),
     opt("bridge-accept-fwmark", "bridge-accept-fwmark", Text, Only("", "the engine's rules know no marks"), "Mark of packets to accept"),
     opt("firewall-backend", "firewall-backend", Text, Only("nftables", "there is no other"), "Firewall backend"),
-    opt("userland-proxy", "userland-proxy", Bool, Works, "Carry IPv6 of the host to containers that have only IPv4"),
+    opt("userland-proxy", "userland-proxy", Bool, Works, "Carry published ports on from addresses of IPv6 from which the kernel cannot"),
     opt("userland-proxy-path", "userland-proxy-path", Text, NoEffect("the engine brings its own"), "Program for that"),
     opt("network-control-plane-mtu", "network-control-plane-mtu", Number, NO_SWARM, "MTU of the cluster's own traffic"),
     opt("network-diagnostic-port", "network-diagnostic-port", Number, NO_SWARM, "Port to diagnose the cluster's network"),
