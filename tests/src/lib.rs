@@ -17,6 +17,7 @@ use nix::unistd::Pid;
 
 pub mod blocklog;
 pub mod compose;
+pub mod bundle;
 pub mod criu;
 pub mod fsck;
 pub mod fuse;

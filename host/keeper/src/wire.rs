@@ -16,7 +16,7 @@ use wharf_plan::run::{ExecPlan, ExitStatus, RunPlan, StartError};
 use crate::Entry;
 
 /// Both ends must speak the same; a keeper of another version is replaced in place.
-pub(crate) const VERSION: u32 = 5;
+pub(crate) const VERSION: u32 = 6;
 
 /// The longest packet.
 pub(crate) const PACKET: usize = 64 * 1024;

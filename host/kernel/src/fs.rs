@@ -3,6 +3,8 @@
 //! Every path is resolved by the kernel with the directory as its root (`openat2`, `RESOLVE_IN_ROOT`), so `..` and
 //! absolute symbolic links stay inside, and no magic link of a proc file system is followed.
 
+mod place;
+
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -13,6 +15,8 @@ use std::rc::Rc;
 
 use crate::error::{Error, Result};
 use crate::sys::file::{self as sys, RESOLVE_BENEATH, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS};
+
+pub(crate) use place::make_place;
 
 /// So many directories [`Root::remove_all`] has open at most.
 const DEEPEST: usize = 128;

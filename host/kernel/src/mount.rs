@@ -76,6 +76,11 @@ pub fn set_attr(tree: BorrowedFd<'_>, flags: Flags, recursive: bool) -> Result<(
     sys::mount_setattr(tree, recursive, &MountAttr { set: flags.bits(), ..MountAttr::default() })
 }
 
+/// Sets and takes away attributes of a detached tree; `recursive` of every mount in it, all or none.
+pub fn change_attr(tree: BorrowedFd<'_>, change: &MountAttr, recursive: bool) -> Result<()> {
+    sys::mount_setattr(tree, recursive, change)
+}
+
 /// Sets the propagation: one of the words of [`plan`](wharf_plan::run::Mount::propagation), empty for `private`.
 pub fn set_propagation(tree: BorrowedFd<'_>, word: &str) -> Result<()> {
     let (propagation, recursive) = propagation(word)?;
@@ -279,12 +284,13 @@ impl Prepared {
                 "nosymfollow" => attributes |= attr::NOSYMFOLLOW,
                 "noatime" => attributes = (attributes & !attr::ATIME_MASK) | attr::NOATIME,
                 "strictatime" => attributes = (attributes & !attr::ATIME_MASK) | attr::STRICTATIME,
-                "nodiratime" => attributes |= attr::NODIRATIME,
                 "rw" => attributes &= !attr::RDONLY,
                 "suid" => attributes &= !attr::NOSUID,
                 "dev" => attributes &= !attr::NODEV,
                 "exec" => attributes &= !attr::NOEXEC,
-                "relatime" | "diratime" | "atime" | "norelatime" | "rprivate" | "private" => {}
+                "nodiratime" => attributes |= attr::NODIRATIME,
+                "relatime" | "diratime" | "atime" | "norelatime" | "nostrictatime" | "symfollow" | "rprivate"
+                | "private" => {}
                 _ => list.push(match option.split_once('=') {
                     Some((key, value)) => (file::cstring(key)?, Some(file::cstring(value)?)),
                     None => (file::cstring(option)?, None),
@@ -304,6 +310,13 @@ impl Prepared {
     /// Whether an option of this name is given.
     pub(crate) fn has(&self, option: &CStr) -> bool {
         self.options.iter().any(|(key, _)| key.as_c_str() == option)
+    }
+
+    /// Takes an option without a value out, which is not the file system's own; whether it was there.
+    pub(crate) fn take(&mut self, option: &CStr) -> bool {
+        let before = self.options.len();
+        self.options.retain(|(key, value)| key.as_c_str() != option || value.is_some());
+        self.options.len() < before
     }
 
     /// Makes it, detached, in the caller's namespaces.

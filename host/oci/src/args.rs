@@ -60,6 +60,8 @@ pub(crate) enum Command {
     Update(UpdateArgs),
     /// List containers
     List(ListArgs),
+    /// Print figures of a container at intervals, and kills for lack of memory
+    Events(EventsArgs),
     /// Run a further process in a container
     Exec(ExecArgs),
     /// Write the state of a container's processes into files, and end it
@@ -88,6 +90,9 @@ pub(crate) struct CreateArgs {
     /// Socket that the terminal is sent to
     #[arg(long, value_name = "PATH")]
     pub(crate) console_socket: Option<PathBuf>,
+    /// Socket that a descriptor of the process is sent to
+    #[arg(long, value_name = "PATH")]
+    pub(crate) pidfd_socket: Option<PathBuf>,
     /// File for the process id
     #[arg(long, value_name = "PATH")]
     pub(crate) pid_file: Option<PathBuf>,
@@ -198,6 +203,9 @@ pub(crate) struct ExecArgs {
     /// Socket that the terminal is sent to
     #[arg(long, value_name = "PATH")]
     pub(crate) console_socket: Option<PathBuf>,
+    /// Socket that a descriptor of the process is sent to
+    #[arg(long, value_name = "PATH")]
+    pub(crate) pidfd_socket: Option<PathBuf>,
     /// Working directory
     #[arg(long)]
     pub(crate) cwd: Option<String>,
@@ -240,11 +248,26 @@ pub(crate) struct ExecArgs {
     /// Also in a container that is paused
     #[arg(long)]
     pub(crate) ignore_paused: bool,
+    /// Cgroup below the container's
+    #[arg(long, value_name = "[CONTROLLER[,…]:]PATH")]
+    pub(crate) cgroup: Vec<String>,
     /// Container
     pub(crate) id: String,
     /// Program and its arguments
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub(crate) args: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EventsArgs {
+    /// Time between the figures
+    #[arg(long, default_value = "5s", value_name = "DURATION")]
+    pub(crate) interval: String,
+    /// Print the figures once
+    #[arg(long)]
+    pub(crate) stats: bool,
+    /// Container
+    pub(crate) id: String,
 }
 
 #[derive(Debug, Args)]

@@ -12,6 +12,7 @@ use wharf_plan::run::{
     Namespaces, Process, Resources, Rlimit, RunPlan, TimeNamespace, User, base_devices, slice_path,
 };
 
+use crate::attributes::{self, Attributes};
 use crate::user::{self, User as UserNs};
 use crate::{Doing, Error, Result};
 
@@ -32,6 +33,8 @@ pub(crate) enum Open {
     Other { fstype: String, source: String, options: Vec<String>, restrict: Restrict },
     /// A namespace.
     Namespace(PathBuf),
+    /// A user namespace with these ranges, to translate a mount's ids by.
+    Ids(Ids),
 }
 
 /// What a tree does not allow.
@@ -41,8 +44,25 @@ pub(crate) struct Restrict {
     pub(crate) no_suid: bool,
     pub(crate) no_dev: bool,
     pub(crate) no_exec: bool,
-    /// Also for the mounts below.
-    pub(crate) recursive: bool,
+    /// Further attributes of it.
+    pub(crate) own: Attributes,
+    /// Attributes of it and of all mounts below.
+    pub(crate) all: Attributes,
+}
+
+impl Restrict {
+    /// All that concerns the mount alone.
+    fn flags(self) -> Attributes {
+        let mut all = self.own;
+        for (on, word) in
+            [(self.read_only, "ro"), (self.no_suid, "nosuid"), (self.no_dev, "nodev"), (self.no_exec, "noexec")]
+        {
+            if let (true, Some(change)) = (on, attributes::of(word)) {
+                all.add(change);
+            }
+        }
+        all
+    }
 }
 
 /// A plan and what it refers to.
@@ -203,7 +223,28 @@ struct Options {
     bind: bool,
     recursive: bool,
     propagation: String,
+    /// Words for attributes of the mount, which are in `restrict` too.
+    words: Vec<String>,
     rest: Vec<String>,
+}
+
+impl Options {
+    /// For a file system that is made inside: a mount with none below.
+    fn inside(self) -> (Restrict, Vec<String>) {
+        let (mut restrict, mut list) = (self.restrict, self.rest);
+        list.extend(self.words);
+        for (word, set) in self.restrict.all.words() {
+            match (word, set) {
+                ("ro", set) => restrict.read_only = set,
+                ("nosuid", set) => restrict.no_suid = set,
+                ("nodev", set) => restrict.no_dev = set,
+                ("noexec", set) => restrict.no_exec = set,
+                (word, true) => list.push(word.to_owned()),
+                (_, false) => {}
+            }
+        }
+        (restrict, list)
+    }
 }
 
 fn options(list: &[String]) -> Options {
@@ -214,7 +255,6 @@ fn options(list: &[String]) -> Options {
             "bind" => all.bind = true,
             "rbind" => (all.bind, all.recursive) = (true, true),
             "ro" => restrict.read_only = true,
-            "rro" => (restrict.read_only, restrict.recursive) = (true, true),
             "rw" => restrict.read_only = false,
             "nosuid" => restrict.no_suid = true,
             "nodev" => restrict.no_dev = true,
@@ -224,21 +264,45 @@ fn options(list: &[String]) -> Options {
             "exec" => restrict.no_exec = false,
             "private" | "rprivate" | "slave" | "rslave" | "shared" | "rshared" | "unbindable"
             | "runbindable" => all.propagation.clone_from(option),
-            "defaults" | "async" | "relatime" | "tmpcopyup" | "idmap" | "ridmap" => {}
-            _ => all.rest.push(option.clone()),
+            "defaults" | "async" | "idmap" | "ridmap" => {}
+            word => match (attributes::of(word), word.strip_prefix('r').and_then(attributes::of)) {
+                (Some(change), _) => {
+                    restrict.own.add(change);
+                    all.words.push(option.clone());
+                }
+                (None, Some(change)) => restrict.all.add(change),
+                (None, None) => all.rest.push(option.clone()),
+            },
         }
     }
     all
 }
 
-fn mounts(spec: &Spec, bundle: &Path, open: &mut Vec<Open>) -> Result<Vec<Mount>> {
+/// Where in the container a source is that lies in its root file system (`root`, on the host) and that earlier mounts change.
+fn shown_by(earlier: &[Mount], root: &Path, source: &Path) -> Option<String> {
+    let inside = Path::new("/").join(source.strip_prefix(root).ok()?);
+    let changes = |mount: &Mount| {
+        let target = Path::new(&mount.target);
+        inside.starts_with(target) || target.starts_with(&inside)
+    };
+    earlier.iter().any(changes).then(|| inside.display().to_string())
+}
+
+fn mounts(spec: &Spec, bundle: &Path, root: &Path, open: &mut Vec<Open>) -> Result<Vec<Mount>> {
     let mut all = Vec::new();
     for mount in spec.mounts().iter().flatten() {
-        let target = mount.destination().display().to_string();
+        let mut target = mount.destination().display().to_string();
         if !target.starts_with('/') {
-            return refuse(format!("mount destination {target} is not absolute"));
+            // As runc does, though the specification wants it to be absolute.
+            crate::log::warn(format!("mount destination {target} is not absolute: it is taken from the root"));
+            target.insert(0, '/');
         }
-        let o = options(mount.options().as_deref().unwrap_or_default());
+        // A place that is said from the host's root is meant inside, too.
+        if let Ok(rest) = Path::new(&target).strip_prefix(root) {
+            target = format!("/{}", rest.display());
+        }
+        let mut o = options(mount.options().as_deref().unwrap_or_default());
+        let propagation = std::mem::take(&mut o.propagation);
         let fstype = mount.typ().clone().unwrap_or_default();
         let bind = o.bind || fstype == "bind" || fstype == "rbind";
         let source = mount.source().clone().unwrap_or_default();
@@ -246,9 +310,19 @@ fn mounts(spec: &Spec, bundle: &Path, open: &mut Vec<Open>) -> Result<Vec<Mount>
             let source = bundle.join(&source);
             let recursive = o.recursive || fstype == "rbind";
             let ids = user::of_mount(spec, mount)?;
-            MountSource::Tree(add(open, Open::Bind { source, recursive, restrict: o.restrict, ids }))
+            match shown_by(&all, root, &source) {
+                Some(path) => {
+                    let ids = ids.map(|(ids, below)| (add(open, Open::Ids(ids)), below));
+                    let pair = |a: Attributes| (a.set, a.clear);
+                    let (own, below) = (pair(o.restrict.flags()), pair(o.restrict.all));
+                    MountSource::Inside { path, recursive, own, all: below, ids }
+                }
+                None => MountSource::Tree(add(open, Open::Bind { source, recursive, restrict: o.restrict, ids })),
+            }
         } else if INSIDE.contains(&fstype.as_str()) {
-            MountSource::New { fstype: fstype.clone(), options: o.rest.clone() }
+            let options;
+            (o.restrict, options) = std::mem::take(&mut o).inside();
+            MountSource::New { fstype: fstype.clone(), options }
         } else if fstype.is_empty() {
             return refuse(format!("mount {target} has no type"));
         } else {
@@ -268,7 +342,7 @@ fn mounts(spec: &Spec, bundle: &Path, open: &mut Vec<Open>) -> Result<Vec<Mount>
             no_suid: inside && o.restrict.no_suid,
             no_dev: inside && o.restrict.no_dev,
             no_exec: inside && o.restrict.no_exec,
-            propagation: o.propagation,
+            propagation,
         });
     }
     Ok(all)
@@ -459,7 +533,7 @@ pub(crate) fn convert(spec: &Spec, id: &str, bundle: &Path, systemd: bool) -> Re
         pause: None,
         hostname: spec.hostname().clone().filter(|h| own_uts && !h.is_empty()),
         domainname: spec.domainname().clone().filter(|d| own_uts && !d.is_empty()),
-        mounts: mounts(spec, bundle, &mut open)?,
+        mounts: mounts(spec, bundle, &bundle.join(root.path()), &mut open)?,
         devices: devices(spec)?,
         links: [
             ("/dev/fd", "/proc/self/fd"),
@@ -517,6 +591,8 @@ fn check_sysctls(sysctls: &std::collections::HashMap<String, String>, spaces: &N
 
 #[cfg(test)]
 mod tests {
+    use wharf_kernel::mount::attr;
+
     use super::*;
 
     fn spec(change: impl FnOnce(&mut serde_json::Value)) -> Spec {
@@ -558,7 +634,11 @@ mod tests {
             });
         })
         .unwrap();
-        let restrict = Restrict { read_only: true, no_suid: true, recursive: true, ..Restrict::default() };
+        let restrict = Restrict {
+            no_suid: true,
+            all: Attributes { set: attr::RDONLY, clear: 0 },
+            ..Restrict::default()
+        };
         assert_eq!(c.open[1], Open::Bind { source: "/b/data".into(), recursive: true, restrict, ids: None });
         assert_eq!(c.plan.mounts[0].propagation, "rslave");
         assert!(!c.plan.mounts[0].read_only && c.plan.mounts[1].read_only && c.plan.mounts[1].no_exec);
@@ -576,7 +656,7 @@ mod tests {
     #[test]
     fn refusals_say_why() {
         type Change = fn(&mut serde_json::Value);
-        let cases: [(Change, &str); 10] = [
+        let cases: [(Change, &str); 9] = [
             (|v| v["ociVersion"] = "2.0.0".into(), "unsupported version"),
             (|v| v["process"]["args"] = serde_json::json!([]), "args must not be empty"),
             (|v| v["process"]["cwd"] = "x".into(), "Cwd property must be an absolute path"),
@@ -598,7 +678,6 @@ mod tests {
             ),
             (|v| v["linux"]["namespaces"] = serde_json::json!([]), "hostname"),
             (|v| v["linux"]["namespaces"][0]["path"] = "rel".into(), "is not absolute"),
-            (|v| v["mounts"][0]["destination"] = "rel".into(), "is not absolute"),
             (|v| v["process"]["selinuxLabel"] = "x".into(), "SELinux"),
         ];
         for (change, said) in cases {

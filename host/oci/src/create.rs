@@ -12,14 +12,15 @@ use oci_spec::runtime::Spec;
 use wharf_kernel::container::{self, Host, Report, Spawned, read_report};
 use wharf_kernel::mount::{self, Flags, Value};
 use wharf_kernel::sys::process as sys;
-use wharf_kernel::{seccomp, userns};
+use wharf_kernel::userns;
 use wharf_plan::run::{Fd, MountSource, Process, RunPlan, StartError};
 
 use crate::args::CreateArgs;
+use crate::attributes::Attributes;
 use crate::convert::{self, Open, Restrict};
 use crate::hooks::{self, When};
 use crate::state::{self, Entry, Status, Store};
-use crate::{Doing, Error, Result, signals, terminal};
+use crate::{Doing, Error, Result, handover, notify, signals, terminal, tuning};
 
 /// Makes a container up to the point where only its program is missing.
 pub(crate) fn create(store: &Store, args: &CreateArgs, systemd: bool) -> Result<()> {
@@ -130,7 +131,8 @@ pub(crate) fn rootfs_of(open: &[Open], bundle: &Path) -> PathBuf {
 fn make(store: &Store, args: &CreateArgs, systemd: bool, console: Console<'_>) -> Result<Made> {
     let (bundle, text) = configuration(args.bundle.as_deref())?;
     let (spec, value) = state::parse(&text)?;
-    let converted = convert::convert(&spec, &args.id, &bundle, systemd)?;
+    let mut converted = convert::convert(&spec, &args.id, &bundle, systemd)?;
+    (converted.plan.process.tuning, _) = tuning::read(&value, None, false)?;
     hooks::check(&spec)?;
     if !converted.plan.process.tty && args.console_socket.is_some() {
         return Err("cannot use console socket if the process has no terminal".into());
@@ -157,7 +159,7 @@ fn build(
     let convert::Converted { mut plan, open, user, own_pids } = converted;
     let mut fds = open_all(&mut plan, &open)?;
     crate::user::make(&user, &mut plan, &mut fds)?;
-    plan.process.seccomp = filters(value, plan.process.capabilities.bounding)?;
+    let agent = notify::filters(value, &mut plan.process)?;
     // Open in both directions, so that it neither blocks nor ends before the byte.
     let gate = std::fs::OpenOptions::new().read(true).write(true).open(dir.join("gate"))?;
     plan.process.gate = Some(add(&mut fds, gate.into()));
@@ -185,6 +187,7 @@ fn build(
         }
         error
     };
+    let bound = plan.cgroup.as_ref().is_some_and(|c| c.resources.cpuset_cpus.is_some());
     let spawned = container::run(&host, &plan, &fds).map_err(|e| undo(failure(&e)))?;
     drop(fds);
     let born = || -> Result<(Entry, Option<OwnedFd>)> {
@@ -205,7 +208,7 @@ fn build(
                     resume.write_all(b"g")?;
                 }
             }
-            Ok(())
+            agent.as_ref().map_or(Ok(()), |agent| agent.told(report, &spawned, &state))
         })?;
         hooks::run_in_mounts(spec, spawned.pid, &rootfs, &state)?;
         crate::log::debug("the container is set up, and its process waits to be started");
@@ -216,6 +219,9 @@ fn build(
             }
             (master, _) => master,
         };
+        if let Some(socket) = &args.pidfd_socket {
+            handover::send(socket, b"standard", spawned.pidfd.as_fd(), "pidfd socket")?;
+        }
         entry = Some(store.put(record.clone())?).or(entry);
         if let Some(path) = &args.pid_file {
             pid_file(path, spawned.pid)?;
@@ -226,13 +232,13 @@ fn build(
         Ok((entry, master)) => Ok(Made { entry, pidfd: spawned.pidfd, master }),
         Err(error) => {
             end(&spawned);
-            Err(undo(error))
+            Err(undo(tuning::explain(error, bound)))
         }
     }
 }
 
 /// Kills a process that was made and takes its status.
-fn end(spawned: &Spawned) {
+pub(crate) fn end(spawned: &Spawned) {
     // It may have ended by itself.
     let _ = sys::pidfd_send_signal(spawned.pidfd.as_fd(), nix::libc::SIGKILL);
     wait_readable(&spawned.pidfd);
@@ -271,6 +277,10 @@ pub(crate) fn follow(
                 return Ok(master);
             }
             report @ (Report::Paused | Report::Adopt(_)) => told(&report)?,
+            report @ Report::Listener(_) => {
+                told(&report)?;
+                return Ok(master);
+            }
         }
     }
 }
@@ -316,14 +326,6 @@ pub(crate) fn streams(process: &mut Process, fds: &mut Vec<OwnedFd>, preserve: u
     Ok(())
 }
 
-/// The seccomp programs of a configuration.
-pub(crate) fn filters(value: &serde_json::Value, capabilities: u64) -> Result<Vec<Vec<u8>>> {
-    match value.pointer("/linux/seccomp") {
-        None | Some(serde_json::Value::Null) => Ok(Vec::new()),
-        Some(profile) => seccomp::from_profile(&profile.to_string(), capabilities).doing("seccomp"),
-    }
-}
-
 fn flags(restrict: Restrict) -> Flags {
     Flags {
         read_only: restrict.read_only,
@@ -331,6 +333,19 @@ fn flags(restrict: Restrict) -> Flags {
         no_dev: restrict.no_dev,
         no_exec: restrict.no_exec,
     }
+}
+
+/// Gives a tree its attributes; `flags` says that those of a new mount are still to be set.
+fn restrict_tree(tree: &OwnedFd, restrict: Restrict, flags_too: bool) -> Result<()> {
+    if flags_too {
+        mount::set_attr(tree.as_fd(), flags(restrict), false)?;
+    }
+    for (change, recursive) in [(restrict.own, false), (restrict.all, true)] {
+        if change != Attributes::default() {
+            mount::change_attr(tree.as_fd(), &change.change(), recursive)?;
+        }
+    }
+    Ok(())
 }
 
 fn open_one(what: &Open) -> Result<(OwnedFd, bool)> {
@@ -345,7 +360,7 @@ fn open_one(what: &Open) -> Result<(OwnedFd, bool)> {
             let file =
                 !std::fs::metadata(source).doing(format_args!("mount source {}", source.display()))?.is_dir();
             let tree = mount::bind_path(source, *recursive)?;
-            mount::set_attr(tree.as_fd(), flags(*restrict), restrict.recursive)?;
+            restrict_tree(&tree, *restrict, true)?;
             if let Some((ids, below)) = ids {
                 userns::map_mount_by(tree.as_fd(), ids, *below)
                     .doing(format_args!("mount source {}", source.display()))?;
@@ -355,8 +370,11 @@ fn open_one(what: &Open) -> Result<(OwnedFd, bool)> {
         Open::Other { fstype, source, options, restrict } => {
             let mut all = vec![("source", Value::Text(source))];
             all.extend(options.iter().map(|o| mount::split_option(o)));
-            Ok((mount::filesystem(fstype, &all, flags(*restrict))?, false))
+            let made = mount::filesystem(fstype, &all, flags(*restrict))?;
+            restrict_tree(&made, *restrict, false)?;
+            Ok((made, false))
         }
+        Open::Ids(ids) => Ok((userns::create(ids).doing("user namespace of a mount")?, false)),
         Open::Namespace(path) => {
             Ok((File::open(path).doing(format_args!("namespace {}", path.display()))?.into(), false))
         }

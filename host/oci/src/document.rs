@@ -156,6 +156,11 @@ fn mount(mount: &wharf_plan::run::Mount, place: &impl Fn(&str) -> String) -> Val
     let (kind, source, mut options) = match &mount.source {
         MountSource::Tree(number) => ("bind", place(&tree_place(*number)), vec!["rbind".to_owned()]),
         MountSource::New { fstype, options } => (fstype.as_str(), fstype.clone(), options.clone()),
+        // Only bundles have these; no plan of the engine's, which documents are made of.
+        MountSource::Inside { path, recursive, .. } => {
+            let word = if *recursive { "rbind" } else { "bind" };
+            ("bind", place(&format!("{ROOTFS_PLACE}{path}")), vec![word.to_owned()])
+        }
     };
     for (on, word) in [
         (mount.read_only, "ro"),

@@ -1,15 +1,17 @@
 //! `exec`.
 
+use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 
 use oci_spec::runtime::Process as OciProcess;
 use serde::Deserialize;
-use wharf_kernel::container::{self, Host, Spawned, Target};
+use wharf_kernel::container::{self, Host, Report, Spawned, Target};
+use wharf_kernel::sys::sched;
 use wharf_plan::run::{ExecPlan, Process, User};
 
 use crate::args::ExecArgs;
 use crate::state::{Entry, LARGEST, Status, Store};
-use crate::{Doing, Error, Result, convert, create, signals, terminal};
+use crate::{Doing, Error, Result, convert, create, handover, notify, signals, subcgroup, terminal, tuning};
 
 pub(crate) fn exec(store: &Store, args: &ExecArgs) -> Result<u8> {
     let entry = store.open(&args.id)?;
@@ -24,6 +26,7 @@ pub(crate) fn exec(store: &Store, args: &ExecArgs) -> Result<u8> {
     let pidfd = entry.process().ok_or("cannot exec in a stopped container")?;
     let (spec, value) = entry.spec()?;
     let base = spec.process().as_ref().ok_or("the configuration has no process")?;
+    let mut document = None;
     let mut process = match &args.process {
         Some(path) => {
             let meta = std::fs::metadata(path)?;
@@ -36,13 +39,20 @@ pub(crate) fn exec(store: &Store, args: &ExecArgs) -> Result<u8> {
             if let Some(given) = given.as_object_mut() {
                 given.entry("user").or_insert_with(|| serde_json::json!({"uid": 0, "gid": 0}));
             }
-            convert::process(&OciProcess::deserialize(&given).doing("process")?)?
+            let rest = tuning::without(&given);
+            let typed = OciProcess::deserialize(rest.as_ref().unwrap_or(&given)).doing("process")?;
+            document = Some(given);
+            convert::process(&typed)?
         }
         None => from_flags(convert::process(base)?, args)?,
     };
     let pid = entry.record.pid;
     crate::home::environment(&mut process.env, process.user.uid, || crate::home::passwd_of(pid));
-    process.seccomp = create::filters(&value, process.capabilities.bounding)?;
+    let agent = notify::filters(&value, &mut process)?;
+    let first;
+    (process.tuning, first) = tuning::read(&value, document.as_ref(), true)?;
+    let subs = subcgroup::subs(&args.cgroup)?;
+    subcgroup::check(subs.as_deref(), entry.record.cgroup.as_deref())?;
     if args.console_socket.is_some() && !process.tty {
         return Err("cannot use console socket if the process has no terminal".into());
     }
@@ -51,12 +61,25 @@ pub(crate) fn exec(store: &Store, args: &ExecArgs) -> Result<u8> {
     }
     let mut fds = Vec::new();
     create::streams(&mut process, &mut fds, args.preserve_fds)?;
+    let gate = agent.as_ref().map(|_| notify::gate(&mut process, &mut fds)).transpose()?;
+    let state = entry.json(entry.status());
     let signals = if args.detach { None } else { Some(signals::Signals::block()?) };
-    let spawned = enter(&entry, &pidfd, process, &fds)?;
+    if !first.is_empty() {
+        sched::set_processors(&first).doing("execCPUAffinity")?;
+    }
+    let spawned = enter(&entry, &pidfd, process, &fds, subs.as_deref())?;
     // Others may look at the container from here on, and let a paused one go on, without which this process never runs.
     drop((entry, fds));
     crate::log::debug(format!("process {} enters the container", spawned.pid));
-    let mut master = create::follow(&spawned, |_| Ok(()))?;
+    let told = |report: &Report| agent.as_ref().map_or(Ok(()), |agent| agent.told(report, &spawned, &state));
+    let mut master = create::follow(&spawned, told).inspect_err(|_| create::end(&spawned))?;
+    if let Some(socket) = &args.pidfd_socket {
+        handover::send(socket, b"setns", spawned.pidfd.as_fd(), "pidfd socket")
+            .inspect_err(|_| create::end(&spawned))?;
+    }
+    if let Some(mut gate) = gate {
+        gate.write_all(b"s")?;
+    }
     if let Some(socket) = &args.console_socket
         && let Some(master) = master.take()
     {
@@ -71,8 +94,14 @@ pub(crate) fn exec(store: &Store, args: &ExecArgs) -> Result<u8> {
     }
 }
 
-/// Starts a process in a container, whose first one `pidfd` is of.
-pub(crate) fn enter(entry: &Entry, pidfd: &OwnedFd, process: Process, fds: &[OwnedFd]) -> Result<Spawned> {
+/// Starts a process in a container, whose first one `pidfd` is of. `subs` is where below the container's cgroup, by controller.
+pub(crate) fn enter(
+    entry: &Entry,
+    pidfd: &OwnedFd,
+    process: Process,
+    fds: &[OwnedFd],
+    subs: Option<&[(String, String)]>,
+) -> Result<Spawned> {
     let record = &entry.record;
     let host = Host::new(wharf_programs::INIT)?;
     let plan = ExecPlan {
@@ -83,8 +112,8 @@ pub(crate) fn enter(entry: &Entry, pidfd: &OwnedFd, process: Process, fds: &[Own
         hold: Vec::new(),
         foreign: None,
     };
-    let target = Target { pidfd: pidfd.as_fd(), pid: record.pid, cgroup: record.cgroup.as_deref() };
-    container::exec(&host, &plan, fds, target).map_err(|e| create::failure(&e))
+    let target = Target { pidfd: pidfd.as_fd(), pid: record.pid, cgroup: record.cgroup.as_deref(), below: subs };
+    container::exec(&host, &plan, fds, target).map_err(|e| subcgroup::explain(create::failure(&e), &target))
 }
 
 /// The container's own process with what the command line says.

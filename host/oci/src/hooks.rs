@@ -16,7 +16,7 @@ use wharf_kernel::sys::process::{self as sys, CLONE_FS, CLONE_NEWNS, Ended};
 use wharf_plan::run::Process;
 
 use crate::state::Entry;
-use crate::{Doing, Error, Result, convert, create, exec};
+use crate::{Doing, Error, Result, convert, create, exec, notify};
 
 const TOO_LONG: &str = "it took too long";
 
@@ -128,13 +128,19 @@ pub(crate) fn run_inside(entry: &Entry, spec: &Spec, value: &serde_json::Value) 
     }
     let described = spec.process().as_ref().ok_or("the configuration has no process")?;
     let mut base = convert::process(described)?;
-    base.seccomp = create::filters(value, base.capabilities.bounding)?;
+    let agent = notify::filters(value, &mut base)?;
     crate::home::environment(&mut base.env, base.user.uid, || crate::home::passwd_of(entry.record.pid));
     let state = entry.json(crate::state::Status::Created);
-    all(spec, When::StartContainer, |hook| inside(hook, &base, entry, &state))
+    all(spec, When::StartContainer, |hook| inside(hook, &base, entry, &state, agent.as_ref()))
 }
 
-fn inside(hook: &Hook, base: &Process, entry: &Entry, state: &serde_json::Value) -> Result<()> {
+fn inside(
+    hook: &Hook,
+    base: &Process,
+    entry: &Entry,
+    state: &serde_json::Value,
+    agent: Option<&notify::Agent>,
+) -> Result<()> {
     let path = hook.path().display().to_string();
     let args = hook.args().clone().filter(|args| !args.is_empty()).unwrap_or_else(|| vec![path.clone()]);
     let env = hook.env().clone().unwrap_or_else(|| base.env.clone());
@@ -152,9 +158,14 @@ fn inside(hook: &Hook, base: &Process, entry: &Entry, state: &serde_json::Value)
     let (theirs, ours) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
     process.stdio[0] = Some(create::add(&mut fds, theirs));
     let pidfd = entry.process().ok_or("the container has stopped")?;
-    let spawned = exec::enter(entry, &pidfd, process, &fds)?;
+    let gate = agent.map(|_| notify::gate(&mut process, &mut fds)).transpose()?;
+    let spawned = exec::enter(entry, &pidfd, process, &fds, None)?;
     drop(fds);
-    create::follow(&spawned, |_| Ok(()))?;
+    let told = create::follow(&spawned, |report| agent.map_or(Ok(()), |a| a.told(report, &spawned, state)));
+    told.inspect_err(|_| create::end(&spawned))?;
+    if let Some(mut gate) = gate {
+        gate.write_all(b"s")?;
+    }
     // A hook that does not want to know is free not to read.
     let _ = File::from(ours).write_all(state.to_string().as_bytes());
     if !in_time(hook, spawned.pidfd.as_fd())? {

@@ -5,20 +5,26 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod attributes;
 mod checkpoint;
 mod convert;
 mod create;
 pub mod document;
+mod events;
 mod exec;
+mod handover;
 mod home;
 mod hooks;
 mod log;
 mod manage;
+mod notify;
 mod restore;
 mod signals;
 mod spec;
 mod state;
+mod subcgroup;
 mod terminal;
+mod tuning;
 mod user;
 
 use std::ffi::OsString;
@@ -113,6 +119,7 @@ fn perform(cli: &Cli) -> Result<u8> {
         Command::Resume(a) => manage::freeze(&store, &a.id, false),
         Command::Update(a) => manage::update(&store, a),
         Command::List(a) => manage::list(&store, a),
+        Command::Events(a) => events::events(&store, a),
         Command::Exec(a) => exec::exec(&store, a),
         Command::Checkpoint(a) => checkpoint::checkpoint(&store, a, &cli.criu),
         Command::Restore(a) => restore::restore(&store, a, systemd, &cli.criu),

@@ -8,10 +8,10 @@ use wharf_kernel::caps;
 use wharf_kernel::cgroup::{Cgroups, Version};
 
 use crate::args::SpecArgs;
-use crate::{Error, Result};
+use crate::{Error, Result, attributes};
 
 /// The version of the specification that is spoken.
-pub(crate) const VERSION: &str = "1.2.0";
+pub(crate) const VERSION: &str = "1.2.1";
 
 /// runc's own beginning: a shell with few rights.
 pub(crate) fn default_spec() -> Value {
@@ -89,15 +89,18 @@ pub(crate) fn spec(args: &SpecArgs) -> Result<u8> {
 pub(crate) fn features() -> Result<u8> {
     let version = Cgroups::detect().map(|c| c.version()).ok();
     let names: Vec<String> = caps::NAMES.iter().map(|name| format!("CAP_{name}")).collect();
+    let mut options: Vec<String> = attributes::known().collect();
+    let others = [
+        "async", "bind", "defaults", "idmap", "private", "rbind", "ridmap", "rprivate", "rshared", "rslave", "runbindable",
+        "shared", "slave", "tmpcopyup", "unbindable",
+    ];
+    options.extend(others.map(str::to_owned));
+    options.sort();
     let features = json!({
         "ociVersionMin": "1.0.0",
         "ociVersionMax": VERSION,
-        "hooks": ["prestart", "createRuntime", "poststart", "poststop"],
-        "mountOptions": [
-            "async", "bind", "defaults", "dev", "exec", "noatime", "nodev", "nodiratime", "noexec", "nosuid",
-            "nosymfollow", "private", "rbind", "relatime", "ro", "rprivate", "rro", "rshared", "rslave", "rw", "shared",
-            "slave", "strictatime", "suid", "unbindable",
-        ],
+        "hooks": ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"],
+        "mountOptions": options,
         "linux": {
             "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
             "capabilities": names,
@@ -109,7 +112,7 @@ pub(crate) fn features() -> Result<u8> {
                 "enabled": true,
                 "actions": [
                     "SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS",
-                    "SCMP_ACT_KILL_THREAD", "SCMP_ACT_LOG", "SCMP_ACT_TRACE", "SCMP_ACT_TRAP",
+                    "SCMP_ACT_KILL_THREAD", "SCMP_ACT_LOG", "SCMP_ACT_NOTIFY", "SCMP_ACT_TRACE", "SCMP_ACT_TRAP",
                 ],
                 "operators": [
                     "SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_LE", "SCMP_CMP_LT", "SCMP_CMP_MASKED_EQ",

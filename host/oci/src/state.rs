@@ -292,7 +292,15 @@ pub(crate) fn parse(text: &str) -> Result<(Spec, serde_json::Value)> {
     if let Some(process) = value.get_mut("process") {
         known_capabilities(process);
     }
-    let spec = Spec::deserialize(&value).doing("config.json")?;
+    // What is read by other means is not in the way of the types.
+    let rest = value.get("process").and_then(crate::tuning::without).map(|process| {
+        let mut rest = value.clone();
+        if let Some(all) = rest.as_object_mut() {
+            all.insert("process".to_owned(), process);
+        }
+        rest
+    });
+    let spec = Spec::deserialize(rest.as_ref().unwrap_or(&value)).doing("config.json")?;
     Ok((spec, value))
 }
 

@@ -1,31 +1,18 @@
 //! A container's terminal: sent to who asked for it, or joined to this process's own.
 
-use std::io::IoSlice;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use nix::poll::{PollFd, PollFlags};
-use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
 use nix::sys::termios::{self, OutputFlags, SetArg, Termios};
 use nix::unistd::{read, write};
 use wharf_kernel::sys::tty;
 
-use crate::{Doing, Result};
+use crate::{Result, handover};
 
 /// Sends the master over the socket at `path`, as runc does.
 pub(crate) fn send(path: &Path, master: &OwnedFd) -> Result<()> {
-    let socket = UnixStream::connect(path).doing(format_args!("console socket {}", path.display()))?;
-    let fds = [master.as_raw_fd()];
-    sendmsg::<UnixAddr>(
-        socket.as_raw_fd(),
-        &[IoSlice::new(b"/dev/ptmx")],
-        &[ControlMessage::ScmRights(&fds)],
-        MsgFlags::MSG_NOSIGNAL,
-        None,
-    )
-    .doing("console socket")?;
-    Ok(())
+    handover::send(path, b"/dev/ptmx", master.as_fd(), "console socket")
 }
 
 /// Stands between the container's terminal and this process's standard streams.

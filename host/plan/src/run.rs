@@ -75,8 +75,21 @@ pub enum MountSource {
     New {
         /// File system type.
         fstype: String,
-        /// `key=value` or `key`, one per entry.
+        /// `key=value` or `key`, one per entry. A tmpfs with `tmpcopyup` begins with a copy of what it covers.
         options: Vec<String>,
+    },
+    /// A copy of what an earlier mount of the same container shows.
+    Inside {
+        /// From the container's root.
+        path: String,
+        /// With the mounts below.
+        recursive: bool,
+        /// Attributes to set and to take away, of the mount.
+        own: (u64, u64),
+        /// The same, of the mounts below as well.
+        all: (u64, u64),
+        /// A user namespace whose ranges its ids are translated by, and whether those of the mounts below are.
+        ids: Option<(Fd, bool)>,
     },
 }
 
@@ -301,6 +314,44 @@ pub struct Process {
     pub umask: Option<u32>,
     /// The file to execute, where the first of `args` is only its name for itself.
     pub program: Option<String>,
+    /// How the kernel shall treat it, where that is not as everything else.
+    pub tuning: Option<Box<Tuning>>,
+    /// The last filter of `seccomp` has a listener. Its descriptor is fetched from the process, which waits at its `gate`
+    /// meanwhile; without a gate there is no listener.
+    pub listener: bool,
+}
+
+/// `struct sched_attr` of `sched_setattr(2)`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Scheduler {
+    /// `SCHED_OTHER` (0) and so on, as the kernel counts them.
+    pub policy: u32,
+    /// `SCHED_FLAG_…`.
+    pub flags: u64,
+    /// -20 to 19, of policies without real time.
+    pub nice: i32,
+    /// 1 to 99, of `SCHED_FIFO` and `SCHED_RR`.
+    pub priority: u32,
+    /// Nanoseconds of each period that it may run (`SCHED_DEADLINE`).
+    pub runtime: u64,
+    /// Nanoseconds from the start of a period by which it has run.
+    pub deadline: u64,
+    /// Nanoseconds.
+    pub period: u64,
+}
+
+/// What the kernel does for a process, besides its rights and limits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Tuning {
+    /// When it runs.
+    pub scheduler: Option<Scheduler>,
+    /// Class and level of its input and output, as `ioprio_set(2)` has them in one number.
+    pub io_priority: Option<u16>,
+    /// Its execution domain (`personality(2)`).
+    pub personality: Option<u32>,
+    /// Of an exec: the processors that it runs on once it is in its cgroup. An empty list leaves those that it has by then, None
+    /// gives it all that its cgroup has.
+    pub processors: Option<Vec<u32>>,
 }
 
 /// Where a process finds its time namespace.

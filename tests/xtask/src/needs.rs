@@ -9,6 +9,7 @@ use crate::shell::{ask, is_root, on_path, run_quiet};
 
 /// A program, and the Debian packages that may have it, the first that the distribution has is taken. Python and Node packages are installed by the tests that use them.
 const NEEDS: &[(&str, &str)] = &[
+    ("bats", "bats"),
     ("busybox", "busybox-static"),
     ("cc", "build-essential"),
     ("criu", "criu"),
@@ -16,7 +17,9 @@ const NEEDS: &[(&str, &str)] = &[
     ("curl", "curl"),
     ("docker", "docker-cli docker.io"),
     ("docker-registry", "docker-registry"),
+    ("gawk", "gawk"),
     ("ip", "iproute2"),
+    ("jq", "jq"),
     ("node", "nodejs"),
     ("nginx", "nginx-light nginx"),
     ("npm", "npm"),

@@ -38,7 +38,7 @@ pub(crate) fn report(
         .map(|m| {
             let (kind, options, source) = match &m.source {
                 MountSource::New { fstype, options } => (fstype.clone(), options.clone(), String::new()),
-                MountSource::Tree(_) => {
+                MountSource::Tree(_) | MountSource::Inside { .. } => {
                     let source = sources.get(m.target.as_str()).copied().unwrap_or("");
                     ("bind".to_owned(), Vec::new(), source.to_owned())
                 }

@@ -303,7 +303,7 @@ impl Server {
         let pidfd = pidfd.try_clone().map_err(|e| {
             refused(e.raw_os_error().unwrap_or(libc::EMFILE), format!("copying a pidfd: {e}"))
         })?;
-        let target = Target { pidfd: pidfd.as_fd(), pid: container.pid, cgroup: container.cgroup.as_deref() };
+        let target = Target { pidfd: pidfd.as_fd(), pid: container.pid, cgroup: container.cgroup.as_deref(), below: None };
         let cgroup = container.cgroup.clone();
         if let Some(foreign) = &plan.foreign {
             self.take_children().map_err(|e| refused(e.errno(), e.to_string()))?;
@@ -429,7 +429,7 @@ impl Server {
             match container::read_report(report.as_fd()) {
                 Ok(Report::Pending) => return,
                 // The daemon's plans wait for nobody.
-                Ok(Report::Paused | Report::Ready) => {}
+                Ok(Report::Paused | Report::Ready | Report::Listener(_)) => {}
                 Ok(Report::Own) => process.lent = Vec::new(),
                 Ok(Report::Terminal(master)) => process.hold("pty".into(), master),
                 Ok(Report::Adopt(pid)) => self.adopt(slot, pid),

@@ -351,6 +351,26 @@ impl Cgroups {
         }
     }
 
+    /// Whether there is a cgroup of this path in a hierarchy.
+    pub fn has(&self, hierarchy: &Hierarchy, path: &str) -> Result<bool> {
+        match hierarchy.dir().open(&relative(path)?) {
+            Ok(_) => Ok(true),
+            Err(e) if e.is_not_found() => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The number in a control file, by its name (`memory.swap.current`); None where there is no such file or no number in it.
+    pub fn figure(&self, path: &str, name: &str) -> Option<u64> {
+        let path = relative(path).ok()?;
+        let (controller, _) = name.split_once('.')?;
+        let hierarchy = match self.0.version {
+            Version::V1 => self.0.hierarchies.iter().find(|h| h.has(controller))?,
+            Version::V2 => self.0.hierarchies.first()?,
+        };
+        files::limit(&hierarchy.dir().read(&format!("{path}/{name}")).ok()?)
+    }
+
     /// How often the kernel killed for lack of memory.
     pub fn oom_kills(&self, path: &str) -> Result<u64> {
         let path = relative(path)?;

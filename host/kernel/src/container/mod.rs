@@ -5,6 +5,7 @@
 //! [`process`]) and executes the program. How that went comes back over a socket that is closed by the exec
 //! ([`Report`]), so the caller waits for nobody: a child that hangs while it is set up hangs alone.
 
+mod copyup;
 mod pivot;
 mod prepare;
 mod process;
@@ -105,6 +106,8 @@ pub struct Target<'a> {
     pub pid: i32,
     /// Its cgroup, as in the container's plan.
     pub cgroup: Option<&'a str>,
+    /// Where below that cgroup the process goes, by controller (an empty name is all of them); None is where it can.
+    pub below: Option<&'a [(String, String)]>,
 }
 
 /// A failure with the step it belongs to.
@@ -190,7 +193,8 @@ pub fn exec(
     let job = prepare::Exec::new(host, plan, fds, target)?;
     let cgroup = match (target.cgroup, host.cgroups()) {
         (Some(path), Some(cgroups)) if cgroups.version() == Version::V2 => {
-            Some(cgroups.open(path).at(Stage::Cgroup, || format!("opening {path}"))?)
+            let path = prepare::below(path, target.below, |controller| controller.is_empty());
+            Some(cgroups.open(&path).at(Stage::Cgroup, || format!("opening {path}"))?)
         }
         _ => None,
     };
@@ -201,7 +205,9 @@ pub fn exec(
     match (start(cgroup.as_ref().map(AsFd::as_fd)), host.cgroups(), target.cgroup) {
         // Something in the container manages cgroups of its own: then the container's has no processes of its own
         // and takes none. Where its first process is, another one can be.
-        (Err(e), Some(cgroups), Some(path)) if e.errno == libc::EBUSY && cgroups.version() == Version::V2 => {
+        (Err(e), Some(cgroups), Some(path))
+            if e.errno == libc::EBUSY && cgroups.version() == Version::V2 && target.below.is_none() =>
+        {
             let inner =
                 cgroups.open_of(target.pid, path).at(Stage::Cgroup, || "opening the cgroup of process 1")?;
             start(Some(inner.as_fd()))

@@ -12,7 +12,7 @@ use super::{At, Host, Target, fd};
 use crate::caps;
 use crate::cgroup::{Hierarchy, Version};
 use crate::error::{Error, Result};
-use crate::mount::{Flags, Prepared as Filesystem, propagation};
+use crate::mount::{Flags, MountAttr, Prepared as Filesystem, propagation};
 use crate::sys::file::cstring;
 use crate::sys::process::CStrings;
 
@@ -135,6 +135,18 @@ pub(super) enum Source<'a> {
     New(Filesystem),
     /// The v1 hierarchies below one tmpfs.
     Hierarchies(Filesystem),
+    /// What an earlier mount shows.
+    Inside(Inside<'a>),
+}
+
+/// A mount of what an earlier one shows.
+pub(super) struct Inside<'a> {
+    pub(super) path: CString,
+    pub(super) recursive: bool,
+    /// What to change of it, with whether mounts below are changed too.
+    pub(super) changes: Vec<(MountAttr, bool)>,
+    /// The user namespace of the ids, open as long as this is needed.
+    pub(super) ids: Option<(BorrowedFd<'a>, bool)>,
 }
 
 pub(super) struct Mount<'a> {
@@ -153,6 +165,8 @@ pub(super) struct Mount<'a> {
     pub(super) inherits_mode: bool,
     /// Is to be read-only, but later steps have things to put into it.
     pub(super) read_only_at_last: bool,
+    /// A tmpfs that begins with a copy of the directory which it covers.
+    pub(super) copies_up: bool,
     /// Lies on `/proc` or below, where only few may.
     pub(super) below_proc: Option<String>,
 }
@@ -308,15 +322,33 @@ fn offsets(clocks: &[(String, i64, u32)]) -> Result<String> {
 
 /// The v1 hierarchies that the process joins by itself; none on v2, where `clone3` does it.
 pub(super) fn joined<'a>(host: &'a Host, path: Option<&str>) -> Result<Vec<Joined<'a>>, StartError> {
+    joined_below(host, path, None)
+}
+
+/// A cgroup, or one below it where that is said for a controller that `is` it.
+pub(super) fn below(path: &str, said: Option<&[(String, String)]>, is: impl Fn(&str) -> bool) -> String {
+    match said.into_iter().flatten().find(|(controller, _)| is(controller)) {
+        Some((_, below)) if !below.is_empty() => format!("{path}/{below}"),
+        _ => path.to_owned(),
+    }
+}
+
+/// [`joined`] of a process that goes below that cgroup, by controller.
+fn joined_below<'a>(
+    host: &'a Host,
+    path: Option<&str>,
+    said: Option<&[(String, String)]>,
+) -> Result<Vec<Joined<'a>>, StartError> {
     let (Some(path), Some(cgroups)) = (path, host.cgroups()) else { return Ok(Vec::new()) };
     if cgroups.version() == Version::V2 {
         return Ok(Vec::new());
     }
-    let relative = crate::cgroup::relative(path).at(Stage::Cgroup, || "cgroup")?;
     cgroups
         .hierarchies()
         .iter()
         .map(|hierarchy| {
+            let is = |controller: &str| controller.is_empty() || hierarchy.has(controller);
+            let relative = crate::cgroup::relative(&below(path, said, is))?;
             Ok(Joined {
                 hierarchy,
                 tasks: cstring(format!("{relative}/tasks"))?,
@@ -366,8 +398,19 @@ impl<'a> Mount<'a> {
         };
         let what = || format!("mount on {}", plan.target);
         let (mut strict, mut inherits_mode, mut read_only_at_last) = (false, false, false);
+        let mut copies_up = false;
         let source = match &plan.source {
             MountSource::Tree(number) => Source::Tree(fd(fds, *number)?),
+            MountSource::Inside { path, recursive, own, all, ids } => Source::Inside(Inside {
+                path: inside(path).at(Stage::Mount, what)?,
+                recursive: *recursive,
+                changes: [(own, false), (all, true)]
+                    .into_iter()
+                    .filter(|(change, _)| **change != (0, 0))
+                    .map(|((set, clear), below)| (MountAttr { set: *set, clear: *clear, ..MountAttr::default() }, below))
+                    .collect(),
+                ids: ids.map(|(number, below)| Ok((fd(fds, number)?, below))).transpose()?,
+            }),
             MountSource::New { fstype, options } => {
                 strict = matches!(fstype.as_str(), "proc" | "sysfs");
                 let v1 = host.cgroups().is_none_or(|c| c.version() == Version::V1);
@@ -380,7 +423,8 @@ impl<'a> Mount<'a> {
                     "cgroup" => Source::New(Filesystem::new("cgroup2", &[], flags).at(Stage::Mount, what)?),
                     "tmpfs" => {
                         let writable = Flags { read_only: false, ..flags };
-                        let fs = Filesystem::new(fstype, options, writable).at(Stage::Mount, what)?;
+                        let mut fs = Filesystem::new(fstype, options, writable).at(Stage::Mount, what)?;
+                        copies_up = fs.take(c"tmpcopyup");
                         inherits_mode = !fs.has(c"mode");
                         read_only_at_last = plan.read_only;
                         // The name that Docker's has.
@@ -411,12 +455,13 @@ impl<'a> Mount<'a> {
             // hand mounts below it on to the host.
             propagation: match (plan.propagation.as_str(), &plan.source) {
                 ("", MountSource::New { .. }) => None,
-                ("", MountSource::Tree(_)) => Some((libc::MS_PRIVATE, true)),
+                ("", MountSource::Tree(_) | MountSource::Inside { .. }) => Some((libc::MS_PRIVATE, true)),
                 (word, _) => Some(propagation(word).at(Stage::Mount, what)?),
             },
             strict,
             inherits_mode,
             read_only_at_last,
+            copies_up,
             below_proc: below_proc(&plan.target),
         })
     }
@@ -481,7 +526,7 @@ impl<'a> Exec<'a> {
             ids: plan.ids.as_ref(),
             process: Process::new(host, &plan.process, fds)?,
             target,
-            cgroups: joined(host, target.cgroup)?,
+            cgroups: joined_below(host, target.cgroup, target.below)?,
             own_clocks: own_clocks(target.pid),
         })
     }

@@ -1,6 +1,6 @@
 //! The last steps, common to a container's first process and to an exec: streams, ids, capabilities, filter, exec.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use wharf_plan::run::{Stage, StartError};
@@ -13,7 +13,10 @@ use crate::error::{Error, Result};
 use crate::mount::{Flags, Prepared as Filesystem};
 use crate::sys::file::{self, RESOLVE_BENEATH, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_XDEV};
 use crate::sys::process::{self as sys, CStrings};
-use crate::sys::tty;
+use crate::sys::{listener, sched, tty};
+
+/// What setting a scheduler is called in errors.
+pub(super) const SCHEDULER: &str = "setting the scheduler";
 
 /// Never returns but with the reason why the program was not executed.
 pub(super) fn finish(
@@ -52,6 +55,7 @@ fn steps(
     for (resource, soft, hard) in &job.rlimits {
         limit(*resource, *soft, *hard).at(Stage::Credentials, || "setting a resource limit")?;
     }
+    tune(job)?;
     if let Some(label) = &job.apparmor {
         apparmor(label, proc.take()).at(Stage::Security, || {
             let name = label.strip_prefix(b"exec ").unwrap_or(label);
@@ -70,6 +74,9 @@ fn steps(
     }
     verify_cwd().map_err(|e| cwd_failed(job, &e))?;
     let program = find(job)?;
+    if let (Some(gate), true, [.., last]) = (job.gate, plan.listener, plan.seccomp.as_slice()) {
+        return listened(job, &program, gate, report, last);
+    }
     if let Some(gate) = job.gate {
         // It may wait for long, and needs none but these any more.
         let needed = [report, gate].into_iter().chain(init).chain(job.more_fds.iter().copied());
@@ -98,6 +105,10 @@ fn steps(
         Some((init, args)) => sys::execveat(*init, args, &job.env),
         None => sys::execve(&program, &job.args, &job.env),
     };
+    Err(not_executed(job, &program, &error))
+}
+
+fn not_executed(job: &Process<'_>, program: &CStr, error: &Error) -> StartError {
     if job.gate.is_some() {
         // Nobody listens to the report any more.
         let name = program.to_string_lossy();
@@ -105,7 +116,62 @@ fn steps(
         let text = format!("exec {name}: {}\n", errno.desc().to_lowercase());
         let _ = nix::unistd::write(std::io::stderr(), text.as_bytes());
     }
-    Err(exec_failed(job, error.errno()))
+    exec_failed(job, error.errno())
+}
+
+/// The last steps with a filter that has a listener. It is installed before the gate, as whoever made this process has to fetch
+/// the listener's descriptor meanwhile; and everything else comes before it, as any call may then wait for the listener's
+/// answer. So there are only two behind it: to wait, and to execute.
+fn listened(
+    job: &Process<'_>,
+    program: &CStr,
+    gate: BorrowedFd<'_>,
+    report: BorrowedFd<'_>,
+    filter: &[u8],
+) -> Result<Never, StartError> {
+    let needed = [report, gate].into_iter().chain(job.more_fds.iter().copied());
+    let mut needed: Vec<i32> = needed.map(|fd| fd.as_raw_fd()).collect();
+    needed.sort_unstable();
+    let at = || "descriptors before the filter";
+    sys::close_all_but(&needed).at(Stage::Stdio, at)?;
+    // Above the places that the program's own go to.
+    let above = 3 + i32::try_from(job.more_fds.len()).unwrap_or(0);
+    let gate = sys::dup_above(gate, above).at(Stage::Stdio, at)?;
+    let report = sys::dup_above(report, above).at(Stage::Stdio, at)?;
+    sys::close_on_exec_from(3).at(Stage::Stdio, at)?;
+    keep_more(job).at(Stage::Stdio, || "handing descriptors on")?;
+    sys::unblock_signals().at(Stage::Security, || "unblocking signals")?;
+    if job.plan.no_new_privs {
+        sys::set_no_new_privs().at(Stage::Security, || "no_new_privs")?;
+    }
+    let others = job.plan.seccomp.len().saturating_sub(1);
+    for other in job.plan.seccomp.iter().take(others) {
+        sys::install_seccomp(other).at(Stage::Security, || "installing the seccomp filter")?;
+    }
+    let number = sys::next_descriptor(gate.as_fd()).at(Stage::Security, || "the listener's number")?;
+    report::send_listener(report.as_fd(), number).at(Stage::Security, || "telling of the listener")?;
+    let listener = listener::install(filter).at(Stage::Security, || "installing the seccomp filter")?;
+    let waited = wait_for_byte(gate.as_fd()).at(Stage::Exec, || "waiting at the gate");
+    // Closed by the exec, not before it: that would be a call more.
+    std::mem::forget((listener, gate, report));
+    waited?;
+    let error = sys::execve(program, &job.args, &job.env);
+    Err(not_executed(job, program, &error))
+}
+
+/// What the plan says of scheduling. As root, so that it may be raised too.
+fn tune(job: &Process<'_>) -> Result<(), StartError> {
+    let Some(tuning) = &job.plan.tuning else { return Ok(()) };
+    if let Some(scheduler) = &tuning.scheduler {
+        sched::set_scheduler(scheduler).at(Stage::Credentials, || SCHEDULER)?;
+    }
+    if let Some(value) = tuning.io_priority {
+        sched::set_io_priority(value).at(Stage::Credentials, || "setting the I/O priority")?;
+    }
+    if let Some(domain) = tuning.personality {
+        sched::set_personality(domain).at(Stage::Credentials, || "setting the personality")?;
+    }
+    Ok(())
 }
 
 /// Sets a limit. Where this machine's root may not raise it (no `CAP_SYS_RESOURCE`), it becomes as high as it can be.

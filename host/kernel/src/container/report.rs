@@ -18,6 +18,7 @@ const OWN: u8 = 5;
 const ADOPT: u8 = 6;
 const STANDS_IN: u8 = 7;
 const RUNS: u8 = 8;
+const LISTENER: u8 = 9;
 
 const STAGES: [Stage; 11] = [
     Stage::Request,
@@ -52,6 +53,9 @@ pub enum Report {
     StandsIn(i32),
     /// The program runs, and the child has nothing more to tell. As [`Closed`](Self::Closed), by a child that stays.
     Runs,
+    /// It is about to install a filter with a listener, whose descriptor will have this number there, and then waits at its gate.
+    /// As [`Ready`](Self::Ready), with one step left of which no message can tell: the listener may have it wait for anything.
+    Listener(i32),
     /// It gave up and ends.
     Failed(StartError),
     /// The socket was closed: the program runs, or the child was killed before.
@@ -77,6 +81,7 @@ pub fn read_report(report: BorrowedFd<'_>) -> Result<Report> {
         ([ADOPT, a, b, c, d], _) => Ok(Report::Adopt(i32::from_le_bytes([*a, *b, *c, *d]))),
         ([STANDS_IN, a, b, c, d], _) => Ok(Report::StandsIn(i32::from_le_bytes([*a, *b, *c, *d]))),
         ([RUNS], _) => Ok(Report::Runs),
+        ([LISTENER, a, b, c, d], _) => Ok(Report::Listener(i32::from_le_bytes([*a, *b, *c, *d]))),
         ([FAILURE, stage, a, b, c, d, what @ ..], _) => Ok(Report::Failed(StartError {
             stage: STAGES.get(usize::from(*stage)).copied().unwrap_or(Stage::Request),
             errno: i32::from_le_bytes([*a, *b, *c, *d]),
@@ -116,6 +121,11 @@ pub(super) fn send_runs(report: BorrowedFd<'_>) -> Result<()> {
     socket::send(report, &[RUNS], &[])
 }
 
+pub(super) fn send_listener(report: BorrowedFd<'_>, number: i32) -> Result<()> {
+    let [a, b, c, d] = number.to_le_bytes();
+    socket::send(report, &[LISTENER, a, b, c, d], &[])
+}
+
 pub(super) fn send_failure(report: BorrowedFd<'_>, error: &StartError) {
     let stage = STAGES.iter().position(|s| *s == error.stage).and_then(|s| u8::try_from(s).ok()).unwrap_or(0);
     let mut message = vec![FAILURE, stage];
@@ -148,6 +158,8 @@ mod tests {
         assert!(matches!(read_report(ours.as_fd()).unwrap(), Report::Adopt(70_000)));
         send_stands_in(theirs.as_fd(), 70_001).unwrap();
         assert!(matches!(read_report(ours.as_fd()).unwrap(), Report::StandsIn(70_001)));
+        send_listener(theirs.as_fd(), 300).unwrap();
+        assert!(matches!(read_report(ours.as_fd()).unwrap(), Report::Listener(300)));
         send_runs(theirs.as_fd()).unwrap();
         assert!(matches!(read_report(ours.as_fd()).unwrap(), Report::Runs));
         send_terminal(theirs.as_fd(), theirs.as_fd()).unwrap();

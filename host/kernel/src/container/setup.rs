@@ -1,13 +1,13 @@
 //! The child's way from the fork to the last steps: namespaces, root, mounts, devices.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use wharf_plan::run::{Namespace, RunPlan, Stage, StartError};
 
-use super::prepare::{Device, Exec, Joined, Mount, Run, Source};
+use super::prepare::{Device, Exec, Inside, Joined, Mount, Run, Source};
 use super::terminal;
-use super::{At, Host, pivot, process, userns};
+use super::{At, Host, copyup, pivot, process, userns};
 use crate::cgroup::Version;
 use crate::error::{Error, Result};
 use crate::mount::Flags;
@@ -61,7 +61,7 @@ pub(super) fn exec(_host: &Host, job: &Exec<'_>, report: BorrowedFd<'_>) -> Star
     let join = || -> Result<Built, StartError> {
         oom_score(job.process.oom_score_adj.as_deref())?;
         join_cgroups(&job.cgroups)?;
-        any_processor();
+        processors(job.process.plan)?;
         let mut spaces = CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET | CLONE_NEWCGROUP;
         let mut proc = None;
         if let Some(ids) = job.ids {
@@ -123,6 +123,17 @@ fn any_processor() {
     }
     // A host that forbids it has bound the container on purpose.
     let _ = nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &all);
+}
+
+/// The processors of an exec: as planned, or all.
+fn processors(plan: &wharf_plan::run::Process) -> Result<(), StartError> {
+    match plan.tuning.as_ref().and_then(|tuning| tuning.processors.as_deref()) {
+        None => any_processor(),
+        Some([]) => {}
+        Some(list) => crate::sys::sched::set_processors(list)
+            .at(Stage::Credentials, || "setting the processors of execCPUAffinity")?,
+    }
+    Ok(())
 }
 
 /// Puts this process into a plan's cgroup, where it was not cloned into it.
@@ -286,12 +297,17 @@ fn add_mount(
     made: &mut Made,
 ) -> Result<(), StartError> {
     let kind = match &mount.source {
-        Source::Tree(_) => "bind",
+        Source::Tree(_) | Source::Inside(_) => "bind",
         Source::New(fs) => fs.fstype.to_str().unwrap_or("?"),
         Source::Hierarchies(_) => "cgroup",
     };
     let at = || format!("mount {kind} on {}", mount.name);
-    let (target, found) = match mount_target(root, mount) {
+    let shown = match &mount.source {
+        Source::Inside(inside) => Some(copy_inside(root, inside).at(Stage::Mount, at)?),
+        _ => None,
+    };
+    let file = shown.as_ref().map_or(mount.file, |(_, file)| *file);
+    let (target, found) = match mount_target(root, mount, file) {
         Err(e) if mount.strict && e.is(libc::ELOOP) => Err(Error::refused(
             format!("filesystem {kind:?}"),
             libc::ELOOP,
@@ -302,6 +318,7 @@ fn add_mount(
     .at(Stage::Mount, at)?;
     let (tree, owned) = match &mount.source {
         Source::Tree(tree) => (*tree, None),
+        Source::Inside(_) => (job.rootfs, shown.map(|(tree, _)| tree)),
         Source::New(fs) | Source::Hierarchies(fs) => {
             let made = match ready {
                 Some(made) => made,
@@ -316,11 +333,14 @@ fn add_mount(
         }
     };
     let tree = owned.as_ref().map_or(tree, AsFd::as_fd);
+    if mount.copies_up && found {
+        copyup::copy(target.as_fd(), tree).at(Stage::Mount, || format!("tmpcopyup of {}", mount.name))?;
+    }
     check_proc(mount, tree, target.as_fd()).at(Stage::Mount, at)?;
     if matches!(mount.source, Source::Tree(_)) && mount.flags != Flags::default() {
         crate::mount::set_attr(tree, mount.flags, false).at(Stage::Mount, at)?;
     }
-    if job.user.is_some() && matches!(mount.source, Source::Tree(_)) {
+    if job.user.is_some() && matches!(mount.source, Source::Tree(_) | Source::Inside(_)) {
         // What is mounted in a user namespace never reaches the host, whatever is asked for: it may only come from there.
         let change = MountAttr { propagation: libc::MS_SLAVE, ..MountAttr::default() };
         sys::mount_setattr(tree, true, &change).at(Stage::Mount, at)?;
@@ -344,14 +364,46 @@ fn add_mount(
     Ok(())
 }
 
+/// A detached copy of what lies at a path of the container by now, and whether that is a file.
+fn copy_inside(root: BorrowedFd<'_>, inside: &Inside<'_>) -> Result<(OwnedFd, bool)> {
+    let place = file::openat2(root, &inside.path, libc::O_PATH, 0, IN_ROOT)?;
+    let file = file::fstatat(place.as_fd(), c"")?.st_mode & libc::S_IFMT != libc::S_IFDIR;
+    let flags = sys::OPEN_TREE_CLONE | if inside.recursive { sys::AT_RECURSIVE } else { 0 };
+    let tree = sys::open_tree(Some(place.as_fd()), c"", flags)?;
+    for (change, below) in &inside.changes {
+        sys::mount_setattr(tree.as_fd(), *below, change)?;
+    }
+    if let Some((namespace, below)) = inside.ids {
+        #[allow(clippy::cast_sign_loss, reason = "descriptors are not negative")]
+        let userns_fd = namespace.as_raw_fd() as u64;
+        sys::mount_setattr(tree.as_fd(), below, &MountAttr { set: attr::IDMAP, userns_fd, ..MountAttr::default() })?;
+    }
+    Ok((tree, file))
+}
+
 /// The place for a mount, made when missing, and whether it was there.
-fn mount_target(root: BorrowedFd<'_>, mount: &Mount<'_>) -> Result<(OwnedFd, bool)> {
+fn mount_target(root: BorrowedFd<'_>, mount: &Mount<'_>, file: bool) -> Result<(OwnedFd, bool)> {
     let resolve = IN_ROOT | if mount.strict { RESOLVE_NO_SYMLINKS } else { 0 };
     match file::openat2(root, &mount.target, libc::O_PATH, 0, resolve) {
         Err(e) if e.is_not_found() => {}
         result => return result.map(|found| (found, true)),
     }
-    if !mount.file {
+    match make_target(root, mount, file, resolve) {
+        // A link on the way leads to what is not there: that is made, inside.
+        Err(e) if e.is_not_found() && !mount.strict => {
+            crate::fs::make_place(root, &mount.target, file).map(|made| (made, false))
+        }
+        result => result,
+    }
+}
+
+fn make_target(
+    root: BorrowedFd<'_>,
+    mount: &Mount<'_>,
+    is_file: bool,
+    resolve: u64,
+) -> Result<(OwnedFd, bool)> {
+    if !is_file {
         return crate::fs::mkdir_all(root, &mount.target, 0o755, resolve).map(|made| (made, false));
     }
     let bytes = mount.target.to_bytes();

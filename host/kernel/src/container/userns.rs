@@ -49,7 +49,7 @@ pub(super) fn prepare(job: &Run<'_>, ids: &Ids) -> Result<Early, StartError> {
                 early.devices = true;
                 Some(tree)
             }
-            Source::New(_) | Source::Tree(_) | Source::Hierarchies(_) => None,
+            Source::New(_) | Source::Tree(_) | Source::Hierarchies(_) | Source::Inside(_) => None,
         });
     }
     if job.process.apparmor.is_some() {

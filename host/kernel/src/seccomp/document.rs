@@ -13,7 +13,7 @@ pub fn docker_default_document(capabilities: u64) -> Value {
 /// A profile in Docker's JSON, as [`docker_default_document`]: what depends on capabilities, instruction set and kernel is
 /// decided.
 pub fn profile_document(json: &str, capabilities: u64) -> Result<Value> {
-    profile::read(json, capabilities).map(|filter| document(&filter))
+    profile::read(json, capabilities, false).map(|filter| document(&filter))
 }
 
 fn document(filter: &Filter) -> Value {

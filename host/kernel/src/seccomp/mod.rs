@@ -35,10 +35,18 @@ pub fn docker_default(capabilities: u64) -> Vec<Vec<u8>> {
 
 /// A profile in the JSON of Docker's `--security-opt seccomp=FILE`, for a process with these capabilities.
 pub fn from_profile(json: &str, capabilities: u64) -> Result<Vec<Vec<u8>>> {
-    let filter = profile::read(json, capabilities)?;
+    let filter = profile::read(json, capabilities, false)?;
     let program = compile::program(&filter);
     compile::check_length(&program)?;
     Ok(vec![program])
+}
+
+/// `linux.seccomp` of an OCI configuration, as a program and whether it needs a listener (`SCMP_ACT_NOTIFY`).
+pub fn from_configuration(json: &str, capabilities: u64) -> Result<(Vec<u8>, bool)> {
+    let filter = profile::read(json, capabilities, true)?;
+    let program = compile::program(&filter);
+    compile::check_length(&program)?;
+    Ok((program, filter.rules.iter().any(|(_, rule)| rule.action == Action::NOTIFY)))
 }
 
 /// An instruction set as the kernel tells it apart.
@@ -86,6 +94,7 @@ impl Action {
     pub(crate) const KILL_PROCESS: Self = Self(0x8000_0000);
     pub(crate) const TRAP: Self = Self(0x0003_0000);
     pub(crate) const LOG: Self = Self(0x7ffc_0000);
+    pub(crate) const NOTIFY: Self = Self(0x7fc0_0000);
 
     pub(crate) fn errno(errno: u16) -> Self {
         Self(0x0005_0000 | u32::from(errno))

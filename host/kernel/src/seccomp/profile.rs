@@ -76,9 +76,10 @@ fn bad(what: &str, why: impl Into<String>) -> Error {
     Error::refused(format!("seccomp profile: {what}"), libc::EINVAL, why)
 }
 
-pub(super) fn read(json: &str, capabilities: u64) -> Result<Filter> {
+/// `notify`: rules may leave the answer to a listener.
+pub(super) fn read(json: &str, capabilities: u64, notify: bool) -> Result<Filter> {
     let profile: Profile = serde_json::from_str(json).map_err(|e| bad("decoding", e.to_string()))?;
-    if !profile.listener_path.is_empty() {
+    if !notify && !profile.listener_path.is_empty() {
         return Err(bad("listenerPath", "notifications are not supported"));
     }
     if !profile.architectures.is_empty() && !profile.arch_map.is_empty() {
@@ -88,9 +89,18 @@ pub(super) fn read(json: &str, capabilities: u64) -> Result<Filter> {
         ));
     }
     let default = action(&profile.default_action, profile.default_errno_ret)?;
+    if default == Action::NOTIFY {
+        return Err(bad("defaultAction", "SCMP_ACT_NOTIFY cannot be used as default action"));
+    }
     let (mut rules, mut named) = (Vec::new(), Vec::new());
     for call in profile.syscalls {
         let answer = action(&call.action, call.errno_ret)?;
+        if answer == Action::NOTIFY && !notify {
+            return Err(bad("SCMP_ACT_NOTIFY", "notifications are not supported"));
+        }
+        if answer == Action::NOTIFY && (call.name == "write" || call.names.iter().any(|n| n == "write")) {
+            return Err(bad("write", "SCMP_ACT_NOTIFY cannot be used for the write syscall"));
+        }
         if !call.name.is_empty() && !call.names.is_empty() {
             return Err(bad(
                 &call.name,
@@ -124,6 +134,7 @@ fn action(name: &str, errno: Option<u16>) -> Result<Action> {
         "SCMP_ACT_TRAP" => Action::TRAP,
         "SCMP_ACT_TRACE" => Action::trace(errno.unwrap_or(1)),
         "SCMP_ACT_LOG" => Action::LOG,
+        "SCMP_ACT_NOTIFY" => Action::NOTIFY,
         other => return Err(bad(other, "unknown action")),
     })
 }

@@ -10,12 +10,14 @@ pub mod btrfs;
 pub mod carry;
 pub mod file;
 pub mod heap;
+pub mod listener;
 pub mod loopdev;
 pub mod mount;
 pub mod net_device;
 pub mod netlink;
 pub mod process;
 pub mod quota;
+pub mod sched;
 pub mod socket;
 pub mod tty;
 

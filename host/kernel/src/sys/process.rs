@@ -529,6 +529,11 @@ pub fn dup_above(fd: BorrowedFd<'_>, least: i32) -> Result<OwnedFd> {
     check_fd(result.into(), || format!("fcntl({raw}, F_DUPFD_CLOEXEC, {least})"))
 }
 
+/// The number that the next descriptor of this process will have.
+pub fn next_descriptor(any: BorrowedFd<'_>) -> Result<i32> {
+    dup_above(any, 0).map(|copy| copy.as_raw_fd())
+}
+
 /// `setsid`.
 pub fn setsid() -> Result<()> {
     // SAFETY: no arguments.
@@ -542,8 +547,8 @@ pub fn umask(mask: u32) {
     unsafe { libc::umask(mask) };
 }
 
-/// Installs one classic BPF program as a seccomp filter of this thread.
-pub fn install_seccomp(program: &[u8]) -> Result<()> {
+/// A classic BPF program as the kernel takes it; it points to the bytes given.
+pub(super) fn sock_fprog(program: &[u8]) -> Result<libc::sock_fprog> {
     let instructions = program.len() / size_of::<libc::sock_filter>();
     let Ok(len) = u16::try_from(instructions) else {
         return Err(Error::refused("seccomp", libc::EINVAL, "the filter is too long"));
@@ -551,13 +556,18 @@ pub fn install_seccomp(program: &[u8]) -> Result<()> {
     if len == 0 || !program.len().is_multiple_of(size_of::<libc::sock_filter>()) {
         return Err(Error::refused("seccomp", libc::EINVAL, "the filter is cut off"));
     }
-    // SAFETY: the kernel copies the program; a pointer of any alignment does.
-    let filter = libc::sock_fprog { len, filter: program.as_ptr().cast_mut().cast() };
+    // The kernel copies the program; a pointer of any alignment does.
+    Ok(libc::sock_fprog { len, filter: program.as_ptr().cast_mut().cast() })
+}
+
+/// Installs one classic BPF program as a seccomp filter of this thread.
+pub fn install_seccomp(program: &[u8]) -> Result<()> {
+    let filter = sock_fprog(program)?;
     // SAFETY: `filter` describes valid memory of the length said.
     let result = unsafe {
         libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, std::ptr::from_ref(&filter))
     };
-    check(result, || format!("seccomp(SECCOMP_SET_MODE_FILTER, {len} instructions)")).map(drop)
+    check(result, || format!("seccomp(SECCOMP_SET_MODE_FILTER, {} instructions)", filter.len)).map(drop)
 }
 
 /// Goes into the background: a grandchild in a session of its own goes on, with the descriptor over which it tells
