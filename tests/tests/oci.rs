@@ -2,13 +2,12 @@
 
 #![cfg(test)]
 
-use std::io::{Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::io::{Read, Write};
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 use wharf_tests::bundle::{Place, args, text};
-use wharf_tests::eventually;
+use wharf_tests::{bin_dir, eventually};
 
 #[test]
 fn limits_that_this_machine_does_not_allow_become_as_high_as_it_does() {
@@ -251,7 +250,7 @@ fn hooks_are_told_and_can_refuse() {
 fn bad_bundles_change_nothing() {
     let place = Place::new();
     place.fails(&["create", "--bundle", "/nonexistent", "one"], "bundle /nonexistent");
-    place.fails(&["create", "--bundle", text(place.dir.path()), "one"], "not found");
+    place.fails(&["create", "--bundle", text(&place.path("")), "one"], "not found");
     for (n, (change, said)) in [
         ((|c| c["root"]["path"] = "missing".into()) as fn(&mut Value), "does not exist"),
         (|c| c["process"]["args"] = json!(["/no/such"]), "no such file or directory"),

@@ -181,6 +181,24 @@ pub(crate) struct UpdateArgs {
     /// CPU time per period in microseconds
     #[arg(long, allow_negative_numbers = true)]
     pub(crate) cpu_quota: Option<i64>,
+    /// CPU time in microseconds that may be saved up
+    #[arg(long)]
+    pub(crate) cpu_burst: Option<u64>,
+    /// 1 runs only when nobody else wants to
+    #[arg(long, allow_negative_numbers = true)]
+    pub(crate) cpu_idle: Option<i64>,
+    /// Real-time period in microseconds
+    #[arg(long)]
+    pub(crate) cpu_rt_period: Option<u64>,
+    /// Real-time budget per period in microseconds
+    #[arg(long, allow_negative_numbers = true)]
+    pub(crate) cpu_rt_runtime: Option<i64>,
+    /// Taken for the sake of callers
+    #[arg(long, hide = true)]
+    pub(crate) kernel_memory: Option<String>,
+    /// Taken for the sake of callers
+    #[arg(long, hide = true)]
+    pub(crate) kernel_memory_tcp: Option<String>,
     /// CPU share
     #[arg(long, alias = "cpu-share")]
     pub(crate) cpu_shares: Option<u64>,

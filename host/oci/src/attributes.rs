@@ -29,6 +29,9 @@ const TIMES: [(&str, u64); 6] = [
     ("norelatime", 0),
 ];
 
+/// Words of access times that change nothing of a mount's own.
+pub(crate) const IDLE: [&str; 4] = ["atime", "diratime", "norelatime", "nostrictatime"];
+
 /// What a word means; None where it is no attribute. With an `r` before it, a word is for all mounts below as well.
 pub(crate) fn of(word: &str) -> Option<Attributes> {
     let bit = BITS.iter().find_map(|(on, off, bit)| {
@@ -53,6 +56,21 @@ impl Attributes {
         self.clear |= later.clear;
         // What was taken away and is set now; the mask of access times is always taken away whole.
         self.clear &= !(later.set & !attr::ATIME_MASK);
+    }
+
+    /// The same for a bind of which something is said: what is not said is not so, as with runc, but for access times. With
+    /// `locked`, what protects the host stays: a container with a user namespace may not take that away.
+    pub(crate) fn exact(mut self, locked: bool) -> Self {
+        let others = if locked {
+            attr::NOSYMFOLLOW
+        } else {
+            attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC | attr::NOSYMFOLLOW
+        };
+        self.clear |= others & !self.set;
+        if !locked && (self.clear & attr::ATIME_MASK != 0 || self.set & attr::NODIRATIME != 0) {
+            self.clear |= attr::ATIME_MASK | (attr::NODIRATIME & !self.set);
+        }
+        self
     }
 
     /// As the kernel takes it.
@@ -91,6 +109,10 @@ mod tests {
         assert_eq!(all.clear, attr::ATIME_MASK);
         assert_eq!(all.words(), [("ro", true), ("nosuid", true), ("strictatime", true)]);
         assert_eq!(of("size=1m"), None);
+        let read_only = of("ro").unwrap();
+        assert_eq!(read_only.exact(true).clear, attr::NOSYMFOLLOW);
+        assert_eq!(read_only.exact(false).clear & (attr::RDONLY | attr::ATIME_MASK | attr::NOSUID), attr::NOSUID);
+        assert_ne!(of("noatime").unwrap().exact(false).clear & attr::NODIRATIME, 0);
         assert!(known().any(|word| word == "rnosymfollow"));
     }
 }

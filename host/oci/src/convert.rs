@@ -46,13 +46,15 @@ pub(crate) struct Restrict {
     pub(crate) no_exec: bool,
     /// Further attributes of it.
     pub(crate) own: Attributes,
+    /// Anything was said of the mount's own attributes.
+    pub(crate) said: bool,
     /// Attributes of it and of all mounts below.
     pub(crate) all: Attributes,
 }
 
 impl Restrict {
     /// All that concerns the mount alone.
-    fn flags(self) -> Attributes {
+    pub(crate) fn flags(self) -> Attributes {
         let mut all = self.own;
         for (on, word) in
             [(self.read_only, "ro"), (self.no_suid, "nosuid"), (self.no_dev, "nodev"), (self.no_exec, "noexec")]
@@ -251,6 +253,7 @@ fn options(list: &[String]) -> Options {
     let mut all = Options::default();
     for option in list {
         let restrict = &mut all.restrict;
+        restrict.said |= attributes::of(option).is_some();
         match option.as_str() {
             "bind" => all.bind = true,
             "rbind" => (all.bind, all.recursive) = (true, true),
@@ -267,7 +270,10 @@ fn options(list: &[String]) -> Options {
             "defaults" | "async" | "idmap" | "ridmap" => {}
             word => match (attributes::of(word), word.strip_prefix('r').and_then(attributes::of)) {
                 (Some(change), _) => {
-                    restrict.own.add(change);
+                    // That nothing is said of access times leaves them as they are, and so do the words that only take away.
+                    if !attributes::IDLE.contains(&word) {
+                        restrict.own.add(change);
+                    }
                     all.words.push(option.clone());
                 }
                 (None, Some(change)) => restrict.all.add(change),
@@ -381,6 +387,13 @@ fn allow(kind: char, major: Option<u32>, minor: Option<u32>, access: &str) -> De
     DeviceRule { allow: true, kind, major, minor, access: access.into() }
 }
 
+/// The letters of an access that are some; runc leaves others out, too.
+fn access(said: Option<&str>) -> Result<String> {
+    let said = said.unwrap_or("rwm");
+    let known: String = said.chars().filter(|c| "rwm".contains(*c)).collect();
+    if known.is_empty() { refuse(format!("invalid access {said:?} of a device rule")) } else { Ok(known) }
+}
+
 /// Nothing but what is on the list, then the configuration's own rules, then what every container has.
 fn rules(resources: &LinuxResources) -> Result<Vec<DeviceRule>> {
     let mut all =
@@ -396,7 +409,7 @@ fn rules(resources: &LinuxResources) -> Result<Vec<DeviceRule>> {
             kind: rule.typ().map_or('a', letter),
             major: number(rule.major())?,
             minor: number(rule.minor())?,
-            access: rule.access().clone().unwrap_or_else(|| "rwm".into()),
+            access: access(rule.access().as_deref())?,
         });
     }
     all.extend([allow('c', None, None, "m"), allow('b', None, None, "m")]);
@@ -636,6 +649,7 @@ mod tests {
         .unwrap();
         let restrict = Restrict {
             no_suid: true,
+            said: true,
             all: Attributes { set: attr::RDONLY, clear: 0 },
             ..Restrict::default()
         };

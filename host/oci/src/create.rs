@@ -9,17 +9,19 @@ use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use oci_spec::runtime::Spec;
+use wharf_kernel::cgroup::Version;
 use wharf_kernel::container::{self, Host, Report, Spawned, read_report};
 use wharf_kernel::mount::{self, Flags, Value};
 use wharf_kernel::sys::process as sys;
 use wharf_kernel::userns;
-use wharf_plan::run::{Fd, MountSource, Process, RunPlan, StartError};
+use wharf_plan::run::{Fd, Ids, MountSource, Process, RunPlan, StartError};
 
 use crate::args::CreateArgs;
 use crate::attributes::Attributes;
 use crate::convert::{self, Open, Restrict};
 use crate::hooks::{self, When};
 use crate::state::{self, Entry, Status, Store};
+use crate::user::User;
 use crate::{Doing, Error, Result, handover, notify, signals, terminal, tuning};
 
 /// Makes a container up to the point where only its program is missing.
@@ -88,10 +90,10 @@ pub(crate) fn configuration(bundle: Option<&Path>) -> Result<(PathBuf, String)> 
 }
 
 /// Opens what the plan refers to.
-pub(crate) fn open_all(plan: &mut RunPlan, open: &[Open]) -> Result<Vec<OwnedFd>> {
+pub(crate) fn open_all(plan: &mut RunPlan, open: &[Open], user: &User) -> Result<Vec<OwnedFd>> {
     let mut fds = Vec::new();
     for (what, number) in open.iter().zip(0..) {
-        let (fd, file) = open_one(what)?;
+        let (fd, file) = open_one(what, user, &fds)?;
         // Whether a target that is missing becomes a file or a directory.
         for mount in &mut plan.mounts {
             if matches!(mount.source, MountSource::Tree(n) if n == number) {
@@ -113,8 +115,20 @@ pub(crate) fn make_cgroup(host: &Host, plan: &RunPlan) -> Result<()> {
             cgroup.path
         )));
     }
+    if cgroups.version() == Version::V1 && !cgroup.resources.unified.is_empty() {
+        return Err("unable to apply cgroup configuration: invalid configuration: cannot use unified on cgroup v1".into());
+    }
     match cgroups.create(&cgroup.path, &cgroup.resources) {
-        Err(e) if e.is_exists() => cgroups.update(&cgroup.path, &cgroup.resources),
+        Err(e) if e.is_exists() => {
+            let inside = cgroups.pids(&cgroup.path).map_or(0, |pids| pids.len());
+            if inside > 0 {
+                return Err(Error(format!(
+                    "unable to apply cgroup configuration: container's cgroup is not empty: {inside} process(es) found in {}",
+                    cgroup.path
+                )));
+            }
+            cgroups.complete(&cgroup.path, &cgroup.resources)
+        }
         result => result,
     }
     .doing("unable to apply cgroup configuration")
@@ -157,11 +171,11 @@ fn build(
     console: Console<'_>,
 ) -> Result<Made> {
     let convert::Converted { mut plan, open, user, own_pids } = converted;
-    let mut fds = open_all(&mut plan, &open)?;
+    let mut fds = open_all(&mut plan, &open, &user)?;
     crate::user::make(&user, &mut plan, &mut fds)?;
     let agent = notify::filters(value, &mut plan.process)?;
     // Open in both directions, so that it neither blocks nor ends before the byte.
-    let gate = std::fs::OpenOptions::new().read(true).write(true).open(dir.join("gate"))?;
+    let gate = std::fs::OpenOptions::new().read(true).write(true).open(dir.join(state::GATE))?;
     plan.process.gate = Some(add(&mut fds, gate.into()));
     streams(&mut plan.process, &mut fds, args.preserve_fds)?;
     let hooked = hooks::any(spec, &[When::Prestart, When::CreateRuntime]);
@@ -217,7 +231,12 @@ fn build(
                 terminal::send(socket, &master)?;
                 None
             }
-            (master, _) => master,
+            (Some(master), Console::Here) => {
+                terminal::plain(&master)?;
+                Some(master)
+            }
+            (master, Console::Socket(None)) => master,
+            (None, _) => None,
         };
         if let Some(socket) = &args.pidfd_socket {
             handover::send(socket, b"standard", spawned.pidfd.as_fd(), "pidfd socket")?;
@@ -335,20 +354,33 @@ fn flags(restrict: Restrict) -> Flags {
     }
 }
 
-/// Gives a tree its attributes; `flags` says that those of a new mount are still to be set.
-fn restrict_tree(tree: &OwnedFd, restrict: Restrict, flags_too: bool) -> Result<()> {
-    if flags_too {
-        mount::set_attr(tree.as_fd(), flags(restrict), false)?;
-    }
-    for (change, recursive) in [(restrict.own, false), (restrict.all, true)] {
-        if change != Attributes::default() {
-            mount::change_attr(tree.as_fd(), &change.change(), recursive)?;
-        }
-    }
-    Ok(())
+/// Gives a bind its attributes.
+fn restrict_bind(tree: &OwnedFd, restrict: Restrict, locked: bool) -> Result<()> {
+    let own = if restrict.said { restrict.flags().exact(locked) } else { Attributes::default() };
+    change(tree, own, false)?;
+    change(tree, restrict.all, true)
 }
 
-fn open_one(what: &Open) -> Result<(OwnedFd, bool)> {
+fn change(tree: &OwnedFd, attributes: Attributes, recursive: bool) -> Result<()> {
+    if attributes == Attributes::default() {
+        return Ok(());
+    }
+    Ok(mount::change_attr(tree.as_fd(), &attributes.change(), recursive)?)
+}
+
+/// The ids of a mount; where the configuration only says that they are the container's, those of the namespace that it joins.
+fn ids_of_mount(ids: &Ids, user: &User, fds: &[OwnedFd]) -> Result<Ids> {
+    match user {
+        User::Join(number, _) if *ids == Ids::default() => {
+            let joined = usize::try_from(*number).ok().and_then(|n| fds.get(n));
+            let joined = joined.ok_or("no user namespace was opened")?;
+            userns::ids_of(joined.as_fd()).doing("user namespace")
+        }
+        _ => Ok(ids.clone()),
+    }
+}
+
+fn open_one(what: &Open, user: &User, fds: &[OwnedFd]) -> Result<(OwnedFd, bool)> {
     match what {
         Open::Rootfs(path) => {
             if !path.is_dir() {
@@ -360,9 +392,9 @@ fn open_one(what: &Open) -> Result<(OwnedFd, bool)> {
             let file =
                 !std::fs::metadata(source).doing(format_args!("mount source {}", source.display()))?.is_dir();
             let tree = mount::bind_path(source, *recursive)?;
-            restrict_tree(&tree, *restrict, true)?;
+            restrict_bind(&tree, *restrict, *user != User::Host)?;
             if let Some((ids, below)) = ids {
-                userns::map_mount_by(tree.as_fd(), ids, *below)
+                userns::map_mount_by(tree.as_fd(), &ids_of_mount(ids, user, fds)?, *below)
                     .doing(format_args!("mount source {}", source.display()))?;
             }
             Ok((tree, file))
@@ -371,10 +403,11 @@ fn open_one(what: &Open) -> Result<(OwnedFd, bool)> {
             let mut all = vec![("source", Value::Text(source))];
             all.extend(options.iter().map(|o| mount::split_option(o)));
             let made = mount::filesystem(fstype, &all, flags(*restrict))?;
-            restrict_tree(&made, *restrict, false)?;
+            change(&made, restrict.own, false)?;
+            change(&made, restrict.all, true)?;
             Ok((made, false))
         }
-        Open::Ids(ids) => Ok((userns::create(ids).doing("user namespace of a mount")?, false)),
+        Open::Ids(ids) => Ok((userns::create(&ids_of_mount(ids, user, fds)?).doing("user namespace of a mount")?, false)),
         Open::Namespace(path) => {
             Ok((File::open(path).doing(format_args!("namespace {}", path.display()))?.into(), false))
         }

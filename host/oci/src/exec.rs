@@ -61,7 +61,9 @@ pub(crate) fn exec(store: &Store, args: &ExecArgs) -> Result<u8> {
     }
     let mut fds = Vec::new();
     create::streams(&mut process, &mut fds, args.preserve_fds)?;
-    let gate = agent.as_ref().map(|_| notify::gate(&mut process, &mut fds)).transpose()?;
+    // What is to be done before the program runs.
+    let waits = agent.is_some() || (process.tty && args.console_socket.is_none());
+    let gate = if waits { Some(notify::gate(&mut process, &mut fds)?) } else { None };
     let state = entry.json(entry.status());
     let signals = if args.detach { None } else { Some(signals::Signals::block()?) };
     if !first.is_empty() {
@@ -76,6 +78,9 @@ pub(crate) fn exec(store: &Store, args: &ExecArgs) -> Result<u8> {
     if let Some(socket) = &args.pidfd_socket {
         handover::send(socket, b"setns", spawned.pidfd.as_fd(), "pidfd socket")
             .inspect_err(|_| create::end(&spawned))?;
+    }
+    if let Some(master) = &master {
+        terminal::plain(master)?;
     }
     if let Some(mut gate) = gate {
         gate.write_all(b"s")?;

@@ -58,6 +58,17 @@ pub(crate) fn kill(store: &Store, args: &KillArgs) -> Result<u8> {
         }
         return Ok(0);
     }
+    // Without a pid namespace of its own, the others do not end with the first one, which may have ended already.
+    if number == Signal::SIGKILL as i32
+        && !entry.record.own_pids
+        && let Some(path) = &entry.record.cgroup
+    {
+        let cgroups = Cgroups::detect()?;
+        if cgroups.pids(path).is_ok_and(|pids| !pids.is_empty()) {
+            cgroups.kill(path)?;
+            return Ok(0);
+        }
+    }
     entry.signal(number)?;
     // A process that stands still takes no signal but this one, and that only when it goes on.
     if number == Signal::SIGKILL as i32
@@ -212,6 +223,10 @@ pub(crate) fn update(store: &Store, args: &UpdateArgs) -> Result<u8> {
             cpu_period: signed(args.cpu_period),
             cpu_quota: args.cpu_quota,
             cpu_shares: signed(args.cpu_shares),
+            cpu_burst: args.cpu_burst,
+            cpu_idle: args.cpu_idle,
+            cpu_rt_period: signed(args.cpu_rt_period),
+            cpu_rt_runtime: args.cpu_rt_runtime,
             cpuset_cpus: args.cpuset_cpus.clone(),
             cpuset_mems: args.cpuset_mems.clone(),
             pids: args.pids_limit,
@@ -220,7 +235,12 @@ pub(crate) fn update(store: &Store, args: &UpdateArgs) -> Result<u8> {
         }
     };
     let path = entry.record.cgroup.as_ref().ok_or("the container has no cgroup")?;
-    Cgroups::detect()?.update(path, &resources)?;
+    if args.kernel_memory.is_some() || args.kernel_memory_tcp.is_some() {
+        crate::log::warn("Kernel memory settings are ignored and will be removed");
+    }
+    let cgroups = Cgroups::detect()?;
+    cgroups.with_cpuset(path, &resources)?;
+    cgroups.update(path, &resources)?;
     Ok(0)
 }
 

@@ -118,8 +118,8 @@ fn build(
     dir: &Path,
     given: Restore,
 ) -> Result<(Entry, OwnedFd)> {
-    let Converted { mut plan, open, own_pids, .. } = converted;
-    let mut fds = open_all(&mut plan, &open)?;
+    let Converted { mut plan, open, own_pids, user } = converted;
+    let mut fds = open_all(&mut plan, &open, &user)?;
     streams(&mut plan.process, &mut fds, 0)?;
     let work = dir.join("restore");
     let log = checkpoint::work(&args.criu, dir)?.join("restore.log");
@@ -138,7 +138,7 @@ fn build(
             record.cgroup = plan.cgroup.as_ref().map(|cgroup| cgroup.path.clone());
             record.own_pids = own_pids;
             // It has no gate to wait at.
-            std::fs::remove_file(dir.join("gate"))?;
+            std::fs::remove_file(dir.join(state::GATE))?;
             let entry = store.put(record)?;
             if let Some(path) = &args.pid_file {
                 pid_file(path, pid)?;

@@ -13,6 +13,9 @@ use wharf_kernel::sys::process as sys;
 
 use crate::{Doing, Error, Result};
 
+/// The pipe that a container's first process waits at, by the name that runc's has.
+pub(crate) const GATE: &str = "exec.fifo";
+
 /// A configuration that is larger than this is none.
 pub(crate) const LARGEST: u64 = 16 << 20;
 
@@ -155,7 +158,7 @@ impl Store {
             result => result.doing(format_args!("making {}", dir.display()))?,
         }
         let fill = || -> Result<()> {
-            nix::unistd::mkfifo(&dir.join("gate"), nix::sys::stat::Mode::from_bits_truncate(0o600))?;
+            nix::unistd::mkfifo(&dir.join(GATE), nix::sys::stat::Mode::from_bits_truncate(0o600))?;
             let mut file = std::fs::OpenOptions::new()
                 .write(true)
                 .create_new(true)
@@ -206,7 +209,7 @@ impl Store {
                 let dir = entry.path();
                 let text = std::fs::read_to_string(dir.join("state.json")).ok()?;
                 let record: Record = serde_json::from_str(&text).ok()?;
-                let waiting = dir.join("gate").exists();
+                let waiting = dir.join(GATE).exists();
                 let status = status(&record, waiting);
                 Some((record, status))
             })
@@ -230,7 +233,7 @@ fn status(record: &Record, waiting: bool) -> Status {
 
 impl Entry {
     pub(crate) fn gate(&self) -> PathBuf {
-        self.dir.join("gate")
+        self.dir.join(GATE)
     }
 
     pub(crate) fn status(&self) -> Status {

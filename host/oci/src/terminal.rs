@@ -15,6 +15,16 @@ pub(crate) fn send(path: &Path, master: &OwnedFd) -> Result<()> {
     handover::send(path, b"/dev/ptmx", master.as_fd(), "console socket")
 }
 
+/// What the container writes comes as it is; only where it ends at a terminal, that one adds what a terminal needs. To be called
+/// before the program runs, which may write at once.
+pub(crate) fn plain(master: &OwnedFd) -> Result<()> {
+    if let Ok(mut settings) = termios::tcgetattr(master) {
+        settings.output_flags.remove(OutputFlags::ONLCR);
+        termios::tcsetattr(master, SetArg::TCSANOW, &settings)?;
+    }
+    Ok(())
+}
+
 /// Stands between the container's terminal and this process's standard streams.
 #[derive(Debug)]
 pub(crate) struct Proxy {
@@ -25,11 +35,6 @@ pub(crate) struct Proxy {
 
 impl Proxy {
     pub(crate) fn new(master: OwnedFd) -> Result<Self> {
-        // What the container writes comes as it is; only where it ends at a terminal, that one adds what a terminal needs.
-        if let Ok(mut settings) = termios::tcgetattr(&master) {
-            settings.output_flags.remove(OutputFlags::ONLCR);
-            termios::tcsetattr(&master, SetArg::TCSANOW, &settings)?;
-        }
         let stdin = std::io::stdin();
         let before = termios::tcgetattr(&stdin).ok();
         if let Some(before) = &before {

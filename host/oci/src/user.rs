@@ -76,6 +76,12 @@ pub(crate) fn check_unused(spec: &Spec) -> Result<()> {
     }
 }
 
+/// Whether a user namespace is joined by its path.
+fn joins(spec: &Spec) -> bool {
+    let all = spec.linux().as_ref().and_then(|l| l.namespaces().as_ref()).into_iter().flatten();
+    all.filter(|n| n.typ() == LinuxNamespaceType::User).any(|n| n.path().is_some())
+}
+
 /// The ids of a mount: its own mappings, or those of the container where only the option `idmap` is given. The second value
 /// says that mounts below are mapped as well.
 pub(crate) fn of_mount(spec: &Spec, mount: &oci_spec::runtime::Mount) -> Result<Option<(Ids, bool)>> {
@@ -95,6 +101,10 @@ pub(crate) fn of_mount(spec: &Spec, mount: &oci_spec::runtime::Mount) -> Result<
         return Ok(None);
     }
     let ids = described(spec);
+    if ids.uids.is_empty() && joins(spec) {
+        // Those of the namespace, which it is asked for once it is open.
+        return Ok(Some((Ids::default(), recursive)));
+    }
     if ids.uids.is_empty() {
         return Err(Error(format!(
             "mount {target}: idmap without mappings needs a user namespace with mappings"

@@ -351,6 +351,24 @@ impl Cgroups {
         }
     }
 
+    /// For an update that is the first to ask for processors or memory nodes: with v1, makes the cgroup in that hierarchy, which
+    /// no container has otherwise, and moves the processes of the others into it.
+    pub fn with_cpuset(&self, path: &str, resources: &Resources) -> Result<()> {
+        if self.0.version == Version::V2 || !v1::wants_cpuset(resources) {
+            return Ok(());
+        }
+        v1::with_cpuset(&self.0.hierarchies, &relative(path)?, &self.pids(path)?)
+    }
+
+    /// Limits for a cgroup that somebody else made, in some hierarchies or all; it is made in those where it is missing.
+    pub fn complete(&self, path: &str, resources: &Resources) -> Result<()> {
+        let path = relative(path)?;
+        match self.0.version {
+            Version::V1 => v1::complete(&self.0.hierarchies, &path, resources),
+            Version::V2 => self.update(&path, resources),
+        }
+    }
+
     /// Whether there is a cgroup of this path in a hierarchy.
     pub fn has(&self, hierarchy: &Hierarchy, path: &str) -> Result<bool> {
         match hierarchy.dir().open(&relative(path)?) {

@@ -12,17 +12,48 @@ use crate::sys::file as sys;
 /// How often a freezing cgroup is asked whether it stands still, each time after a millisecond.
 const FREEZE_ROUNDS: u32 = 2000;
 
-fn wants_cpuset(resources: &Resources) -> bool {
+pub(super) fn wants_cpuset(resources: &Resources) -> bool {
     resources.cpuset_cpus.is_some() || resources.cpuset_mems.is_some()
 }
 
+fn wanted(hierarchy: &Hierarchy, resources: &Resources) -> bool {
+    hierarchy.required()
+        || (hierarchy.has("cpuset") && wants_cpuset(resources))
+        || (hierarchy.has("hugetlb") && !resources.hugepages.is_empty())
+}
+
+/// As [`create`], of what may be there in some hierarchies.
+pub(super) fn complete(hierarchies: &[Hierarchy], path: &str, resources: &Resources) -> Result<()> {
+    for hierarchy in hierarchies.iter().filter(|h| wanted(h, resources)) {
+        match make(hierarchy, path) {
+            Err(e) if !e.is_exists() => {
+                return Err(e.note(format!("making the {} cgroup", hierarchy.name())));
+            }
+            _ => {}
+        }
+    }
+    apply(hierarchies, path, resources)
+}
+
+/// Makes the cgroup where there are processors to be said, with these processes in it.
+pub(super) fn with_cpuset(hierarchies: &[Hierarchy], path: &str, pids: &[i32]) -> Result<()> {
+    let Some(hierarchy) = hierarchies.iter().find(|h| h.has("cpuset")) else { return Ok(()) };
+    match make(hierarchy, path) {
+        Err(e) if e.is_exists() => return Ok(()),
+        result => result?,
+    }
+    for pid in pids {
+        match hierarchy.dir().write(&format!("{path}/cgroup.procs"), &pid.to_string()) {
+            // It has ended meanwhile.
+            Err(e) if e.is(libc::ESRCH) => {}
+            result => result?,
+        }
+    }
+    Ok(())
+}
+
 pub(super) fn create(hierarchies: &[Hierarchy], path: &str, resources: &Resources) -> Result<()> {
-    let wanted = |h: &&Hierarchy| {
-        h.required()
-            || (h.has("cpuset") && wants_cpuset(resources))
-            || (h.has("hugetlb") && !resources.hugepages.is_empty())
-    };
-    for hierarchy in hierarchies.iter().filter(wanted) {
+    for hierarchy in hierarchies.iter().filter(|h| wanted(h, resources)) {
         make(hierarchy, path).map_err(|e| e.note(format!("making the {} cgroup", hierarchy.name())))?;
     }
     apply(hierarchies, path, resources)

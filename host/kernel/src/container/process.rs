@@ -15,6 +15,9 @@ use crate::sys::file::{self, RESOLVE_BENEATH, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICL
 use crate::sys::process::{self as sys, CStrings};
 use crate::sys::{listener, sched, tty};
 
+/// Signals that end a process which waits at its gate.
+const WAITING: [i32; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
+
 /// What setting a scheduler is called in errors.
 pub(super) const SCHEDULER: &str = "setting the scheduler";
 
@@ -83,6 +86,8 @@ fn steps(
         let mut needed: Vec<i32> = needed.map(|fd| fd.as_raw_fd()).collect();
         needed.sort_unstable();
         sys::close_all_but(&needed).at(Stage::Stdio, || "closing descriptors")?;
+        // Who waits to be started can be told not to wait, as runc's can.
+        sys::end_by(&WAITING).at(Stage::Exec, || "signals that end the waiting")?;
         report::send_ready(report).at(Stage::Exec, || "telling of being ready")?;
         wait_for_byte(gate).at(Stage::Exec, || "waiting at the gate")?;
     }
@@ -148,6 +153,7 @@ fn listened(
     for other in job.plan.seccomp.iter().take(others) {
         sys::install_seccomp(other).at(Stage::Security, || "installing the seccomp filter")?;
     }
+    sys::end_by(&WAITING).at(Stage::Exec, || "signals that end the waiting")?;
     let number = sys::next_descriptor(gate.as_fd()).at(Stage::Security, || "the listener's number")?;
     report::send_listener(report.as_fd(), number).at(Stage::Security, || "telling of the listener")?;
     let listener = listener::install(filter).at(Stage::Security, || "installing the seccomp filter")?;

@@ -534,6 +534,23 @@ pub fn next_descriptor(any: BorrowedFd<'_>) -> Result<i32> {
     dup_above(any, 0).map(|copy| copy.as_raw_fd())
 }
 
+/// From now on these signals end this process, also where it is the first of a pid namespace, whom they would not concern. The
+/// program that is executed has them at their default again.
+pub fn end_by(signals: &[i32]) -> Result<()> {
+    extern "C" fn end(signal: i32) {
+        exit(128 + signal);
+    }
+    for signal in signals {
+        // SAFETY: all zeroes are a valid structure: no flags, an empty mask.
+        let mut action: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
+        action.sa_sigaction = end as extern "C" fn(i32) as usize;
+        // SAFETY: the handler calls nothing but _exit, which may be called at any moment.
+        let result = unsafe { libc::sigaction(*signal, std::ptr::from_ref(&action), std::ptr::null_mut()) };
+        check(result.into(), || format!("sigaction({signal})"))?;
+    }
+    Ok(())
+}
+
 /// `setsid`.
 pub fn setsid() -> Result<()> {
     // SAFETY: no arguments.
