@@ -16,8 +16,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 pub mod blocklog;
-pub mod compose;
 pub mod bundle;
+pub mod compose;
 pub mod criu;
 pub mod fsck;
 pub mod fuse;

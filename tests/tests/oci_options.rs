@@ -47,10 +47,13 @@ fn events_tell_figures_and_kills_for_lack_of_memory() {
     assert_eq!((&stats["data"]["pids"]["current"], &stats["data"]["pids"]["limit"]), (&json!(1), &json!(77)));
     assert!(stats["data"]["cpu"]["usage"]["total"].as_u64().unwrap() > 0, "{stats}");
 
-    for (interval, said) in [("0", "greater than 0"), ("x", "a duration is wanted"), ("-1s", "a duration is wanted")] {
+    for (interval, said) in
+        [("0", "greater than 0"), ("x", "a duration is wanted"), ("-1s", "a duration is wanted")]
+    {
         place.fails(&["events", &format!("--interval={interval}"), "one"], said);
     }
-    let mut child = place.command(&["events", "--interval", "100ms", "one"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child =
+        place.command(&["events", "--interval", "100ms", "one"]).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(|line| line.unwrap());
     for _ in 0..2 {
         assert!(lines.next().unwrap().starts_with(r#"{"type":"stats""#));
@@ -68,7 +71,9 @@ fn events_tell_figures_and_kills_for_lack_of_memory() {
 /// The cgroups of a container in all hierarchies of this machine.
 fn cgroups_of(id: &str) -> Vec<PathBuf> {
     let end = format!("wharf-oci-test/{}-{id}", std::process::id());
-    let found = Command::new("find").args(["/sys/fs/cgroup", "-maxdepth", "4", "-path", &format!("*/{end}")]).output();
+    let found = Command::new("find")
+        .args(["/sys/fs/cgroup", "-maxdepth", "4", "-path", &format!("*/{end}")])
+        .output();
     String::from_utf8_lossy(&found.unwrap().stdout).lines().map(PathBuf::from).collect()
 }
 
@@ -120,15 +125,14 @@ fn a_tmpfs_begins_with_what_it_covers_and_nothing_of_the_host() {
         std::fs::set_permissions(dir.join("deep"), std::fs::Permissions::from_mode(0o777)).unwrap();
         std::fs::write(dir.join("deep/file"), "of the image").unwrap();
         std::os::unix::fs::symlink(&secret, dir.join("absolute")).unwrap();
-        std::os::unix::fs::symlink(format!("../../../../../../..{}", secret.display()), dir.join("climbing")).unwrap();
+        std::os::unix::fs::symlink(format!("../../../../../../..{}", secret.display()), dir.join("climbing"))
+            .unwrap();
         std::os::unix::fs::symlink(secret.parent().unwrap(), dir.join("out")).unwrap();
         nix::unistd::mkfifo(&dir.join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
         // The place itself is a link out.
         std::os::unix::fs::symlink(secret.parent().unwrap(), bundle.join("rootfs/link")).unwrap();
     };
-    let tmpfs = |target: &str, more: &str| {
-        json!({"destination": target, "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup", more]})
-    };
+    let tmpfs = |target: &str, more: &str| json!({"destination": target, "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup", more]});
     let bundle = place.bundle("one", |c| {
         c["root"]["readonly"] = false.into();
         mount(c, tmpfs("/dir", "size=1m"));
@@ -155,12 +159,27 @@ fn a_tmpfs_begins_with_what_it_covers_and_nothing_of_the_host() {
 }
 
 /// The agent of runc's own tests in our words: directories get a suffix, modes stay.
-fn agent(place: &Place) -> (PathBuf, Child) {
+fn agent(place: &Place) -> (PathBuf, Agent) {
     let (script, socket) = (place.path("agent"), place.path("agent.sock"));
     std::fs::write(&script, include_str!("../clients/runc-suite/seccompagent")).unwrap();
-    let child = Command::new("python3").arg(&script).arg(format!("-socketfile={}", socket.display())).spawn().unwrap();
+    let child = Command::new("python3")
+        .arg(&script)
+        .arg(format!("-socketfile={}", socket.display()))
+        .spawn()
+        .unwrap();
     eventually("the agent", || socket.exists().then_some(()));
-    (socket, child)
+    (socket, Agent(child))
+}
+
+/// Ends with the test.
+struct Agent(Child);
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // It may have been ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 fn notify(config: &mut Value, socket: &Path, calls: &Value) {
@@ -174,23 +193,23 @@ fn notify(config: &mut Value, socket: &Path, calls: &Value) {
 #[cfg(target_arch = "x86_64")]
 fn an_agent_answers_for_a_filter() {
     let place = Place::new();
-    let (socket, mut child) = agent(&place);
-    for no_new_privileges in [false, true] {
-        let bundle = place.bundle("one", |c| {
+    let (socket, agent) = agent(&place);
+    for (name, no_new_privileges) in [("one", false), ("three", true)] {
+        let bundle = place.bundle(name, |c| {
             notify(c, &socket, &json!(["mkdir", "chmod", "execve", "close", "read", "openat", "fcntl"]));
             c["process"]["noNewPrivileges"] = no_new_privileges.into();
             args(c, "mkdir /dev/shm/foo && stat /dev/shm/foo-bar && ls /proc/self/fd | wc -l && chmod 700 /dev/shm/foo-bar");
         });
-        let out = place.oci(&["run", "--bundle", text(&bundle), "one"]);
-        let said = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+        let out = place.oci(&["run", "--bundle", text(&bundle), name]);
+        let said =
+            format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
         assert!(said.contains("No medium found"), "{said}");
         assert!(said.lines().any(|line| line == "4"), "no descriptor is left in the program: {said}");
     }
     sleeper(&place, "two", |c| notify(c, &socket, &json!(["mkdir"])));
     place.ok(&["exec", "two", "sh", "-c", "mkdir /dev/shm/foo && stat /dev/shm/foo-bar"]);
     // Without whoever answers, a call fails: none is let through.
-    child.kill().unwrap();
-    child.wait().unwrap();
+    drop(agent);
     place.fails(&["exec", "two", "true"], "failed to connect with seccomp agent");
     place.ok(&["delete", "--force", "two"]);
     // What cannot work is said, and nothing is left.
@@ -202,7 +221,9 @@ fn an_agent_answers_for_a_filter() {
         place.fails(&["run", "--bundle", text(&bundle), name], said);
         place.fails(&["state", name], "does not exist");
     };
-    bad("b1", "failed to connect with seccomp agent", &|c| c["linux"]["seccomp"]["listenerPath"] = "@none".into());
+    bad("b1", "failed to connect with seccomp agent", &|c| {
+        c["linux"]["seccomp"]["listenerPath"] = "@none".into()
+    });
     bad("b2", "listenerPath must be set", &|c| c["linux"]["seccomp"]["listenerPath"] = "".into());
     bad("b3", "cannot be used for the write syscall", &|c| {
         c["linux"]["seccomp"]["syscalls"][0]["names"] = json!(["write"]);
@@ -215,7 +236,9 @@ fn an_agent_answers_for_a_filter() {
 #[test]
 #[cfg(target_arch = "x86_64")]
 fn an_agent_that_never_answers_holds_up_its_own_container_only() {
-    use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
+    use nix::sys::socket::{
+        AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket,
+    };
     use std::os::fd::AsRawFd;
     let place = Place::new();
     let path = place.path("deaf.sock");
@@ -259,7 +282,8 @@ fn processes_are_scheduled_as_said() {
     const ASK: &str = "import os, sys; p = int(sys.argv[1]); print(os.sched_getscheduler(p), os.getpriority(os.PRIO_PROCESS, p))";
     let place = Place::new();
     sleeper(&place, "one", |c| {
-        c["process"]["scheduler"] = json!({"policy": "SCHED_BATCH", "nice": 7, "flags": ["SCHED_FLAG_RESET_ON_FORK"]});
+        c["process"]["scheduler"] =
+            json!({"policy": "SCHED_BATCH", "nice": 7, "flags": ["SCHED_FLAG_RESET_ON_FORK"]});
         c["process"]["ioPriority"] = json!({"class": "IOPRIO_CLASS_BE", "priority": 6});
         c["linux"]["personality"] = json!({"domain": "LINUX32"});
     });
@@ -283,14 +307,21 @@ fn processes_are_scheduled_as_said() {
         String::from_utf8_lossy(&out.stdout).trim().to_owned()
     };
     let list = json!(["grep", "Cpus_allowed_list", "/proc/self/status"]);
-    let bound = said(&json!({"args": list, "cwd": "/", "env": ["PATH=/bin"], "execCPUAffinity": {"initial": "0", "final": "0"}}));
+    let bound = said(
+        &json!({"args": list, "cwd": "/", "env": ["PATH=/bin"], "execCPUAffinity": {"initial": "0", "final": "0"}}),
+    );
     assert_eq!(bound, "Cpus_allowed_list:\t0");
-    let idle = said(&json!({"args": ["ionice"], "cwd": "/", "env": ["PATH=/bin"], "ioPriority": {"class": "IOPRIO_CLASS_IDLE"}}));
+    let idle = said(
+        &json!({"args": ["ionice"], "cwd": "/", "env": ["PATH=/bin"], "ioPriority": {"class": "IOPRIO_CLASS_IDLE"}}),
+    );
     assert!(idle.starts_with("idle"), "{idle}");
     for (process, why) in [
         (json!({"scheduler": {"policy": "SCHED_FIFO", "priority": 100}}), "invalid scheduler.priority: 100"),
         (json!({"scheduler": {"policy": "SCHED_OTHER", "nice": -99}}), "invalid scheduler.nice"),
-        (json!({"ioPriority": {"class": "IOPRIO_CLASS_RT", "priority": 9}}), "invalid ioPriority.Priority: 9"),
+        (
+            json!({"ioPriority": {"class": "IOPRIO_CLASS_RT", "priority": 9}}),
+            "invalid ioPriority.Priority: 9",
+        ),
         (json!({"execCPUAffinity": {"final": "0-99999"}}), "invalid CPU affinity"),
         (json!({"execCPUAffinity": {"final": "1023"}}), "execCPUAffinity"),
     ] {
@@ -302,11 +333,17 @@ fn processes_are_scheduled_as_said() {
     }
     place.ok(&["delete", "--force", "one"]);
     for (name, process, why) in [
-        ("b1", json!({"scheduler": {"policy": "SCHED_DEADLINE", "runtime": 5, "deadline": 1, "period": 1}}), "the scheduler"),
+        (
+            "b1",
+            json!({"scheduler": {"policy": "SCHED_DEADLINE", "runtime": 5, "deadline": 1, "period": 1}}),
+            "the scheduler",
+        ),
         ("b2", json!({"scheduler": {"policy": "SCHED_NONE"}}), "invalid scheduler policy"),
         ("b3", json!({"ioPriority": {"class": "x"}}), "invalid ioPriority.Class"),
     ] {
-        let bundle = place.bundle(name, |c| c["process"].as_object_mut().unwrap().extend(process.as_object().unwrap().clone()));
+        let bundle = place.bundle(name, |c| {
+            c["process"].as_object_mut().unwrap().extend(process.as_object().unwrap().clone())
+        });
         place.fails(&["run", "--bundle", text(&bundle), name], why);
         place.fails(&["state", name], "does not exist");
     }
@@ -332,8 +369,11 @@ fn a_descriptor_of_the_process_is_sent() {
     let taken = |run: &dyn Fn(&str)| {
         let socket = place.path("pidfd");
         let _ = std::fs::remove_file(&socket);
-        let mut other =
-            Command::new("python3").args(["-c", PIDFD, text(&socket)]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut other = Command::new("python3")
+            .args(["-c", PIDFD, text(&socket)])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
         eventually("the socket", || socket.exists().then_some(()));
         std::thread::sleep(Duration::from_millis(100));
         run(text(&socket));
@@ -350,20 +390,43 @@ fn a_descriptor_of_the_process_is_sent() {
     place.ok(&["start", "one"]);
     let file = place.path("pid");
     let told = taken(&|socket| {
-        place.ok(&["exec", "--detach", "--pid-file", text(&file), "--pidfd-socket", socket, "one", "sleep", "1000"]);
+        place.ok(&[
+            "exec",
+            "--detach",
+            "--pid-file",
+            text(&file),
+            "--pidfd-socket",
+            socket,
+            "one",
+            "sleep",
+            "1000",
+        ]);
     });
     assert_eq!(told, format!("setns {}", std::fs::read_to_string(&file).unwrap()));
     // Nobody there: the process that nobody could hold on to is ended again.
     let other = place.path("other");
     place.fails(
-        &["exec", "--detach", "--pidfd-socket", "/nowhere/socket", "--pid-file", text(&other), "one", "sleep", "1000"],
+        &[
+            "exec",
+            "--detach",
+            "--pidfd-socket",
+            "/nowhere/socket",
+            "--pid-file",
+            text(&other),
+            "one",
+            "sleep",
+            "1000",
+        ],
         "pidfd socket",
     );
     assert!(!other.exists());
     assert_eq!(place.ok(&["ps", "--format", "json", "one"]).matches(',').count(), 1, "two processes");
     place.ok(&["delete", "--force", "one"]);
     let bundle = place.bundle("two", |_| {});
-    place.fails(&["create", "--pidfd-socket", "/nowhere/socket", "--bundle", text(&bundle), "two"], "pidfd socket");
+    place.fails(
+        &["create", "--pidfd-socket", "/nowhere/socket", "--bundle", text(&bundle), "two"],
+        "pidfd socket",
+    );
     place.fails(&["state", "two"], "does not exist");
 }
 
@@ -394,7 +457,10 @@ fn mounts_of_mounts_and_their_attributes() {
     let err = String::from_utf8_lossy(&out.stderr).into_owned();
     assert!(said.starts_with("foundfoundfound"), "{said}{err}");
     let options = |place: &str| {
-        let line = said.lines().find(|l| l.contains(&format!(" {place} "))).unwrap_or_else(|| panic!("{place}: {said}"));
+        let line = said
+            .lines()
+            .find(|l| l.contains(&format!(" {place} ")))
+            .unwrap_or_else(|| panic!("{place}: {said}"));
         line.split(' ').nth(3).unwrap().to_owned()
     };
     let has = |place: &str, word: &str| options(place).split(',').any(|o| o == word);
@@ -414,11 +480,16 @@ fn what_is_claimed_is_true() {
     let features: Value = serde_json::from_str(&place.ok(&["features"])).unwrap();
     // Every option that is claimed is taken; one that is not is the file system's business, and refused by it.
     let all = features["mountOptions"].as_array().unwrap();
-    for option in all.iter().map(|o| o.as_str().unwrap()).filter(|o| !o.contains("idmap") && !o.contains("bind")) {
+    for option in
+        all.iter().map(|o| o.as_str().unwrap()).filter(|o| !o.contains("idmap") && !o.contains("bind"))
+    {
         let bundle = place.bundle("one", |c| {
             c["root"]["readonly"] = false.into();
             mount(c, json!({"destination": "/t", "type": "tmpfs", "source": "tmpfs", "options": [option]}));
-            mount(c, json!({"destination": "/b", "type": "bind", "source": "/etc", "options": ["bind", option]}));
+            mount(
+                c,
+                json!({"destination": "/b", "type": "bind", "source": "/etc", "options": ["bind", option]}),
+            );
             args(c, "true");
         });
         place.ok(&["run", "--bundle", text(&bundle), "one"]);

@@ -99,18 +99,23 @@ fn busybox() -> Vec<u8> {
 /// A root file system with programs of Debian: this machine's own, with the libraries that they need.
 fn debian() -> Vec<u8> {
     const NAMES: [&str; 16] = [
-        "bash", "cat", "chrt", "findmnt", "grep", "id", "ionice", "ldconfig", "ls", "mount", "sleep", "stat", "touch",
-        "true", "taskset", "echo",
+        "bash", "cat", "chrt", "findmnt", "grep", "id", "ionice", "ldconfig", "ls", "mount", "sleep", "stat",
+        "touch", "true", "taskset", "echo",
     ];
     let mut tar = Vec::new();
-    let dirs = ["bin/", "dev/", "etc/", "lib/", "lib64/", "proc/", "root/", "sbin/", "sys/", "tmp/", "usr/", "usr/bin/"];
-    for dir in dirs.into_iter().chain(["usr/sbin/", "usr/lib/", "var/", "var/cache/", "var/cache/ldconfig/"]) {
+    let dirs = [
+        "bin/", "dev/", "etc/", "lib/", "lib64/", "proc/", "root/", "sbin/", "sys/", "tmp/", "usr/",
+        "usr/bin/",
+    ];
+    for dir in dirs.into_iter().chain(["usr/sbin/", "usr/lib/", "var/", "var/cache/", "var/cache/ldconfig/"])
+    {
         entry(&mut tar, dir, b'5', if dir == "tmp/" { 0o1777 } else { 0o755 }, "", b"");
     }
     let mut files = BTreeSet::new();
     for name in NAMES {
         let found = ["/usr/bin", "/bin", "/usr/sbin", "/sbin"].iter().map(|dir| Path::new(dir).join(name));
-        let program = found.into_iter().find(|p| p.exists()).unwrap_or_else(|| panic!("no {name} on this machine"));
+        let program =
+            found.into_iter().find(|p| p.exists()).unwrap_or_else(|| panic!("no {name} on this machine"));
         let content = std::fs::read(&program).unwrap();
         entry(&mut tar, &format!("bin/{name}"), b'0', 0o755, "", &content);
         let dir = if name == "ionice" || name == "sleep" { "usr/bin" } else { "usr/sbin" };
@@ -156,7 +161,9 @@ fn prepare(suite: &Suite, dir: &Path) {
     let images = images.display();
     script(
         &dir.join("tests/integration/get-images.sh"),
-        &format!("#!/bin/sh\necho BUSYBOX_IMAGE={images}/busybox.tar\necho DEBIAN_IMAGE={images}/debian.tar\n"),
+        &format!(
+            "#!/bin/sh\necho BUSYBOX_IMAGE={images}/busybox.tar\necho DEBIAN_IMAGE={images}/debian.tar\n"
+        ),
     );
     for (name, text) in PROGRAMS {
         script(&dir.join((suite.programs)(name)), text);
@@ -308,7 +315,12 @@ fn check(suite: &Suite, test: &str) {
     let file = file_of(test, dir.path());
     let cleaner = Cleaner(format!("wharf-test-runc-{}-{}-{test}", std::process::id(), suite.version));
     let results = run(dir.path(), &file, &cleaner);
-    println!("{file}: {} passed, {} failed, {} skipped", results.passed.len(), results.failed.len(), results.skipped);
+    println!(
+        "{file}: {} passed, {} failed, {} skipped",
+        results.passed.len(),
+        results.failed.len(),
+        results.skipped
+    );
     let surprises: Vec<&String> =
         results.failed.iter().filter(|name| !expected(suite).any(|e| name.starts_with(e))).collect();
     if std::env::var_os("RUNC_SUITE_TEXT").is_some() {

@@ -289,8 +289,8 @@ impl Prepared {
                 "dev" => attributes &= !attr::NODEV,
                 "exec" => attributes &= !attr::NOEXEC,
                 "nodiratime" => attributes |= attr::NODIRATIME,
-                "relatime" | "diratime" | "atime" | "norelatime" | "nostrictatime" | "symfollow" | "rprivate"
-                | "private" => {}
+                "relatime" | "diratime" | "atime" | "norelatime" | "nostrictatime" | "symfollow"
+                | "rprivate" | "private" => {}
                 _ => list.push(match option.split_once('=') {
                     Some((key, value)) => (file::cstring(key)?, Some(file::cstring(value)?)),
                     None => (file::cstring(option)?, None),

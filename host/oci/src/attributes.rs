@@ -39,7 +39,9 @@ pub(crate) fn of(word: &str) -> Option<Attributes> {
             .then_some(Attributes { set: *bit, clear: 0 })
             .or_else(|| (word == *off).then_some(Attributes { set: 0, clear: *bit }))
     });
-    let time = |(known, set): &(&str, u64)| (word == *known).then_some(Attributes { set: *set, clear: attr::ATIME_MASK });
+    let time = |(known, set): &(&str, u64)| {
+        (word == *known).then_some(Attributes { set: *set, clear: attr::ATIME_MASK })
+    };
     bit.or_else(|| TIMES.iter().find_map(time))
 }
 
@@ -111,7 +113,10 @@ mod tests {
         assert_eq!(of("size=1m"), None);
         let read_only = of("ro").unwrap();
         assert_eq!(read_only.exact(true).clear, attr::NOSYMFOLLOW);
-        assert_eq!(read_only.exact(false).clear & (attr::RDONLY | attr::ATIME_MASK | attr::NOSUID), attr::NOSUID);
+        assert_eq!(
+            read_only.exact(false).clear & (attr::RDONLY | attr::ATIME_MASK | attr::NOSUID),
+            attr::NOSUID
+        );
         assert_ne!(of("noatime").unwrap().exact(false).clear & attr::NODIRATIME, 0);
         assert!(known().any(|word| word == "rnosymfollow"));
     }

@@ -56,9 +56,12 @@ impl Restrict {
     /// All that concerns the mount alone.
     pub(crate) fn flags(self) -> Attributes {
         let mut all = self.own;
-        for (on, word) in
-            [(self.read_only, "ro"), (self.no_suid, "nosuid"), (self.no_dev, "nodev"), (self.no_exec, "noexec")]
-        {
+        for (on, word) in [
+            (self.read_only, "ro"),
+            (self.no_suid, "nosuid"),
+            (self.no_dev, "nodev"),
+            (self.no_exec, "noexec"),
+        ] {
             if let (true, Some(change)) = (on, attributes::of(word)) {
                 all.add(change);
             }
@@ -300,7 +303,9 @@ fn mounts(spec: &Spec, bundle: &Path, root: &Path, open: &mut Vec<Open>) -> Resu
         let mut target = mount.destination().display().to_string();
         if !target.starts_with('/') {
             // As runc does, though the specification wants it to be absolute.
-            crate::log::warn(format!("mount destination {target} is not absolute: it is taken from the root"));
+            crate::log::warn(format!(
+                "mount destination {target} is not absolute: it is taken from the root"
+            ));
             target.insert(0, '/');
         }
         // A place that is said from the host's root is meant inside, too.
@@ -323,7 +328,9 @@ fn mounts(spec: &Spec, bundle: &Path, root: &Path, open: &mut Vec<Open>) -> Resu
                     let (own, below) = (pair(o.restrict.flags()), pair(o.restrict.all));
                     MountSource::Inside { path, recursive, own, all: below, ids }
                 }
-                None => MountSource::Tree(add(open, Open::Bind { source, recursive, restrict: o.restrict, ids })),
+                None => {
+                    MountSource::Tree(add(open, Open::Bind { source, recursive, restrict: o.restrict, ids }))
+                }
             }
         } else if INSIDE.contains(&fstype.as_str()) {
             let options;

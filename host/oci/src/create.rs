@@ -116,7 +116,10 @@ pub(crate) fn make_cgroup(host: &Host, plan: &RunPlan) -> Result<()> {
         )));
     }
     if cgroups.version() == Version::V1 && !cgroup.resources.unified.is_empty() {
-        return Err("unable to apply cgroup configuration: invalid configuration: cannot use unified on cgroup v1".into());
+        return Err(
+            "unable to apply cgroup configuration: invalid configuration: cannot use unified on cgroup v1"
+                .into(),
+        );
     }
     match cgroups.create(&cgroup.path, &cgroup.resources) {
         Err(e) if e.is_exists() => {
@@ -407,7 +410,9 @@ fn open_one(what: &Open, user: &User, fds: &[OwnedFd]) -> Result<(OwnedFd, bool)
             change(&made, restrict.all, true)?;
             Ok((made, false))
         }
-        Open::Ids(ids) => Ok((userns::create(&ids_of_mount(ids, user, fds)?).doing("user namespace of a mount")?, false)),
+        Open::Ids(ids) => {
+            Ok((userns::create(&ids_of_mount(ids, user, fds)?).doing("user namespace of a mount")?, false))
+        }
         Open::Namespace(path) => {
             Ok((File::open(path).doing(format_args!("namespace {}", path.display()))?.into(), false))
         }

@@ -100,7 +100,8 @@ fn wait_for(process: &OwnedFd, watch: Option<&OomWatch>, longest: Duration) -> R
 
 /// A duration in Go's words: `5s`, `100ms`, `1m30s`.
 fn duration(text: &str) -> Result<Duration> {
-    let bad = || Error(format!("invalid value {text:?} for flag -interval: a duration is wanted, as 5s or 100ms"));
+    let bad =
+        || Error(format!("invalid value {text:?} for flag -interval: a duration is wanted, as 5s or 100ms"));
     let (mut all, mut rest) = (Duration::ZERO, text);
     if rest == "0" {
         return Ok(all);
@@ -142,9 +143,33 @@ fn figures(cgroups: &Cgroups, path: &str) -> Result<Value> {
         },
     });
     for (key, names) in [
-        ("swap", ["memory.memsw.usage_in_bytes", "memory.memsw.max_usage_in_bytes", "memory.memsw.limit_in_bytes", "memory.memsw.failcnt"]),
-        ("kernel", ["memory.kmem.usage_in_bytes", "memory.kmem.max_usage_in_bytes", "memory.kmem.limit_in_bytes", "memory.kmem.failcnt"]),
-        ("kernelTCP", ["memory.kmem.tcp.usage_in_bytes", "memory.kmem.tcp.max_usage_in_bytes", "memory.kmem.tcp.limit_in_bytes", "memory.kmem.tcp.failcnt"]),
+        (
+            "swap",
+            [
+                "memory.memsw.usage_in_bytes",
+                "memory.memsw.max_usage_in_bytes",
+                "memory.memsw.limit_in_bytes",
+                "memory.memsw.failcnt",
+            ],
+        ),
+        (
+            "kernel",
+            [
+                "memory.kmem.usage_in_bytes",
+                "memory.kmem.max_usage_in_bytes",
+                "memory.kmem.limit_in_bytes",
+                "memory.kmem.failcnt",
+            ],
+        ),
+        (
+            "kernelTCP",
+            [
+                "memory.kmem.tcp.usage_in_bytes",
+                "memory.kmem.tcp.max_usage_in_bytes",
+                "memory.kmem.tcp.limit_in_bytes",
+                "memory.kmem.tcp.failcnt",
+            ],
+        ),
         ("swap", ["memory.swap.current", "memory.swap.peak", "memory.swap.max", ""]),
     ] {
         let values: Map<String, Value> = ["usage", "max", "limit", "failcnt"]
@@ -192,7 +217,8 @@ fn cache(stats: &Stats) -> u64 {
 }
 
 fn entries(list: &[BlkioEntry]) -> Vec<Value> {
-    let one = |e: &BlkioEntry| json!({"major": e.major, "minor": e.minor, "op": e.operation, "value": e.value});
+    let one =
+        |e: &BlkioEntry| json!({"major": e.major, "minor": e.minor, "op": e.operation, "value": e.value});
     list.iter().map(one).collect()
 }
 
@@ -202,7 +228,9 @@ mod tests {
 
     #[test]
     fn durations_of_go() {
-        for (text, millis) in [("5s", 5000), ("100ms", 100), ("1m30s", 90_000), ("1.5h", 5_400_000), ("0", 0), ("0s", 0)] {
+        for (text, millis) in
+            [("5s", 5000), ("100ms", 100), ("1m30s", 90_000), ("1.5h", 5_400_000), ("0", 0), ("0s", 0)]
+        {
             assert_eq!(duration(text).unwrap(), Duration::from_millis(millis), "{text}");
         }
         for bad in ["", "5", "s", "-1s", "5x", "1e99h", "99999999999999999999h", "1s5", "1..5s"] {

@@ -117,7 +117,8 @@ pub(crate) fn enter(
         hold: Vec::new(),
         foreign: None,
     };
-    let target = Target { pidfd: pidfd.as_fd(), pid: record.pid, cgroup: record.cgroup.as_deref(), below: subs };
+    let target =
+        Target { pidfd: pidfd.as_fd(), pid: record.pid, cgroup: record.cgroup.as_deref(), below: subs };
     container::exec(&host, &plan, fds, target).map_err(|e| subcgroup::explain(create::failure(&e), &target))
 }
 

@@ -91,8 +91,21 @@ pub(crate) fn features() -> Result<u8> {
     let names: Vec<String> = caps::NAMES.iter().map(|name| format!("CAP_{name}")).collect();
     let mut options: Vec<String> = attributes::known().collect();
     let others = [
-        "async", "bind", "defaults", "idmap", "private", "rbind", "ridmap", "rprivate", "rshared", "rslave", "runbindable",
-        "shared", "slave", "tmpcopyup", "unbindable",
+        "async",
+        "bind",
+        "defaults",
+        "idmap",
+        "private",
+        "rbind",
+        "ridmap",
+        "rprivate",
+        "rshared",
+        "rslave",
+        "runbindable",
+        "shared",
+        "slave",
+        "tmpcopyup",
+        "unbindable",
     ];
     options.extend(others.map(str::to_owned));
     options.sort();

@@ -13,7 +13,9 @@ pub(crate) fn subs(said: &[String]) -> Result<Option<Vec<(String, String)>>> {
     let mut all: Vec<(String, String)> = Vec::new();
     for one in said {
         match one.split_once(':') {
-            Some((_, path)) if path.contains(':') => return Err(Error(format!("invalid --cgroup argument: {one}"))),
+            Some((_, path)) if path.contains(':') => {
+                return Err(Error(format!("invalid --cgroup argument: {one}")));
+            }
             Some((controllers, path)) => {
                 for controller in controllers.split(',') {
                     if all.iter().any(|(known, _)| known == controller) {
@@ -22,13 +24,17 @@ pub(crate) fn subs(said: &[String]) -> Result<Option<Vec<(String, String)>>> {
                         )));
                     }
                     if controller.is_empty() {
-                        return Err(Error(format!("invalid --cgroup argument: {one} (a controller has no name)")));
+                        return Err(Error(format!(
+                            "invalid --cgroup argument: {one} (a controller has no name)"
+                        )));
                     }
                     all.push((controller.to_owned(), below(path)?));
                 }
             }
             None if said.len() > 1 => {
-                return Err(Error(format!("invalid --cgroup argument: {one} (missing <controller>: prefix)")));
+                return Err(Error(format!(
+                    "invalid --cgroup argument: {one} (missing <controller>: prefix)"
+                )));
             }
             None => all.push((String::new(), below(one)?)),
         }

@@ -36,8 +36,7 @@ const FLAGS: [(&str, u64); 7] = [
     ("SCHED_FLAG_UTIL_CLAMP_MAX", 0x40),
 ];
 
-const CLASSES: [(&str, u16); 3] =
-    [("IOPRIO_CLASS_RT", 1), ("IOPRIO_CLASS_BE", 2), ("IOPRIO_CLASS_IDLE", 3)];
+const CLASSES: [(&str, u16); 3] = [("IOPRIO_CLASS_RT", 1), ("IOPRIO_CLASS_BE", 2), ("IOPRIO_CLASS_IDLE", 3)];
 
 /// More processors than any machine has that this kernel interface is for.
 const PROCESSORS: u32 = 1024;
@@ -93,7 +92,11 @@ pub(crate) fn read(
     let mut tuning = Tuning {
         scheduler: find("scheduler").map(scheduler).transpose()?,
         io_priority: find("ioPriority").map(io_priority).transpose()?,
-        personality: config.pointer("/linux/personality").filter(|p| !p.is_null()).map(personality).transpose()?,
+        personality: config
+            .pointer("/linux/personality")
+            .filter(|p| !p.is_null())
+            .map(personality)
+            .transpose()?,
         processors: None,
     };
     let mut first = Vec::new();
@@ -141,14 +144,11 @@ fn scheduler(value: &Value) -> Result<Scheduler> {
     if given.priority != 0 && policy != FIFO && policy != RR {
         return Err("scheduler.priority can only be specified for SchedFIFO or SchedRR policy".into());
     }
-    let priority = u32::try_from(given.priority)
-        .ok()
-        .filter(|p| *p <= 99)
-        .ok_or_else(|| Error(format!("invalid scheduler.priority: {}, it must be at most 99", given.priority)))?;
+    let priority = u32::try_from(given.priority).ok().filter(|p| *p <= 99).ok_or_else(|| {
+        Error(format!("invalid scheduler.priority: {}, it must be at most 99", given.priority))
+    })?;
     if policy != DEADLINE && (given.runtime, given.deadline, given.period) != (0, 0, 0) {
-        return Err(
-            "scheduler runtime/deadline/period can only be specified for SchedDeadline policy".into()
-        );
+        return Err("scheduler runtime/deadline/period can only be specified for SchedDeadline policy".into());
     }
     let flags = given.flags.iter().try_fold(0, |all, name| {
         let flag = number_of(&FLAGS, name).ok_or_else(|| Error(format!("invalid scheduler flag: {name}")));
@@ -189,7 +189,8 @@ fn personality(value: &Value) -> Result<u32> {
 
 /// `0-3,7` as numbers.
 fn processors(list: &str) -> Result<Vec<u32>> {
-    let bad = || Error(format!("invalid CPU affinity {list:?}: a list of numbers and ranges is wanted, as 0-3,7"));
+    let bad =
+        || Error(format!("invalid CPU affinity {list:?}: a list of numbers and ranges is wanted, as 0-3,7"));
     let mut all = Vec::new();
     for part in list.split(',').map(str::trim).filter(|_| !list.trim().is_empty()) {
         let number = |text: &str| text.parse::<u32>().ok().filter(|n| *n < PROCESSORS).ok_or_else(bad);
@@ -223,7 +224,10 @@ mod tests {
         let scheduler = all.scheduler.unwrap();
         assert_eq!((scheduler.policy, scheduler.flags, scheduler.runtime), (6, 5, 42_000));
         assert_eq!(all.io_priority, Some(2 << 13 | 4));
-        assert_eq!(of(&json!({"ioPriority": {"class": "IOPRIO_CLASS_IDLE"}})).unwrap().io_priority, Some(3 << 13));
+        assert_eq!(
+            of(&json!({"ioPriority": {"class": "IOPRIO_CLASS_IDLE"}})).unwrap().io_priority,
+            Some(3 << 13)
+        );
         assert_eq!(of(&json!({"scheduler": null})).unwrap(), Tuning::default());
     }
 

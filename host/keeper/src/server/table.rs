@@ -303,7 +303,12 @@ impl Server {
         let pidfd = pidfd.try_clone().map_err(|e| {
             refused(e.raw_os_error().unwrap_or(libc::EMFILE), format!("copying a pidfd: {e}"))
         })?;
-        let target = Target { pidfd: pidfd.as_fd(), pid: container.pid, cgroup: container.cgroup.as_deref(), below: None };
+        let target = Target {
+            pidfd: pidfd.as_fd(),
+            pid: container.pid,
+            cgroup: container.cgroup.as_deref(),
+            below: None,
+        };
         let cgroup = container.cgroup.clone();
         if let Some(foreign) = &plan.foreign {
             self.take_children().map_err(|e| refused(e.errno(), e.to_string()))?;

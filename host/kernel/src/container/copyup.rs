@@ -90,7 +90,11 @@ fn content(from: &OwnedFd, to: &OwnedFd, name: &CStr) -> Result<()> {
     let source = file::openat(Some(from.as_fd()), name, flags, 0)?;
     let stat = file::fstatat(source.as_fd(), c"")?;
     if stat.st_mode & libc::S_IFMT != libc::S_IFREG {
-        return Err(Error::refused(format!("tmpcopyup of {name:?}"), libc::EAGAIN, "it was replaced meanwhile"));
+        return Err(Error::refused(
+            format!("tmpcopyup of {name:?}"),
+            libc::EAGAIN,
+            "it was replaced meanwhile",
+        ));
     }
     let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW;
     let made = file::openat(Some(to.as_fd()), name, flags, 0o600)?;

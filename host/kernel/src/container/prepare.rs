@@ -407,7 +407,9 @@ impl<'a> Mount<'a> {
                 changes: [(own, false), (all, true)]
                     .into_iter()
                     .filter(|(change, _)| **change != (0, 0))
-                    .map(|((set, clear), below)| (MountAttr { set: *set, clear: *clear, ..MountAttr::default() }, below))
+                    .map(|((set, clear), below)| {
+                        (MountAttr { set: *set, clear: *clear, ..MountAttr::default() }, below)
+                    })
                     .collect(),
                 ids: ids.map(|(number, below)| Ok((fd(fds, number)?, below))).transpose()?,
             }),

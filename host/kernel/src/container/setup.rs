@@ -376,7 +376,11 @@ fn copy_inside(root: BorrowedFd<'_>, inside: &Inside<'_>) -> Result<(OwnedFd, bo
     if let Some((namespace, below)) = inside.ids {
         #[allow(clippy::cast_sign_loss, reason = "descriptors are not negative")]
         let userns_fd = namespace.as_raw_fd() as u64;
-        sys::mount_setattr(tree.as_fd(), below, &MountAttr { set: attr::IDMAP, userns_fd, ..MountAttr::default() })?;
+        sys::mount_setattr(
+            tree.as_fd(),
+            below,
+            &MountAttr { set: attr::IDMAP, userns_fd, ..MountAttr::default() },
+        )?;
     }
     Ok((tree, file))
 }
