@@ -167,13 +167,13 @@ pub(crate) struct UpdateArgs {
     #[arg(short, long, value_name = "FILE")]
     pub(crate) resources: Option<PathBuf>,
     /// Memory in bytes
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     pub(crate) memory: Option<String>,
     /// Soft limit of memory in bytes
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     pub(crate) memory_reservation: Option<String>,
     /// Memory and swap in bytes
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     pub(crate) memory_swap: Option<String>,
     /// CPU period in microseconds
     #[arg(long)]
