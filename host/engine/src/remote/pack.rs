@@ -515,9 +515,9 @@ mod tests {
             .iter()
             .map(|packing| packing.recipe().unwrap())
             .collect();
-        assert_eq!(made, ["gzip-1/", "gzip-6/", "zstd-3/"]);
+        assert_eq!(made, ["gzip-1/cb08e499f574", "gzip-6/e79cd489b872", "zstd-3/7f1c9bc35e65"]);
         if Packing::default() == Packing::Igzip {
-            assert_eq!(Packing::Igzip.recipe().unwrap(), "igzip-1/");
+            assert_eq!(Packing::Igzip.recipe().unwrap(), "igzip-1/6a5a8a0432b8");
         }
     }
 
