@@ -182,7 +182,13 @@ fn memory(dir: Dir<'_>, path: &str, resources: &Resources) -> Result<()> {
             }
             Err(e) => return Err(e),
         },
-        (Some(memory), None) => set("memory.limit_in_bytes", memory)?,
+        (Some(memory), None) => {
+            // What has no limit has none with swap either, and the kernel keeps the one below the other.
+            if memory < 0 {
+                with_swap(-1)?;
+            }
+            set("memory.limit_in_bytes", memory)?;
+        }
         (None, Some(swap)) => with_swap(swap)?,
         (None, None) => {}
     }
