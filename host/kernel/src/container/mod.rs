@@ -193,7 +193,7 @@ pub fn exec(
     let job = prepare::Exec::new(host, plan, fds, target)?;
     let cgroup = match (target.cgroup, host.cgroups()) {
         (Some(path), Some(cgroups)) if cgroups.version() == Version::V2 => {
-            let path = prepare::below(path, target.below, |controller| controller.is_empty());
+            let path = prepare::below(path, target.below, str::is_empty);
             Some(cgroups.open(&path).at(Stage::Cgroup, || format!("opening {path}"))?)
         }
         _ => None,
