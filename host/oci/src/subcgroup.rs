@@ -47,11 +47,10 @@ fn below(path: &str) -> Result<String> {
     let mut parts: Vec<&str> = Vec::new();
     for part in path.split('/') {
         match part {
-            "" | "." => {}
             ".." if parts.pop().is_none() => {
                 return Err(Error(format!("bad --cgroup argument: {path} is not a sub cgroup path")));
             }
-            ".." => {}
+            "" | "." | ".." => {}
             name => parts.push(name),
         }
     }
