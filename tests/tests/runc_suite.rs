@@ -38,6 +38,9 @@ const NEW: Suite = Suite {
     expected: include_str!("../clients/runc-1.3.6.expected"),
 };
 
+/// The beginning of all names of cgroups here.
+const PREFIX: &str = "wharf-test-runc-";
+
 /// A file that takes longer stands still.
 const LONGEST: Duration = Duration::from_mins(4);
 
@@ -283,6 +286,22 @@ impl Cleaner {
     }
 }
 
+/// Cleans up after runs that were killed themselves: their names begin with the number of a process that is no more.
+fn sweep() {
+    for top in cgroups("") {
+        let entries = std::fs::read_dir(&top).into_iter().flatten().flatten();
+        for name in entries.filter_map(|e| e.file_name().into_string().ok()) {
+            let pid = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
+            if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+                // Others may sweep at the same time.
+                let left = Cleaner(name);
+                left.clean();
+                std::mem::forget(left);
+            }
+        }
+    }
+}
+
 impl Drop for Cleaner {
     fn drop(&mut self) {
         let clean = (0..100).any(|_| {
@@ -313,7 +332,8 @@ fn check(suite: &Suite, test: &str) {
     prepare(suite, dir.path());
     std::fs::create_dir(dir.path().join("tmp")).unwrap();
     let file = file_of(test, dir.path());
-    let cleaner = Cleaner(format!("wharf-test-runc-{}-{}-{test}", std::process::id(), suite.version));
+    sweep();
+    let cleaner = Cleaner(format!("{PREFIX}{}-{}-{test}", std::process::id(), suite.version));
     let results = run(dir.path(), &file, &cleaner);
     println!(
         "{file}: {} passed, {} failed, {} skipped",
