@@ -218,7 +218,7 @@ fn run(dir: &Path, file: &str, cleaner: &Cleaner) -> Results {
     while child.try_wait().unwrap().is_none() {
         if Instant::now() > end {
             // With all that it waits for.
-            cleaner.clean();
+            clean(&cleaner.0);
         }
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -264,27 +264,26 @@ fn below(dir: &Path, all: &mut Vec<PathBuf>) {
     }
 }
 
-/// Ends every process that the run left, those that stand still too, and removes its cgroups.
-struct Cleaner(String);
-
-impl Cleaner {
-    fn clean(&self) -> bool {
-        let mut all = Vec::new();
-        for top in cgroups(&self.0) {
-            below(&top, &mut all);
-        }
-        for dir in &all {
-            // Each is there in one version of cgroups, or one hierarchy.
-            let _ = std::fs::write(dir.join("freezer.state"), "THAWED");
-            let _ = std::fs::write(dir.join("cgroup.freeze"), "0");
-            for pid in std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default().lines() {
-                let _ = Command::new("kill").args(["-9", pid]).output();
-            }
-        }
-        // Deepest first.
-        all.iter().filter(|dir| std::fs::remove_dir(dir).is_err() && dir.exists()).count() == 0
+/// Ends every process that a run left, those that stand still too, and removes its cgroups; whether none is left.
+fn clean(name: &str) -> bool {
+    let mut all = Vec::new();
+    for top in cgroups(name) {
+        below(&top, &mut all);
     }
+    for dir in &all {
+        // Each is there in one version of cgroups, or one hierarchy.
+        let _ = std::fs::write(dir.join("freezer.state"), "THAWED");
+        let _ = std::fs::write(dir.join("cgroup.freeze"), "0");
+        for pid in std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default().lines() {
+            let _ = Command::new("kill").args(["-9", pid]).output();
+        }
+    }
+    // Deepest first.
+    all.iter().filter(|dir| std::fs::remove_dir(dir).is_err() && dir.exists()).count() == 0
 }
+
+/// Cleans up after a run, however it ends.
+struct Cleaner(String);
 
 /// Cleans up after runs that were killed themselves: their names begin with the number of a process that is no more.
 fn sweep() {
@@ -294,9 +293,7 @@ fn sweep() {
             let pid = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
             if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
                 // Others may sweep at the same time.
-                let left = Cleaner(name);
-                left.clean();
-                std::mem::forget(left);
+                clean(&name);
             }
         }
     }
@@ -305,7 +302,7 @@ fn sweep() {
 impl Drop for Cleaner {
     fn drop(&mut self) {
         let clean = (0..100).any(|_| {
-            self.clean() || {
+            clean(&self.0) || {
                 std::thread::sleep(Duration::from_millis(100));
                 false
             }
