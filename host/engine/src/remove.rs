@@ -45,7 +45,7 @@ impl Engine {
                 } else {
                     "container is running: stop the container before removing or force remove"
                 };
-                return Err(Error::conflict(format!("cannot remove container \"/{}\": {why}", now.def.name)));
+                return Err(Error::conflict(format!("cannot remove container \"{reference}\": {why}")));
             }
             drop(held);
             self.kill_for_removal(&container).await?;
