@@ -4,7 +4,6 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::process::Command;
 
 use serde_json::{Value, json};
 use wharf_tests::compose::{self, compose};

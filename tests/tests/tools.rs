@@ -158,7 +158,7 @@ fn ansible_changes_nothing_the_second_time() {
         ran
     };
     let first = recap(&play());
-    assert_eq!(first, [("inside".to_owned(), 1, 0), ("localhost".to_owned(), 17, 13)]);
+    assert_eq!(first, [("inside".to_owned(), 1, 0), ("localhost".to_owned(), 17, 14)]);
     let second = play();
     assert_eq!(
         recap(&second),

@@ -376,9 +376,9 @@ fn tmpfs_option(spec: &mut MountSpec, option: &str) -> Result<()> {
     let bad = || Error::invalid(format!("invalid tmpfs option {option:?}"));
     match option {
         "" | "defaults" | "rw" | "nosuid" | "nodev" | "noexec" | "suid" | "dev" | "exec" | "async"
-        | "sync" | "atime" | "noatime" | "diratime" | "nodiratime" | "relatime" | "norelatime"
-        | "strictatime" | "nostrictatime" | "mand" | "nomand" | "private" | "rprivate" | "shared"
-        | "rshared" | "slave" | "rslave" => {
+        | "sync" | "dirsync" | "atime" | "noatime" | "diratime" | "nodiratime" | "relatime"
+        | "norelatime" | "strictatime" | "nostrictatime" | "mand" | "nomand" | "private" | "rprivate"
+        | "shared" | "rshared" | "slave" | "rslave" => {
             if matches!(option, "suid" | "dev" | "exec") {
                 spec.options.push(option.to_owned());
             }
