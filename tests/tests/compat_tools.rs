@@ -134,3 +134,16 @@ fn a_short_start_period_holds_nothing_up() {
         .rem_euclid(60.0);
     assert!((0.5..5.0).contains(&waited), "{waited} s");
 }
+
+/// `rm -f` ends the process, whose `--rm` removes the container too: whoever is faster, it is gone and nobody complains.
+#[test]
+fn a_forced_removal_gets_along_with_rm() {
+    let d = Daemon::start();
+    d.import_busybox();
+    for _ in 0..20 {
+        let id = run(&d, &["--rm", "--network", "none"]);
+        let answer = d.api("DELETE", &format!("/containers/{id}?force=1&v=1"), "");
+        assert_eq!(answer.status, 204, "{}", answer.text());
+        assert_eq!(d.api("GET", &format!("/containers/{id}/json"), "").status, 404);
+    }
+}

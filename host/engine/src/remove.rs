@@ -27,7 +27,8 @@ impl Engine {
             let now = container.now();
             if held.removing {
                 if container.watch().borrow().removed {
-                    return Err(Error::no_container(reference));
+                    // It was there when this was asked: `--rm` of the process that was just killed was faster.
+                    return if options.force { Ok(()) } else { Err(Error::no_container(reference)) };
                 }
                 return Err(Error::conflict(format!(
                     "removal of container {} is already in progress",
