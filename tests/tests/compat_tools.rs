@@ -61,7 +61,7 @@ fn a_shared_namespace_outlives_the_name_of_its_container() {
     d.docker(&["restart", "-t", "0", "second"]).ok();
     assert_eq!(get(&d, "/containers/second/json")["State"]["Running"], true);
     // One that is not there is the start's error and stays as it was written.
-    d.docker(&["create", "--name", "third", "--network", "container:nobody", "busybox"]).ok();
+    d.docker(&["create", "--name", "third", "--network", "container:nobody", "busybox", "true"]).ok();
     assert_eq!(get(&d, "/containers/third/json")["HostConfig"]["NetworkMode"], "container:nobody");
     d.docker(&["start", "third"]).fails(1, "No such container: nobody");
 }
@@ -113,8 +113,8 @@ fn names_of_an_image_are_in_the_order_of_their_full_names() {
     let order = json!(["busybox:latest", "zoo:1", "team/app:1", "quay.io/a/b:1"]);
     assert_eq!(get(&d, "/images/zoo:1/json")["RepoTags"], order);
     assert_eq!(get(&d, "/images/json")[0]["RepoTags"], order);
-    run(&d, &["--name", "c"]);
-    let stats = get(&d, "/containers/c/stats?stream=false&one-shot=true");
+    run(&d, &["--name", "box"]);
+    let stats = get(&d, "/containers/box/stats?stream=false&one-shot=true");
     assert_eq!(stats["storage_stats"], json!({}));
 }
 
@@ -124,11 +124,11 @@ fn a_short_start_period_holds_nothing_up() {
     let d = Daemon::start();
     d.import_busybox();
     let health = ["--health-cmd", "true", "--health-interval", "500ms", "--health-start-period", "100ms"];
-    run(&d, &[&["--name", "c"], health.as_slice()].concat());
+    run(&d, &[&["--name", "box"], health.as_slice()].concat());
     wharf_tests::eventually("health", || {
-        (get(&d, "/containers/c/json")["State"]["Health"]["Status"] == "healthy").then_some(())
+        (get(&d, "/containers/box/json")["State"]["Health"]["Status"] == "healthy").then_some(())
     });
-    let shown = get(&d, "/containers/c/json");
+    let shown = get(&d, "/containers/box/json");
     let time = |text: &Value| text.as_str().unwrap()[17..26].parse::<f64>().unwrap();
     let waited = (time(&shown["State"]["Health"]["Log"][0]["Start"]) - time(&shown["State"]["StartedAt"]))
         .rem_euclid(60.0);
