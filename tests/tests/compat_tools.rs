@@ -42,6 +42,20 @@ fn host_and_none_are_networks_of_their_containers() {
         assert_eq!(stopped["NetworkSettings"]["Networks"][mode]["EndpointID"], "");
         assert_eq!(stopped["NetworkSettings"]["SandboxKey"], "");
         assert_eq!(get(&d, &format!("/networks/{mode}"))["Containers"], json!({}));
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+        let filters = "%7B%22type%22:%5B%22network%22%5D%7D";
+        let told = d.api("GET", &format!("/events?since=0&until={now:.9}&filters={filters}"), "");
+        let told: Vec<String> = (told.text().lines().map(|l| serde_json::from_str::<Value>(l).unwrap()))
+            .filter(|e| e["Actor"]["Attributes"]["container"] == json!(id))
+            .map(|e| {
+                format!(
+                    "{} {}",
+                    e["Action"].as_str().unwrap(),
+                    e["Actor"]["Attributes"]["name"].as_str().unwrap()
+                )
+            })
+            .collect();
+        assert_eq!(told, [format!("connect {mode}"), format!("disconnect {mode}")]);
     }
 }
 

@@ -32,6 +32,12 @@ pub(crate) fn endpoint(now: &Now, name: &str) -> Option<Endpoint> {
 }
 
 impl Engine {
+    /// Tells that a container comes into `host` or `none`, or leaves it, if it is in one of them.
+    pub(crate) fn bare_event(&self, now: &Now, action: &str) {
+        let Some(Ok(object)) = network(now).map(|name| self.inner.networks.find(name)) else { return };
+        self.network_event(&object.record(), action, &[("container", &now.def.id)]);
+    }
+
     /// `NetworkSettings.Networks` of inspect and list.
     pub(crate) fn shown_networks(&self, now: &Now) -> Map<String, Value> {
         let mut networks: Map<String, Value> = now
