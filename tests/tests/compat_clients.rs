@@ -4,11 +4,10 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::process::Command;
 
 use serde_json::{Value, json};
 use wharf_tests::compose::{self, compose};
-use wharf_tests::{Daemon, bin_dir, connect, eventually, http};
+use wharf_tests::{Daemon, connect, eventually, http};
 
 fn daemon() -> Daemon {
     let d = Daemon::start();
@@ -572,55 +571,4 @@ volumes:
     assert_eq!(d.docker(&["ps", "-aq"]).ok(), "");
     assert_eq!(d.docker(&["volume", "ls", "-q"]).ok(), "");
     assert_eq!(d.docker(&["network", "ls", "-q", "--filter", "label=com.docker.compose.project"]).ok(), "");
-}
-
-/// Testcontainers for Python, with its own waiting and its mapped ports. Its reaper comes from the internet, so it is off.
-#[test]
-fn testcontainers() {
-    let dir = bin_dir().join("clients/testcontainers");
-    if !dir.join(".installed").exists() {
-        std::fs::create_dir_all(&dir).unwrap();
-        let mut pip = Command::new("python3");
-        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target"])
-            .arg(&dir)
-            .arg("testcontainers>=4,<5");
-        let out = pip.output().unwrap();
-        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-        std::fs::write(dir.join(".installed"), "").unwrap();
-    }
-    let d = daemon();
-    let script = r#"
-from testcontainers.core.container import DockerContainer
-from testcontainers.core.network import Network
-from testcontainers.core.waiting_utils import wait_for_logs
-with Network() as network:
-    served = (DockerContainer("busybox").with_command(["sh", "-c", "echo listening; exec nc -ll -p 7000 -e echo pong"])
-              .with_exposed_ports(7000).with_network(network).with_network_aliases("served").with_env("A", "b")
-              .with_volume_mapping("/tmp", "/host", "ro"))
-    with served as c:
-        wait_for_logs(c, "listening", timeout=30)
-        port = int(c.get_exposed_port(7000))
-        assert port > 1023, port
-        assert c.get_container_host_ip()
-        code, output = c.exec(["sh", "-c", "echo $A; touch /host/x"])
-        assert code != 0 and b"b\n" in output, (code, output)
-        with DockerContainer("busybox").with_command(["sleep", "600"]).with_network(network) as other:
-            inside = c.get_wrapped_container()
-            inside.reload()
-            ip = list(inside.attrs["NetworkSettings"]["Networks"].values())[0]["IPAddress"]
-            code, output = other.exec(["nc", ip, "7000"])
-            assert (code, output) == (0, b"pong\n"), (code, output)
-        out, err = c.get_logs()
-        assert b"listening" in out, out
-print("story told")
-"#;
-    let mut python = d.in_namespace("python3");
-    python
-        .env("PYTHONPATH", &dir)
-        .env("DOCKER_HOST", d.host())
-        .env("TESTCONTAINERS_RYUK_DISABLED", "true")
-        .env("HOME", d.path("."));
-    python.args(["-c", script]);
-    assert_eq!(d.run_with_input(python, b"").ok().lines().last(), Some("story told"));
-    assert_eq!(d.docker(&["ps", "-aq"]).ok(), "");
 }

@@ -298,7 +298,7 @@ fn states_that_are_there_already_and_signals_that_are_none() {
     assert_eq!(running.status, 409);
     assert_eq!(
         running.message(),
-        "cannot remove container \"/box\": container is running: stop the container before removing or force remove"
+        "cannot remove container \"box\": container is running: stop the container before removing or force remove"
     );
     assert_eq!(post("rename?name=").status, 400);
     assert_eq!(post("rename?name=other").status, 204);

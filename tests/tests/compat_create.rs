@@ -275,7 +275,7 @@ fn host() -> Vec<Row> {
         ),
         ("ConsoleSize", host(json!({"ConsoleSize": [30, 90]})), Shown),
         ("Annotations", host(json!({"Annotations": {"io.test/note": "x"}})), Shown),
-        ("CapAdd", host(json!({"CapAdd": ["SYS_TIME"]})), ShownAs(json!(["CAP_SYS_TIME"]))),
+        ("CapAdd", host(json!({"CapAdd": ["sys_time", "CAP_NET_ADMIN"]})), Shown),
         (
             "CapDrop",
             host(json!({"CapDrop": ["ALL"]})),

@@ -201,6 +201,18 @@ fn volumes_and_working_directories_stay_inside() {
         assert!(!ran.out.contains("host secret"), "VOLUME {volume}: {ran:?}");
         untouched(&victim);
     }
+    // Nor is it an argument of `-v`: with a colon it is a path with a colon. A named volume is someone else's, too.
+    load(&d, "plain:1", json!({"Env": ["PATH=/bin"]}), &layers);
+    d.docker(&["run", "--rm", "-v", "others:/o", "plain:1", "sh", "-c", "echo host secret >/o/secret"]).ok();
+    for volume in [format!("{out}:/x"), format!("{out}:/x:rw"), "others:/x".into(), "others:/x:nocopy".into()]
+    {
+        load(&d, "hostile:1", json!({"Volumes": {&volume: {}}, "Env": ["PATH=/bin"]}), &layers);
+        let script = "find / -name secret -not -path '/proc/*' -exec cat {} \\; 2>/dev/null; \
+                      echo x >/x/file; test ! -e /x && echo nothing there";
+        let ran = d.docker(&["run", "--rm", "--network", "none", "hostile:1", "sh", "-c", script]);
+        assert_eq!(ran.ok(), "nothing there", "VOLUME {volume}");
+        untouched(&victim);
+    }
     // Over what the engine itself mounts (CVE-2019-16884): refused, or without effect.
     for volume in ["/proc", "/proc/self", "/sys", "/dev/pts", "/", "/proc/../proc"] {
         load(&d, "hostile:1", json!({"Volumes": {volume: {}}, "Env": ["PATH=/bin"]}), &layers);

@@ -13,7 +13,7 @@ use wharf_plan::logs::Source;
 
 use crate::endpoints::{container_ref, labels};
 use crate::error::{Error, Result};
-use crate::models::{ContainerCreateBody, ContainerCreateResponse};
+use crate::models::{ContainerCreateBody, ContainerCreateResponse, HostConfig};
 use crate::planner::config::Request;
 use crate::planner::modes::{Ipc, Mode, NetworkMode};
 use crate::planner::mounts::{Kind as MountKind, MountSpec};
@@ -78,6 +78,7 @@ impl Engine {
             use crate::models::HostConfigCgroupnsModeEnum as Mode;
             host.cgroupns_mode = host.cgroupns_mode.filter(|mode| *mode != Mode::EMPTY).or(Some(Mode::HOST));
         }
+        self.share_by_id(&mut host);
         let mut config = config::merge(request.config, &image.config)?;
         run::defaults(&mut host, &self.inner.facts())?;
         run::check_runtime(&host, &self.inner.facts())?;
@@ -155,6 +156,17 @@ impl Engine {
         let now =
             Now { def: Arc::new(def), state: Arc::new(State::default()), blueprint: Arc::new(blueprint) };
         Ok(Draft { now, image, warnings, policies: reviewed.plugins, ids, given_name })
+    }
+
+    /// A container whose namespaces are to be shared is kept by its id, so that it may be renamed. One that is not there
+    /// stays as it was written, for the start to say so.
+    fn share_by_id(&self, host: &mut HostConfig) {
+        for mode in [&mut host.network_mode, &mut host.pid_mode, &mut host.ipc_mode].into_iter().flatten() {
+            let other = mode.strip_prefix("container:").and_then(|name| self.inner.registry.find(name).ok());
+            if let Some(other) = other {
+                *mode = format!("container:{}", other.now().def.id);
+            }
+        }
     }
 
     /// Another container whose IPC is to be shared must share it. One that is not there is the start's error, as with

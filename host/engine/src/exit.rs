@@ -169,6 +169,7 @@ impl Engine {
                 self.network_event(&network.record(), "disconnect", &[("container", &after.def.id)]);
             }
         }
+        self.bare_event(&after, "disconnect");
         self.volumes_unmounted(&after);
         self.inner.execs.run_ended(&container.exec_ids());
         container.change_life(|life| {

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use crate::Engine;
 use crate::error::Result;
 use crate::models::EndpointSettings;
+use crate::planner::modes::NetworkMode;
 use crate::planner::mounts::Kind as MountKind;
 use crate::planner::ports;
 use crate::record::{Definition, Status, rfc3339};
@@ -54,7 +55,7 @@ pub(crate) fn endpoint_settings(engine: &Engine, now: &Now, name: &str, asked: &
     let network = engine.inner.networks.find(name).map(|n| n.record().id.clone()).unwrap_or_default();
     let endpoint = now.state.endpoints.get(name);
     let address = |v6: bool| endpoint.and_then(|e| e.address(v6)).unwrap_or(("", 0));
-    let predefined = name == "bridge";
+    let predefined = matches!(name, "bridge" | "host" | "none");
     let mut dns: Vec<String> = Vec::new();
     if !predefined {
         dns.push(now.def.name.clone());
@@ -219,26 +220,24 @@ impl Engine {
     fn network_settings(&self, now: &Now) -> Value {
         let def = &now.def;
         let alive = now.state.status.is_alive();
-        let mut networks = Map::new();
-        for (name, asked) in &def.networks {
-            networks.insert(name.clone(), endpoint_settings(self, now, name, asked));
-        }
-        // Those two have no endpoints, but clients look for the name.
-        if let mode @ ("host" | "none") = def.host.network_mode.as_deref().unwrap_or("") {
-            networks
-                .insert(mode.to_owned(), endpoint_settings(self, now, mode, &EndpointSettings::default()));
-        }
+        let networks = self.shown_networks(now);
         let published: Vec<_> = now.state.endpoints.values().flat_map(|e| e.publishes.clone()).collect();
         let exposed = def.config.exposed_ports.clone().unwrap_or_default();
         let port_map =
             if alive { ports::port_map(&exposed, &published) } else { crate::models::PortMap::new() };
         let first = networks.get("bridge").cloned().unwrap_or(Value::Null);
         let legacy = |key: &str, empty: Value| first.get(key).cloned().unwrap_or(empty);
-        let sandbox = if alive { def.id.clone() } else { String::new() };
+        // The other container's is not this one's to tell.
+        let sandbox = alive && !matches!(now.blueprint.network, NetworkMode::Container(_));
+        let key = if sandbox && now.state.pid > 0 {
+            format!("/proc/{}/ns/net", now.state.pid)
+        } else {
+            String::new()
+        };
         json!({
             "Bridge": "",
-            "SandboxID": sandbox,
-            "SandboxKey": "",
+            "SandboxID": if sandbox { def.id.as_str() } else { "" },
+            "SandboxKey": key,
             "Ports": port_map,
             "HairpinMode": false,
             "LinkLocalIPv6Address": "",

@@ -9,6 +9,7 @@
 
 mod apparmor;
 pub mod auth;
+mod bare;
 mod cdi;
 pub mod checkpoint;
 pub mod commit;

@@ -1,14 +1,14 @@
 //! `GET /containers/json`: the most asked question. It takes no container's lock; entries are serialised once per
 //! change and the whole plain list once per change and second.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
-use crate::inspect::{endpoint_settings, mount_points};
+use crate::inspect::mount_points;
 use crate::planner::ports;
 use crate::record::{Status, now as clock};
 use crate::registry::{Container, Fragment, Listing, Now};
@@ -94,11 +94,7 @@ fn port_list(now: &Now) -> Vec<Value> {
 impl Engine {
     fn summary(&self, now: &Now, status: &str, sizes: Option<(u64, u64)>) -> Value {
         let def = &now.def;
-        let networks: HashMap<String, Value> = def
-            .networks
-            .iter()
-            .map(|(name, asked)| (name.clone(), endpoint_settings(self, now, name, asked)))
-            .collect();
+        let networks = self.shown_networks(now);
         let mut host = json!({"NetworkMode": def.host.network_mode});
         if let (Some(notes), Some(map)) = (&def.host.annotations, host.as_object_mut())
             && !notes.is_empty()

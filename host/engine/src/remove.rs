@@ -27,7 +27,8 @@ impl Engine {
             let now = container.now();
             if held.removing {
                 if container.watch().borrow().removed {
-                    return Err(Error::no_container(reference));
+                    // It was there when this was asked: `--rm` of the process that was just killed was faster.
+                    return if options.force { Ok(()) } else { Err(Error::no_container(reference)) };
                 }
                 return Err(Error::conflict(format!(
                     "removal of container {} is already in progress",
@@ -45,7 +46,7 @@ impl Engine {
                 } else {
                     "container is running: stop the container before removing or force remove"
                 };
-                return Err(Error::conflict(format!("cannot remove container \"/{}\": {why}", now.def.name)));
+                return Err(Error::conflict(format!("cannot remove container \"{reference}\": {why}")));
             }
             drop(held);
             self.kill_for_removal(&container).await?;

@@ -11,7 +11,8 @@ use crate::Engine;
 use crate::error::{Context, Result};
 use crate::models::{
     ContainerBlkioStatEntry, ContainerBlkioStats, ContainerCpuStats, ContainerCpuUsage, ContainerMemoryStats,
-    ContainerNetworkStats, ContainerPidsStats, ContainerStatsResponse, ContainerThrottlingData,
+    ContainerNetworkStats, ContainerPidsStats, ContainerStatsResponse, ContainerStorageStats,
+    ContainerThrottlingData,
 };
 use crate::record::{now as clock, rfc3339};
 
@@ -181,6 +182,7 @@ impl Engine {
             pids_stats: Some(ContainerPidsStats::default()),
             blkio_stats: Some(ContainerBlkioStats::default()),
             num_procs: Some(0),
+            storage_stats: Some(ContainerStorageStats::default()),
             ..ContainerStatsResponse::default()
         };
         // As Docker does, one that does not run has empty figures.

@@ -134,7 +134,7 @@ fn stop_kill_pause_and_their_refusals() {
         let e = rig.engine.container_remove("s1", wharf_engine::RemoveOptions::default()).await.unwrap_err();
         assert_eq!(
             e.message,
-            "cannot remove container \"/s1\": container is running: stop the container before removing or force remove"
+            "cannot remove container \"s1\": container is running: stop the container before removing or force remove"
         );
         rig.engine.container_pause("s1").await.unwrap();
         assert_eq!(rig.inspect("s1").await["State"]["Status"], "paused");

@@ -199,9 +199,12 @@ impl Index {
     }
 }
 
+/// Tags and digests as they are shown, in the order of their full names: clients call an image by its first one.
 pub(crate) fn split_names(names: &[Reference]) -> (Vec<String>, Vec<String>) {
     let mut tags: Vec<String> = Vec::new();
     let mut digests: Vec<String> = Vec::new();
+    let mut names: Vec<&Reference> = names.iter().collect();
+    names.sort_by_cached_key(|name| name.full());
     for name in names {
         if name.digest.is_some() {
             digests.push(name.familiar());
@@ -209,8 +212,6 @@ pub(crate) fn split_names(names: &[Reference]) -> (Vec<String>, Vec<String>) {
             tags.push(name.familiar());
         }
     }
-    tags.sort();
-    digests.sort();
     (tags, digests)
 }
 

@@ -25,6 +25,8 @@ pub struct Call {
     pub network: Option<Arc<Desired>>,
     /// A directory of the host that the user named for this object, as if it had been granted for this call.
     pub directory: Option<String>,
+    /// The name of a link of the host that the user chose for this network, as if it had been granted for this call.
+    pub link: Option<String>,
     /// What earlier calls of the same operation have written but not yet committed; this call sees it.
     pub pending: Transaction,
 }
@@ -39,6 +41,13 @@ impl Call {
     #[must_use]
     pub fn dry_run(mut self, dry_run: bool) -> Self {
         self.dry_run = dry_run;
+        self
+    }
+
+    /// Lets the plan make the host's link of this name.
+    #[must_use]
+    pub fn with_link(mut self, link: Option<String>) -> Self {
+        self.link = link;
         self
     }
 

@@ -89,12 +89,13 @@ impl Handle {
         let result = ran.result.and_then(|answer: Result<R, types::Error>| {
             let value = answer.map_err(|error| ErrorKind::Plugin(bounded(error)))?;
             let own = &plugin.identity.grant;
-            let with_directory = call.directory.as_ref().map(|directory| {
+            let by_user = (call.directory.is_some() || call.link.is_some()).then(|| {
                 let mut grant = own.clone();
-                grant.files.shown.insert(directory.clone());
+                grant.files.shown.extend(call.directory.clone());
+                grant.net.exact.extend(call.link.clone());
                 grant
             });
-            let grant = with_directory.as_ref().unwrap_or(own);
+            let grant = by_user.as_ref().unwrap_or(own);
             let judge = Judge { grant, network: call.network.as_ref() };
             value.vet(&judge).map_err(|refusal| match refusal {
                 Refusal::Denied(text) => ErrorKind::Denied(text),

@@ -221,6 +221,9 @@ impl Engine {
                 });
             }
         }
+        // Whoever may make networks may name their links; one that is somebody else's is never taken over.
+        let link = record.options.get("com.docker.network.bridge.name").filter(|name| !name.is_empty());
+        let call = call.with_link(link.cloned());
         let planned = driver.plan_network(&call, &view(&record), &[]).await?;
         kv.merge(planned.kv);
         said.push(("network".to_owned(), planned.plugin.to_string()));
@@ -430,8 +433,9 @@ impl Engine {
         let mut all = Vec::new();
         for container in self.inner.registry.all() {
             let now = container.now();
-            if let Some(endpoint) = now.state.endpoints.get(&record.name) {
-                all.push((now.def.id.clone(), now.def.name.clone(), endpoint.clone()));
+            let endpoint = now.state.endpoints.get(&record.name).cloned();
+            if let Some(endpoint) = endpoint.or_else(|| crate::bare::endpoint(&now, &record.name)) {
+                all.push((now.def.id.clone(), now.def.name.clone(), endpoint));
             }
         }
         all

@@ -83,7 +83,7 @@ pub fn default_set() -> u64 {
     mask(DEFAULT)
 }
 
-/// The spelling that `inspect` shows: upper case with `CAP_`; `ALL` stays.
+/// The spelling of capabilities(7): upper case with `CAP_`; `ALL` stays.
 pub fn normalize(name: &str) -> Result<String> {
     let upper = name.to_ascii_uppercase();
     let bare = upper.strip_prefix("CAP_").unwrap_or(&upper);

@@ -119,11 +119,14 @@ impl Plan {
         })
     }
 
-    /// How long to wait before the next probe at `now`; times in nanoseconds since 1970.
+    /// How long to wait before the next probe at `now`; times in nanoseconds since 1970. A start interval does not last
+    /// longer into the time after the start period than an interval that began there: the default of 5 s would otherwise
+    /// hold up a container with a start period of 100 ms and an interval of 500 ms.
     pub fn wait(&self, health: &Health, started: u64, now: u64) -> Duration {
         let age = Duration::from_nanos(now.saturating_sub(started));
         if age < self.start_period && health.status == Status::Starting {
-            self.start_interval
+            let after = self.start_period.saturating_sub(age).saturating_add(self.interval);
+            self.start_interval.min(after)
         } else {
             self.interval
         }
@@ -233,6 +236,14 @@ mod tests {
         assert_eq!(seconds(&health, 101), 10);
         // A clock that was set back.
         assert_eq!(seconds(&Health::default(), 50), 1);
+        // A short start period under the default start interval.
+        let short = plan(&["CMD", "a"], |h| {
+            h.interval = Some(500_000_000);
+            h.start_period = Some(100_000_000);
+        })
+        .unwrap();
+        let millis = |now: u64| short.wait(&Health::default(), SECOND, SECOND + now * 1_000_000).as_millis();
+        assert_eq!((millis(0), millis(60), millis(100)), (600, 540, 500));
         // Another daemon goes on where the last one was.
         health.log.push(probe(130, 0));
         let resume = |now: u64| p.resume(&health, 100 * SECOND, now * SECOND).as_secs();

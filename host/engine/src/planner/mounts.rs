@@ -224,6 +224,22 @@ pub fn bind(text: &str, volume_driver: &str) -> Result<MountSpec> {
     Ok(spec)
 }
 
+/// A place of `Config.Volumes`: a path and nothing else, as images name them too. What looks like `source:destination` is
+/// a path with a colon, so that no image has the host's directories mounted. One that is not absolute begins at the root.
+fn anonymous(path: &str, volume_driver: &str) -> Result<MountSpec> {
+    let bad = || format!("invalid volume specification: '{path}'");
+    if path.is_empty() {
+        return Err(Error::invalid(bad()));
+    }
+    let rooted = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+    let dest = destination(&rooted).map_err(|e| e.context(bad()))?;
+    let mut spec = MountSpec::new(Kind::Volume, "", &dest);
+    if !volume_driver.is_empty() {
+        volume_driver.clone_into(&mut spec.driver);
+    }
+    Ok(spec)
+}
+
 /// Reads one of `--mount`.
 pub fn mount(m: &Mount) -> Result<MountSpec> {
     let kind_name = m.typ.map_or_else(|| "volume".to_owned(), |t| t.to_string());
@@ -360,9 +376,9 @@ fn tmpfs_option(spec: &mut MountSpec, option: &str) -> Result<()> {
     let bad = || Error::invalid(format!("invalid tmpfs option {option:?}"));
     match option {
         "" | "defaults" | "rw" | "nosuid" | "nodev" | "noexec" | "suid" | "dev" | "exec" | "async"
-        | "sync" | "atime" | "noatime" | "diratime" | "nodiratime" | "relatime" | "norelatime"
-        | "strictatime" | "nostrictatime" | "mand" | "nomand" | "private" | "rprivate" | "shared"
-        | "rshared" | "slave" | "rslave" => {
+        | "sync" | "dirsync" | "atime" | "noatime" | "diratime" | "nodiratime" | "relatime"
+        | "norelatime" | "strictatime" | "nostrictatime" | "mand" | "nomand" | "private" | "rprivate"
+        | "shared" | "rshared" | "slave" | "rslave" => {
             if matches!(option, "suid" | "dev" | "exec") {
                 spec.options.push(option.to_owned());
             }
@@ -453,7 +469,7 @@ pub fn all(
         }
     }
     for path in config.volumes.iter().flatten() {
-        let spec = bind(path, driver)?;
+        let spec = anonymous(path, driver)?;
         by_place.entry(spec.destination.clone()).or_insert((spec, false));
     }
     let mut list: Vec<MountSpec> = by_place.into_values().map(|(spec, _)| spec).collect();
@@ -626,6 +642,15 @@ mod tests {
         let places: Vec<_> = list.iter().map(|s| s.destination.as_str()).collect();
         assert_eq!(places, ["/data", "/a/b", "/a/b/c"]);
         assert_eq!(list[0].source, "v1");
+        // A declared volume is a path, whatever it looks like.
+        for (text, place) in
+            [("/etc:/x", "/etc:/x"), ("v1:/x:ro", "/v1:/x:ro"), ("/a:rw", "/a:rw"), ("data", "/data")]
+        {
+            let config = ContainerConfig { volumes: Some(vec![text.into()]), ..ContainerConfig::default() };
+            let list = all(&config, &HostConfig::default(), &[]).unwrap();
+            assert_eq!((list[0].kind, list[0].source.as_str()), (Kind::Volume, ""), "{text}");
+            assert_eq!((list[0].destination.as_str(), list[0].read_only), (place, false));
+        }
         let host = HostConfig { binds: Some(vec!["/x:/a".into(), "/y:/a/".into()]), ..HostConfig::default() };
         assert_eq!(all(&config, &host, &[]).unwrap_err().message, "Duplicate mount point: /a");
         let from = vec![(vec![bind("v9:/data", "").unwrap()], true)];

@@ -408,12 +408,11 @@ pub fn defaults(host: &mut HostConfig, facts: &Facts) -> Result<()> {
     };
     host.masked_paths.get_or_insert_with(|| own(security::MASKED));
     host.readonly_paths.get_or_insert_with(|| own(security::READONLY));
-    for names in [&mut host.cap_add, &mut host.cap_drop].into_iter().flatten() {
-        for name in names.iter_mut() {
-            *name = caps::normalize(name).map_err(|e| e.context("invalid CapAdd"))?;
+    // They stay as they were written: what compares a container with what was asked for (Ansible) expects it so.
+    for (names, field) in [(&host.cap_add, "CapAdd"), (&host.cap_drop, "CapDrop")] {
+        for name in names.iter().flatten() {
+            caps::normalize(name).map_err(|e| e.context(format_args!("invalid {field}")))?;
         }
-        names.sort();
-        names.dedup();
     }
     if host.memory.unwrap_or(0) > 0 && host.memory_swap.unwrap_or(0) == 0 {
         host.memory_swap = host.memory.and_then(|m| m.checked_mul(2));

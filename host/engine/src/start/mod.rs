@@ -244,6 +244,7 @@ impl Engine {
                 );
             }
         }
+        self.bare_event(now, "connect");
         self.tell_linked(now).await;
         self.container_event(now, "start", &[]);
         self.watch_oom(container);

@@ -22,6 +22,9 @@ pub struct NetGrants {
     pub sites: BTreeSet<Site>,
     /// Prefixes that names of its links on the host must have.
     pub names: BTreeSet<String>,
+    /// Whole names beside those: what users choose, call by call. No configuration gives them.
+    #[serde(skip)]
+    pub exact: BTreeSet<String>,
     /// Links of the host that it may use as a parent or controller.
     pub host_links: BTreeSet<String>,
     /// Address space for what it puts on the host; `None`: any unicast network.
@@ -295,7 +298,9 @@ impl<'a> Check<'a> {
         if !interface_name(name, most) {
             return Err(format!("{name:?} is not a name of 1-{most} letters, digits, '-', '_' and '.'"));
         }
+        let exact = matches!(&link.name, Name::Exact(name) if self.grants.exact.contains(name));
         if link.site == Site::Host
+            && !exact
             && !self.grants.names.iter().any(|prefix| name.starts_with(prefix.as_str()))
         {
             let granted: Vec<&str> = self.grants.names.iter().map(String::as_str).collect();

@@ -93,6 +93,22 @@ fn bridge(name: &str) -> Link {
     )
 }
 
+#[test]
+fn a_name_that_a_user_chose_is_allowed_to_the_letter() {
+    let named = |name: &str| Desired { links: vec![bridge(name)], ..Desired::default() };
+    let grants = NetGrants { exact: ["lan0".to_owned()].into(), ..NetGrants::bridge_driver() };
+    validate(&named("lan0"), Scope::Network, &grants).unwrap();
+    for other in ["lan", "lan00", "eth0"] {
+        let refused = validate(&named(other), Scope::Network, &grants).unwrap_err();
+        assert_eq!(refused.field, "links[0].name", "{other}");
+    }
+    let refused = validate(&named("lan0"), Scope::Network, &NetGrants::bridge_driver()).unwrap_err();
+    assert!(refused.reason.contains("does not begin with a granted prefix"), "{refused}");
+    let generated = Link { name: Name::Generated("lan0".to_owned()), ..bridge("lan0") };
+    let plan = Desired { links: vec![generated], ..Desired::default() };
+    assert!(validate(&plan, Scope::Network, &grants).is_err());
+}
+
 fn network() -> Desired {
     Desired {
         links: vec![bridge("docker0")],
