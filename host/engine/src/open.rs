@@ -126,6 +126,7 @@ impl Engine {
                 profiles: crate::apparmor::Profiles::default(),
                 seccomp: std::sync::Mutex::default(),
                 closing: AtomicBool::new(false),
+                recovered: tokio::sync::watch::Sender::new(false),
                 tidying: tokio_util::task::TaskTracker::new(),
                 decisions: crate::auth::Decisions::default(),
                 experimental,

@@ -19,7 +19,7 @@ impl Engine {
         let record = object.record();
         let container = self.inner.registry.find(&body.container)?;
         let settings = body.endpoint_config.unwrap_or_default();
-        let _held = container.lock.lock().await;
+        let _held = self.lock_present(&container, &body.container).await?;
         let now = container.now();
         if matches!(record.name.as_str(), "host" | "none") {
             return Err(Error::forbidden(format!(
@@ -49,7 +49,7 @@ impl Engine {
         let object = self.inner.networks.find(reference)?;
         let record = object.record();
         let container = self.inner.registry.find(&body.container)?;
-        let _held = container.lock.lock().await;
+        let _held = self.lock_present(&container, &body.container).await?;
         let now = container.now();
         if !now.def.networks.contains_key(&record.name) {
             return Err(Error::forbidden(format!(
@@ -125,12 +125,24 @@ impl Engine {
                 })
                 .await?;
             let holders = applied.map_err(|(id, e)| crate::endpoints::failure(&now.def.name, &id, &e))?;
-            self.hold_ports(&container.id, holders).await;
-            state.endpoints.extend(endpoints);
+            state.endpoints.extend(endpoints.clone());
             tx.merge(planned.kv);
-            put(&mut tx, record::STATES, &def.id, &state)?;
-            put(&mut tx, record::CONTAINERS, &def.id, &def)?;
-            self.inner.store.commit(tx).await?;
+            let written = put(&mut tx, record::STATES, &def.id, &state)
+                .and_then(|()| put(&mut tx, record::CONTAINERS, &def.id, &def));
+            let written = match written {
+                Ok(()) => self.inner.store.commit(tx).await.map_err(Error::from),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = written {
+                // What is not on record is taken away again: nobody else would.
+                for endpoint in endpoints.into_values() {
+                    self.take_endpoint(&container.id, endpoint).await.unwrap_or_else(|error| {
+                        tracing::warn!(%error, id = %container.id, "an endpoint is not removed; the next sweep will");
+                    });
+                }
+                return Err(error);
+            }
+            self.hold_ports(&container.id, holders).await;
             drop(turn);
         } else {
             put(&mut tx, record::CONTAINERS, &def.id, &def)?;
@@ -141,8 +153,8 @@ impl Engine {
             state: Arc::new(state),
             blueprint: Arc::clone(&now.blueprint),
         };
-        self.write_hosts(&new).await?;
         self.inner.registry.update(container, new.clone());
+        self.write_own_hosts(&new).await;
         if new.state.status.is_alive()
             && let Err(error) = self.turn_to_names(&now, &new).await
         {
@@ -161,19 +173,7 @@ impl Engine {
         let mut tx = Transaction::new();
         let mut turns = Vec::new();
         if let Some(endpoint) = state.endpoints.remove(&record.name) {
-            let namespace = self.container_netns(&container.id).await?;
-            let (net, forwarder) = (self.inner.net.clone(), self.inner.forwarder.clone());
-            let gone = endpoint.clone();
-            let removed = self
-                .inner
-                .pool
-                .run(move || {
-                    use std::os::fd::AsFd;
-                    let links = wharf_kernel::net::Links::Delete(namespace.as_fd());
-                    forwarder.remove(&gone.id);
-                    net.remove_endpoint(&gone.id, &gone.desired, links)
-                })
-                .await?;
+            let removed = self.take_endpoint(&container.id, endpoint.clone()).await;
             removed.doing(format_args!("cannot disconnect from network {}", record.name))?;
             let (kv, held) = self.release_addresses([&endpoint]).await;
             tx.merge(kv);
@@ -188,9 +188,29 @@ impl Engine {
             state: Arc::new(state),
             blueprint: Arc::clone(&now.blueprint),
         };
-        self.write_hosts(&new).await?;
-        self.inner.registry.update(container, new);
+        self.inner.registry.update(container, new.clone());
+        self.write_own_hosts(&new).await;
         Ok(())
+    }
+
+    /// Takes an endpoint from a container that runs on.
+    async fn take_endpoint(&self, id: &str, endpoint: record::Endpoint) -> Result<()> {
+        let namespace = self.container_netns(id).await?;
+        let (net, forwarder) = (self.inner.net.clone(), self.inner.forwarder.clone());
+        let removed = self.inner.pool.run(move || {
+            use std::os::fd::AsFd;
+            let links = wharf_kernel::net::Links::Delete(namespace.as_fd());
+            crate::endpoints::give_up(&forwarder, &endpoint);
+            net.remove_endpoint(&endpoint.id, &endpoint.desired, links)
+        });
+        Ok(removed.await??)
+    }
+
+    /// The hosts file of a container whose networks have changed. That is done and on record, whatever becomes of the file.
+    async fn write_own_hosts(&self, now: &crate::registry::Now) {
+        if let Err(error) = self.write_hosts(now).await {
+            tracing::warn!(%error, id = now.def.id, "the hosts file is not written; it is at the next start");
+        }
     }
 
     /// The network namespace of a running container.

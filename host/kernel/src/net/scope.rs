@@ -163,7 +163,7 @@ pub(super) fn endpoint(
             let (mut holders, mut carried) = (Vec::new(), Vec::new());
             for held in &mut held {
                 let Some(socket) = held.socket.take() else { continue };
-                match Forward::of(held.port.protocol, held.port.address(), held.to).filter(|_| held.carried) {
+                match held.carried {
                     Some(forward) => carried.push((forward, socket)),
                     None => holders.push(socket),
                 }
