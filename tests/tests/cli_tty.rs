@@ -129,7 +129,9 @@ fn late(listener: UnixListener) {
         reader.read_exact(&mut vec![0; length])?;
         let plain = |status: &str, body: &str| {
             let length = body.len();
-            format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}")
+            format!(
+                "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+            )
         };
         let path = line.split(' ').nth(1).unwrap_or_default();
         let path = path.split('?').next().unwrap_or_default();
@@ -140,7 +142,9 @@ fn late(listener: UnixListener) {
              Upgrade: tcp\r\n\r\nbye\r\n"
                 .to_owned()
         } else if path.ends_with("/wait") {
-            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n")?;
+            stream.write_all(
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n",
+            )?;
             std::thread::sleep(Duration::from_millis(700));
             r#"{"StatusCode": 5}"#.to_owned()
         } else if path.ends_with("/json") {
@@ -166,7 +170,9 @@ fn the_exit_code_is_waited_for_when_output_has_ended() {
     let listener = UnixListener::bind(&socket).unwrap();
     std::thread::spawn(move || late(listener));
     let host = format!("unix://{}", socket.display());
-    for args in [&["run", "-it", "busybox", "sh"][..], &["run", "--rm", "-it", "busybox", "sh"], &["attach", "c1"]] {
+    for args in
+        [&["run", "-it", "busybox", "sh"][..], &["run", "--rm", "-it", "busybox", "sh"], &["attach", "c1"]]
+    {
         let mut t = Terminal::at(&host, dir.path(), "wharf", args);
         t.expect("bye");
         assert_eq!(t.end(), 5, "{args:?}");
@@ -183,9 +189,13 @@ fn an_attached_client_has_the_exit_code_of_what_closed_its_output() {
         d.docker(&run).ok();
         let mut t = Terminal::of(&d, program, &["attach", "quiet"]);
         let attached = || {
-            let until = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() + 1;
+            let until =
+                std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() + 1;
             let filters = http::encoded(r#"{"event":["attach"],"container":["quiet"]}"#);
-            d.api("GET", &format!("/events?since=0&until={until}&filters={filters}"), "").text().lines().count()
+            d.api("GET", &format!("/events?since=0&until={until}&filters={filters}"), "")
+                .text()
+                .lines()
+                .count()
         };
         let wanted = if program == "docker" { 1 } else { 2 };
         eventually("the client", || (attached() >= wanted).then_some(()));

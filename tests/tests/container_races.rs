@@ -146,9 +146,7 @@ fn restarts_of_a_container_that_is_to_go_with_its_end() {
     assert_eq!(state["State"]["Status"], "running");
     assert_eq!(state["HostConfig"]["AutoRemove"], true);
     assert_eq!(d.api("POST", "/containers/stays/stop?t=0", "").status, 204);
-    eventually("the removal", || {
-        (d.api("GET", "/containers/stays/json", "").status == 404).then_some(())
-    });
+    eventually("the removal", || (d.api("GET", "/containers/stays/json", "").status == 404).then_some(()));
 }
 
 /// How a client learns of an end.
@@ -259,7 +257,11 @@ impl Client<'_> {
             round += 1;
             if let Ok(code) = self.one(&name, wanted, way) {
                 let mut told = self.told.lock().unwrap();
-                told.push(if code == wanted { String::new() } else { format!("{name} {way:?}: {code}, not {wanted}") });
+                told.push(if code == wanted {
+                    String::new()
+                } else {
+                    format!("{name} {way:?}: {code}, not {wanted}")
+                });
             }
         }
     }

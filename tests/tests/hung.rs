@@ -344,7 +344,8 @@ fn the_end_of_a_container_whose_log_hangs() {
     let again = within(30, "another start", || daemon.api("POST", &format!("/containers/{ended}/start"), ""));
     assert_eq!(again.status, 500, "{}", again.text());
     assert!(again.message().contains("its disk does not answer"), "{}", again.text());
-    let removal = within(30, "a removal", || daemon.api("DELETE", &format!("/containers/{killed}?force=1"), ""));
+    let removal =
+        within(30, "a removal", || daemon.api("DELETE", &format!("/containers/{killed}?force=1"), ""));
     assert!(matches!(removal.status, 204 | 500 | 503), "{} {}", removal.status, removal.text());
     check(&daemon, &other, "ends of containers whose logs hang");
     for hung in [&mut ends, &mut kills, &mut goes] {
@@ -372,7 +373,8 @@ fn an_exec_that_stands_still_is_given_up() {
     let pid = daemon.docker(&["inspect", "-f", "{{.State.Pid}}", &id]).ok();
     let set = freezer_of(&pid);
     set(true);
-    let exec = daemon.docker_command(&["exec", &id, "true"]).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let exec =
+        daemon.docker_command(&["exec", &id, "true"]).stderr(std::process::Stdio::piped()).spawn().unwrap();
     check(&daemon, &other, "an exec that stands still");
     let ran = within(60, "the answer to an exec", || exec.wait_with_output().unwrap());
     let said = String::from_utf8_lossy(&[ran.stdout, ran.stderr].concat()).into_owned();

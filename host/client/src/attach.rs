@@ -36,11 +36,7 @@ pub(crate) enum Ended {
 }
 
 /// Copies until the daemon closes its side. Returns as soon as all output is written.
-pub(crate) async fn copy(
-    client: &Client,
-    hijacked: Hijacked,
-    streams: &Streams<'_>,
-) -> Result<Ended, Error> {
+pub(crate) async fn copy(client: &Client, hijacked: Hijacked, streams: &Streams<'_>) -> Result<Ended, Error> {
     let raw = if streams.tty && streams.stdin { terminal::Raw::enter() } else { None };
     let multiplexed = hijacked.multiplexed.unwrap_or(!streams.tty);
     let (reader, writer) = tokio::io::split(hijacked.io);

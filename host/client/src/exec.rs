@@ -41,8 +41,7 @@ pub(crate) async fn exec(client: &Client, args: ExecArgs) -> Result<u8, Error> {
     }
     let hijacked =
         client.hijack(&format!("{path}/start"), &[], Some(&start)).await.map_err(Error::for_run)?;
-    let streams =
-        Streams { stdin: args.interactive, tty: args.tty, resize: &path, keys: keys.as_deref() };
+    let streams = Streams { stdin: args.interactive, tty: args.tty, resize: &path, keys: keys.as_deref() };
     if attach::copy(client, hijacked, &streams).await? == Ended::Detached {
         return Ok(0);
     }

@@ -48,9 +48,7 @@ fn copies_of_listeners_are_few_however_they_came_about() {
     assert!((1024..1100).contains(&kept), "{kept}");
     // The next one has all of them again, and the daemon no more than before.
     Rig::signal(rig.pid(), libc::SIGKILL);
-    eventually("all of them", || {
-        rig.daemon().counts().is_ok_and(|counts| counts.listeners == many.len())
-    });
+    eventually("all of them", || rig.daemon().counts().is_ok_and(|counts| counts.listeners == many.len()));
     for (_, forward) in [many[0], many[many.len() - 1]] {
         said(&mut spoken(forward.host), b"again");
     }

@@ -358,7 +358,10 @@ impl ContainerIo {
         }
         self.input.end();
         if !self.settled().await {
-            tracing::warn!(container = self.spec.id, "a container has ended, and its last output is not in its log yet");
+            tracing::warn!(
+                container = self.spec.id,
+                "a container has ended, and its last output is not in its log yet"
+            );
         }
     }
 

@@ -317,15 +317,7 @@ struct Thread {
 
 impl Thread {
     fn new(worker: Arc<Worker>, post: Arc<Post>) -> Self {
-        Self {
-            worker,
-            post,
-            closed: None,
-            buffer: vec![0; 64 << 10],
-            moved: 0,
-            storm: false,
-            worth: false,
-        }
+        Self { worker, post, closed: None, buffer: vec![0; 64 << 10], moved: 0, storm: false, worth: false }
     }
 
     fn run(mut self) {

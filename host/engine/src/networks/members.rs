@@ -112,7 +112,7 @@ impl Engine {
             let namespace = self.container_netns(&container.id).await?;
             let turn = Arc::clone(&object.turn).lock_owned().await;
             let mut planned = crate::endpoints::Planned::default();
-            let at = state.endpoints.len();
+            let at = free_place(&state);
             self.plan_endpoint(&now, object, &settings, at, false, &mut planned).await?;
             let (net, forwarder) = (self.inner.net.clone(), self.inner.forwarder.clone());
             let mut endpoints = planned.endpoints;
@@ -245,6 +245,16 @@ impl Engine {
             tracing::warn!(%error, id, "the ports of this container are not held by the keeper");
         }
     }
+}
+
+/// The first place among a container's networks that is free, by the name that its interface has: where the network with the way
+/// out was left, the next one is that.
+fn free_place(state: &record::State) -> usize {
+    let taken = |at: &usize| {
+        let name = format!("eth{at}");
+        state.endpoints.values().any(|endpoint| endpoint.interfaces.contains(&name))
+    };
+    (0..=state.endpoints.len()).find(|at| !taken(at)).unwrap_or(state.endpoints.len())
 }
 
 fn check_endpoint(record: &Network, settings: &EndpointSettings) -> Result<()> {

@@ -72,7 +72,7 @@ impl Means {
         let pipe = match idle {
             Some(pipe) => pipe,
             None => {
-                let (read, write) = carry::pipe(i32::try_from(PIPE).unwrap_or(0)).ok()?;
+                let (read, write) = carry::pipe(PIPE).ok()?;
                 Pipe { read, write }
             }
         };

@@ -155,8 +155,7 @@ fn hold(filter: Option<&Filter>, carry: bool, wanted: &Wanted, port: u16) -> Res
         let host = SocketAddr::new(address.ip(), port);
         Forward::of(wanted.protocol, host, wanted.to).filter(|_| carry)
     };
-    let bound =
-        if forward(port).is_some() { listen_port(kind, address) } else { hold_port(kind, address) };
+    let bound = if forward(port).is_some() { listen_port(kind, address) } else { hold_port(kind, address) };
     let (socket, port) = match bound {
         Ok((socket, port)) => (Some(socket), port),
         // Without SCTP in the kernel no process of the host can take the port either.
