@@ -137,6 +137,9 @@ struct Packed {
 enum Packer {
     None,
     Gzip(Box<Compress>),
+    /// gzip's first level, in builds that have it.
+    #[cfg(feature = "isal")]
+    Igzip(Box<wharf_kernel::sys::igzip::Igzip>),
     Zstd(zstd::bulk::Compressor<'static>),
 }
 
@@ -144,6 +147,8 @@ impl Packer {
     fn new(packing: Packing) -> io::Result<Self> {
         Ok(match packing {
             Packing::Uncompressed => Self::None,
+            #[cfg(feature = "isal")]
+            Packing::Gzip(1) => Self::Igzip(Box::default()),
             Packing::Gzip(level) => {
                 Self::Gzip(Box::new(Compress::new(flate2::Compression::new(level), false)))
             }
@@ -156,6 +161,11 @@ impl Packer {
         let bytes = match self {
             Self::None => part,
             Self::Zstd(zstd) => zstd.compress(&part)?,
+            #[cfg(feature = "isal")]
+            Self::Igzip(igzip) => {
+                crc.update(&part);
+                igzip.pack(&part).map_err(io::Error::other)?
+            }
             Self::Gzip(deflate) => {
                 crc.update(&part);
                 deflate.reset();
