@@ -197,13 +197,18 @@ impl Engine {
     async fn take_endpoint(&self, id: &str, endpoint: record::Endpoint) -> Result<()> {
         let namespace = self.container_netns(id).await?;
         let (net, forwarder) = (self.inner.net.clone(), self.inner.forwarder.clone());
+        let published = !endpoint.publishes.is_empty();
         let removed = self.inner.pool.run(move || {
             use std::os::fd::AsFd;
             let links = wharf_kernel::net::Links::Delete(namespace.as_fd());
             crate::endpoints::give_up(&forwarder, &endpoint);
             net.remove_endpoint(&endpoint.id, &endpoint.desired, links)
         });
-        Ok(removed.await??)
+        removed.await??;
+        if published {
+            self.release_ports(id).await;
+        }
+        Ok(())
     }
 
     /// The hosts file of a container whose networks have changed. That is done and on record, whatever becomes of the file.
@@ -235,6 +240,15 @@ impl Engine {
         found.ok_or_else(|| Error::internal(format!("container {id} has no network namespace of its own")))
     }
 
+    /// Lets go of the sockets that keep a container's ports from others: those of the one network that leads out of it.
+    async fn release_ports(&self, id: &str) {
+        let held = self.inner.keeper.fetch(id).await.unwrap_or_default();
+        let names = held.into_iter().map(|(name, _)| name).filter(|name| name.starts_with("port-")).collect();
+        if let Err(error) = self.inner.keeper.release(id, names).await {
+            tracing::warn!(%error, id, "the ports of a network that was left are still held");
+        }
+    }
+
     /// Lets the keeper hold the sockets that keep a container's ports from others.
     pub(crate) async fn hold_ports(&self, id: &str, holders: Vec<std::os::fd::OwnedFd>) {
         if holders.is_empty() {
@@ -255,6 +269,33 @@ fn free_place(state: &record::State) -> usize {
         state.endpoints.values().any(|endpoint| endpoint.interfaces.contains(&name))
     };
     (0..=state.endpoints.len()).find(|at| !taken(at)).unwrap_or(state.endpoints.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{Endpoint, State};
+
+    #[test]
+    fn the_first_place_that_is_free() {
+        let with = |names: &[&str]| {
+            let endpoint = |name: &&str| {
+                (name.to_string(), Endpoint { interfaces: vec![name.to_string()], ..Endpoint::default() })
+            };
+            State { endpoints: names.iter().map(endpoint).collect(), ..State::default() }
+        };
+        let cases: [(&[&str], usize); 5] = [
+            (&[], 0),
+            (&["eth0", "eth1"], 2),
+            (&["eth1"], 0),
+            (&["eth0", "eth2"], 1),
+            // An interface with a name of its own takes no place of that kind.
+            (&["eth0", "wan0"], 1),
+        ];
+        for (names, place) in cases {
+            assert_eq!(free_place(&with(names)), place, "{names:?}");
+        }
+    }
 }
 
 fn check_endpoint(record: &Network, settings: &EndpointSettings) -> Result<()> {

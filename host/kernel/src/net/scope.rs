@@ -6,7 +6,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use wharf_plan::net::{Change, Desired, Forward, Item, Kind, LinkState, Publish, Site, diff, items};
+use wharf_plan::net::{Change, Desired, Item, Kind, LinkState, Publish, Site, diff, items};
 
 use super::filter::{Filter, Part, Port};
 use super::forwarding::forward;

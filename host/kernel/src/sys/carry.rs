@@ -69,13 +69,9 @@ pub fn receive_from(
     let call = || format!("recvmsg({raw})");
     let mut parts = [IoSliceMut::new(buffer)];
     let mut control = nix::cmsg_space!(libc::in6_pktinfo);
-    let received = nix::sys::socket::recvmsg::<SockaddrIn6>(
-        raw,
-        &mut parts,
-        Some(&mut control),
-        MsgFlags::MSG_DONTWAIT,
-    )
-    .map_err(|e| Error::new(call(), e as i32))?;
+    let received =
+        nix::sys::socket::recvmsg::<SockaddrIn6>(raw, &mut parts, Some(&mut control), MsgFlags::MSG_DONTWAIT)
+            .map_err(|e| Error::new(call(), e as i32))?;
     if received.flags.contains(MsgFlags::MSG_TRUNC) {
         return Err(Error::refused(call(), libc::EMSGSIZE, "the datagram was cut off"));
     }
