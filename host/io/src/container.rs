@@ -234,8 +234,7 @@ impl ContainerIo {
             return Err(Error::host(
                 "starting a run",
                 std::io::Error::other(
-                    "the output of the last one is not in its log yet: its disk does not answer, or an attached client does not \
-                     read; see to that, then start it again",
+                    "the output of the last one is not in its log yet: its disk does not answer; see to it, then start it again",
                 ),
             ));
         }
@@ -348,7 +347,7 @@ impl ContainerIo {
     }
 
     /// After the process ended: returns when everything that it wrote is in the spool, or after a while where that is not to be
-    /// had, as the disk hangs or an attached client holds the rest back: the end of a container is not theirs to keep from anybody.
+    /// had, as the disk hangs: the end of a container is not its disk's to keep from anybody.
     /// What other processes that hold the pipe write later is not waited for. Attached clients see the end when all is there.
     pub async fn finished(&self) {
         {
@@ -366,8 +365,17 @@ impl ContainerIo {
     }
 
     /// Waits a while for the output of the last run to be in the spool; false: it is not. Before that there is no further run.
+    /// An attached client that is behind, and reads, is waited for: to it this is a pipe.
     pub async fn settled(&self) -> bool {
-        tokio::time::timeout(PATIENCE, self.written(self.spool.runs())).await.is_ok()
+        let run = self.spool.runs();
+        loop {
+            if tokio::time::timeout(PATIENCE, self.written(run)).await.is_ok() {
+                return true;
+            }
+            if !self.spool.is_held() {
+                return false;
+            }
+        }
     }
 
     /// Returns when all output of a run is in the spool.

@@ -125,6 +125,7 @@ impl Engine {
                 })
                 .await?;
             let holders = applied.map_err(|(id, e)| crate::endpoints::failure(&now.def.name, &id, &e))?;
+            self.hold_ports(&container.id, holders).await;
             state.endpoints.extend(endpoints.clone());
             tx.merge(planned.kv);
             let written = put(&mut tx, record::STATES, &def.id, &state)
@@ -142,7 +143,6 @@ impl Engine {
                 }
                 return Err(error);
             }
-            self.hold_ports(&container.id, holders).await;
             drop(turn);
         } else {
             put(&mut tx, record::CONTAINERS, &def.id, &def)?;

@@ -233,6 +233,11 @@ impl Spool {
         self.ended.load(Ordering::SeqCst) >= run || self.gone.load(Ordering::SeqCst)
     }
 
+    /// Whether the pump waits for a reader.
+    pub(crate) fn is_held(&self) -> bool {
+        self.held.load(Ordering::SeqCst)
+    }
+
     /// Waited for with `enable` before looking.
     pub(crate) fn changed(&self) -> &Notify {
         &self.changed
