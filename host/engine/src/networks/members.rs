@@ -271,6 +271,26 @@ fn free_place(state: &record::State) -> usize {
     (0..=state.endpoints.len()).find(|at| !taken(at)).unwrap_or(state.endpoints.len())
 }
 
+fn check_endpoint(record: &Network, settings: &EndpointSettings) -> Result<()> {
+    crate::planner::endpoint::check(settings)?;
+    let Some(config) = &settings.ipam_config else { return Ok(()) };
+    for (text, what) in [(&config.ipv4_address, "IPv4"), (&config.ipv6_address, "IPv6")] {
+        let Some(ip) = text.as_deref().filter(|t| !t.is_empty()) else { continue };
+        let good = ip.parse::<std::net::IpAddr>().is_ok_and(|a| a.is_ipv6() == (what == "IPv6"));
+        if !good {
+            return Err(Error::invalid(format!("invalid {what} address: {ip}")));
+        }
+        if record.predefined {
+            return Err(Error::invalid(format!(
+                "invalid config for network {}: invalid endpoint settings:\nuser specified IP address is \
+                 supported on user defined networks only",
+                record.name
+            )));
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -296,24 +316,4 @@ mod tests {
             assert_eq!(free_place(&with(names)), place, "{names:?}");
         }
     }
-}
-
-fn check_endpoint(record: &Network, settings: &EndpointSettings) -> Result<()> {
-    crate::planner::endpoint::check(settings)?;
-    let Some(config) = &settings.ipam_config else { return Ok(()) };
-    for (text, what) in [(&config.ipv4_address, "IPv4"), (&config.ipv6_address, "IPv6")] {
-        let Some(ip) = text.as_deref().filter(|t| !t.is_empty()) else { continue };
-        let good = ip.parse::<std::net::IpAddr>().is_ok_and(|a| a.is_ipv6() == (what == "IPv6"));
-        if !good {
-            return Err(Error::invalid(format!("invalid {what} address: {ip}")));
-        }
-        if record.predefined {
-            return Err(Error::invalid(format!(
-                "invalid config for network {}: invalid endpoint settings:\nuser specified IP address is \
-                 supported on user defined networks only",
-                record.name
-            )));
-        }
-    }
-    Ok(())
 }

@@ -136,7 +136,7 @@ fn port_socket(kind: Hold, address: SocketAddr, flags: i32) -> Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Binds and listens. Connections of an earlier server in TIME_WAIT are no obstacle; whoever listens is.
+/// Binds and listens. Connections of an earlier server in `TIME_WAIT` are no obstacle; whoever listens is.
 fn listen(socket: &OwnedFd, address: SocketAddr, waiting: i32) -> Result<()> {
     let raw = socket.as_raw_fd();
     set(raw, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
