@@ -1,10 +1,12 @@
 //! `docker run -it` and `exec -it` on a real terminal: resize, detach keys, colours of a shell.
 
-use std::io::{Read, Write};
+use std::io::{BufReader, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use wharf_tests::{Daemon, PATIENCE, eventually};
+use wharf_tests::{Daemon, PATIENCE, eventually, http};
 
 /// A program on a pseudo terminal, with everything that it printed.
 struct Terminal {
@@ -17,13 +19,17 @@ struct Terminal {
 impl Terminal {
     /// The stock docker, or this daemon's own command line.
     fn of(d: &Daemon, program: &str, args: &[&str]) -> Self {
+        Self::at(&d.host(), &d.path("docker-config"), program, args)
+    }
+
+    fn at(host: &str, config: &Path, program: &str, args: &[&str]) -> Self {
         let path = if program == "wharf" { wharf_tests::bin_dir().join("wharf") } else { program.into() };
         let (pty, pts) = pty_process::blocking::open().unwrap();
         pty.resize(pty_process::Size::new(24, 80)).unwrap();
         let child = pty_process::blocking::Command::new(path)
-            .env("DOCKER_HOST", d.host())
-            .env("WHARF_HOST", d.host())
-            .env("DOCKER_CONFIG", d.path("docker-config"))
+            .env("DOCKER_HOST", host)
+            .env("WHARF_HOST", host)
+            .env("DOCKER_CONFIG", config)
             .env("TERM", "xterm")
             .args(args)
             .spawn(pts)
@@ -99,8 +105,103 @@ fn an_interactive_shell_with_resize() {
         t.send("\u{3}");
         t.expect("# ");
         t.send("exit 5\n");
-        assert_eq!(t.end(), 5);
+        assert_eq!(t.end(), 5, "{program}");
         assert_eq!(d.docker(&["ps", "-aq"]).ok(), "");
+    }
+}
+
+/// A daemon whose container prints a word and ends with 5, which is on record only a while after its output has ended.
+fn late(listener: UnixListener) {
+    fn answer(mut stream: UnixStream) -> std::io::Result<()> {
+        let mut reader = BufReader::new(stream.try_clone()?);
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut reader, &mut line)?;
+        let mut length = 0;
+        loop {
+            let mut header = String::new();
+            std::io::BufRead::read_line(&mut reader, &mut header)?;
+            match header.trim_end().to_ascii_lowercase().split_once(": ") {
+                Some(("content-length", text)) => length = text.parse().unwrap(),
+                Some(_) => {}
+                None => break,
+            }
+        }
+        reader.read_exact(&mut vec![0; length])?;
+        let plain = |status: &str, body: &str| {
+            let length = body.len();
+            format!(
+                "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+            )
+        };
+        let path = line.split(' ').nth(1).unwrap_or_default();
+        let path = path.split('?').next().unwrap_or_default();
+        let text = if path.ends_with("/containers/create") {
+            plain("201 Created", r#"{"Id": "c1", "Warnings": []}"#)
+        } else if path.ends_with("/attach") {
+            "HTTP/1.1 101 UPGRADED\r\nContent-Type: application/vnd.docker.raw-stream\r\nConnection: Upgrade\r\n\
+             Upgrade: tcp\r\n\r\nbye\r\n"
+                .to_owned()
+        } else if path.ends_with("/wait") {
+            stream.write_all(
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n",
+            )?;
+            std::thread::sleep(Duration::from_millis(700));
+            r#"{"StatusCode": 5}"#.to_owned()
+        } else if path.ends_with("/json") {
+            plain(
+                "200 OK",
+                r#"{"Id": "c1", "State": {"Running": true, "ExitCode": 0}, "Config": {"Tty": true, "OpenStdin": true}}"#,
+            )
+        } else {
+            plain("200 OK", "{}")
+        };
+        stream.write_all(text.as_bytes())
+    }
+    for stream in listener.incoming().flatten() {
+        std::thread::spawn(move || answer(stream));
+    }
+}
+
+/// The end of output is not yet the record of the end: a client must not take the one for the other and make up a code.
+#[test]
+fn the_exit_code_is_waited_for_when_output_has_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("daemon.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    std::thread::spawn(move || late(listener));
+    let host = format!("unix://{}", socket.display());
+    for args in
+        [&["run", "-it", "busybox", "sh"][..], &["run", "--rm", "-it", "busybox", "sh"], &["attach", "c1"]]
+    {
+        let mut t = Terminal::at(&host, dir.path(), "wharf", args);
+        t.expect("bye");
+        assert_eq!(t.end(), 5, "{args:?}");
+    }
+}
+
+/// A process may close its output and go on; who is attached waits for its end.
+#[test]
+fn an_attached_client_has_the_exit_code_of_what_closed_its_output() {
+    let d = daemon();
+    let script = "read go; exec >/dev/null 2>&1; sleep 1; exit 5";
+    for program in ["docker", "wharf"] {
+        let run = ["run", "-di", "--name", "quiet", "--network", "none", "busybox", "sh", "-c", script];
+        d.docker(&run).ok();
+        let mut t = Terminal::of(&d, program, &["attach", "quiet"]);
+        let attached = || {
+            let until =
+                std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() + 1;
+            let filters = http::encoded(r#"{"event":["attach"],"container":["quiet"]}"#);
+            d.api("GET", &format!("/events?since=0&until={until}&filters={filters}"), "")
+                .text()
+                .lines()
+                .count()
+        };
+        let wanted = if program == "docker" { 1 } else { 2 };
+        eventually("the client", || (attached() >= wanted).then_some(()));
+        t.send("go\n");
+        assert_eq!(t.end(), 5, "{program}");
+        d.docker(&["rm", "-f", "quiet"]).ok();
     }
 }
 
@@ -131,6 +232,13 @@ fn detach_keys_leave_the_container_running() {
         restarted.send("echo ty''ped; exit 7\n");
         restarted.expect("typed");
         assert_eq!(restarted.end(), 7, "{program}");
+        // Who leaves is free at once, also after a start.
+        let mut leaves = Terminal::of(&d, program, &["start", "-ai", "--detach-keys", "ctrl-a,x", "left"]);
+        leaves.send("echo here''again\n");
+        leaves.expect("hereagain");
+        leaves.send("\u{1}x");
+        leaves.end();
+        assert_eq!(d.docker(&["inspect", "-f", "{{.State.Running}}", "left"]).ok(), "true");
         d.docker(&["rm", "-f", "left"]).ok();
     }
 }

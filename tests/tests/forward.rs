@@ -196,6 +196,58 @@ fn connections_outlive_the_daemon_and_ports_come_back() {
     drop(listens(&d, "[::]:8080"));
 }
 
+/// The keeper alone dies: what is carried goes on, and its port is nobody else's.
+#[test]
+fn the_keepers_death_concerns_no_port() {
+    let d = daemon_with(&[]);
+    echo(&d, "web", &["-p", "8080:7"]).ok();
+    let mut stream = answers(&d, "[::1]:8080");
+    let carrier = forwarder(&d).unwrap();
+    let keeper = || {
+        let all = leftovers::processes(&d.path("exec"));
+        all.into_iter().find(|(_, line)| line.contains(" keeper ")).map(|(pid, _)| pid)
+    };
+    for _ in 0..2 {
+        let pid = keeper().unwrap();
+        kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+        said(&mut stream, "nobody there").unwrap();
+        drop(answers(&d, "[::1]:8080"));
+        drop(answers(&d, "127.0.0.1:8080"));
+        eventually("another keeper", || keeper().filter(|next| *next != pid));
+    }
+    assert_eq!(forwarder(&d), Some(carrier));
+    assert!(in_network(&d.namespace(), || TcpListener::bind("[::1]:8080")).is_err());
+    echo(&d, "second", &["-p", "8080:7"]).fails(125, "port is already allocated");
+    d.docker(&["rm", "-f", "second"]).ok();
+    d.docker(&["stop", "-t", "0", "web"]).ok();
+    drop(listens(&d, "[::]:8080"));
+    d.docker(&["start", "web"]).ok();
+    drop(answers(&d, "[::1]:8080"));
+}
+
+/// A network that was made before its driver could publish across families does so with the driver of now.
+#[test]
+fn networks_of_earlier_builds() {
+    let mut d = daemon_with(&[]);
+    d.docker(&["network", "create", "old"]).ok();
+    d.crash();
+    let script = "import json, sqlite3, sys\n\
+                  db = sqlite3.connect(sys.argv[1])\n\
+                  for key, value in db.execute(\"select key, value from entries where tbl = 'networks'\").fetchall():\n\
+                  \x20   record = json.loads(value)\n\
+                  \x20   record['features'] = [f for f in record['features'] if f != 'publish-across']\n\
+                  \x20   text = json.dumps(record).encode()\n\
+                  \x20   db.execute(\"update entries set value = ? where tbl = 'networks' and key = ?\", (text, key))\n\
+                  db.commit()";
+    let database = d.path("data/metadata.db");
+    let changed = std::process::Command::new("python3").args(["-c", script]).arg(database).output().unwrap();
+    assert!(changed.status.success(), "{}", String::from_utf8_lossy(&changed.stderr));
+    d.restart();
+    echo(&d, "web", &["-p", "8080:7", "--network", "old"]).ok();
+    assert_eq!(ports(&d, "web")["7/tcp"], both("8080"));
+    drop(answers(&d, "[::1]:8080"));
+}
+
 #[test]
 fn a_container_that_ends_while_nobody_looks_gives_its_ports_back() {
     let mut d = daemon_with(&[]);

@@ -278,17 +278,7 @@ fn a_cgroup_that_somebody_else_froze_is_thawed_to_die() {
         .collect();
     for id in &ids {
         let pid = daemon.docker(&["inspect", "-f", "{{.State.Pid}}", id]).ok();
-        let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
-        let v1 = groups.lines().find_map(|l| l.split_once(":freezer:").map(|(_, path)| path.to_owned()));
-        match v1 {
-            Some(path) => {
-                fs::write(format!("/sys/fs/cgroup/freezer{path}/freezer.state"), "FROZEN").unwrap();
-            }
-            None => {
-                let path = groups.lines().find_map(|l| l.strip_prefix("0::")).unwrap();
-                fs::write(format!("/sys/fs/cgroup{path}/cgroup.freeze"), "1").unwrap();
-            }
-        }
+        freezer_of(&pid)(true);
     }
     let waiting = begin(&daemon, "POST", &format!("/containers/{}/stop?t=1", ids[0]));
     check(&daemon, &other, "a container frozen by somebody else");
@@ -321,6 +311,94 @@ fn a_log_whose_disk_hangs_does_not_stop_a_container_that_is_not_to_wait() {
     let wanted: Vec<String> = (1..=100).map(|n| n.to_string()).collect();
     assert_eq!(logs.lines().map(str::trim_end).collect::<Vec<_>>(), wanted);
     daemon.docker(&["rm", "-f", &id]).ok();
+}
+
+/// The end of a container is told in bounded time, also where the last of its output cannot be stored; whoever wants it to be
+/// gone is answered.
+#[test]
+fn the_end_of_a_container_whose_log_hangs() {
+    let (daemon, other) = daemon();
+    let create = |more: &[&str], script: &str| {
+        let args = [&["create", "--network", "none"], more, &["busybox", "sh", "-c", script]];
+        let id = daemon.docker(&args.concat()).ok();
+        let spool = daemon.path("data/containers").join(&id).join("spool");
+        fs::create_dir_all(&spool).unwrap();
+        (Hung::mount(&spool, Hangs::Inside), id)
+    };
+    let (mut ends, ended) = create(&[], "echo one; exit 7");
+    let (mut kills, killed) = create(&[], "echo one; sleep 1000");
+    let (mut goes, gone) = create(&["--rm"], "echo one; sleep 1000");
+    for id in [&ended, &killed, &gone] {
+        daemon.docker(&["start", id]).ok();
+    }
+    eventually("all of them to hang", || {
+        [&ends, &kills, &goes].iter().all(|hung| hung.waiting() > 0).then_some(())
+    });
+    let code = within(30, "the end of a container", || daemon.docker(&["wait", &ended]).ok());
+    assert_eq!(code, "7");
+    assert_eq!(state(&daemon, &ended), "exited");
+    within(30, "a kill", || daemon.docker(&["kill", &killed]).ok());
+    assert_eq!(within(30, "its end", || daemon.docker(&["wait", &killed]).ok()), "137");
+    within(30, "the end of one that goes with it", || daemon.docker(&["kill", &gone]).code);
+    // Where its output goes nowhere there is no further run: that is told, and not waited for without end.
+    let again = within(30, "another start", || daemon.api("POST", &format!("/containers/{ended}/start"), ""));
+    assert_eq!(again.status, 500, "{}", again.text());
+    assert!(again.message().contains("its disk does not answer"), "{}", again.text());
+    let removal =
+        within(30, "a removal", || daemon.api("DELETE", &format!("/containers/{killed}?force=1"), ""));
+    assert!(matches!(removal.status, 204 | 500 | 503), "{} {}", removal.status, removal.text());
+    check(&daemon, &other, "ends of containers whose logs hang");
+    for hung in [&mut ends, &mut kills, &mut goes] {
+        hung.release();
+    }
+    // `--rm` is made up for by itself, and the others are as usable as ever.
+    eventually("the removal", || (daemon.docker(&["inspect", &gone]).code != 0).then_some(()));
+    drop((ends, kills, goes));
+    eventually("another start", || {
+        (daemon.api("POST", &format!("/containers/{ended}/start"), "").status == 204).then_some(())
+    });
+    assert_eq!(within(30, "its end", || daemon.docker(&["wait", &ended]).ok()), "7");
+    assert!(daemon.docker(&["logs", &ended]).ok().contains("one"));
+    for id in [&ended, &killed] {
+        eventually("the removal", || (daemon.docker(&["rm", "-f", id]).code == 0).then_some(()));
+    }
+    assert_eq!(daemon.docker(&["ps", "-aq"]).ok().lines().count(), 1, "nothing but the other one is there");
+}
+
+/// An exec whose process stands still before its program runs is given up, and told of.
+#[test]
+fn an_exec_that_stands_still_is_given_up() {
+    let (daemon, other) = daemon();
+    let id = daemon.docker(&["run", "-d", "--network", "none", "busybox", "sleep", "1000"]).ok();
+    let pid = daemon.docker(&["inspect", "-f", "{{.State.Pid}}", &id]).ok();
+    let set = freezer_of(&pid);
+    set(true);
+    let exec =
+        daemon.docker_command(&["exec", &id, "true"]).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    check(&daemon, &other, "an exec that stands still");
+    let ran = within(60, "the answer to an exec", || exec.wait_with_output().unwrap());
+    let said = String::from_utf8_lossy(&[ran.stdout, ran.stderr].concat()).into_owned();
+    assert_eq!(ran.status.code(), Some(126), "{said}");
+    set(false);
+    assert_eq!(within(15, "an exec", || daemon.docker(&["exec", &id, "echo", "well"]).ok()), "well");
+    within(15, "removal", || daemon.docker(&["rm", "-f", &id]).ok());
+}
+
+/// What freezes and thaws the cgroup of a process past the daemon.
+fn freezer_of(pid: &str) -> impl Fn(bool) {
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let v1 = groups.lines().find_map(|l| l.split_once(":freezer:").map(|(_, path)| path.to_owned()));
+    let v2 = groups.lines().find_map(|l| l.strip_prefix("0::").map(str::to_owned));
+    move |frozen| match (&v1, &v2) {
+        (Some(path), _) => {
+            let file = format!("/sys/fs/cgroup/freezer{path}/freezer.state");
+            fs::write(file, if frozen { "FROZEN" } else { "THAWED" }).unwrap();
+        }
+        (None, Some(path)) => {
+            fs::write(format!("/sys/fs/cgroup{path}/cgroup.freeze"), if frozen { "1" } else { "0" }).unwrap();
+        }
+        (None, None) => panic!("{groups}"),
+    }
 }
 
 /// Threads and descriptors of a process.

@@ -54,6 +54,32 @@ fn the_first_free_port_of_a_range_is_taken() {
     }
 }
 
+/// A network may be left and another one entered while a container runs: what leads out of it is then that one, with its ports.
+#[test]
+fn networks_come_and_go() {
+    let d = daemon();
+    for network in ["one", "two", "three"] {
+        d.docker(&["network", "create", network]).ok();
+    }
+    run(&d, "web", &["--network", "one", "-p", "8000:80"]).ok();
+    d.docker(&["network", "connect", "two", "web"]).ok();
+    d.docker(&["network", "disconnect", "one", "web"]).ok();
+    d.docker(&["network", "connect", "three", "web"]).ok();
+    let links = d.docker(&["exec", "web", "ls", "/sys/class/net"]).ok();
+    assert_eq!(links.split_whitespace().collect::<Vec<_>>(), ["eth0", "eth1", "lo"]);
+    let route = d.docker(&["exec", "web", "ip", "route", "show", "default"]).ok();
+    let gateway = d.docker(&["network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", "three"]).ok();
+    assert!(route.contains(&format!("via {gateway} ")), "{route}, not {gateway}");
+    assert_eq!(ports(&d, "web")["80/tcp"][0]["HostPort"], "8000");
+    for network in ["two", "three"] {
+        d.docker(&["network", "disconnect", network, "web"]).ok();
+    }
+    assert_eq!(d.docker(&["exec", "web", "ls", "/sys/class/net"]).ok(), "lo");
+    d.docker(&["network", "connect", "one", "web"]).ok();
+    assert_eq!(ports(&d, "web")["80/tcp"][0]["HostPort"], "8000");
+    d.docker(&["rm", "-f", "web"]).ok();
+}
+
 #[test]
 fn many_starts_share_a_range() {
     let d = daemon();

@@ -1,12 +1,16 @@
 //! Moving bytes between this terminal and a hijacked connection.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use hyper::Method;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::signal::unix::{SignalKind, signal};
+use wharf_io::keys::{self, Scanner};
 
 use crate::args::AttachArgs;
-use crate::http::{Client, Hijacked};
+use crate::http::{self, Client, Hijacked};
 use crate::{Error, terminal};
 
 /// What a stream is about.
@@ -17,27 +21,53 @@ pub(crate) struct Streams<'a> {
     pub(crate) tty: bool,
     /// Path whose `/resize` takes this terminal's size, for example `/containers/ID`.
     pub(crate) resize: &'a str,
+    /// Keys that detach, as the daemon was told them.
+    pub(crate) keys: Option<&'a str>,
+}
+
+/// Why a stream is over. Only who typed knows for certain: a process whose output has ended may be listed as running for another
+/// moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// The process has ended, or closed its output.
+    Output,
+    /// The keys to detach were typed.
+    Detached,
 }
 
 /// Copies until the daemon closes its side. Returns as soon as all output is written.
-pub(crate) async fn copy(client: &Client, hijacked: Hijacked, streams: &Streams<'_>) -> Result<(), Error> {
+pub(crate) async fn copy(client: &Client, hijacked: Hijacked, streams: &Streams<'_>) -> Result<Ended, Error> {
     let raw = if streams.tty && streams.stdin { terminal::Raw::enter() } else { None };
     let multiplexed = hijacked.multiplexed.unwrap_or(!streams.tty);
     let (reader, writer) = tokio::io::split(hijacked.io);
     let resizing = streams.tty.then(|| tokio::spawn(resize(client.clone(), streams.resize.to_owned())));
+    let detached = Arc::new(AtomicBool::new(false));
     if streams.stdin {
-        spawn_input(writer);
+        // Only a terminal has such keys. Wrong ones the daemon has refused already.
+        let keys = streams.tty.then(|| keys::of(streams.keys).unwrap_or_default());
+        let (mut scanner, typed) = (Scanner::new(&keys.unwrap_or_default()), Arc::clone(&detached));
+        let mut rest = Vec::new();
+        spawn_input(writer, move |bytes| {
+            rest.clear();
+            if scanner.feed(bytes, &mut rest) {
+                typed.store(true, Ordering::SeqCst);
+            }
+        });
     }
     let result = if multiplexed { demultiplex(reader).await } else { plain(reader).await };
     if let Some(task) = resizing {
         task.abort();
     }
     drop(raw);
-    result
+    result.map(|()| if detached.load(Ordering::SeqCst) { Ended::Detached } else { Ended::Output })
 }
 
-/// A thread of its own, as reading a terminal cannot be interrupted; the process's end ends it.
-pub(crate) fn spawn_input(mut writer: impl tokio::io::AsyncWrite + Send + Unpin + 'static) {
+/// A thread of its own, as reading a terminal cannot be interrupted; the process's end ends it. What is read is shown to `look`
+/// before it is sent.
+pub(crate) fn spawn_input(
+    mut writer: impl tokio::io::AsyncWrite + Send + Unpin + 'static,
+    mut look: impl FnMut(&[u8]) + Send + 'static,
+) {
     let (send, mut receive) = tokio::sync::mpsc::channel::<Vec<u8>>(4);
     std::thread::spawn(move || {
         let mut input = std::io::stdin().lock();
@@ -51,6 +81,7 @@ pub(crate) fn spawn_input(mut writer: impl tokio::io::AsyncWrite + Send + Unpin 
     });
     tokio::spawn(async move {
         while let Some(bytes) = receive.recv().await {
+            look(&bytes);
             if writer.write_all(&bytes).await.is_err() || writer.flush().await.is_err() {
                 return;
             }
@@ -177,29 +208,38 @@ pub(crate) async fn attach(client: &Client, args: AttachArgs) -> Result<u8, Erro
     if stdin {
         query.push(("stdin", "1".into()));
     }
-    if let Some(keys) = args.detach_keys {
-        query.push(("detachKeys", keys));
+    let keys = args.detach_keys;
+    if let Some(keys) = &keys {
+        query.push(("detachKeys", keys.clone()));
     }
+    // Before the streams are joined, so that the end cannot be missed.
+    let waiting = client.request(Method::POST, &format!("{path}/wait"), &[], None).await?;
     let hijacked = client.hijack(&format!("{path}/attach"), &query, None).await?;
     let proxy = (args.sig_proxy && !tty).then(|| proxy_signals(client, &id));
     if let (true, Some((rows, columns))) = (tty, terminal::size()) {
         // A program on a terminal draws itself anew when the size changes, and this one may have the right one already.
         let _ = send_size(client, &path, rows.saturating_add(1), columns.saturating_add(1)).await;
     }
-    copy(client, hijacked, &Streams { stdin, tty, resize: &path }).await?;
+    let streams = Streams { stdin, tty, resize: &path, keys: keys.as_deref() };
+    let ended = copy(client, hijacked, &streams).await?;
+    let code = match ended {
+        Ended::Detached => Ok(0),
+        Ended::Output => exit_code(waiting).await,
+    };
     if let Some(task) = proxy {
         task.abort();
     }
-    exit_code(client, &id).await
+    code
 }
 
-/// The exit code of a container that ended; 0 while it runs on (detached).
-pub(crate) async fn exit_code(client: &Client, id: &str) -> Result<u8, Error> {
-    let container = client.get(&format!("/containers/{id}/json"), &[]).await?;
-    if container.pointer("/State/Running").and_then(Value::as_bool) == Some(true) {
-        return Ok(0);
+/// The exit code that an answer to `wait` tells.
+pub(crate) async fn exit_code(waiting: hyper::Response<hyper::body::Incoming>) -> Result<u8, Error> {
+    let answer = http::json(waiting).await?;
+    let error = text(&answer, "/Error/Message");
+    if !error.is_empty() {
+        return Err(Error::Daemon { status: 500, message: error.to_owned() });
     }
-    let code = container.pointer("/State/ExitCode").and_then(Value::as_i64).unwrap_or(0);
+    let code = answer.get("StatusCode").and_then(Value::as_i64).unwrap_or(0);
     Ok(u8::try_from(code).unwrap_or(1))
 }
 

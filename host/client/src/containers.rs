@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use crate::args::{
     Containers, KillArgs, LogsArgs, PortArgs, PsArgs, RenameArgs, RmArgs, StartArgs, StopArgs, TopArgs,
 };
-use crate::attach::{self, Streams, text};
+use crate::attach::{self, Ended, Streams, text};
 use crate::http::{self, Client};
 use crate::{Error, checkpoint, format, units};
 
@@ -75,8 +75,9 @@ pub(crate) async fn start(client: &Client, args: StartArgs) -> Result<u8, Error>
     if stdin {
         query.push(("stdin", "1".into()));
     }
-    if let Some(keys) = args.detach_keys {
-        query.push(("detachKeys", keys));
+    let keys = args.detach_keys;
+    if let Some(keys) = &keys {
+        query.push(("detachKeys", keys.clone()));
     }
     let hijacked = client.hijack(&format!("{path}/attach"), &query, None).await?;
     let condition = if flag("/HostConfig/AutoRemove") { "removed" } else { "next-exit" };
@@ -85,12 +86,15 @@ pub(crate) async fn start(client: &Client, args: StartArgs) -> Result<u8, Error>
         .await?;
     client.post(&format!("{path}/start"), &[], None).await?;
     let proxy = (!tty).then(|| attach::proxy_signals(client, &id));
-    attach::copy(client, hijacked, &Streams { stdin, tty, resize: &path }).await?;
-    let answer = http::json(waiting).await?;
+    let streams = Streams { stdin, tty, resize: &path, keys: keys.as_deref() };
+    let code = match attach::copy(client, hijacked, &streams).await? {
+        Ended::Detached => Ok(0),
+        Ended::Output => attach::exit_code(waiting).await,
+    };
     if let Some(task) = proxy {
         task.abort();
     }
-    Ok(u8::try_from(answer.get("StatusCode").and_then(Value::as_i64).unwrap_or(0)).unwrap_or(1))
+    code
 }
 
 pub(crate) async fn stop(client: &Client, args: StopArgs, verb: &str) -> Result<u8, Error> {

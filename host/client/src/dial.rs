@@ -10,7 +10,7 @@ use crate::http::Client;
 /// Copies both ways until the daemon's side ends. The end of input is passed on, and output goes on after it.
 pub(crate) async fn stdio(client: &Client) -> Result<u8, Error> {
     let (mut reader, writer) = tokio::io::split(client.connect().await?);
-    attach::spawn_input(writer);
+    attach::spawn_input(writer, |_| ());
     let mut out = tokio::io::stdout();
     let mut buffer = vec![0; 64 << 10];
     loop {

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::args::ExecArgs;
-use crate::attach::{self, Streams, text};
+use crate::attach::{self, Ended, Streams, text};
 use crate::http::Client;
 use crate::{Error, create, terminal};
 
@@ -22,8 +22,9 @@ pub(crate) async fn exec(client: &Client, args: ExecArgs) -> Result<u8, Error> {
         "Env": environment, "WorkingDir": args.workdir.unwrap_or_default(), "User": args.user.unwrap_or_default(),
         "Privileged": args.privileged,
     });
-    if let (Some(keys), Value::Object(map)) = (args.detach_keys, &mut body) {
-        map.insert("DetachKeys".into(), keys.into());
+    let keys = args.detach_keys;
+    if let (Some(keys), Value::Object(map)) = (&keys, &mut body) {
+        map.insert("DetachKeys".into(), keys.as_str().into());
     }
     let made = client.post(&format!("/containers/{container}/exec"), &[], Some(&body)).await?;
     let path = format!("/exec/{}", text(&made, "/Id"));
@@ -40,8 +41,10 @@ pub(crate) async fn exec(client: &Client, args: ExecArgs) -> Result<u8, Error> {
     }
     let hijacked =
         client.hijack(&format!("{path}/start"), &[], Some(&start)).await.map_err(Error::for_run)?;
-    attach::copy(client, hijacked, &Streams { stdin: args.interactive, tty: args.tty, resize: &path })
-        .await?;
+    let streams = Streams { stdin: args.interactive, tty: args.tty, resize: &path, keys: keys.as_deref() };
+    if attach::copy(client, hijacked, &streams).await? == Ended::Detached {
+        return Ok(0);
+    }
     let state = client.get(&format!("{path}/json"), &[]).await?;
     let code = state.get("ExitCode").and_then(Value::as_i64).unwrap_or(0);
     Ok(u8::try_from(code).unwrap_or(1))

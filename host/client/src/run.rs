@@ -6,9 +6,9 @@ use hyper::Method;
 use serde_json::Value;
 
 use crate::args::{CreateArgs, RunArgs};
-use crate::attach::{self, Streams, text};
+use crate::attach::{self, Ended, Streams, text};
 use crate::create::{self, Attach};
-use crate::http::{self, Client};
+use crate::http::Client;
 use crate::{Error, error, registry, terminal};
 
 fn streams(args: &CreateArgs, detach: bool) -> Result<Attach, Error> {
@@ -171,26 +171,13 @@ async fn run_inner(client: &Client, args: &RunArgs) -> Result<u8, Error> {
     client.post(&format!("{path}/start"), &[], None).await.map_err(Error::for_run)?;
     let tty = args.create.tty;
     let proxy = (args.sig_proxy && !tty).then(|| attach::proxy_signals(client, &id));
-    attach::copy(client, hijacked, &Streams { stdin: attach.stdin, tty, resize: &path }).await?;
-    if tty && still_running(client, &path).await {
-        // Detached by its keys.
+    let streams = Streams { stdin: attach.stdin, tty, resize: &path, keys: args.detach_keys.as_deref() };
+    if attach::copy(client, hijacked, &streams).await? == Ended::Detached {
         return Ok(0);
     }
-    let answer = http::json(waiting).await?;
+    let code = attach::exit_code(waiting).await;
     if let Some(task) = proxy {
         task.abort();
     }
-    let error = text(&answer, "/Error/Message");
-    if !error.is_empty() {
-        return Err(Error::Daemon { status: 500, message: error.to_owned() }.for_run());
-    }
-    let code = answer.get("StatusCode").and_then(Value::as_i64).unwrap_or(0);
-    Ok(u8::try_from(code).unwrap_or(1))
-}
-
-async fn still_running(client: &Client, path: &str) -> bool {
-    match client.get(&format!("{path}/json"), &[]).await {
-        Ok(container) => container.pointer("/State/Running").and_then(Value::as_bool) == Some(true),
-        Err(_) => false,
-    }
+    code.map_err(Error::for_run)
 }

@@ -34,7 +34,11 @@ impl Waiter {
             })
             .await
             .map_err(|_| Error::unavailable("the daemon is shutting down"))?;
-        let answer = ContainerWaitResponse { status_code: done.exit_code.into(), error: None };
+        let code = match condition {
+            WaitCondition::NotRunning | WaitCondition::NextExit => done.code_after(exits),
+            WaitCondition::Removed => done.exit_code,
+        };
+        let answer = ContainerWaitResponse { status_code: code.into(), error: None };
         drop(done);
         drop(self.container);
         Ok(answer)

@@ -405,10 +405,17 @@ fn carry(
 
 /// Takes an endpoint away whose namespace goes too.
 pub(crate) fn undo(network: &net::Net, forwarder: &Forwarder, endpoint: &Endpoint) {
-    forwarder.remove(&endpoint.id);
+    give_up(forwarder, endpoint);
     if let Err(error) = network.remove_endpoint(&endpoint.id, &endpoint.desired, net::Links::DieWithNamespace)
     {
         tracing::warn!(%error, endpoint = endpoint.id, "endpoint not fully removed; the next sweep will");
+    }
+}
+
+/// Ends what is carried for an endpoint. One for which nothing is does not wait for a forwarder that is busy.
+pub(crate) fn give_up(forwarder: &Forwarder, endpoint: &Endpoint) {
+    if !wharf_plan::net::forwards(&endpoint.publishes).is_empty() {
+        forwarder.remove(&endpoint.id);
     }
 }
 

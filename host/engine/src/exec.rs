@@ -356,7 +356,7 @@ impl Engine {
         exec.progress().running = true;
         let args = plan.process.args.clone();
         let cwd = plan.process.cwd.clone();
-        let started = self.inner.keeper.exec(plan, fds.0).await.map_err(|e| {
+        let started = self.set_up_exec(plan, fds).await?.map_err(|e| {
             let mut error = start::start_error(&args, &cwd, &e);
             error.message = error.message.replace(
                 "failed to create task for container: failed to create shim task: OCI runtime create failed: wharf \

@@ -8,6 +8,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use wharf_plan::policy::Origin;
 use wharf_plan::run::ExitStatus;
 
+use crate::error::Error;
 use crate::models::RestartPolicyNameEnum;
 use crate::record::{STATES, State, Status, now as clock, put};
 use crate::registry::{Container, Held, Now};
@@ -15,6 +16,8 @@ use crate::{Caller, Engine, RemoveOptions, endpoints};
 
 /// First pause before a restart, and the longest.
 const BACKOFF: (u64, u64) = (100, 60_000);
+/// Between attempts to remove what `--rm` could not, the first time and at most.
+const REMOVE_AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
 /// Between attempts to record an end for which there was no room.
 const RECORD_AGAIN: Duration = Duration::from_secs(1);
 /// A run of this length makes the next pause short again.
@@ -172,11 +175,7 @@ impl Engine {
         self.bare_event(&after, "disconnect");
         self.volumes_unmounted(&after);
         self.inner.execs.run_ended(&container.exec_ids());
-        container.change_life(|life| {
-            life.exits += 1;
-            life.alive = false;
-            life.exit_code = status.code;
-        });
+        container.change_life(|life| life.end(status.code));
         if !recorded {
             self.record_exit_later(container, Arc::clone(&after.state));
         }
@@ -265,12 +264,47 @@ impl Engine {
         if again {
             held.backoff = backoff(held.backoff, run);
             self.restart_later(container, held.backoff);
-        } else if now.def.host.auto_remove == Some(true) && !self.inner.closing.load(Ordering::Acquire) {
+        } else if container.ends_with_its_run() && !self.inner.closing.load(Ordering::Acquire) {
             let options = RemoveOptions { volumes: true, ..RemoveOptions::default() };
             if let Err(error) = self.remove_locked(container, held, options).await {
-                tracing::warn!(%error, id = now.def.id, "--rm did not remove the container");
+                tracing::warn!(%error, id = now.def.id, "--rm did not remove the container yet");
+                self.remove_later(container);
             }
         }
+    }
+
+    /// Carries out `--rm` for a container that has ended while it was not to go, and was not started again.
+    pub(crate) async fn remove_if_over(&self, container: &Arc<Container>) {
+        let mut held = container.lock.lock().await;
+        let state = Arc::clone(&container.now().state);
+        if !held.removing && state.status == Status::Exited && state.run > 0 {
+            self.after_exit(container, &mut held, false, Duration::ZERO).await;
+        }
+    }
+
+    /// Tries again what `--rm` could not do, until it is done or something else happens to the container.
+    fn remove_later(&self, container: &Arc<Container>) {
+        let (weak, container) = (Arc::downgrade(&self.inner), Arc::clone(container));
+        let run = container.now().state.run;
+        tokio::spawn(async move {
+            let mut pause = REMOVE_AGAIN.0;
+            loop {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(REMOVE_AGAIN.1);
+                let Some(inner) = weak.upgrade() else { return };
+                let engine = Self { inner };
+                let mut held = container.lock.lock().await;
+                let now = container.now();
+                if held.removing || now.state.status.is_alive() || now.state.run != run {
+                    return;
+                }
+                let options = RemoveOptions { volumes: true, ..RemoveOptions::default() };
+                match engine.remove_locked(&container, &mut held, options).await {
+                    Ok(()) => return,
+                    Err(error) => tracing::debug!(%error, id = %container.id, "--rm did not remove it yet"),
+                }
+            }
+        });
     }
 
     /// Starts it again after a pause, unless something else happens to it meanwhile.
@@ -282,6 +316,7 @@ impl Engine {
             tokio::time::sleep(Duration::from_millis(milliseconds)).await;
             let Some(inner) = weak.upgrade() else { return };
             let engine = Engine { inner };
+            engine.recovered().await;
             let mut held = container.lock.lock().await;
             let state = Arc::clone(&container.now().state);
             if state.status != Status::Restarting || state.run != run || held.removing {
@@ -309,8 +344,13 @@ impl Engine {
         let mut state = (*now.state).clone();
         state.status = Status::Restarting;
         let mut tx = wharf_store::Transaction::new();
-        if put(&mut tx, STATES, &now.def.id, &state).is_err() || self.inner.store.commit(tx).await.is_err() {
-            return;
+        let recorded = match put(&mut tx, STATES, &now.def.id, &state) {
+            Ok(()) => self.inner.store.commit(tx).await.map_err(Error::from),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = recorded {
+            // It may well be why the start failed, and is no reason to give up; the next start makes a record of its own.
+            tracing::warn!(%error, id = %container.id, "that a container waits to be started again is not recorded");
         }
         self.inner.registry.update(container, Now { state: Arc::new(state), ..(*now).clone() });
         held.backoff = backoff(held.backoff, Duration::ZERO);

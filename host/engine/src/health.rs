@@ -16,6 +16,26 @@ use crate::registry::{Container, Now};
 /// How long a killed probe may take to be gone.
 const KILLED: Duration = Duration::from_secs(5);
 
+/// For how long a container has run, whatever becomes of the clock.
+struct Age {
+    before: Duration,
+    since: std::time::Instant,
+}
+
+impl Age {
+    /// Of one that was started at this time, in nanoseconds since 1970.
+    fn of(started: u64) -> Self {
+        Self {
+            before: Duration::from_nanos(clock().saturating_sub(started)),
+            since: std::time::Instant::now(),
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.before + self.since.elapsed()
+    }
+}
+
 /// `State.Health` of inspect.
 pub(crate) fn inspect(health: &Health) -> Value {
     let log: Vec<Value> = health
@@ -74,8 +94,9 @@ impl Engine {
         let Some(plan) = Plan::of(&now.def.config) else { return };
         let Some(health) = &now.state.health else { return };
         let (run, started) = (now.state.run, now.state.started_at);
+        let age = Age::of(started);
         let mut wait =
-            if resumed { plan.resume(health, started, clock()) } else { plan.wait(health, started, clock()) };
+            if resumed { plan.resume(health, started, clock()) } else { plan.wait(health, age.now()) };
         let (weak, container) = (Arc::downgrade(&self.inner), Arc::clone(container));
         tokio::spawn(async move {
             let mut life = container.watch();
@@ -91,6 +112,7 @@ impl Engine {
                     return;
                 }
                 if now.state.status == Status::Running {
+                    let begun = age.now();
                     let exec = engine.add_exec(&container, &now, probe_config(&plan));
                     let probe = match exec {
                         Ok(exec) => {
@@ -104,10 +126,10 @@ impl Engine {
                         Err(e) => Some(failed(clock(), &e)),
                     };
                     let Some(probe) = probe else { return };
-                    engine.take_probe(&container, &plan, run, probe).await;
+                    engine.take_probe(&container, &plan, run, begun, probe).await;
                 }
                 let state = Arc::clone(&container.now().state);
-                wait = plan.wait(state.health.as_ref().unwrap_or(&Health::default()), started, clock());
+                wait = plan.wait(state.health.as_ref().unwrap_or(&Health::default()), age.now());
             }
         });
     }
@@ -147,18 +169,24 @@ impl Engine {
         }
     }
 
-    async fn take_probe(&self, container: &Arc<Container>, plan: &Plan, run: u64, probe: Probe) {
+    async fn take_probe(
+        &self,
+        container: &Arc<Container>,
+        plan: &Plan,
+        run: u64,
+        begun: Duration,
+        probe: Probe,
+    ) {
         let _held = container.lock.lock().await;
         let now = container.now();
         if now.state.run != run || !now.state.status.is_alive() {
             return;
         }
         let mut changed = None;
-        let started = now.state.started_at;
         let written: Result<Now> = self
             .set_state(container, |state| {
                 let health = state.health.get_or_insert_default();
-                changed = plan.record(health, started, probe);
+                changed = plan.record(health, begun, probe);
             })
             .await;
         match (written, changed) {

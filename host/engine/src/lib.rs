@@ -118,6 +118,8 @@ pub(crate) struct Inner {
     pub(crate) seccomp: Mutex<HashMap<u64, Vec<Vec<u8>>>>,
     /// Set once the daemon is ending: nothing is started any more.
     pub(crate) closing: std::sync::atomic::AtomicBool,
+    /// What an earlier daemon left is adopted or swept: before, a start would be taken for something left.
+    pub(crate) recovered: tokio::sync::watch::Sender<bool>,
     /// What follows an answer: taking down what has no part in it. The orderly end waits for it.
     pub(crate) tidying: tokio_util::task::TaskTracker,
     pub(crate) decisions: auth::Decisions,

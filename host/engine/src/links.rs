@@ -228,7 +228,7 @@ impl Engine {
     /// `DELETE /containers/{parent}/{alias}?link=1`.
     pub(crate) async fn remove_link(&self, name: &str) -> Result<()> {
         let (container, link) = self.link(name)?;
-        let _held = container.lock.lock().await;
+        let _held = self.lock_present(&container, name).await?;
         let now = container.now();
         let mut def = (*now.def).clone();
         def.links.retain(|known| *known != link);

@@ -126,6 +126,7 @@ impl Engine {
                 profiles: crate::apparmor::Profiles::default(),
                 seccomp: std::sync::Mutex::default(),
                 closing: AtomicBool::new(false),
+                recovered: tokio::sync::watch::Sender::new(false),
                 tidying: tokio_util::task::TaskTracker::new(),
                 decisions: crate::auth::Decisions::default(),
                 experimental,
@@ -157,13 +158,18 @@ impl Engine {
         let limit = i64::try_from(self.inner.settings().shutdown_timeout).unwrap_or(15);
         let mut stopping = tokio::task::JoinSet::new();
         for container in self.inner.registry.all() {
-            if !container.now().state.status.is_alive() {
+            // One that is being started has the lock, and will be alive; no other start begins any more.
+            if !container.now().state.status.is_alive() && container.lock.try_lock().is_ok() {
                 continue;
             }
             let engine = self.clone();
             stopping.spawn(async move {
                 let wanted = container.now().def.config.stop_timeout.unwrap_or(10).clamp(0, limit);
-                engine.stop_for_shutdown(&container, wanted).await;
+                let started = Duration::from_secs(u64::try_from(wanted).unwrap_or(0));
+                drop(engine.lock_to_end(&container, started).await);
+                if container.now().state.status.is_alive() {
+                    engine.stop_for_shutdown(&container, wanted).await;
+                }
             });
         }
         let patience = Duration::from_secs(self.inner.settings().shutdown_timeout.saturating_add(15));

@@ -31,7 +31,7 @@ const UNKNOWN_END: i32 = 255;
 
 impl Engine {
     pub(crate) async fn recover(&self) -> Result<()> {
-        self.load_networks()?;
+        self.load_networks().await?;
         self.load_volumes()?;
         // Subscribed before the list is asked for, so that no exit falls between the two; taken only when every container is
         // known, as the exit of an unknown one is dropped.
@@ -62,11 +62,18 @@ impl Engine {
         self.restore_networks().await?;
         self.make_predefined().await?;
         self.sweep().await;
+        self.inner.recovered.send_replace(true);
         for (container, later) in restart {
             self.restart_after_recovery(container, later);
         }
         self.follow_keeper();
         Ok(())
+    }
+
+    /// Waits until [`recover`](Self::recover) is through.
+    pub(crate) async fn recovered(&self) {
+        // The sender lives as long as the engine.
+        let _ = self.inner.recovered.subscribe().wait_for(|done| *done).await;
     }
 
     /// What the keeper has, once other runtimes are done with the starts that an earlier daemon asked for: only then there
@@ -83,13 +90,29 @@ impl Engine {
         }
     }
 
-    fn load_networks(&self) -> Result<()> {
+    async fn load_networks(&self) -> Result<()> {
+        let mut features: BTreeMap<String, Option<Vec<String>>> = BTreeMap::new();
         for entry in self.inner.store.table(NETWORKS)? {
-            let record: Network = serde_json::from_slice(&entry.value)
+            let mut record: Network = serde_json::from_slice(&entry.value)
                 .doing(format_args!("record of network {}", entry.key))?;
+            // It is the driver of now that is asked for everything further: what it can do counts, not what one could when the
+            // network was made.
+            if !features.contains_key(&record.driver) {
+                features.insert(record.driver.clone(), self.network_features(&record.driver).await);
+            }
+            if let Some(Some(now)) = features.get(&record.driver) {
+                record.features.clone_from(now);
+            }
             self.inner.networks.insert(&networks::Object::new(record));
         }
         Ok(())
+    }
+
+    /// What a network driver can do; None where it is not there or does not say.
+    async fn network_features(&self, driver: &str) -> Option<Vec<String>> {
+        let driver = self.inner.plugins.network(driver).ok()?;
+        let call = wharf_plugins::Call::new(crate::planner::names::id());
+        driver.capabilities(&call).await.ok().map(|answer| answer.value.features)
     }
 
     fn load_volumes(&self) -> Result<()> {
@@ -446,6 +469,10 @@ impl Engine {
         let engine = self.clone();
         tokio::spawn(async move {
             let mut held = container.lock.lock().await;
+            // A client may have been faster: it has started or removed the container, or said that it is to stay as it is.
+            if held.removing || Engine::settled(&container.now()) != Some(what) {
+                return;
+            }
             match what {
                 Restart::Start => {
                     let caller = Caller { identity: None, origin: Origin::Boot };
@@ -483,6 +510,11 @@ impl Engine {
                     let mut held = container.lock.lock().await;
                     let now = container.now();
                     if now.state.status.is_alive() && !known.contains_key(&*container.id) {
+                        // It may have been started after the keeper was asked. One that has gone away again is followed anew.
+                        let known = engine.inner.keeper.list().await;
+                        if known.map_or(true, |list| list.iter().any(|e| *e.id == *container.id)) {
+                            continue;
+                        }
                         let status =
                             ExitStatus { code: UNKNOWN_END, signal: None, oom_killed: false, at: clock() };
                         engine.record_exit(&container, &mut held, status).await;
@@ -499,7 +531,7 @@ impl Engine {
             tracing::warn!(%error, id = %container.id, "not stopped");
         }
         if !mark && container.now().state.stopped_by_user {
-            let _held = container.lock.lock().await;
+            let Ok(_held) = self.lock_present(container, &container.id).await else { return };
             if let Err(error) = self.set_state(container, |s| s.stopped_by_user = false).await {
                 tracing::warn!(%error, id = %container.id, "state not written");
             }

@@ -1,7 +1,7 @@
 //! The containers in memory: found by id, name or the start of an id; read without any container's lock.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use arc_swap::ArcSwap;
@@ -21,6 +21,9 @@ pub(crate) struct Now {
     pub(crate) blueprint: Arc<Blueprint>,
 }
 
+/// So many ends are remembered for those who wait and come to look only after further ones.
+const ENDS: usize = 16;
+
 /// What those who wait look at.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Life {
@@ -29,6 +32,29 @@ pub(crate) struct Life {
     pub(crate) alive: bool,
     pub(crate) exit_code: i32,
     pub(crate) removed: bool,
+    /// Exit codes of the last exits, the latest at the end.
+    ends: VecDeque<i32>,
+}
+
+impl Life {
+    /// A run is over.
+    pub(crate) fn end(&mut self, code: i32) {
+        self.exits += 1;
+        self.alive = false;
+        self.exit_code = code;
+        if self.ends.len() == ENDS {
+            self.ends.pop_front();
+        }
+        self.ends.push_back(code);
+    }
+
+    /// Exit code of the first exit after the first `exits`; the present one where there was none. Whoever waits may come to look
+    /// when the container has run again, or failed to.
+    pub(crate) fn code_after(&self, exits: u64) -> i32 {
+        let since = usize::try_from(self.exits.saturating_sub(exits)).unwrap_or(usize::MAX);
+        let at = self.ends.len().saturating_sub(since);
+        self.ends.get(at).copied().unwrap_or(self.exit_code)
+    }
 }
 
 /// What only the holder of the lock touches.
@@ -72,6 +98,17 @@ pub(crate) struct Container {
     pub(crate) oom: AtomicU8,
     /// The keeper is making its process; the lock is held for as long as that takes.
     pub(crate) setting_up: AtomicBool,
+    /// So many clients have it stopped to be started again: its end is not one that removes it.
+    restarts: AtomicUsize,
+}
+
+/// A restart under way, until this is dropped.
+pub(crate) struct Restarting<'a>(&'a Container);
+
+impl Drop for Restarting<'_> {
+    fn drop(&mut self) {
+        self.0.restarts.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl Container {
@@ -89,7 +126,19 @@ impl Container {
             making_execs: tokio::sync::RwLock::default(),
             oom: AtomicU8::new(crate::oom::UNTOLD),
             setting_up: AtomicBool::new(false),
+            restarts: AtomicUsize::new(0),
         })
+    }
+
+    /// It is stopped to be started again.
+    pub(crate) fn begin_restart(&self) -> Restarting<'_> {
+        self.restarts.fetch_add(1, Ordering::SeqCst);
+        Restarting(self)
+    }
+
+    /// Whether the end of a run removes it.
+    pub(crate) fn ends_with_its_run(&self) -> bool {
+        self.now().def.host.auto_remove == Some(true) && self.restarts.load(Ordering::SeqCst) == 0
     }
 
     /// The view of this moment.
@@ -290,5 +339,25 @@ impl Registry {
             }
         }
         Err(Error::no_container(reference))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_looks_late_is_told_the_end_that_was_waited_for() {
+        let mut life = Life { alive: true, exit_code: 9, ..Life::default() };
+        assert_eq!(life.code_after(0), 9, "no end yet");
+        life.end(1);
+        life.alive = true;
+        life.end(2);
+        // A further start failed.
+        life.exit_code = 127;
+        assert_eq!([0, 1, 2].map(|exits| life.code_after(exits)), [1, 2, 127]);
+        (3..=30).for_each(|code| life.end(code));
+        assert_eq!([0, 13, 14, 20, 29, 30].map(|exits| life.code_after(exits)), [15, 15, 15, 21, 30, 30]);
+        assert_eq!(life.ends.len(), ENDS);
     }
 }

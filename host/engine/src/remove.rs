@@ -18,6 +18,7 @@ impl Engine {
             return self.remove_link(reference).await;
         }
         let container = self.inner.registry.find(reference)?;
+        let mut killed = false;
         loop {
             let mut held = if options.force {
                 self.lock_to_end(&container, std::time::Duration::from_millis(100)).await?
@@ -28,7 +29,7 @@ impl Engine {
             if held.removing {
                 if container.watch().borrow().removed {
                     // It was there when this was asked: `--rm` of the process that was just killed was faster.
-                    return if options.force { Ok(()) } else { Err(Error::no_container(reference)) };
+                    return if killed { Ok(()) } else { Err(Error::no_container(reference)) };
                 }
                 return Err(Error::conflict(format!(
                     "removal of container {} is already in progress",
@@ -50,10 +51,7 @@ impl Engine {
             }
             drop(held);
             self.kill_for_removal(&container).await?;
-            if container.watch().borrow().removed {
-                // `--rm` was faster.
-                return Ok(());
-            }
+            killed = true;
         }
     }
 

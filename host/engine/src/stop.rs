@@ -90,9 +90,26 @@ impl Engine {
         })
     }
 
+    /// The lock, for an operation that writes down something of the container. One that was removed meanwhile is there no more:
+    /// what is written of it would be found by the next daemon as a container without a file system.
+    pub(crate) async fn lock_present<'a>(
+        &self,
+        container: &'a Container,
+        reference: &str,
+    ) -> Result<tokio::sync::MutexGuard<'a, crate::registry::Held>> {
+        let held = container.lock.lock().await;
+        if held.removing {
+            return Err(Error::no_container(reference));
+        }
+        Ok(held)
+    }
+
     /// Marks a stop by the user and ends a pending restart. Answers whether there is a process to end.
     async fn begin_stop(&self, container: &Arc<Container>, patience: Duration) -> Result<Option<Now>> {
         let held = self.lock_to_end(container, patience).await?;
+        if held.removing {
+            return Err(Error::not_modified());
+        }
         let now = container.now();
         let result = match now.state.status {
             Status::Restarting => {
@@ -226,38 +243,26 @@ impl Engine {
     ) -> Result<()> {
         let container = self.inner.registry.find(reference)?;
         let signal = signal.filter(|s| !s.is_empty()).map(signals::parse).transpose()?;
-        let mut stopped = if container.now().def.host.auto_remove == Some(true)
-            && container.now().state.status.is_alive()
-        {
-            // Its end would remove it. What is started then may, however soon it ends.
-            self.set_auto_remove(&container, false).await?;
-            let stopped = self.stop(&container, timeout, signal).await;
-            self.set_auto_remove(&container, true).await?;
-            stopped
-        } else {
-            self.stop(&container, timeout, signal).await
-        };
+        // Its end would remove it. What is started then may, however soon it ends.
+        let mark = container.begin_restart();
+        let mut stopped = self.stop(&container, timeout, signal).await;
         if stopped.as_ref().is_err_and(|e| e.kind == crate::Kind::NotModified) {
             stopped = Ok(());
         }
-        stopped.map_err(|e| e.context(format_args!("Cannot restart container {}", container.id)))?;
-        let mut held = container.lock.lock().await;
+        let cannot = |e: Error| e.context(format_args!("Cannot restart container {}", container.id));
+        if let Err(error) = stopped {
+            drop(mark);
+            self.remove_if_over(&container).await;
+            return Err(cannot(error));
+        }
+        let mut held = self.lock_present(&container, reference).await.map_err(cannot)?;
+        drop(mark);
         // Somebody else may have started it meanwhile: then it was restarted.
-        if held.removing || !container.now().state.status.is_alive() {
+        if !container.now().state.status.is_alive() {
             held.backoff = 0;
             self.start_locked(&container, &mut held, caller, 0).await?;
         }
         self.container_event(&container.now(), "restart", &[]);
-        Ok(())
-    }
-
-    async fn set_auto_remove(&self, container: &Arc<Container>, on: bool) -> Result<()> {
-        let _held = container.lock.lock().await;
-        let now = container.now();
-        let mut def = (*now.def).clone();
-        def.host.auto_remove = Some(on);
-        // In memory only: a daemon that dies meanwhile shall still remove it.
-        self.inner.registry.update(container, Now { def: Arc::new(def), ..(*now).clone() });
         Ok(())
     }
 
@@ -374,7 +379,7 @@ impl Engine {
         if name.is_empty() || name == "/" {
             return Err(Error::invalid("Neither old nor new names may be empty"));
         }
-        let _held = container.lock.lock().await;
+        let _held = self.lock_present(&container, reference).await?;
         let now = container.now();
         let name = names::container(name)?;
         if now.def.name == name {
@@ -410,7 +415,7 @@ impl Engine {
         body: ContainerUpdateBody,
     ) -> Result<ContainerUpdateResponse> {
         let container = self.inner.registry.find(reference)?;
-        let _held = container.lock.lock().await;
+        let _held = self.lock_present(&container, reference).await?;
         let now = container.now();
         let mut def = (*now.def).clone();
         def.host = limits::updated(&now.def.host, &body);

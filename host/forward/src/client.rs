@@ -62,6 +62,20 @@ struct State {
     connection: Option<Connection>,
 }
 
+impl State {
+    /// The forwarder has these; of very many the daemon keeps no copies.
+    fn forget_copies(&mut self, of: &[OwnedForward]) {
+        for one in of {
+            if self.copies <= COPIES {
+                return;
+            }
+            if self.wanted.get_mut(one).and_then(Option::take).is_some() {
+                self.copies -= 1;
+            }
+        }
+    }
+}
+
 struct Shared {
     exec_root: PathBuf,
     program: PathBuf,
@@ -121,15 +135,7 @@ impl Forwarder {
             Self::forget(&mut state, &list);
             return Err(error);
         }
-        // The forwarder has them; of very many the daemon keeps no copies.
-        for one in &list {
-            if state.copies <= COPIES {
-                break;
-            }
-            if state.wanted.get_mut(one).and_then(Option::take).is_some() {
-                state.copies -= 1;
-            }
-        }
+        state.forget_copies(&list);
         Ok(())
     }
 
@@ -233,27 +239,39 @@ impl Forwarder {
             }
         }
         let mut missing = Vec::new();
-        let mut list = Vec::new();
-        for one in change.add {
-            if state.wanted.get(&one).is_some_and(Option::is_some) {
-                list.push(one);
-                continue;
-            }
-            match (self.shared.listen)(&one.1) {
-                Ok(socket) => {
-                    state.copies += 1;
-                    state.wanted.insert(one.clone(), Some(socket));
-                    list.push(one);
+        // A part at a time, so that there are never many more copies than are kept.
+        for (number, part) in change.add.chunks(MOST).enumerate() {
+            let mut list = Vec::with_capacity(part.len());
+            for one in part {
+                if state.wanted.get(one).is_some_and(Option::is_some) {
+                    list.push(one.clone());
+                    continue;
                 }
+                match (self.shared.listen)(&one.1) {
+                    Ok(socket) => {
+                        state.copies += 1;
+                        state.wanted.insert(one.clone(), Some(socket));
+                        list.push(one.clone());
+                    }
+                    Err(error) => {
+                        tracing::error!(%error, forward = %one.1, "a published port is not carried");
+                        missing.push(one.1);
+                    }
+                }
+            }
+            match Self::put(state, &list) {
+                Ok(()) => state.forget_copies(&list),
                 Err(error) => {
-                    tracing::error!(%error, forward = %one.1, "a published port is not carried");
-                    missing.push(one.1);
+                    tracing::error!(%error, "published ports of IPv6 are not carried");
+                    missing.extend(list.into_iter().map(|(_, forward)| forward));
                 }
             }
-        }
-        if let Err(error) = Self::put(state, &list) {
-            tracing::error!(%error, "published ports of IPv6 are not carried");
-            missing.extend(list.into_iter().map(|(_, forward)| forward));
+            if state.connection.is_none() {
+                // Whoever begins again gives it all of them.
+                let rest = change.add.iter().skip((number + 1) * MOST);
+                missing.extend(rest.map(|(_, forward)| *forward));
+                break;
+            }
         }
         missing
     }

@@ -181,7 +181,7 @@ impl Streams {
     }
 }
 
-/// How long the end of a container waits for the last output of `mode=non-blocking`.
+/// How long the end of a container, or its next start, waits for its last output.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// The driver that keeps nothing.
@@ -226,10 +226,18 @@ impl ContainerIo {
         self.slot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes the descriptors of a new run. Attach clients registered before see everything from the first byte.
+    /// Makes the descriptors of a new run; an error while output of the last run is still under way. Attach clients registered before see everything from the first byte.
     pub fn start(&self) -> Result<ChildStdio> {
         let failed = |error| Error::host("making the container's pipes", error);
         let mut stdio = ChildStdio::default();
+        if self.spool.running() {
+            return Err(Error::host(
+                "starting a run",
+                std::io::Error::other(
+                    "the output of the last one is not in its log yet: its disk does not answer; see to it, then start it again",
+                ),
+            ));
+        }
         let mut slot = self.lock();
         slot.starting = true;
         if self.spec.tty {
@@ -338,8 +346,9 @@ impl ContainerIo {
         }
     }
 
-    /// After the process ended: returns when everything that it wrote is in the spool.
-    /// What other processes that hold the pipe write later is not waited for. Attached clients then see the end.
+    /// After the process ended: returns when everything that it wrote is in the spool, or after a while where that is not to be
+    /// had, as the disk hangs: the end of a container is not its disk's to keep from anybody.
+    /// What other processes that hold the pipe write later is not waited for. Attached clients see the end when all is there.
     pub async fn finished(&self) {
         {
             let mut slot = self.lock();
@@ -347,15 +356,26 @@ impl ContainerIo {
             slot.handles.drain(..).for_each(|handle| handle.finish());
         }
         self.input.end();
-        let run = self.spool.runs();
-        if self.ring.is_some() {
-            // The end of one that must not wait for its disk does not either.
-            if tokio::time::timeout(PATIENCE, self.written(run)).await.is_err() {
-                tracing::warn!(container = self.spec.id, "the disk of a container's log does not answer");
-            }
-            return;
+        if !self.settled().await {
+            tracing::warn!(
+                container = self.spec.id,
+                "a container has ended, and its last output is not in its log yet"
+            );
         }
-        self.written(run).await;
+    }
+
+    /// Waits a while for the output of the last run to be in the spool; false: it is not. Before that there is no further run.
+    /// An attached client that is behind, and reads, is waited for: to it this is a pipe.
+    pub async fn settled(&self) -> bool {
+        let run = self.spool.runs();
+        loop {
+            if tokio::time::timeout(PATIENCE, self.written(run)).await.is_ok() {
+                return true;
+            }
+            if !self.spool.is_held() {
+                return false;
+            }
+        }
     }
 
     /// Returns when all output of a run is in the spool.

@@ -17,6 +17,9 @@ use crate::sys;
 /// Events that are remembered for `since`, and how far a listener may fall behind.
 const RING: usize = 2048;
 
+/// A clock that is so many nanoseconds behind the last event was set back; less is that events come in the same moment.
+const SET_BACK: u64 = 1_000_000_000;
+
 /// One event, serialised once for all listeners.
 #[derive(Debug)]
 pub struct Event {
@@ -166,6 +169,15 @@ fn untagged(reference: &str) -> &str {
     }
 }
 
+/// Time of an event at `now`: later than the last one's, unless the clock was set back. Then it is the clock's, as `since` and
+/// `until` are.
+fn stamp(now: u64, last: Option<u64>) -> u64 {
+    match last {
+        Some(last) if last >= now && last - now < SET_BACK => last + 1,
+        _ => now,
+    }
+}
+
 /// Where every part of the engine says what happened, and clients listen.
 #[derive(Debug, Clone)]
 pub struct Bus {
@@ -211,7 +223,7 @@ impl Bus {
         };
         let mut ring = self.ring();
         // Under the lock, and later than the one before: order and times agree, and `since` of the last one misses none.
-        event.time = sys::now().max(ring.back().map_or(0, |last| last.time + 1));
+        event.time = stamp(sys::now(), ring.back().map(|last| last.time));
         let event = Arc::new(event);
         if ring.len() == RING {
             ring.pop_front();
@@ -402,6 +414,17 @@ mod tests {
             format!("{{\"status\":\"die\",\"id\":\"abc\",\"from\":\"i:1\",{tail}")
         );
         assert!(!text(&ring[1], true).contains("status"));
+    }
+
+    #[test]
+    fn times_follow_each_other_until_the_clock_is_set_back() {
+        let hour = 3_600 * SET_BACK;
+        assert_eq!(stamp(hour, None), hour);
+        assert_eq!(stamp(hour, Some(hour)), hour + 1);
+        assert_eq!(stamp(hour, Some(hour + 1000)), hour + 1001);
+        assert_eq!(stamp(hour, Some(hour - 1)), hour);
+        // An event of now is found by whoever asks until now.
+        assert_eq!(stamp(hour, Some(3 * hour)), hour);
     }
 
     #[test]

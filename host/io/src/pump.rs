@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
@@ -17,7 +17,7 @@ use slab::Slab;
 
 use crate::ring::Ring;
 use crate::spool::{Moved, Source, Spool, Stream};
-use crate::sys;
+use crate::sys::{self, lock};
 use crate::watch::{Place, Post, Watch};
 
 /// Bytes taken from one pipe before others have their turn.
@@ -57,7 +57,7 @@ struct Feed {
     stuck: AtomicBool,
     /// A terminal that nobody has open: reported once, until somebody opens it again and writes.
     hung: AtomicBool,
-    /// Microseconds of the thread's clock at the last turn.
+    /// Microseconds of the process's clock at the last turn.
     turned: AtomicU64,
 }
 
@@ -98,13 +98,7 @@ struct Worker {
     holds: Mutex<Vec<(usize, Instant)>>,
     /// Streams whose spools' files may be open, the latest at the end.
     recent: Mutex<Vec<usize>>,
-    /// The spool that its thread works for.
-    current: Mutex<Option<Arc<Spool>>>,
     watch: Watch,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Worker {
@@ -151,8 +145,8 @@ impl Worker {
 }
 
 impl Place for Worker {
-    fn relieve(self: Arc<Self>, _: &Arc<Post>) {
-        let current = lock(&self.current).take();
+    fn relieve(self: Arc<Self>, post: &Arc<Post>) {
+        let current = lock(&post.spool).take();
         if let Some(spool) = current {
             tracing::warn!(?spool, "the disk of a container's log does not answer; other containers' go on");
             for (_, feed) in self.streams_of(&spool) {
@@ -224,7 +218,6 @@ impl Pump {
                 requests: Mutex::default(),
                 holds: Mutex::default(),
                 recent: Mutex::default(),
-                current: Mutex::default(),
                 watch: watch.clone(),
             });
             worker.begin()?;
@@ -314,7 +307,6 @@ struct Thread {
     /// A spool whose files were closed in this turn.
     closed: Option<Arc<Spool>>,
     buffer: Vec<u8>,
-    start: Instant,
     /// Bytes moved in this turn.
     moved: usize,
     /// In this round a stream came again too soon...
@@ -325,16 +317,7 @@ struct Thread {
 
 impl Thread {
     fn new(worker: Arc<Worker>, post: Arc<Post>) -> Self {
-        Self {
-            worker,
-            post,
-            closed: None,
-            buffer: vec![0; 64 << 10],
-            start: Instant::now(),
-            moved: 0,
-            storm: false,
-            worth: false,
-        }
+        Self { worker, post, closed: None, buffer: vec![0; 64 << 10], moved: 0, storm: false, worth: false }
     }
 
     fn run(mut self) {
@@ -358,7 +341,8 @@ impl Thread {
                     let _ = rustix::io::read(&self.worker.wake, &mut count);
                 } else if let Ok(key) = usize::try_from(token) {
                     // A key stays what it is until this thread removes it, which it does in that key's own turn.
-                    if !self.with(key, |this| this.turn(key, event.flags)) {
+                    let Some(feed) = self.feed(key) else { continue };
+                    if !self.with(&feed, |this| this.turn(key, &feed, event.flags)) {
                         return;
                     }
                 }
@@ -376,18 +360,17 @@ impl Thread {
     }
 
     /// Does something for a stream that may hang with its spool's disk. False: another thread is in this one's place.
-    fn with(&mut self, key: usize, work: impl FnOnce(&mut Self)) -> bool {
-        let Some(feed) = self.feed(key) else { return true };
+    fn with(&mut self, feed: &Feed, work: impl FnOnce(&mut Self)) -> bool {
         let Sink::Spool(spool, _) = &feed.sink else {
             work(self);
             return true;
         };
-        *lock(&self.worker.current) = Some(Arc::clone(spool));
+        *lock(&self.post.spool) = Some(Arc::clone(spool));
         self.worker.watch.begin(&self.post);
         work(self);
         let in_time = Watch::end(&self.post);
         if in_time {
-            *lock(&self.worker.current) = None;
+            *lock(&self.post.spool) = None;
             self.closed = None;
         } else {
             let closed = self.closed.take();
@@ -414,10 +397,10 @@ impl Thread {
             match request {
                 Request::Finish(key, feed) => {
                     let now = self.feed(key);
-                    if now.is_none_or(|now| !std::ptr::eq(Arc::as_ptr(&now), feed.as_ptr())) {
+                    let Some(now) = now.filter(|now| std::ptr::eq(Arc::as_ptr(now), feed.as_ptr())) else {
                         continue;
-                    }
-                    if !self.with(key, |this| this.finish(key)) {
+                    };
+                    if !self.with(&now, |this| this.finish(key, &now)) {
                         return false;
                     }
                 }
@@ -458,8 +441,7 @@ impl Thread {
         lock(&self.worker.feeds).get(key).cloned()
     }
 
-    fn turn(&mut self, key: usize, flags: EventFlags) {
-        let Some(feed) = self.feed(key) else { return };
+    fn turn(&mut self, key: usize, feed: &Feed, flags: EventFlags) {
         if feed.held.load(Ordering::SeqCst) || feed.stuck.load(Ordering::SeqCst) {
             return;
         }
@@ -469,9 +451,9 @@ impl Thread {
             return;
         }
         self.moved = 0;
-        let turn = self.pump(&feed, TURN);
+        let turn = self.pump(feed, TURN);
         if self.moved > 0 {
-            let now = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
+            let now = u64::try_from(sys::uptime().as_micros()).unwrap_or(u64::MAX);
             let last = feed.turned.swap(now, Ordering::Relaxed);
             self.worth |= self.moved >= WORTH;
             self.storm |= last > 0 && now.saturating_sub(last) < STORM && self.moved < WORTH;
@@ -480,7 +462,7 @@ impl Thread {
             Turn::More if feed.terminal => {
                 if feed.hung.swap(false, Ordering::SeqCst) {
                     // Edge-triggered, the rest would not be reported.
-                    self.watch(&feed, key, EventFlags::IN);
+                    self.watch(feed, key, EventFlags::IN);
                 }
             }
             Turn::Empty if feed.last.load(Ordering::SeqCst) => self.remove(key),
@@ -491,7 +473,7 @@ impl Thread {
                     self.remove(key);
                 } else if !feed.hung.swap(true, Ordering::SeqCst) {
                     // Level-triggered it would be reported for ever, and so it would when set anew each time.
-                    self.watch(&feed, key, EventFlags::IN | EventFlags::ET);
+                    self.watch(feed, key, EventFlags::IN | EventFlags::ET);
                 }
             }
             Turn::Hold(wait) => {
@@ -513,8 +495,7 @@ impl Thread {
     }
 
     /// The process is gone. What it wrote is in the pipe, so at most what a pipe holds is read.
-    fn finish(&mut self, key: usize) {
-        let Some(feed) = self.feed(key) else { return };
+    fn finish(&mut self, key: usize, feed: &Feed) {
         feed.last.store(true, Ordering::SeqCst);
         if feed.stuck.load(Ordering::SeqCst) {
             // The thread that hangs with it sees to it.
@@ -527,7 +508,7 @@ impl Thread {
             left = usize::try_from(now).unwrap_or(left);
         }
         while left > 0 {
-            match self.pump(&feed, left.min(TURN)) {
+            match self.pump(feed, left.min(TURN)) {
                 // A terminal gives as much as it has; a pipe what was counted.
                 Turn::More => left = left.saturating_sub(TURN),
                 Turn::Empty | Turn::End | Turn::HungUp => break,
@@ -577,7 +558,7 @@ impl Thread {
             && let Sink::Spool(spool, _) = &feed.sink
         {
             // Should closing hang, it is this one that does.
-            *lock(&self.worker.current) = Some(Arc::clone(spool));
+            *lock(&self.post.spool) = Some(Arc::clone(spool));
             spool.close_files();
             self.closed = Some(Arc::clone(spool));
         }

@@ -3,7 +3,8 @@
 use std::fs::File;
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::io::{Errno, ReadWriteFlags};
 use tokio::io::Interest;
@@ -16,6 +17,22 @@ pub(crate) enum Wait {
     Yes,
     /// Only what is in memory; otherwise `WouldBlock`.
     No,
+}
+
+/// Takes a lock, also after a panic: what these protect is whole after every statement.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A clock of this process, which nobody sets. It is an hour on when it begins, so that no moment of it is 0.
+pub(crate) fn uptime() -> Duration {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    START.elapsed() + Duration::from_hours(1)
+}
+
+/// The same in milliseconds.
+pub(crate) fn milliseconds() -> u64 {
+    u64::try_from(uptime().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Nanoseconds since 1970.

@@ -1,20 +1,17 @@
 //! A look at threads that touch disks: one that hangs is given up, and another does the work of the rest.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread::Thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use crate::spool::Spool;
+use crate::sys::{lock, milliseconds};
 
 /// So often they are looked at, while any of them works.
 const TICK: Duration = Duration::from_millis(50);
 /// A piece of work that takes longer hangs, or as good as that.
 const LIMIT: Duration = Duration::from_millis(200);
-
-/// Milliseconds of a clock of this process; never 0.
-fn milliseconds() -> u64 {
-    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-    u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1)
-}
 
 /// The mark of a thread that was given up.
 const GIVEN_UP: u64 = u64::MAX;
@@ -26,6 +23,8 @@ pub(crate) struct Post {
     since: AtomicU64,
     /// Held while another is put in its place.
     relieving: Mutex<()>,
+    /// The spool that it works for, where its work is one spool's.
+    pub(crate) spool: Mutex<Option<Arc<Spool>>>,
 }
 
 impl Post {
@@ -66,10 +65,6 @@ impl std::fmt::Debug for Watch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Watch").finish_non_exhaustive()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Watch {
@@ -173,6 +168,7 @@ fn watch(inner: &Weak<Inner>) {
 mod tests {
     use super::*;
     use std::sync::atomic::AtomicUsize;
+    use std::time::Instant;
 
     #[derive(Default)]
     struct Counted(AtomicUsize);

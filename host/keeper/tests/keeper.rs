@@ -224,6 +224,36 @@ async fn the_keeper_dies() {
     rig.finish().await;
 }
 
+/// An end that a daemon was told of and did not come to write down is known to the next one, though the keeper dies as well.
+#[tokio::test]
+async fn both_die_before_an_end_is_written_down() {
+    let mut rig = Rig::new().await;
+    let mut plan = rig.plan("exit 9");
+    let (_, _pipe) = rig.start(&mut plan).await.unwrap();
+    assert_eq!(rig.exit(&plan.run.id).await.code, 9);
+    let dir = rig.dir.path().to_owned();
+    let keeper = pidfd_open(keeper_pid(&dir)).unwrap();
+    let saved = || std::fs::read(dir.join("keeper").join(&plan.run.id)).unwrap();
+    let before = saved();
+    let other = tempfile::tempdir().unwrap();
+    let unused = connect(other.path(), Path::new(PROGRAM)).await.unwrap();
+    drop(std::mem::replace(&mut rig.keeper, unused.clone()));
+    let told = tokio::time::timeout(PATIENCE, async {
+        while saved() == before {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    told.await.expect("the keeper writes the end down when its daemon goes");
+    pidfd_send_signal(keeper.as_fd(), libc::SIGKILL).unwrap();
+    wait_pidfd(&keeper);
+    rig.keeper = connect(&dir, Path::new(PROGRAM)).await.unwrap();
+    let list = rig.keeper.list().await.unwrap();
+    assert_eq!(list.iter().map(|e| e.exit.unwrap().code).collect::<Vec<_>>(), [9]);
+    unused.shutdown().await.unwrap();
+    rig.clean(&plan.run.id).await;
+    rig.finish().await;
+}
+
 #[tokio::test]
 async fn replaced_in_place() {
     let mut rig = Rig::new().await;

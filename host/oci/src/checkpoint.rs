@@ -194,13 +194,9 @@ fn dump_options(args: &CheckpointArgs, entry: &Entry, images: &Path) -> Result<V
 
 /// The directory of the cgroup that holds a container still.
 fn frozen(path: &str) -> Result<String> {
-    let cgroups = wharf_kernel::cgroup::Cgroups::detect()?;
-    let tops = cgroups.hierarchies().iter().map(|h| h.path().to_string_lossy().into_owned());
-    let dirs: Vec<String> = tops.map(|top| format!("{top}/{}", path.trim_start_matches('/'))).collect();
-    let is_freezer = |dir: &&String| {
-        ["freezer.state", "cgroup.freeze"].iter().any(|file| Path::new(dir).join(file).exists())
-    };
-    Ok(dirs.iter().find(is_freezer).cloned().ok_or("the container has no cgroup that can be frozen")?)
+    let dir = wharf_kernel::cgroup::Cgroups::detect()?.freezer_dir(path)?.filter(|dir| dir.is_dir());
+    let dir = dir.ok_or("the container has no cgroup that can be frozen")?;
+    Ok(dir.to_string_lossy().into_owned())
 }
 
 /// `checkpoint`.

@@ -87,14 +87,20 @@ fn missing(name: &str, container: &str) -> Error {
 
 /// The directory of one checkpoint, which must be there, in one where root alone writes.
 pub(super) fn existing(dir: &Path, name: &str, container: &str) -> Result<PathBuf> {
+    open(dir, name, container).map(|_| dir.join(name))
+}
+
+/// A directory that may be a checkpoint, with that which it is in.
+fn open(dir: &Path, name: &str, container: &str) -> Result<(Root, OwnedFd)> {
     check_name(name)?;
-    let path = dir.join(name);
-    match std::fs::symlink_metadata(&path) {
-        Err(_) => Err(missing(name, container)),
-        Ok(meta) if !meta.is_dir() => {
-            Err(Error::invalid(format!("{} exists and is not a directory", path.display())))
-        }
-        Ok(_) => Ok(path),
+    let root = match Root::open(dir) {
+        Err(e) if e.is_not_found() => return Err(missing(name, container)),
+        result => result?,
+    };
+    match inside(&root, name) {
+        Ok(image) => Ok((root, image)),
+        Err(e) if e.is_not_found() => Err(missing(name, container)),
+        Err(_) => Err(Error::invalid(format!("{} exists and is not a directory", dir.join(name).display()))),
     }
 }
 
@@ -106,24 +112,16 @@ fn inside(root: &Root, name: &str) -> wharf_kernel::Result<OwnedFd> {
 
 /// Removes a checkpoint, and nothing that is none: the directory may be one that holds other things too.
 pub(super) fn remove(dir: &Path, name: &str, container: &str) -> Result<()> {
-    check_name(name)?;
-    let root = match Root::open(dir) {
-        Err(e) if e.is_not_found() => return Err(missing(name, container)),
-        result => result?,
-    };
-    match inside(&root, name) {
-        Err(e) if e.is_not_found() => Err(missing(name, container)),
-        Err(_) => Err(Error::invalid(format!("{} exists and is not a directory", dir.join(name).display()))),
-        Ok(image) if described(&Root::strict(image.try_clone()?)).is_err() => Err(missing(name, container)),
-        Ok(image) => {
-            // The very directory that was looked at is emptied, whatever has its name by now.
-            let image = Root::strict(image);
-            for (entry, _) in image.list(".")? {
-                image.remove_all(&entry)?;
-            }
-            Ok(root.remove_dir(name)?)
-        }
+    let (root, image) = open(dir, name, container)?;
+    // The very directory that was looked at is emptied, whatever has its name by now.
+    let image = Root::strict(image);
+    if described(&image).is_err() {
+        return Err(missing(name, container));
     }
+    for (entry, _) in image.list(".")? {
+        image.remove_all(&entry)?;
+    }
+    Ok(root.remove_dir(name)?)
 }
 
 /// A checkpoint that is being made.

@@ -19,7 +19,7 @@ impl Engine {
         let record = object.record();
         let container = self.inner.registry.find(&body.container)?;
         let settings = body.endpoint_config.unwrap_or_default();
-        let _held = container.lock.lock().await;
+        let _held = self.lock_present(&container, &body.container).await?;
         let now = container.now();
         if matches!(record.name.as_str(), "host" | "none") {
             return Err(Error::forbidden(format!(
@@ -49,7 +49,7 @@ impl Engine {
         let object = self.inner.networks.find(reference)?;
         let record = object.record();
         let container = self.inner.registry.find(&body.container)?;
-        let _held = container.lock.lock().await;
+        let _held = self.lock_present(&container, &body.container).await?;
         let now = container.now();
         if !now.def.networks.contains_key(&record.name) {
             return Err(Error::forbidden(format!(
@@ -112,7 +112,7 @@ impl Engine {
             let namespace = self.container_netns(&container.id).await?;
             let turn = Arc::clone(&object.turn).lock_owned().await;
             let mut planned = crate::endpoints::Planned::default();
-            let at = state.endpoints.len();
+            let at = free_place(&state);
             self.plan_endpoint(&now, object, &settings, at, false, &mut planned).await?;
             let (net, forwarder) = (self.inner.net.clone(), self.inner.forwarder.clone());
             let mut endpoints = planned.endpoints;
@@ -126,11 +126,23 @@ impl Engine {
                 .await?;
             let holders = applied.map_err(|(id, e)| crate::endpoints::failure(&now.def.name, &id, &e))?;
             self.hold_ports(&container.id, holders).await;
-            state.endpoints.extend(endpoints);
+            state.endpoints.extend(endpoints.clone());
             tx.merge(planned.kv);
-            put(&mut tx, record::STATES, &def.id, &state)?;
-            put(&mut tx, record::CONTAINERS, &def.id, &def)?;
-            self.inner.store.commit(tx).await?;
+            let written = put(&mut tx, record::STATES, &def.id, &state)
+                .and_then(|()| put(&mut tx, record::CONTAINERS, &def.id, &def));
+            let written = match written {
+                Ok(()) => self.inner.store.commit(tx).await.map_err(Error::from),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = written {
+                // What is not on record is taken away again: nobody else would.
+                for endpoint in endpoints.into_values() {
+                    self.take_endpoint(&container.id, endpoint).await.unwrap_or_else(|error| {
+                        tracing::warn!(%error, id = %container.id, "an endpoint is not removed; the next sweep will");
+                    });
+                }
+                return Err(error);
+            }
             drop(turn);
         } else {
             put(&mut tx, record::CONTAINERS, &def.id, &def)?;
@@ -141,8 +153,8 @@ impl Engine {
             state: Arc::new(state),
             blueprint: Arc::clone(&now.blueprint),
         };
-        self.write_hosts(&new).await?;
         self.inner.registry.update(container, new.clone());
+        self.write_own_hosts(&new).await;
         if new.state.status.is_alive()
             && let Err(error) = self.turn_to_names(&now, &new).await
         {
@@ -161,19 +173,7 @@ impl Engine {
         let mut tx = Transaction::new();
         let mut turns = Vec::new();
         if let Some(endpoint) = state.endpoints.remove(&record.name) {
-            let namespace = self.container_netns(&container.id).await?;
-            let (net, forwarder) = (self.inner.net.clone(), self.inner.forwarder.clone());
-            let gone = endpoint.clone();
-            let removed = self
-                .inner
-                .pool
-                .run(move || {
-                    use std::os::fd::AsFd;
-                    let links = wharf_kernel::net::Links::Delete(namespace.as_fd());
-                    forwarder.remove(&gone.id);
-                    net.remove_endpoint(&gone.id, &gone.desired, links)
-                })
-                .await?;
+            let removed = self.take_endpoint(&container.id, endpoint.clone()).await;
             removed.doing(format_args!("cannot disconnect from network {}", record.name))?;
             let (kv, held) = self.release_addresses([&endpoint]).await;
             tx.merge(kv);
@@ -188,9 +188,34 @@ impl Engine {
             state: Arc::new(state),
             blueprint: Arc::clone(&now.blueprint),
         };
-        self.write_hosts(&new).await?;
-        self.inner.registry.update(container, new);
+        self.inner.registry.update(container, new.clone());
+        self.write_own_hosts(&new).await;
         Ok(())
+    }
+
+    /// Takes an endpoint from a container that runs on.
+    async fn take_endpoint(&self, id: &str, endpoint: record::Endpoint) -> Result<()> {
+        let namespace = self.container_netns(id).await?;
+        let (net, forwarder) = (self.inner.net.clone(), self.inner.forwarder.clone());
+        let published = !endpoint.publishes.is_empty();
+        let removed = self.inner.pool.run(move || {
+            use std::os::fd::AsFd;
+            let links = wharf_kernel::net::Links::Delete(namespace.as_fd());
+            crate::endpoints::give_up(&forwarder, &endpoint);
+            net.remove_endpoint(&endpoint.id, &endpoint.desired, links)
+        });
+        removed.await??;
+        if published {
+            self.release_ports(id).await;
+        }
+        Ok(())
+    }
+
+    /// The hosts file of a container whose networks have changed. That is done and on record, whatever becomes of the file.
+    async fn write_own_hosts(&self, now: &crate::registry::Now) {
+        if let Err(error) = self.write_hosts(now).await {
+            tracing::warn!(%error, id = now.def.id, "the hosts file is not written; it is at the next start");
+        }
     }
 
     /// The network namespace of a running container.
@@ -215,6 +240,15 @@ impl Engine {
         found.ok_or_else(|| Error::internal(format!("container {id} has no network namespace of its own")))
     }
 
+    /// Lets go of the sockets that keep a container's ports from others: those of the one network that leads out of it.
+    async fn release_ports(&self, id: &str) {
+        let held = self.inner.keeper.fetch(id).await.unwrap_or_default();
+        let names = held.into_iter().map(|(name, _)| name).filter(|name| name.starts_with("port-")).collect();
+        if let Err(error) = self.inner.keeper.release(id, names).await {
+            tracing::warn!(%error, id, "the ports of a network that was left are still held");
+        }
+    }
+
     /// Lets the keeper hold the sockets that keep a container's ports from others.
     pub(crate) async fn hold_ports(&self, id: &str, holders: Vec<std::os::fd::OwnedFd>) {
         if holders.is_empty() {
@@ -225,6 +259,16 @@ impl Engine {
             tracing::warn!(%error, id, "the ports of this container are not held by the keeper");
         }
     }
+}
+
+/// The first place among a container's networks that is free, by the name that its interface has: where the network with the way
+/// out was left, the next one is that.
+fn free_place(state: &record::State) -> usize {
+    let taken = |at: &usize| {
+        let name = format!("eth{at}");
+        state.endpoints.values().any(|endpoint| endpoint.interfaces.contains(&name))
+    };
+    (0..=state.endpoints.len()).find(|at| !taken(at)).unwrap_or(state.endpoints.len())
 }
 
 fn check_endpoint(record: &Network, settings: &EndpointSettings) -> Result<()> {
@@ -245,4 +289,31 @@ fn check_endpoint(record: &Network, settings: &EndpointSettings) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{Endpoint, State};
+
+    #[test]
+    fn the_first_place_that_is_free() {
+        let with = |names: &[&str]| {
+            let endpoint = |name: &&str| {
+                (name.to_string(), Endpoint { interfaces: vec![name.to_string()], ..Endpoint::default() })
+            };
+            State { endpoints: names.iter().map(endpoint).collect(), ..State::default() }
+        };
+        let cases: [(&[&str], usize); 5] = [
+            (&[], 0),
+            (&["eth0", "eth1"], 2),
+            (&["eth1"], 0),
+            (&["eth0", "eth2"], 1),
+            // An interface with a name of its own takes no place of that kind.
+            (&["eth0", "wan0"], 1),
+        ];
+        for (names, place) in cases {
+            assert_eq!(free_place(&with(names)), place, "{names:?}");
+        }
+    }
 }

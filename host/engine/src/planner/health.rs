@@ -119,11 +119,10 @@ impl Plan {
         })
     }
 
-    /// How long to wait before the next probe at `now`; times in nanoseconds since 1970. A start interval does not last
-    /// longer into the time after the start period than an interval that began there: the default of 5 s would otherwise
-    /// hold up a container with a start period of 100 ms and an interval of 500 ms.
-    pub fn wait(&self, health: &Health, started: u64, now: u64) -> Duration {
-        let age = Duration::from_nanos(now.saturating_sub(started));
+    /// How long to wait before the next probe of a container that has run for so long. A start interval does not last longer
+    /// into the time after the start period than an interval that began there: the default of 5 s would otherwise hold up a
+    /// container with a start period of 100 ms and an interval of 500 ms.
+    pub fn wait(&self, health: &Health, age: Duration) -> Duration {
         if age < self.start_period && health.status == Status::Starting {
             let after = self.start_period.saturating_sub(age).saturating_add(self.interval);
             self.start_interval.min(after)
@@ -133,21 +132,20 @@ impl Plan {
     }
 
     /// The same for a daemon that comes upon a container which an earlier one has watched: what has passed since the last
-    /// probe counts.
+    /// probe counts. Times in nanoseconds since 1970.
     pub fn resume(&self, health: &Health, started: u64, now: u64) -> Duration {
         let last = health.log.last().map_or(started, |p| p.end);
         let passed = Duration::from_nanos(now.saturating_sub(last));
-        self.wait(health, started, now).saturating_sub(passed)
+        self.wait(health, Duration::from_nanos(now.saturating_sub(started))).saturating_sub(passed)
     }
 
-    /// Takes a result in. Answers the new status where it is another.
-    pub fn record(&self, health: &mut Health, started: u64, probe: Probe) -> Option<Status> {
+    /// Takes in the result of a probe that began when the container had run for so long. Answers the new status where it is another.
+    pub fn record(&self, health: &mut Health, age: Duration, probe: Probe) -> Option<Status> {
         let before = health.status;
         if probe.exit_code == 0 {
             health.failing_streak = 0;
             health.status = Status::Healthy;
         } else {
-            let age = Duration::from_nanos(probe.start.saturating_sub(started));
             // Failures while it comes up are forgiven until it was well once.
             if before != Status::Starting || age >= self.start_period {
                 health.failing_streak = health.failing_streak.saturating_add(1);
@@ -192,6 +190,26 @@ mod tests {
         Probe { start: at * SECOND, end: at * SECOND, exit_code, output: String::new() }
     }
 
+    /// Of a container that was started when the clock began.
+    fn record(plan: &Plan, health: &mut Health, probe: Probe) -> Option<Status> {
+        plan.record(health, Duration::from_nanos(probe.start), probe)
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_or_forth_changes_no_period() {
+        let p = plan(&["CMD", "a"], |h| {
+            h.retries = Some(1);
+            h.start_period = Some(10_000_000_000);
+        })
+        .unwrap();
+        // Whatever the clock says, it is for how long the container has run that counts.
+        for clock in [0, 1_000_000] {
+            let early = p.record(&mut Health::default(), Duration::from_secs(9), probe(clock, 1));
+            let late = p.record(&mut Health::default(), Duration::from_secs(11), probe(clock, 1));
+            assert_eq!((early, late), (None, Some(Status::Unhealthy)));
+        }
+    }
+
     #[test]
     fn what_is_run() {
         assert_eq!(plan(&["CMD", "a", "b"], |_| {}).unwrap().command, ["a", "b"]);
@@ -227,22 +245,20 @@ mod tests {
             h.start_interval = Some(1_000_000_000);
         })
         .unwrap();
-        let seconds = |health: &Health, now: u64| p.wait(health, 100 * SECOND, now * SECOND).as_secs();
+        let seconds = |health: &Health, age: u64| p.wait(health, Duration::from_secs(age)).as_secs();
         let mut health = Health::default();
-        assert_eq!(seconds(&health, 101), 1);
-        assert_eq!(seconds(&health, 119), 1);
-        assert_eq!(seconds(&health, 120), 10);
+        assert_eq!(seconds(&health, 1), 1);
+        assert_eq!(seconds(&health, 19), 1);
+        assert_eq!(seconds(&health, 20), 10);
         health.status = Status::Healthy;
-        assert_eq!(seconds(&health, 101), 10);
-        // A clock that was set back.
-        assert_eq!(seconds(&Health::default(), 50), 1);
+        assert_eq!(seconds(&health, 1), 10);
         // A short start period under the default start interval.
         let short = plan(&["CMD", "a"], |h| {
             h.interval = Some(500_000_000);
             h.start_period = Some(100_000_000);
         })
         .unwrap();
-        let millis = |now: u64| short.wait(&Health::default(), SECOND, SECOND + now * 1_000_000).as_millis();
+        let millis = |age| short.wait(&Health::default(), Duration::from_millis(age)).as_millis();
         assert_eq!((millis(0), millis(60), millis(100)), (600, 540, 500));
         // Another daemon goes on where the last one was.
         health.log.push(probe(130, 0));
@@ -254,16 +270,16 @@ mod tests {
     fn from_starting_to_healthy_to_unhealthy_and_back() {
         let p = plan(&["CMD", "a"], |h| h.retries = Some(2)).unwrap();
         let mut health = Health::default();
-        assert_eq!(p.record(&mut health, 0, probe(1, 1)), None);
+        assert_eq!(record(&p, &mut health, probe(1, 1)), None);
         assert_eq!((health.status, health.failing_streak), (Status::Starting, 1));
-        assert_eq!(p.record(&mut health, 0, probe(2, 0)), Some(Status::Healthy));
+        assert_eq!(record(&p, &mut health, probe(2, 0)), Some(Status::Healthy));
         assert_eq!(health.failing_streak, 0);
-        assert_eq!(p.record(&mut health, 0, probe(3, 0)), None);
-        assert_eq!(p.record(&mut health, 0, probe(4, -1)), None);
-        assert_eq!(p.record(&mut health, 0, probe(5, 7)), Some(Status::Unhealthy));
-        assert_eq!(p.record(&mut health, 0, probe(6, 7)), None);
+        assert_eq!(record(&p, &mut health, probe(3, 0)), None);
+        assert_eq!(record(&p, &mut health, probe(4, -1)), None);
+        assert_eq!(record(&p, &mut health, probe(5, 7)), Some(Status::Unhealthy));
+        assert_eq!(record(&p, &mut health, probe(6, 7)), None);
         assert_eq!(health.failing_streak, 3);
-        assert_eq!(p.record(&mut health, 0, probe(7, 0)), Some(Status::Healthy));
+        assert_eq!(record(&p, &mut health, probe(7, 0)), Some(Status::Healthy));
         assert_eq!(health.log.len(), 5);
         assert_eq!((health.log[0].start, health.log[4].start), (3 * SECOND, 7 * SECOND));
     }
@@ -277,12 +293,12 @@ mod tests {
         .unwrap();
         let mut health = Health::default();
         for at in 1..10 {
-            assert_eq!(p.record(&mut health, 0, probe(at, 1)), None);
+            assert_eq!(record(&p, &mut health, probe(at, 1)), None);
         }
         assert_eq!(health.failing_streak, 0);
-        assert_eq!(p.record(&mut health.clone(), 0, probe(10, 1)), Some(Status::Unhealthy));
-        assert_eq!(p.record(&mut health, 0, probe(5, 0)), Some(Status::Healthy));
-        assert_eq!(p.record(&mut health, 0, probe(6, 1)), Some(Status::Unhealthy));
+        assert_eq!(record(&p, &mut health.clone(), probe(10, 1)), Some(Status::Unhealthy));
+        assert_eq!(record(&p, &mut health, probe(5, 0)), Some(Status::Healthy));
+        assert_eq!(record(&p, &mut health, probe(6, 1)), Some(Status::Unhealthy));
     }
 
     #[test]

@@ -25,6 +25,9 @@ use crate::registry::{Container, Now};
 /// How long the making of a container's process may take, from the fork to its program.
 const SETUP_PATIENCE: std::time::Duration = std::time::Duration::from_mins(1);
 
+/// The same for a further process in a container, of which nothing has to be made.
+const EXEC_PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
+
 /// The same for one that goes on from a checkpoint: its memory has to be read. CRIU is given up before.
 const RESTORE_PATIENCE: std::time::Duration = std::time::Duration::from_mins(11);
 
@@ -51,6 +54,8 @@ impl Engine {
     ) -> Result<()> {
         let def = &now.def;
         let b = &now.blueprint;
+        // Its start says what is the matter where it is not.
+        container.io.settled().await;
         let stdio = container.io.start()?;
         let mut fds = Fds::default();
         let mut hold: Vec<(String, Fd)> = Vec::new();
@@ -219,22 +224,44 @@ impl Engine {
         container.setting_up.store(true, Ordering::SeqCst);
         let _marked = Marked(container);
         let patience = if plan.restore.is_some() { RESTORE_PATIENCE } else { SETUP_PATIENCE };
-        let running = self.inner.keeper.run(plan, fds.0);
-        tokio::pin!(running);
-        if let Ok(started) = tokio::time::timeout(patience, &mut running).await {
-            return Ok(started);
+        let made = self.patiently(&container.id, patience, self.inner.keeper.run(plan, fds.0)).await;
+        made.ok_or_else(|| hangs(&container.id))
+    }
+
+    /// Has the keeper make a further process in a container, which is killed where that hangs.
+    pub(crate) async fn set_up_exec(
+        &self,
+        plan: wharf_plan::run::ExecPlan,
+        fds: Fds,
+    ) -> Result<Result<wharf_keeper::Started, StartError>> {
+        let (id, container) = (plan.id.clone(), plan.container.clone());
+        let made = self.patiently(&id, EXEC_PATIENCE, self.inner.keeper.exec(plan, fds.0)).await;
+        made.ok_or_else(|| {
+            Error::internal(format!(
+                "OCI runtime exec failed: exec failed: its process in container {container} was not set up within {} seconds \
+                 and was killed: the container's processes are frozen, or a file system that they use hangs",
+                EXEC_PATIENCE.as_secs()
+            ))
+        })
+    }
+
+    /// Waits for a process that the keeper makes; None: it takes too long and is killed.
+    async fn patiently(
+        &self,
+        id: &str,
+        patience: std::time::Duration,
+        making: impl Future<Output = Result<wharf_keeper::Started, StartError>>,
+    ) -> Option<Result<wharf_keeper::Started, StartError>> {
+        tokio::pin!(making);
+        if let Ok(made) = tokio::time::timeout(patience, &mut making).await {
+            return Some(made);
         }
-        tracing::warn!(id = %container.id, "the set-up of a container hangs and is killed");
+        tracing::warn!(id, "the set-up of a process hangs and is killed");
         // Where it has just ended there is nothing to kill.
-        let _ = self.inner.keeper.signal(&container.id, crate::planner::signals::KILL).await;
-        match tokio::time::timeout(crate::stop::KILL_PATIENCE, &mut running).await {
-            Ok(Ok(started)) => {
-                // Killed before its program ran, or just as it did: either way its end is on its way.
-                drop(started);
-                Err(hangs(&container.id))
-            }
-            Ok(Err(_)) | Err(_) => Err(hangs(&container.id)),
-        }
+        let _ = self.inner.keeper.signal(id, crate::planner::signals::KILL).await;
+        // Killed before its program ran, or just as it did: either way its end is on its way.
+        drop(tokio::time::timeout(crate::stop::KILL_PATIENCE, &mut making).await);
+        None
     }
 
     async fn join_others(

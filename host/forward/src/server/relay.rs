@@ -72,7 +72,7 @@ impl Means {
         let pipe = match idle {
             Some(pipe) => pipe,
             None => {
-                let (read, write) = carry::pipe(i32::try_from(PIPE).unwrap_or(0)).ok()?;
+                let (read, write) = carry::pipe(PIPE).ok()?;
                 Pipe { read, write }
             }
         };
@@ -108,13 +108,20 @@ impl Progress {
 /// Carries until both directions have ended, or one breaks, or nothing moves after one has ended.
 pub async fn relay(means: &Means, one: &TcpStream, other: &TcpStream) -> io::Result<()> {
     let progress = Progress::default();
+    let [one_over, other_over] = [(); 2].map(|()| tokio::sync::Notify::new());
     let directions = async {
-        tokio::try_join!(direction(means, one, other, &progress), direction(means, other, one, &progress))
-            .map(drop)
+        tokio::try_join!(
+            direction(means, one, other, &progress, &one_over),
+            direction(means, other, one, &progress, &other_over)
+        )
+        .map(drop)
     };
     let result = tokio::select! {
+        biased;
         result = directions => result,
         () = stands_still(&progress) => Err(io::ErrorKind::TimedOut.into()),
+        () = gone(one, &one_over) => Err(io::ErrorKind::ConnectionReset.into()),
+        () = gone(other, &other_over) => Err(io::ErrorKind::ConnectionReset.into()),
     };
     if result.is_err() {
         // Whoever is left learns that the other end broke off, and does not take it for the end.
@@ -137,7 +144,22 @@ async fn stands_still(progress: &Progress) {
     }
 }
 
-async fn direction(means: &Means, from: &TcpStream, to: &TcpStream, progress: &Progress) -> io::Result<()> {
+/// Ends when an end that has said all breaks off: it is not there any more for what it may still be told, which may never come.
+async fn gone(stream: &TcpStream, over: &tokio::sync::Notify) {
+    over.notified().await;
+    // An error here is one of waiting; then the other direction is all there is.
+    if stream.ready(Interest::ERROR).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+async fn direction(
+    means: &Means,
+    from: &TcpStream,
+    to: &TcpStream,
+    progress: &Progress,
+    over: &tokio::sync::Notify,
+) -> io::Result<()> {
     let mut full = 0;
     loop {
         from.readable().await?;
@@ -161,6 +183,7 @@ async fn direction(means: &Means, from: &TcpStream, to: &TcpStream, progress: &P
     }
     nix::sys::socket::shutdown(std::os::fd::AsRawFd::as_raw_fd(to), nix::sys::socket::Shutdown::Write)?;
     progress.half.notify_one();
+    over.notify_one();
     Ok(())
 }
 

@@ -17,7 +17,7 @@ use super::{Common, Order, Until};
 const CONNECT: Duration = Duration::from_secs(10);
 /// Seconds of silence before the kernel asks whether the other end is still there, between two questions, and how many stay
 /// without an answer: what Docker's own proxy uses.
-const ALIVE: (i32, i32, i32) = (15, 15, 9);
+const ALIVE: (u32, u32, u32) = (15, 15, 9);
 /// How long to wait where the machine has no descriptor left.
 const PAUSE: Duration = Duration::from_millis(100);
 

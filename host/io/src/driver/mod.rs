@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, TryLockError, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
@@ -23,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::lines::{Line, Splitter};
 use crate::options::LogOptions;
 use crate::spool::{Cursor, Fill, Run, Spool, Stream};
-use crate::sys::{self, Wait};
+use crate::sys::{self, Wait, lock};
 use crate::watch::{Place, Post, Watch};
 use file::{LogFile, Mark};
 
@@ -41,10 +41,6 @@ const STDERR: u8 = 1;
 const PARTIAL: u8 = 2;
 const LAST: u8 = 4;
 const TRUNCATED: u8 = 8;
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// Drivers with something to do.
 #[derive(Default)]

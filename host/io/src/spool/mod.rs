@@ -28,13 +28,13 @@ use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use slab::Slab;
 use tokio::sync::{Notify, Semaphore};
 
-use crate::sys::Wait;
+use crate::sys::{Wait, milliseconds};
 
 pub(crate) use cursor::{Cursor, Fill, Run};
 pub use record::{Record, Stream};
@@ -163,12 +163,6 @@ impl std::fmt::Debug for Spool {
     }
 }
 
-/// Milliseconds of a clock of this process, an hour on when it begins.
-fn milliseconds() -> u64 {
-    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-    u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(3_600_000)
-}
-
 impl Spool {
     /// Touches no file.
     pub(crate) fn new(dir: PathBuf, limits: Limits) -> Self {
@@ -237,6 +231,11 @@ impl Spool {
     /// Whether nothing comes any more for readers of this run.
     pub(crate) fn ended(&self, run: u32) -> bool {
         self.ended.load(Ordering::SeqCst) >= run || self.gone.load(Ordering::SeqCst)
+    }
+
+    /// Whether the pump waits for a reader.
+    pub(crate) fn is_held(&self) -> bool {
+        self.held.load(Ordering::SeqCst)
     }
 
     /// Waited for with `enable` before looking.

@@ -149,6 +149,11 @@ impl Server {
             // Closing it takes it out of the epoll set as well, unless a child being set up has a copy.
             let _ = self.epoll.delete(&daemon.socket);
             self.table.forget_waiting();
+            // It may have been told of these ends and not have come to write them down: should this process die too, the next
+            // keeper still knows.
+            for (_, process) in self.table.iter().filter(|(_, process)| process.exit.is_some()) {
+                state::write(&self.settings, process);
+            }
             self.had_daemon = true;
             self.alone_since = Some(Instant::now());
         }

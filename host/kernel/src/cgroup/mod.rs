@@ -13,6 +13,7 @@ mod v2;
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -153,6 +154,19 @@ impl Cgroups {
     /// The mounted file systems in use; one for v2.
     pub fn hierarchies(&self) -> &[Hierarchy] {
         &self.0.hierarchies
+    }
+
+    /// The directory of a cgroup that holds its processes still. None where this host has no freezer.
+    pub fn freezer_dir(&self, path: &str) -> Result<Option<std::path::PathBuf>> {
+        let path = relative(path)?;
+        let hierarchy = match self.0.version {
+            Version::V1 => self.0.hierarchies.iter().find(|h| h.has("freezer")),
+            Version::V2 => self.0.hierarchies.first(),
+        };
+        let top = |hierarchy: &Hierarchy| {
+            std::path::PathBuf::from(std::ffi::OsStr::from_bytes(hierarchy.path().to_bytes()))
+        };
+        Ok(hierarchy.map(|hierarchy| top(hierarchy).join(path)))
     }
 
     /// Controllers that can limit something here.

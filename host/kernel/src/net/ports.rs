@@ -19,8 +19,8 @@ pub(super) struct Held {
     pub(super) socket: Option<OwnedFd>,
     /// The host address as the plan had it.
     pub(super) publish: Publish,
-    /// A program is to take what comes to the socket, which listens.
-    pub(super) carried: bool,
+    /// What a program is to take from the socket, which listens then.
+    pub(super) carried: Option<Forward>,
 }
 
 /// One port of a plan, before it is bound.
@@ -151,8 +151,11 @@ fn hold(filter: Option<&Filter>, carry: bool, wanted: &Wanted, port: u16) -> Res
         return Err(Error::Allocated { address: ip.to_owned(), port });
     }
     let kind = kind(wanted.protocol);
-    let carried = carry && Forward::of(wanted.protocol, wanted.host, wanted.to).is_some();
-    let bound = if carried { listen_port(kind, address) } else { hold_port(kind, address) };
+    let forward = |port| {
+        let host = SocketAddr::new(address.ip(), port);
+        Forward::of(wanted.protocol, host, wanted.to).filter(|_| carry)
+    };
+    let bound = if forward(port).is_some() { listen_port(kind, address) } else { hold_port(kind, address) };
     let (socket, port) = match bound {
         Ok((socket, port)) => (Some(socket), port),
         // Without SCTP in the kernel no process of the host can take the port either.
@@ -170,7 +173,7 @@ fn hold(filter: Option<&Filter>, carry: bool, wanted: &Wanted, port: u16) -> Res
         to: wanted.to,
         socket,
         publish: wanted.published(port),
-        carried,
+        carried: forward(port),
     })
 }
 

@@ -6,7 +6,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use wharf_plan::net::{Change, Desired, Forward, Item, Kind, LinkState, Publish, Site, diff, items};
+use wharf_plan::net::{Change, Desired, Item, Kind, LinkState, Publish, Site, diff, items};
 
 use super::filter::{Filter, Part, Port};
 use super::forwarding::forward;
@@ -163,7 +163,7 @@ pub(super) fn endpoint(
             let (mut holders, mut carried) = (Vec::new(), Vec::new());
             for held in &mut held {
                 let Some(socket) = held.socket.take() else { continue };
-                match Forward::of(held.port.protocol, held.port.address(), held.to).filter(|_| held.carried) {
+                match held.carried {
                     Some(forward) => carried.push((forward, socket)),
                     None => holders.push(socket),
                 }

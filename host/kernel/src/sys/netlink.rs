@@ -119,44 +119,48 @@ pub enum Hold {
     Sctp,
 }
 
-/// A socket that is bound to `address` and does nothing else. Port 0: the kernel picks one; see the result.
-pub fn hold_port(kind: Hold, address: SocketAddr) -> Result<(OwnedFd, u16)> {
-    let (domain, loose) = match address.ip() {
-        IpAddr::V4(_) => (libc::AF_INET, false),
-        IpAddr::V6(_) => (libc::AF_INET6, true),
-    };
+/// A socket for ports at `address`, bound to nothing yet; one of IPv6 is for that alone.
+fn port_socket(kind: Hold, address: SocketAddr, flags: i32) -> Result<OwnedFd> {
+    let domain = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     let (kind, protocol) = match kind {
         Hold::Tcp => (libc::SOCK_STREAM, libc::IPPROTO_TCP),
         Hold::Udp => (libc::SOCK_DGRAM, libc::IPPROTO_UDP),
         Hold::Sctp => (libc::SOCK_STREAM, libc::IPPROTO_SCTP),
     };
-    let make = || -> Result<OwnedFd> {
-        // SAFETY: plain numbers.
-        let result = unsafe { libc::socket(domain, kind | libc::SOCK_CLOEXEC, protocol) };
-        let socket = check_fd(result.into(), || format!("socket({domain}, {kind}, {protocol})"))?;
-        if loose {
-            set(socket.as_raw_fd(), libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
-        }
-        Ok(socket)
-    };
-    let mut socket = make()?;
+    // SAFETY: plain numbers.
+    let result = unsafe { libc::socket(domain, kind | libc::SOCK_CLOEXEC | flags, protocol) };
+    let socket = check_fd(result.into(), || format!("socket({domain}, {kind}, {protocol})"))?;
+    if address.is_ipv6() {
+        set(socket.as_raw_fd(), libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
+    }
+    Ok(socket)
+}
+
+/// Binds and listens. Connections of an earlier server in `TIME_WAIT` are no obstacle; whoever listens is.
+fn listen(socket: &OwnedFd, address: SocketAddr, waiting: i32) -> Result<()> {
+    let raw = socket.as_raw_fd();
+    set(raw, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    bind(socket, address)?;
+    // SAFETY: plain numbers.
+    check(unsafe { libc::listen(raw, waiting) }.into(), || format!("listen({raw}, {waiting})")).map(drop)
+}
+
+/// A socket that is bound to `address` and does nothing else. Port 0: the kernel picks one; see the result.
+pub fn hold_port(kind: Hold, address: SocketAddr) -> Result<(OwnedFd, u16)> {
+    let mut socket = port_socket(kind, address, 0)?;
     match bind(&socket, address) {
-        Err(error) if error.is(libc::EADDRINUSE) && kind == libc::SOCK_STREAM && address.port() != 0 => {
-            // It may be no more than connections of an earlier server in TIME_WAIT. Whoever listens is found by
-            // listening too; then the socket stops listening and keeps the port.
-            socket = make()?;
+        Err(error) if error.is(libc::EADDRINUSE) && kind != Hold::Udp && address.port() != 0 => {
+            // Whoever listens is found by listening too; then the socket stops listening and keeps the port.
+            socket = port_socket(kind, address, 0)?;
+            listen(&socket, address, 0)?;
             let raw = socket.as_raw_fd();
-            set(raw, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
-            bind(&socket, address)?;
-            // SAFETY: plain numbers.
-            check(unsafe { libc::listen(raw, 0) }.into(), || format!("listen({raw}, 0)"))?;
             // SAFETY: plain numbers.
             check(unsafe { libc::shutdown(raw, libc::SHUT_RD) }.into(), || format!("shutdown({raw})"))?;
             set(raw, libc::SOL_SOCKET, libc::SO_REUSEADDR, 0)?;
         }
         other => other?,
     }
-    if kind == libc::SOCK_DGRAM {
+    if kind == Hold::Udp {
         // Datagrams that nobody redirects would queue here unread.
         set(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF, 0)?;
     }
@@ -169,28 +173,13 @@ pub fn hold_port(kind: Hold, address: SocketAddr) -> Result<(OwnedFd, u16)> {
 pub fn listen_port(kind: Hold, address: SocketAddr) -> Result<(OwnedFd, u16)> {
     /// Connections that wait to be taken; what is more the kernel answers with cookies, or not at all.
     const WAITING: i32 = 1024;
-    let domain = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
-    let (kind, protocol) = match kind {
-        Hold::Tcp => (libc::SOCK_STREAM, libc::IPPROTO_TCP),
-        Hold::Udp => (libc::SOCK_DGRAM, libc::IPPROTO_UDP),
-        Hold::Sctp => return Err(Error::refused("listen()", libc::EPROTONOSUPPORT, "SCTP is not carried")),
-    };
-    let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-    // SAFETY: plain numbers.
-    let result = unsafe { libc::socket(domain, kind | flags, protocol) };
-    let socket = check_fd(result.into(), || format!("socket({domain}, {kind}, {protocol})"))?;
-    let raw = socket.as_raw_fd();
-    if domain == libc::AF_INET6 {
-        set(raw, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
+    if kind == Hold::Sctp {
+        return Err(Error::refused("listen()", libc::EPROTONOSUPPORT, "SCTP is not carried"));
     }
-    if kind == libc::SOCK_STREAM {
-        // Connections of an earlier server in TIME_WAIT are no obstacle; whoever listens is.
-        set(raw, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
-    }
-    bind(&socket, address)?;
-    if kind == libc::SOCK_STREAM {
-        // SAFETY: plain numbers.
-        check(unsafe { libc::listen(raw, WAITING) }.into(), || format!("listen({raw}, {WAITING})"))?;
+    let socket = port_socket(kind, address, libc::SOCK_NONBLOCK)?;
+    match kind {
+        Hold::Udp => bind(&socket, address)?,
+        Hold::Tcp | Hold::Sctp => listen(&socket, address, WAITING)?,
     }
     let port = local_port(&socket)?;
     Ok((socket, port))

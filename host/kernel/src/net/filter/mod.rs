@@ -36,13 +36,6 @@ pub(super) struct Port {
     pub(super) host: IpAddr,
 }
 
-impl Port {
-    /// Address and number.
-    pub(super) fn address(&self) -> SocketAddr {
-        SocketAddr::new(self.host, self.number)
-    }
-}
-
 /// The table, as it is in the kernel.
 #[derive(Debug)]
 pub(super) struct Filter {
