@@ -361,6 +361,7 @@ impl Engine {
                 root_type: found.root.media_type.clone(),
                 root_size: found.root.size,
                 made: false,
+                claimed: false,
             }),
             parallel: self.inner.settings().registry.concurrent_downloads,
             stop: stop.clone(),
