@@ -35,7 +35,9 @@ fn lists_of_tags_without_end_end() {
             match way {
                 _ if !path.contains("/tags/list") => Reply::new(404, "{}"),
                 "same" => tags(&["one"]).with("Link", &next(path.to_owned())),
-                "circle" if path.contains("page=2") => tags(&["two"]).with("Link", &next("/v2/a/b/tags/list".into())),
+                "circle" if path.contains("page=2") => {
+                    tags(&["two"]).with("Link", &next("/v2/a/b/tags/list".into()))
+                }
                 "circle" => tags(&["one"]).with("Link", &next("/v2/a/b/tags/list?page=2".into())),
                 _ => tags(&[]).with("Link", &next(format!("{path}x?"))),
             }
@@ -108,7 +110,9 @@ fn uploads_go_on_nowhere_else() {
 #[test]
 fn hashes_that_nobody_here_can_verify_are_refused() {
     let d = daemon();
-    let config = json!({"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": []}}).to_string();
+    let config =
+        json!({"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": []}})
+            .to_string();
     for (port, bad) in [
         (5000, format!("sha512:{}", "a".repeat(128))),
         (5001, "md5:d41d8cd98f00b204e9800998ecf8427e".to_owned()),
@@ -130,7 +134,11 @@ fn hashes_that_nobody_here_can_verify_are_refused() {
         });
         let pulled = d.docker(&["pull", &format!("{}/a/b:c", server.address)]);
         assert_ne!(pulled.code, 0, "{bad}: {pulled:?}");
-        let fetched = server.seen().iter().filter(|r| r.path.contains("/blobs/") && !bad.is_empty() && r.path.ends_with(&bad)).count();
+        let fetched = server
+            .seen()
+            .iter()
+            .filter(|r| r.path.contains("/blobs/") && !bad.is_empty() && r.path.ends_with(&bad))
+            .count();
         assert_eq!(fetched, 0, "{bad}");
     }
     assert_eq!(d.docker(&["images", "-aq"]).ok(), "");
@@ -142,7 +150,9 @@ fn lists_of_referrers_are_read_to_a_bound() {
     let d = daemon();
     let count = Arc::new(AtomicUsize::new(0));
     let asked = Arc::clone(&count);
-    let config = json!({"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": []}}).to_string();
+    let config =
+        json!({"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": []}})
+            .to_string();
     let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST, "layers": [],
         "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest(config.as_bytes()), "size": config.len()}})
     .to_string();
@@ -181,8 +191,10 @@ fn strangers_do_not_reach_this_machine_through_a_cache() {
     let config = json!({"registry-serve": serve, "max-download-attempts": 1, "registry-stall-timeout": 2});
     let d = Daemon::with(Options { config: Some(config.to_string()), ..Options::default() });
     // Something that only this machine is to reach, where HTTP is at home and elsewhere.
-    let inner = Server::start(&d, 80, |_| Reply::new(404, r#"{"errors":[{"code":"X","message":"a secret"}]}"#));
-    for name in ["127.0.0.1/x", "localhost/x", "127.1.2.3/team/x", "x.localhost/y", "169.254.169.254/latest"] {
+    let inner =
+        Server::start(&d, 80, |_| Reply::new(404, r#"{"errors":[{"code":"X","message":"a secret"}]}"#));
+    for name in ["127.0.0.1/x", "localhost/x", "127.1.2.3/team/x", "x.localhost/y", "169.254.169.254/latest"]
+    {
         let answer = ask(&d, "127.0.0.1:5000", "GET", &format!("/v2/{name}/manifests/1"), &[], b"");
         assert!(answer.status >= 400, "{name}: {}", answer.status);
         assert!(!answer.text().contains("a secret"), "{name}: {}", answer.text());

@@ -31,7 +31,13 @@ impl Registry<'_> {
     }
 
     #[track_caller]
-    fn put(&self, repository: &str, reference: &str, kind: &str, document: &Value) -> (String, http::Response) {
+    fn put(
+        &self,
+        repository: &str,
+        reference: &str,
+        kind: &str,
+        document: &Value,
+    ) -> (String, http::Response) {
         let text = document.to_string();
         let reference = if reference.is_empty() { digest(text.as_bytes()) } else { reference.to_owned() };
         let path = format!("/v2/{repository}/manifests/{reference}");
@@ -110,7 +116,11 @@ fn what_is_not_there(r: &Registry<'_>) {
     // A hash that this registry does not know is not taken for one that it does.
     let sha512 = format!("sha512:{}", "a".repeat(128));
     r.refused(&r.ask("GET", &format!("/v2/no/blobs/{sha512}"), &[], b""), 400, "DIGEST_INVALID");
-    r.refused(&r.ask("POST", &format!("/v2/no/blobs/uploads/?digest={sha512}"), &[], b"x"), 400, "DIGEST_INVALID");
+    r.refused(
+        &r.ask("POST", &format!("/v2/no/blobs/uploads/?digest={sha512}"), &[], b"x"),
+        400,
+        "DIGEST_INVALID",
+    );
     r.refused(&r.ask("GET", &format!("/v2/no/referrers/{sha512}"), &[], b""), 400, "DIGEST_INVALID");
     r.refused(&r.ask("GET", "/v2/NO/manifests/x", &[], b""), 400, "NAME_INVALID");
     r.refused(&r.ask("POST", &format!("/v2/no/blobs/{unknown}"), &[], b""), 405, "UNSUPPORTED");
@@ -140,7 +150,8 @@ fn uploads(r: &Registry<'_>) {
     // One that is longer than it says adds nothing.
     let sent = r.ask("PATCH", &location, &[("Content-Range", "10-11")], b"abc");
     r.refused(&sent, 400, "BLOB_UPLOAD_INVALID");
-    let wrong = r.ask("PUT", &format!("{location}?digest={}", digest(content)), &[("Content-Range", "3-3")], b"x");
+    let wrong =
+        r.ask("PUT", &format!("{location}?digest={}", digest(content)), &[("Content-Range", "3-3")], b"x");
     r.refused(&wrong, 416, "BLOB_UPLOAD_INVALID");
     r.refused(&r.ask("PUT", &location, &[], b""), 400, "DIGEST_INVALID");
     // Of another repository it is unknown.
@@ -153,7 +164,8 @@ fn uploads(r: &Registry<'_>) {
     r.refused(&r.ask("GET", &location, &[], b""), 404, "BLOB_UPLOAD_UNKNOWN");
     // The last chunk may come with the end, and an empty blob is one.
     let location = r.begin("u");
-    let end = r.ask("PUT", &format!("{location}?digest={}", digest(b"all")), &[("Content-Range", "0-2")], b"all");
+    let end =
+        r.ask("PUT", &format!("{location}?digest={}", digest(b"all")), &[("Content-Range", "0-2")], b"all");
     assert_eq!(end.status, 201, "{}", end.text());
     let empty = r.blob("u", b"");
     assert_eq!(r.ask("GET", &format!("/v2/u/blobs/{empty}"), &[], b"").status, 200);
@@ -237,10 +249,16 @@ fn manifests(r: &Registry<'_>) {
     r.refused(&r.put("i", "bad", INDEX, &one).1, 400, "MANIFEST_INVALID");
     let sha512 = artifact(&format!("sha512:{}", "a".repeat(128)), &[], "x", "");
     r.refused(&r.put("i", "bad", OCI, &sha512).1, 400, "MANIFEST_INVALID");
-    r.refused(&r.put("i", "bad", OCI, &artifact(&config, &[&digest(b"no")], "x", "")).1, 404, "MANIFEST_BLOB_UNKNOWN");
+    r.refused(
+        &r.put("i", "bad", OCI, &artifact(&config, &[&digest(b"no")], "x", "")).1,
+        404,
+        "MANIFEST_BLOB_UNKNOWN",
+    );
     r.refused(&r.put("elsewhere", "v1", OCI, &one).1, 404, "MANIFEST_BLOB_UNKNOWN");
-    let index = |digest: &str| json!({"schemaVersion": 2, "mediaType": INDEX,
-        "manifests": [{"mediaType": OCI, "digest": digest, "size": 1}]});
+    let index = |digest: &str| {
+        json!({"schemaVersion": 2, "mediaType": INDEX,
+        "manifests": [{"mediaType": OCI, "digest": digest, "size": 1}]})
+    };
     r.refused(&r.put("i", "all", INDEX, &index(&digest(b"no"))).1, 404, "MANIFEST_BLOB_UNKNOWN");
     assert_eq!(r.put("i", "all", INDEX, &index(&found)).1.status, 201);
     let empty = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": []});
@@ -249,8 +267,15 @@ fn manifests(r: &Registry<'_>) {
     // A tag that moves.
     let (second, sent) = r.put("i", "v1", OCI, &artifact(&config, &[], "application/x.one", "2"));
     assert_eq!(sent.status, 201);
-    assert_eq!(r.ask("HEAD", "/v2/i/manifests/v1", &[], b"").header("docker-content-digest"), Some(second.as_str()));
-    assert_eq!(r.ask("GET", &format!("/v2/i/manifests/{found}"), &[], b"").status, 200, "what it led to stays");
+    assert_eq!(
+        r.ask("HEAD", "/v2/i/manifests/v1", &[], b"").header("docker-content-digest"),
+        Some(second.as_str())
+    );
+    assert_eq!(
+        r.ask("GET", &format!("/v2/i/manifests/{found}"), &[], b"").status,
+        200,
+        "what it led to stays"
+    );
 }
 
 fn referrers(r: &Registry<'_>) {
@@ -379,7 +404,10 @@ fn removals(r: &Registry<'_>) {
     assert_eq!(status("DELETE", &format!("manifests/{found}")), 202);
     assert_eq!((status("GET", "manifests/two"), status("GET", &format!("manifests/{found}"))), (404, 404));
     assert_eq!(status("DELETE", &format!("blobs/{layer}")), 202);
-    assert_eq!((status("HEAD", &format!("blobs/{layer}")), status("DELETE", &format!("blobs/{layer}"))), (404, 404));
+    assert_eq!(
+        (status("HEAD", &format!("blobs/{layer}")), status("DELETE", &format!("blobs/{layer}"))),
+        (404, 404)
+    );
     // It can come again.
     assert_eq!(r.blob("d", b"a layer"), layer);
     assert_eq!(r.put("d", "one", OCI, &document).1.status, 201);

@@ -34,7 +34,8 @@ fn who_begins_uploads_without_end_keeps_nobody_from_pushing() {
         ask(&d, &serve.address, method, path, &[who], body)
     };
     // Somebody is in the middle of a push, and another one floods.
-    let (honest, first) = (location(&begin(&d, &serve.address, &[YOU])), location(&begin(&d, &serve.address, &[ME])));
+    let (honest, first) =
+        (location(&begin(&d, &serve.address, &[YOU])), location(&begin(&d, &serve.address, &[ME])));
     assert_eq!(ask("PATCH", &honest, YOU, b"half").status, 202);
     let mut last = String::new();
     for _ in 0..1100 {
@@ -129,7 +130,8 @@ fn a_cache_forgets_what_nobody_asks_for_and_keeps_what_was_pushed() {
     let d = Daemon::start();
     let (serve, upstream, made) = cache(&d, &["--cache-keep", "3s"]);
     let copy = |to: &str| {
-        let (source, target) = (format!("docker://{}/tool:1", serve.address), format!("dir:{}", d.path(to).display()));
+        let (source, target) =
+            (format!("docker://{}/tool:1", serve.address), format!("dir:{}", d.path(to).display()));
         skopeo(&d, &["copy", "--all", "--preserve-digests", "--src-tls-verify=false", &source, &target])
     };
     copy("first").ok();
@@ -158,12 +160,19 @@ fn a_cache_forgets_what_nobody_asks_for_and_keeps_what_was_pushed() {
     assert!(serve.kept().contains(not_yet), "from now on it does not depend on the other registry");
     let absent = artifact(&d, &serve.address, &[(&digest(b"nowhere"), 7)]);
     let refused = put(&d, &serve.address, "third", &absent);
-    assert_eq!((refused.status, refused.json()["errors"][0]["code"].clone()), (404, "MANIFEST_BLOB_UNKNOWN".into()));
+    assert_eq!(
+        (refused.status, refused.json()["errors"][0]["code"].clone()),
+        (404, "MANIFEST_BLOB_UNKNOWN".into())
+    );
     // An index of one's own over images of the other registry holds them.
-    let entries: Vec<_> = made.members.iter().map(|member| {
-        let size = raw(&d, &upstream.address, "tool", &member.manifest).len();
-        json!({"mediaType": OCI, "digest": member.manifest, "size": size})
-    }).collect();
+    let entries: Vec<_> = made
+        .members
+        .iter()
+        .map(|member| {
+            let size = raw(&d, &upstream.address, "tool", &member.manifest).len();
+            json!({"mediaType": OCI, "digest": member.manifest, "size": size})
+        })
+        .collect();
     let index = json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": entries});
     let kind = [("Content-Type", "application/vnd.oci.image.index.v1+json")];
     let sent = ask(&d, &serve.address, "PUT", "/v2/tool/manifests/both", &kind, index.to_string().as_bytes());
@@ -258,7 +267,10 @@ fn a_cache_that_is_full_forgets_what_was_not_asked_for_longest() {
     drop(small);
     let refused = |args: &[&str], text: &str| {
         let mut command = d.in_namespace(wharf_tests::bin_dir().join("wharf"));
-        command.args(["registry", "serve", "--address", "127.0.0.1:5009", "--root"]).arg(d.path("none")).args(args);
+        command
+            .args(["registry", "serve", "--address", "127.0.0.1:5009", "--root"])
+            .arg(d.path("none"))
+            .args(args);
         d.run_with_input(command, b"").fails(125, text);
     };
     refused(&["--cache-size", "1m"], "--upstream");
@@ -323,7 +335,8 @@ fn a_registry_gives_back_what_no_manifest_needs() {
     let path = format!("/v2/one/manifests/{}", digest(manifest.as_bytes()));
     assert_eq!(ask(&d, &serve.address, "DELETE", &path, &[], b"").status, 202);
     let value: serde_json::Value = serde_json::from_str(&manifest).unwrap();
-    let (shared, own) = (value["layers"][0]["digest"].as_str().unwrap(), value["layers"][1]["digest"].as_str().unwrap());
+    let (shared, own) =
+        (value["layers"][0]["digest"].as_str().unwrap(), value["layers"][1]["digest"].as_str().unwrap());
     // A blob that was just pushed, for which a manifest may still come.
     let path = format!("/v2/one/blobs/uploads/?digest={}", digest(b"new"));
     assert_eq!(ask(&d, &serve.address, "POST", &path, &[], b"new").status, 201);

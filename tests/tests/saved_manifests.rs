@@ -72,7 +72,8 @@ fn an_image_keeps_the_digest_that_its_registry_knows_it_by() {
     for source in [format!("docker-archive:{file}:{name}"), format!("oci-archive:{file}:1")] {
         let target = format!("dir:{}", d.path("seen").display());
         skopeo(&d, &["copy", &source, &target]).ok();
-        let seen: Value = serde_json::from_slice(&std::fs::read(d.path("seen/manifest.json")).unwrap()).unwrap();
+        let seen: Value =
+            serde_json::from_slice(&std::fs::read(d.path("seen/manifest.json")).unwrap()).unwrap();
         assert_eq!(seen["config"]["digest"], member.config, "{source}");
     }
     // The registry is asked whether the tag moved, and nothing is fetched.
@@ -88,7 +89,8 @@ fn an_image_keeps_the_digest_that_its_registry_knows_it_by() {
 #[test]
 fn names_keep_each_its_own_digest() {
     let d = Daemon::start();
-    let (mut a, b) = (Registry::start(&d, 5000, Setup::default()), Registry::start(&d, 5001, Setup::default()));
+    let (mut a, b) =
+        (Registry::start(&d, 5000, Setup::default()), Registry::start(&d, 5001, Setup::default()));
     let made = packed_layout("made.example/one:1", &[here()], false, gzip);
     publish_plain(&d, &a, "one", &made);
     let (here, there) = (format!("{}/one:1", a.address), format!("{}/one:1", b.address));
@@ -100,7 +102,10 @@ fn names_keep_each_its_own_digest() {
     let mut wanted = digests(&d, &here);
     wanted.sort();
     assert_eq!(wanted.len(), 2);
-    assert!(wanted[0].starts_with(&a.address) && wanted[0].ends_with(&made.members[0].manifest), "{wanted:?}");
+    assert!(
+        wanted[0].starts_with(&a.address) && wanted[0].ends_with(&made.members[0].manifest),
+        "{wanted:?}"
+    );
     assert!(!wanted[1].ends_with(&made.members[0].manifest), "{wanted:?}");
     let file = save(&d, &[&here, &there], "both.tar");
     let e = Daemon::start();
@@ -191,9 +196,7 @@ fn an_archive_that_lies_about_a_manifest_gains_nothing() {
             "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": config, "size": 1}})
         .to_string()
     };
-    let layer = |digest: &str| {
-        json!({"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": digest, "size": 1})
-    };
+    let layer = |digest: &str| json!({"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": digest, "size": 1});
     let own = &honest.members[0].config;
     let two = json!([layer(&digest(b"1")), layer(&digest(b"2"))]);
     let both = {
@@ -251,7 +254,8 @@ fn an_archive_that_lies_about_a_manifest_gains_nothing() {
     let thief = Server::start(&d, 5009, |_| Reply::new(200, "{}"));
     let theirs = format!("{}/team/app:1", thief.address);
     d.docker_with_input(&["load"], &archive(&honest, &theirs, &former, &listed)).ok();
-    let asked = http::request(&d.socket(), "GET", &format!("/v1.55/images/{theirs}/json"), "").unwrap().json();
+    let asked =
+        http::request(&d.socket(), "GET", &format!("/v1.55/images/{theirs}/json"), "").unwrap().json();
     assert_eq!(asked.get("Identity").filter(|i| i.to_string().contains("5009")), None, "{asked}");
     d.docker(&["tag", &theirs, &name]).ok();
     d.docker(&["push", "-q", &name]).ok();

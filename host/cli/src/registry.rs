@@ -7,9 +7,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Arg, ArgAction, Command, value_parser};
-use wharf_api::{Tls, TlsFiles};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::Value;
+use wharf_api::{Tls, TlsFiles};
 use wharf_distribution::{AccessOptions, Limits, Options, Server};
 
 use crate::daemon::values;
@@ -70,11 +70,20 @@ fn command() -> Command {
         )
         .args([
             size("max-upload", "Bytes of one blob at most: 10g"),
-            time("upload-idle-timeout", "How long an upload may stand still before it is given up (1h if not said)"),
-            size("cache-size", "Bytes of what was fetched from the upstream at most: what was not asked for longest goes")
-                .requires("upstream"),
-            time("cache-keep", "How long that stays after it was last asked for: 168h (for good if not said)")
-                .requires("upstream"),
+            time(
+                "upload-idle-timeout",
+                "How long an upload may stand still before it is given up (1h if not said)",
+            ),
+            size(
+                "cache-size",
+                "Bytes of what was fetched from the upstream at most: what was not asked for longest goes",
+            )
+            .requires("upstream"),
+            time(
+                "cache-keep",
+                "How long that stays after it was last asked for: 168h (for good if not said)",
+            )
+            .requires("upstream"),
         ]);
     Command::new("wharf registry")
         .about("A registry of one's own")

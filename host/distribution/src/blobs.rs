@@ -138,9 +138,7 @@ pub(crate) async fn upload(
         return Err(Refusal::upload_unknown());
     }
     match *request.method() {
-        Method::GET => {
-            Ok(progress(StatusCode::NO_CONTENT, name, id, entry.whole.load(Ordering::Acquire)))
-        }
+        Method::GET => Ok(progress(StatusCode::NO_CONTENT, name, id, entry.whole.load(Ordering::Acquire))),
         Method::DELETE => {
             shared.store.uploads.forget(id);
             Ok(with(StatusCode::NO_CONTENT, "", &[]))

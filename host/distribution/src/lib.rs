@@ -35,8 +35,8 @@ use tokio_rustls::TlsAcceptor;
 use wharf_tls::Tls;
 
 use access::Access;
-use door::Door;
 pub use access::AccessOptions;
+use door::Door;
 pub use images::{
     Answered, Elsewhere, Fetched, Image, Images, Index, Layer, Pushed, PushedIndex, Sent, Text, Trouble, Why,
 };

@@ -124,7 +124,8 @@ pub(crate) fn sweep(
     let _changing = store.changing();
     let mut pinned: HashSet<String> = HashSet::new();
     // By digest, over all repositories; and what must not go, though some repository has it from elsewhere.
-    let (mut cached, mut fixed): (HashMap<String, Cached>, HashSet<String>) = Default::default();
+    let mut cached: HashMap<String, Cached> = HashMap::new();
+    let mut fixed: HashSet<String> = HashSet::new();
     for name in store.repositories()? {
         let mut documents: HashMap<String, One> = HashMap::new();
         for manifest in names(&store.repository(&name).join("_manifests"))? {
@@ -137,7 +138,7 @@ pub(crate) fn sweep(
         let held = held(&documents);
         let mut dead: HashSet<String> = HashSet::new();
         // What documents need, and those of them that were pushed here: those have it from nowhere else.
-        let (mut live, mut own): (HashSet<String>, HashSet<String>) = Default::default();
+        let (mut live, mut own): (HashSet<String>, HashSet<String>) = (HashSet::new(), HashSet::new());
         for (digest, one) in &documents {
             let path = store.link(&name, Link::Manifest, digest);
             let may_go = one.cached && !held.contains(digest);
@@ -214,9 +215,8 @@ fn held(documents: &HashMap<String, One>) -> HashSet<String> {
 
 /// Whether a push to a repository may still be under way: its blobs come one by one, and the manifest last.
 fn waits(store: &Store, name: &str, layers: &[String], patience: Duration) -> bool {
-    let young = |layer: &String| {
-        !is_old(&store.link(name, Link::Layer, &format!("sha256:{layer}")), patience)
-    };
+    let young =
+        |layer: &String| !is_old(&store.link(name, Link::Layer, &format!("sha256:{layer}")), patience);
     store.uploads.any_of(name) || layers.iter().any(young)
 }
 

@@ -102,7 +102,9 @@ impl Uploads {
         let mut gone = Vec::new();
         let mut all = self.all();
         expire(&mut all, self.idle(), &mut gone);
-        let of = |all: &HashMap<String, Entry>, client: &str| all.values().filter(|e| &*e.client == client).count();
+        let of = |all: &HashMap<String, Entry>, client: &str| {
+            all.values().filter(|e| &*e.client == client).count()
+        };
         if of(&all, client) >= self.most / 2 && !evict(&mut all, client, &mut gone) {
             return Ok(None);
         }
@@ -119,8 +121,7 @@ impl Uploads {
         let id = format!("{:032x}", rand::random::<u128>());
         let path = self.directory.join(&id);
         let file = File::options().read(true).write(true).create_new(true).open(&path)?;
-        let upload =
-            Upload { repository: repository.to_owned(), file, hasher: Sha256::new(), size: 0, path };
+        let upload = Upload { repository: repository.to_owned(), file, hasher: Sha256::new(), size: 0, path };
         let entry = Entry {
             upload: Arc::new(tokio::sync::Mutex::new(upload)),
             repository: repository.into(),
@@ -230,7 +231,8 @@ mod tests {
     #[test]
     fn what_is_written_to_stays_and_what_stands_still_goes() {
         let (dir, uploads) = uploads();
-        let (busy, idle) = (uploads.begin("a", "").unwrap().unwrap(), uploads.begin("a", "").unwrap().unwrap());
+        let (busy, idle) =
+            (uploads.begin("a", "").unwrap().unwrap(), uploads.begin("a", "").unwrap().unwrap());
         let held = uploads.get(&busy).unwrap().upload.try_lock_owned().unwrap();
         uploads.expire();
         assert_eq!(files(&dir), 2, "without a limit nothing goes");

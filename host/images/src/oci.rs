@@ -129,7 +129,8 @@ pub(crate) fn says_more(archive: &Archive) -> bool {
 /// Whether layers are not the plain streams that the configuration names. Who compressed them meant the manifest for a
 /// registry; one over plain layers is what `docker save` makes up, whatever the image came with.
 fn are_packed(config: &str, layers: &[Descriptor]) -> bool {
-    let diff_ids = ConfigFile::parse(config).ok().and_then(|config| config.rootfs.diff_ids).unwrap_or_default();
+    let diff_ids =
+        ConfigFile::parse(config).ok().and_then(|config| config.rootfs.diff_ids).unwrap_or_default();
     layers.iter().zip(&diff_ids).any(|(layer, diff_id)| layer.digest != *diff_id)
 }
 
@@ -213,7 +214,8 @@ fn had(archive: &Archive, descriptor: &Descriptor, image: &Candidate) -> Result<
     let document = Document::parse(content, &name)?;
     let config = document.config.filter(|_| document.manifests.is_none()).map(|config| config.digest);
     let layers = document.layers.unwrap_or_default().len();
-    if config != Some(crate::digest::of(image.image.config.as_bytes())) || layers != image.image.layers.len() {
+    if config != Some(crate::digest::of(image.image.config.as_bytes())) || layers != image.image.layers.len()
+    {
         return Ok(None);
     }
     let media_type = Some(document.media_type).filter(|m| !m.is_empty());

@@ -249,7 +249,7 @@ fn write(inner: &Arc<Inner>, runtime: &tokio::runtime::Handle, saved: &[Saved], 
     for Saved { images, index, names } in saved {
         let exact = index.as_ref().filter(|index| is_exact(index, images));
         let had = match (index, images.first()) {
-            (None, Some(one)) => manifests(inner, &one.image, names)?,
+            (None, Some(one)) => known_as(inner, &one.image, names)?,
             _ => BTreeMap::new(),
         };
         let mut descriptors = Vec::new();
@@ -336,7 +336,7 @@ fn is_plain(image: &Image, manifest: &Document) -> bool {
 /// Where their layers are compressed the archive has another manifest over the plain ones, as compressing them would take longer
 /// than all the rest; its text goes beside that, so that whoever loads the archive here has the image under its digest. To
 /// other programs that text is a blob that nothing refers to.
-fn manifests(
+fn known_as(
     inner: &Inner,
     image: &Image,
     names: &BTreeSet<Reference>,

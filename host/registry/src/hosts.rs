@@ -416,8 +416,11 @@ mod tests {
 
     #[test]
     fn addresses_that_only_a_name_says() {
-        let settings =
-            Settings { insecure: vec!["127.0.0.2".into()], mirrors: vec!["http://127.0.0.1".into()], ..Settings::default() };
+        let settings = Settings {
+            insecure: vec!["127.0.0.2".into()],
+            mirrors: vec!["http://127.0.0.1".into()],
+            ..Settings::default()
+        };
         let named = |registry: &str, found: &Found| -> Vec<bool> {
             plan(registry, &settings, found).unwrap().iter().map(|e| e.named).collect()
         };

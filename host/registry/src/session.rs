@@ -617,7 +617,8 @@ impl Session {
                 all.truncate(MAX_ENTRIES);
                 return Ok(all);
             };
-            let ask = Ask::new(Method::GET, self.page(at, &url, &next)?).header(ACCEPT, manifest::OCI_INDEX)?;
+            let ask =
+                Ask::new(Method::GET, self.page(at, &url, &next)?).header(ACCEPT, manifest::OCI_INDEX)?;
             answer = self.send(at, ask, &[]).await?;
         }
     }
