@@ -124,18 +124,54 @@ impl Shared {
     }
 }
 
-/// Changes a registry that serves.
+/// A registry that serves, for whoever looks after it.
 #[derive(Clone)]
-pub struct Tuner {
+pub struct Handle {
     shared: Arc<Shared>,
 }
 
-impl Tuner {
+/// Bytes that a registry takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// All of its content.
+    pub all: u64,
+    /// Of it what is of other registries, and comes again when it is asked for.
+    pub cached: u64,
+}
+
+impl Handle {
     /// Other bounds from now on; what is beyond them goes soon.
     pub fn set(&self, limits: Limits) {
         *self.shared.limits.write().unwrap_or_else(PoisonError::into_inner) = limits;
         self.shared.store.uploads.set_idle(limits.upload_idle);
         self.shared.full.notify_one();
+    }
+
+    /// What it takes on the disk. Blocks.
+    ///
+    /// # Errors
+    /// Its directory cannot be read.
+    pub fn usage(&self) -> std::io::Result<Usage> {
+        let all = self.shared.store.bytes()?;
+        Ok(Usage { all, cached: self.shared.cached.load(Ordering::Relaxed).min(all) })
+    }
+
+    /// Forgets what is of other registries and was not asked for in this time, or all of it; answers the bytes that are given
+    /// back. Blocks.
+    ///
+    /// # Errors
+    /// Something could not be read or removed; the rest may be gone.
+    pub fn forget(&self, unused_for: Option<Duration>) -> std::io::Result<u64> {
+        let own = &self.shared;
+        let before = own.store.bytes()?;
+        let usual = own.limits();
+        let limits = match unused_for {
+            Some(time) => Limits { cache_keep: usual.cache_keep.min(time), ..usual },
+            None => Limits { cache_size: Some(0), ..usual },
+        };
+        let cached = sweep::sweep(&own.store, own.images.as_deref(), sweep::PATIENCE, &limits)?;
+        own.cached.store(cached, Ordering::Relaxed);
+        Ok(before.saturating_sub(own.store.bytes()?))
     }
 }
 
@@ -184,9 +220,9 @@ impl Server {
         self.listener.local_addr()
     }
 
-    /// What changes it while it serves.
-    pub fn tuner(&self) -> Tuner {
-        Tuner { shared: Arc::clone(&self.shared) }
+    /// What looks after it while it serves.
+    pub fn handle(&self) -> Handle {
+        Handle { shared: Arc::clone(&self.shared) }
     }
 
     /// Serves until the future is dropped.

@@ -369,6 +369,18 @@ impl Store {
         self.unlink(name, Link::Manifest, digest)
     }
 
+    /// Bytes of all content, and of what is on its way here.
+    pub(crate) fn bytes(&self) -> io::Result<u64> {
+        let mut all = 0;
+        for directory in [self.root.join("blobs/sha256"), self.uploads.directory().to_owned()] {
+            for entry in fs::read_dir(directory)? {
+                // What goes just now takes nothing.
+                all += absent_is_none(entry?.metadata())?.map_or(0, |meta| meta.len());
+            }
+        }
+        Ok(all)
+    }
+
     /// Removes content that no repository links to. Only while nothing else changes it.
     pub(crate) fn collect(&self) -> io::Result<()> {
         let mut live: HashSet<String> = HashSet::new();

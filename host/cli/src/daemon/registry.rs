@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
-use wharf_distribution::{AccessOptions, Images, Limits, Options, Server};
+use wharf_distribution::{AccessOptions, Handle, Images, Limits, Options, Server};
 use wharf_engine::Engine;
 use wharf_engine::remote::Shelf;
+use wharf_engine::remote::cache::{Cache, CacheUsage};
 
 use super::config::{Config, RegistryServe};
 use super::values;
@@ -69,6 +70,20 @@ pub(crate) fn limits(serve: &RegistryServe) -> Result<Limits, String> {
         cache_keep: time("pull-through-keep", &serve.pull_through_keep, CACHE_KEEP)?,
         cache_size: size("pull-through-size", &serve.pull_through_size)?,
     })
+}
+
+/// The content of the registry, as the engine looks at it.
+pub(crate) struct Kept(pub(crate) Handle);
+
+impl Cache for Kept {
+    fn usage(&self) -> std::io::Result<CacheUsage> {
+        let usage = self.0.usage()?;
+        Ok(CacheUsage { cached: usage.cached, kept: usage.all.saturating_sub(usage.cached) })
+    }
+
+    fn forget(&self, unused_for: Option<Duration>) -> std::io::Result<u64> {
+        self.0.forget(unused_for)
+    }
 }
 
 /// Listens.

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use tokio::signal::unix::Signal;
 use wharf_api::Tls;
-use wharf_distribution::Tuner;
+use wharf_distribution::Handle;
 use wharf_engine::Engine;
 
 use super::config::{Config, RegistryServe, Stop};
@@ -58,7 +58,7 @@ pub(crate) async fn run(
     level: Level,
     engine: Engine,
     tls: Option<Tls>,
-    registry: Option<Tuner>,
+    registry: Option<Handle>,
     mut hangup: Signal,
 ) {
     while hangup.recv().await.is_some() {
@@ -75,7 +75,7 @@ async fn once(
     level: &Level,
     engine: &Engine,
     tls: Option<&Tls>,
-    registry: Option<&Tuner>,
+    registry: Option<&Handle>,
 ) -> Result<(), String> {
     let (name, given) = (loaded.name, loaded.given.clone());
     let (new, settings) = match tokio::task::spawn_blocking(move || load(name, &given)).await {
