@@ -21,8 +21,12 @@ fn du(path: &Path) -> (u64, u64) {
     entries.map(|entry| du(&entry.path())).fold(own, |a, b| (a.0 + b.0, a.1 + b.1))
 }
 
+/// In the older shape and the newer one.
 fn df(d: &Daemon) -> Value {
-    d.api("GET", "/v1.44/system/df", "").json()
+    let mut all = d.api("GET", "/v1.44/system/df", "").json();
+    let newer = d.api("GET", "/v1.55/system/df", "").json();
+    all.as_object_mut().unwrap().extend(newer.as_object().unwrap().clone());
+    all
 }
 
 fn number(value: &Value, pointer: &str) -> u64 {
