@@ -3,6 +3,7 @@
 
 mod build;
 mod daemon;
+mod features;
 mod needs;
 mod newer;
 mod plugins;
@@ -23,6 +24,7 @@ usage: cargo xtask VERB [--profile dev|release]
   run [-- ARGS]                    builds everything, starts a daemon of its own, runs the hello image in it or the
                                    `wharf` command line ARGS, and cleans up
   test [-- ARGS]                   builds everything and runs every test; ARGS go to the test runner
+  features                         what `build` tells cargo of features, after installing what they need
   plugins                          the bundled plugins alone
   plugins --path DIR [--out DIR]   a plugin crate that lives elsewhere";
 
@@ -55,6 +57,7 @@ fn dispatch(arguments: &[String]) -> Result<i32> {
             };
             println!("{}", done.display());
         }
+        "features" => println!("{}", features::arguments().join(" ")),
         "help" | "--help" | "-h" => println!("{USAGE}"),
         other => bail!("unknown verb `{other}`\n{USAGE}"),
     }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use crate::plugins::Profile;
 use crate::shell::{ask, cargo};
-use crate::{build, daemon, needs, newer};
+use crate::{build, daemon, features, needs, newer};
 
 /// What came of some tests.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -32,9 +32,8 @@ pub(crate) fn run(profile: Profile, filter: &[String]) -> Result<i32> {
     let mut total = Count::default();
     let mut broken = false;
     // The compiler by itself, so that its features stay out of the daemon's crates.
-    for selection in
-        [["--workspace", "--exclude", "wharf-compile"].as_slice(), &["--package", "wharf-compile"]]
-    {
+    let whole: &[&str] = &["--workspace", "--exclude", "wharf-compile"];
+    for (selection, features) in [(whole, features::arguments()), (&["--package", "wharf-compile"], &[])] {
         let mut command = cargo();
         if nextest {
             command.args([
@@ -49,7 +48,7 @@ pub(crate) fn run(profile: Profile, filter: &[String]) -> Result<i32> {
         } else {
             command.args(["test", "--no-fail-fast", "--profile", profile.name()]);
         }
-        command.arg("--locked").args(selection).args(filter).env("WHARF_BIN_DIR", &bin);
+        command.arg("--locked").args(selection).args(features).args(filter).env("WHARF_BIN_DIR", &bin);
         // Property tests try the same cases every time, unless another seed is asked for.
         if std::env::var_os("PROPTEST_RNG_SEED").is_none() {
             command.env("PROPTEST_RNG_SEED", "1");

@@ -31,7 +31,9 @@ const LAST: [u8; 2] = [3, 0];
 pub enum Packing {
     /// As they are.
     Uncompressed,
-    /// `gzip`, which everybody understands, with this level (0 to 9).
+    /// `gzip`, which everybody understands, made by ISA-L: fast, and small for that. Not every build has it.
+    Igzip,
+    /// `gzip` made by zlib-rs with this level (0 to 9).
     Gzip(u32),
     /// `zstd`, with this level (1 to 22): smaller, and faster to unpack; Docker understands it since 23.0.
     Zstd(i32),
@@ -40,7 +42,7 @@ pub enum Packing {
 impl Default for Packing {
     /// Fast rather than small: the other side is usually near, and the disk is cheap.
     fn default() -> Self {
-        Self::Gzip(1)
+        if cfg!(feature = "isal") { Self::Igzip } else { Self::Gzip(1) }
     }
 }
 
@@ -69,11 +71,20 @@ impl Packing {
         }
     }
 
+    /// What other hosts of this kind are likely to have packed with, the likeliest first.
+    pub(super) fn usual() -> impl Iterator<Item = Self> {
+        [Self::default(), Self::Gzip(1), Self::Gzip(6), Self::Zstd(3)].into_iter()
+    }
+
+    fn is_gzip(self) -> bool {
+        matches!(self, Self::Igzip | Self::Gzip(_))
+    }
+
     /// The media type of what comes out.
     pub(super) fn media_type(self) -> &'static str {
         match self {
             Self::Uncompressed => DOCKER_LAYER_TAR,
-            Self::Gzip(_) => DOCKER_LAYER,
+            Self::Igzip | Self::Gzip(_) => DOCKER_LAYER,
             Self::Zstd(_) => OCI_LAYER_ZSTD,
         }
     }
@@ -85,6 +96,7 @@ impl Packing {
         static KNOWN: Mutex<BTreeMap<Packing, String>> = Mutex::new(BTreeMap::new());
         let word = match self {
             Self::Uncompressed => "uncompressed".to_owned(),
+            Self::Igzip => "igzip-1".to_owned(),
             Self::Gzip(level) => format!("gzip-{level}"),
             Self::Zstd(level) => format!("zstd-{level}"),
         };
@@ -103,6 +115,7 @@ impl Packing {
         let (word, _) = recipe.split_once('/')?;
         let packing = match word.split_once('-') {
             None if word == "uncompressed" => Self::Uncompressed,
+            Some(("igzip", "1")) => Self::Igzip,
             Some(("gzip", level)) => Self::Gzip(level.parse().ok().filter(|n| *n <= 9)?),
             Some(("zstd", level)) => Self::Zstd(level.parse().ok().filter(|n| (1..=22).contains(n))?),
             _ => return None,
@@ -137,6 +150,8 @@ struct Packed {
 enum Packer {
     None,
     Gzip(Box<Compress>),
+    #[cfg(feature = "isal")]
+    Igzip(Box<wharf_kernel::sys::igzip::Igzip>),
     Zstd(zstd::bulk::Compressor<'static>),
 }
 
@@ -144,6 +159,10 @@ impl Packer {
     fn new(packing: Packing) -> io::Result<Self> {
         Ok(match packing {
             Packing::Uncompressed => Self::None,
+            #[cfg(feature = "isal")]
+            Packing::Igzip => Self::Igzip(Box::default()),
+            #[cfg(not(feature = "isal"))]
+            Packing::Igzip => return Err(io::Error::other("this build was made without ISA-L")),
             Packing::Gzip(level) => {
                 Self::Gzip(Box::new(Compress::new(flate2::Compression::new(level), false)))
             }
@@ -156,6 +175,11 @@ impl Packer {
         let bytes = match self {
             Self::None => part,
             Self::Zstd(zstd) => zstd.compress(&part)?,
+            #[cfg(feature = "isal")]
+            Self::Igzip(igzip) => {
+                crc.update(&part);
+                igzip.pack(&part).map_err(io::Error::other)?
+            }
             Self::Gzip(deflate) => {
                 crc.update(&part);
                 deflate.reset();
@@ -188,7 +212,7 @@ struct Output<'a> {
 
 impl<'a> Output<'a> {
     fn new(packing: Packing, to: &'a mpsc::Sender<io::Result<Bytes>>) -> io::Result<Self> {
-        let output = Self { to, gzip: matches!(packing, Packing::Gzip(_)), crc: Crc::new() };
+        let output = Self { to, gzip: packing.is_gzip(), crc: Crc::new() };
         if output.gzip {
             output.send(HEAD.to_vec())?;
         }
@@ -237,7 +261,7 @@ pub(super) fn begins(
     blob.take(2 * PART as u64).read_to_end(&mut start)?;
     for packing in packings {
         let rest = match packing {
-            Packing::Gzip(_) => start.strip_prefix(&HEAD),
+            Packing::Igzip | Packing::Gzip(_) => start.strip_prefix(&HEAD),
             Packing::Zstd(_) => Some(start.as_slice()),
             Packing::Uncompressed => None,
         };
@@ -358,6 +382,8 @@ fn alone(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::remote::progress::Lines;
 
@@ -399,23 +425,26 @@ mod tests {
     fn what_goes_in_comes_out_whatever_its_length() {
         for length in [0, 1, PART - 1, PART, PART + 1, 5 * PART, 7 * PART + 17] {
             let data = bytes(length);
-            let gzip = packed(&data, Packing::Gzip(1));
-            let mut plain = Vec::new();
-            // One member, and nothing after it.
-            let mut decoder = flate2::bufread::GzDecoder::new(gzip.as_slice());
-            decoder.read_to_end(&mut plain).unwrap();
-            assert!(plain == data, "gzip of {length}");
-            assert!(decoder.into_inner().is_empty(), "gzip of {length}");
+            let gzips = [Packing::default(), Packing::Gzip(1)].map(|packing| packed(&data, packing));
+            for gzip in &gzips {
+                let mut plain = Vec::new();
+                // One member, and nothing after it.
+                let mut decoder = flate2::bufread::GzDecoder::new(gzip.as_slice());
+                decoder.read_to_end(&mut plain).unwrap();
+                assert!(plain == data, "gzip of {length}");
+                assert!(decoder.into_inner().is_empty(), "gzip of {length}");
+                assert!(length < PART || gzip.len() < length);
+            }
             let zstd = packed(&data, Packing::Zstd(3));
             assert!(zstd::decode_all(zstd.as_slice()).unwrap() == data, "zstd of {length}");
             assert!(packed(&data, Packing::Uncompressed) == data);
-            assert!(length < PART || (gzip.len() < length && zstd.len() < length));
+            assert!(length < PART || zstd.len() < length);
         }
     }
 
     #[test]
     fn the_number_of_threads_changes_nothing() {
-        for packing in [Packing::Gzip(1), Packing::Gzip(6), Packing::Zstd(1)] {
+        for packing in [Packing::default(), Packing::Gzip(1), Packing::Gzip(6), Packing::Zstd(1)] {
             let data = bytes(6 * PART + 9);
             let many = packed(&data, packing);
             let (one, result) = collect(move |to| {
@@ -463,26 +492,42 @@ mod tests {
 
     #[test]
     fn a_recipe_is_only_followed_where_it_leads_to_the_same_bytes() {
-        for packing in [Packing::Uncompressed, Packing::Gzip(1), Packing::Gzip(9), Packing::Zstd(3)] {
+        for packing in Packing::usual().chain([Packing::Uncompressed, Packing::Gzip(9)]) {
             let recipe = packing.recipe().unwrap();
             assert_eq!(Packing::of_recipe(&recipe), Some(packing), "{recipe}");
             let (word, _) = recipe.split_once('/').unwrap();
             assert_eq!(Packing::of_recipe(&format!("{word}/0123456789ab")), None);
             assert_eq!(Packing::of_recipe(word), None);
         }
-        assert_ne!(Packing::Gzip(1).recipe().unwrap()[7..], Packing::Gzip(9).recipe().unwrap()[7..]);
-        for wrong in ["", "/", "gzip-10/x", "gzip-/x", "zstd-0/x", "lz4-1/x"] {
+        let made: BTreeSet<String> = Packing::usual().map(|p| p.recipe().unwrap()[7..].to_owned()).collect();
+        assert_eq!(made.len(), Packing::usual().collect::<BTreeSet<_>>().len(), "all make other bytes");
+        for wrong in ["", "/", "igzip-1/x", "igzip-2/x", "gzip-10/x", "gzip-/x", "zstd-0/x", "lz4-1/x"] {
             assert_eq!(Packing::of_recipe(wrong), None, "{wrong}");
+        }
+    }
+
+    /// What was packed is made again only as long as these stay as they are: a library that makes other bytes must not come
+    /// in without a way to serve what was packed before.
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn the_compressors_make_what_they_made_before() {
+        let made: Vec<String> = [Packing::Gzip(1), Packing::Gzip(6), Packing::Zstd(3)]
+            .iter()
+            .map(|packing| packing.recipe().unwrap())
+            .collect();
+        assert_eq!(made, ["gzip-1/cb08e499f574", "gzip-6/e79cd489b872", "zstd-3/7f1c9bc35e65"]);
+        if Packing::default() == Packing::Igzip {
+            assert_eq!(Packing::Igzip.recipe().unwrap(), "igzip-1/6a5a8a0432b8");
         }
     }
 
     #[test]
     fn who_packed_a_blob_shows_in_its_beginning() {
-        let known = [Packing::Uncompressed, Packing::Gzip(1), Packing::Gzip(6), Packing::Zstd(3)];
+        let known = [Packing::Uncompressed, Packing::default(), Packing::Gzip(6), Packing::Zstd(3)];
         for length in [0, 100, PART, 3 * PART + 5] {
             let data = bytes(length);
             let found = |blob: &[u8]| begins(data.as_slice(), &mut { blob }, &known).unwrap();
-            for packing in [Packing::Gzip(6), Packing::Zstd(3)] {
+            for packing in [Packing::default(), Packing::Gzip(6), Packing::Zstd(3)] {
                 let found = found(&packed(&data, packing));
                 // What is too short for a difference may be anybody's.
                 assert!(
@@ -499,7 +544,8 @@ mod tests {
 
     #[test]
     fn words_of_the_configuration() {
-        assert_eq!(Packing::parse("", None), Ok(Packing::Gzip(1)));
+        assert_eq!(Packing::parse("", None), Ok(Packing::default()));
+        assert_eq!(Packing::parse("gzip", Some(1)), Ok(Packing::Gzip(1)));
         assert_eq!(Packing::parse("gzip", Some(9)), Ok(Packing::Gzip(9)));
         assert_eq!(Packing::parse("zstd", None), Ok(Packing::Zstd(3)));
         assert_eq!(Packing::parse("uncompressed", None), Ok(Packing::Uncompressed));

@@ -65,7 +65,7 @@ impl Engine {
         let images = &self.inner.images;
         let Some(chain) = images.layer_of(diff_id) else { return Ok(false) };
         let mut usual = vec![self.inner.settings().registry.packing];
-        for other in [Packing::Gzip(1), Packing::Gzip(6), Packing::Zstd(3)] {
+        for other in Packing::usual() {
             if !usual.contains(&other) {
                 usual.push(other);
             }

@@ -10,6 +10,8 @@ pub mod btrfs;
 pub mod carry;
 pub mod file;
 pub mod heap;
+#[cfg(feature = "isal")]
+pub mod igzip;
 pub mod loopdev;
 pub mod mount;
 pub mod net_device;

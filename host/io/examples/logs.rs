@@ -1,6 +1,6 @@
 //! How fast output goes in and comes out, and what it costs.
 //!
-//! `cargo run --release -p wharf-io --example throughput [directory [size of a write]]` prints MB/s and the CPU seconds of this process for
+//! `cargo run --release -p wharf-io --example logs [directory [size of a write]]` prints MB/s and the CPU seconds of this process for
 //! each GiB. The writer is a process of its own, as a container is; the directory decides which disk is measured.
 
 use std::collections::BTreeMap;

@@ -1,6 +1,6 @@
 //! What names cost: questions a second and processor time of each, beside a bare echo of the same datagrams.
 //!
-//! `cargo run --release -p wharf-dns --example measure`, as root. Everything happens in network namespaces that it makes.
+//! `cargo run --release -p wharf-dns --example names`, as root. Everything happens in network namespaces that it makes.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,

@@ -1,4 +1,4 @@
-//! Times calls of the bundled plugins: `cargo run --release -p wharf-plugins --example measure -- PLUGINS COMPILER`.
+//! Times calls of the bundled plugins: `cargo run --release -p wharf-plugins --example calls -- PLUGINS COMPILER`.
 //!
 //! PLUGINS is the directory of components (`cargo xtask plugins --profile release` prints it), COMPILER the program
 //! `wharf-compile`. Each figure is of one call from an idle task on a warm runtime, everything included: the fresh instance,

@@ -1,6 +1,6 @@
 //! What carrying costs: bytes per second, and processor time of the thread that carries, side by side in one run.
 //!
-//! `cargo run --release -p wharf-forward --example throughput [MIB] [ROUNDS]`
+//! `cargo run --release -p wharf-forward --example forwarding [MIB] [ROUNDS]`
 //!
 //! `loop 32 KiB` is the loop of `read` and `write` that simple proxies have; `copied` and `carried` are the forwarder's own code,
 //! without and with pipes. Rounds go through all of them in turn, and the median of each is shown.

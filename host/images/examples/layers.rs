@@ -1,6 +1,6 @@
 //! What images cost on this machine: container file systems, start-up, loading beside the bare disk.
 //!
-//! `cargo run --release -p wharf-images --example measure [MEGABYTES]`, as root.
+//! `cargo run --release -p wharf-images --example layers [MEGABYTES]`, as root.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
