@@ -124,6 +124,14 @@ impl Shared {
     }
 }
 
+impl Shared {
+    /// So many bytes of another registry are this one's from now on.
+    pub(crate) fn cached_less(&self, bytes: u64) {
+        let less = |now: u64| Some(now.saturating_sub(bytes));
+        let _ = self.cached.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
+}
+
 /// A registry that serves, for whoever looks after it.
 #[derive(Clone)]
 pub struct Handle {

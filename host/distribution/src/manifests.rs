@@ -213,10 +213,13 @@ pub(crate) fn lacking_parts(
         Document::Image(image) => {
             for blob in image.blobs().filter(|b| b.urls.is_empty()) {
                 let there = content::find(shared, name, &blob.digest)?;
-                if matches!(there, Some((content::Content::File(_), _))) {
-                    shared.store.adopt(name, &blob.digest)?;
+                let lacks = there.is_none();
+                if let Some((content::Content::File(_), size)) = there
+                    && shared.store.adopt(name, &blob.digest)?
+                {
+                    shared.cached_less(size);
                 }
-                if there.is_none() {
+                if lacks {
                     lacking.push(blob.digest.clone());
                 }
             }
@@ -251,7 +254,9 @@ pub(crate) fn keep(shared: &Shared, what: &Keep<'_>) -> Result<Option<String>, R
     let subject = Document::subject(bytes).map_err(|e| Refusal::manifest_invalid(e.to_string()))?;
     let text = Kept::note(&media, image, cached);
     if cached {
-        store.put_cached(name, digest, bytes, &text, tag)?;
+        if store.put_cached(name, digest, bytes, &text, tag)? {
+            shared.cached_more(bytes.len() as u64);
+        }
     } else {
         store.put(name, Link::Manifest, digest, bytes, &text)?;
     }

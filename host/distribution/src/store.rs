@@ -211,7 +211,8 @@ impl Store {
     }
 
     /// Keeps a document of another registry, and that a tag leads to it there. What was pushed here stays what it is: that
-    /// another registry has the same makes it nothing that may go, and a tag of this one is not moved by another.
+    /// another registry has the same makes it nothing that may go, and a tag of this one is not moved by another. Answers whether
+    /// its content was not here before.
     pub(crate) fn put_cached(
         &self,
         name: &str,
@@ -219,24 +220,28 @@ impl Store {
         content: &[u8],
         text: &str,
         tag: Option<&str>,
-    ) -> io::Result<()> {
+    ) -> io::Result<bool> {
         let _changing = self.changing();
+        let new = !self.blob(digest).exists();
         let note = absent_is_none(fs::read_to_string(self.link(name, Link::Manifest, digest)))?;
         self.write(&self.blob(digest), content)?;
         if note.is_none_or(|note| Kept::is_cached(&note)) {
             self.set_link(name, Link::Manifest, digest, text)?;
         }
         match tag {
-            Some(tag) if !self.is_own_tag(name, tag)? => self.set_tag(name, tag, digest, true),
-            _ => Ok(()),
+            Some(tag) if !self.is_own_tag(name, tag)? => self.set_tag(name, tag, digest, true)?,
+            _ => {}
         }
+        Ok(new)
     }
 
-    /// Sees to it that a blob of another registry stays for a document that was pushed here; false if it is not here.
+    /// Sees to it that a blob of another registry stays for a document that was pushed here; false if it does anyway, or is not here.
     pub(crate) fn adopt(&self, name: &str, digest: &str) -> io::Result<bool> {
         let _changing = self.changing();
         let link = self.link(name, Link::Layer, digest);
-        if !self.blob(digest).exists() || !link.exists() {
+        if !self.blob(digest).exists()
+            || absent_is_none(fs::read_to_string(&link))?.as_deref() != Some(CACHED)
+        {
             return Ok(false);
         }
         self.set_link(name, Link::Layer, digest, "").map(|()| true)
