@@ -1,59 +1,15 @@
 //! `wharf registry serve` against the rules of the distribution specification, with stock clients.
 
-use std::process::{Child, Stdio};
-
 use serde_json::{Value, json};
-use wharf_tests::registry::{HTPASSWD, ask, certificate, connect, skopeo};
+use wharf_tests::platforms::digest;
+use wharf_tests::registry::{HTPASSWD, ask, certificate, skopeo};
+use wharf_tests::serve::Serve;
 use wharf_tests::{Daemon, Options, eventually, http, image};
-
-/// The registry, in the daemon's network namespace.
-struct Serve {
-    child: Child,
-    address: String,
-}
-
-impl Serve {
-    fn start(d: &Daemon, port: u16, args: &[&str]) -> Self {
-        let address = format!("127.0.0.1:{port}");
-        let log = std::fs::File::create(d.path(&format!("serve-{port}.log"))).unwrap();
-        let child = d
-            .in_namespace(wharf_tests::bin_dir().join("wharf"))
-            .args(["registry", "serve", "--address", &address, "--root"])
-            .arg(d.path(&format!("serve-{port}")))
-            .args(args)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let mut serve = Self { child, address };
-        eventually("the registry's port", || {
-            assert!(serve.child.try_wait().unwrap().is_none(), "it ended");
-            connect(d, serve.address.parse().unwrap()).ok()
-        });
-        serve
-    }
-
-    fn stop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Drop for Serve {
-    fn drop(&mut self) {
-        self.stop();
-    }
-}
-
-fn digest(bytes: &[u8]) -> String {
-    format!("sha256:{}", image::sha256(bytes))
-}
 
 #[test]
 fn stock_clients_push_and_pull() {
     let d = Daemon::start();
-    let mut serve = Serve::start(&d, 5000, &[]);
+    let mut serve = Serve::with(&d, 5000, &[]);
     d.import_busybox();
     let name = format!("{}/team/bb:1", serve.address);
     d.docker(&["tag", "busybox", &name]).ok();
@@ -64,7 +20,7 @@ fn stock_clients_push_and_pull() {
     assert!(d.docker(&["push", &other]).ok().contains("Mounted from team/bb"));
     // It survives its own end, whole.
     serve.stop();
-    let serve = Serve::start(&d, 5000, &[]);
+    let serve = Serve::with(&d, 5000, &[]);
     d.docker(&["rmi", "-f", "busybox", &name, &other]).ok();
     d.docker(&["pull", &name]).ok();
     assert_eq!(d.docker(&["run", "--rm", &name, "echo", "ran"]).ok(), "ran");
@@ -73,7 +29,7 @@ fn stock_clients_push_and_pull() {
     let tags: Value = serde_json::from_str(&d.run_with_input(skopeo, b"").ok()).unwrap();
     assert_eq!(tags["Tags"], json!(["1"]));
     // A second one, which has only what was asked of it, and goes on when the first is gone.
-    let cache = Serve::start(&d, 5001, &["--upstream", &serve.address]);
+    let cache = Serve::with(&d, 5001, &["--upstream", &serve.address]);
     let cached = format!("{}/team/bb:1", cache.address);
     d.docker(&["rmi", "-f", &name]).ok();
     d.docker(&["pull", &cached]).ok();
@@ -86,7 +42,7 @@ fn stock_clients_push_and_pull() {
 #[test]
 fn rules_of_the_specification() {
     let d = Daemon::start();
-    let serve = Serve::start(&d, 5000, &[]);
+    let serve = Serve::with(&d, 5000, &[]);
     rules(&d, &serve.address);
 }
 
@@ -235,7 +191,7 @@ fn passwords_over_tls() {
     let (cert, key) = (certs.path().join("server.crt"), certs.path().join("server.key"));
     let tls =
         ["--tls-cert", cert.to_str().unwrap(), "--tls-key", key.to_str().unwrap(), "--htpasswd", &users];
-    let serve = Serve::start(&d, 5000, &tls);
+    let serve = Serve::with(&d, 5000, &tls);
     for name in [&serve.address, "127.0.0.1:5001"] {
         let directory = certs.path().join("d").join(name);
         std::fs::create_dir_all(&directory).unwrap();
@@ -254,7 +210,7 @@ fn passwords_over_tls() {
     d.docker(&["pull", &name]).fails(1, "no basic auth credentials");
 
     // Everybody reads, and only who has a password writes: through tokens.
-    let open = Serve::start(&d, 5001, &[&tls[..], &["--anonymous-read"]].concat());
+    let open = Serve::with(&d, 5001, &[&tls[..], &["--anonymous-read"]].concat());
     let theirs = format!("{}/team/bb:1", open.address);
     let source = format!("docker://{theirs}");
     d.docker(&["tag", "busybox", &theirs]).ok();
@@ -292,7 +248,7 @@ fn passwords_over_tls() {
 #[test]
 fn uploads_are_no_larger_than_allowed() {
     let d = Daemon::start();
-    let serve = Serve::start(&d, 5000, &["--max-upload", "100000"]);
+    let serve = Serve::with(&d, 5000, &["--max-upload", "100000"]);
     d.import_busybox();
     let name = format!("{}/team/bb:1", serve.address);
     d.docker(&["tag", "busybox", &name]).ok();

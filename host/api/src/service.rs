@@ -319,6 +319,8 @@ service! {
     fn image_load<'a>(&'a self, body: Body, quiet: bool, platforms: Vec<String>, progress: Progress) -> ();
     /// `POST /images/prune`, with `?plan=1` as `dry_run`.
     fn image_prune<'a>(&'a self, filters: &'a Filters, dry_run: bool, caller: &'a Caller) -> ImagePruneResponse;
+    /// `POST /build/prune`.
+    fn build_prune<'a>(&'a self, filters: &'a Filters) -> Value;
     /// `POST /images/prune?policy=1`: by the policies of the configuration.
     fn image_gc<'a>(&'a self, dry_run: bool) -> ImagePruneResponse;
     /// `POST /images/create?fromImage=`.

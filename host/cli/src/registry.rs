@@ -7,8 +7,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Arg, ArgAction, Command, value_parser};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use serde_json::Value;
 use wharf_api::{Tls, TlsFiles};
-use wharf_distribution::{AccessOptions, Options, Server};
+use wharf_distribution::{AccessOptions, Limits, Options, Server};
+
+use crate::daemon::values;
 
 /// Status of a wrong command line.
 const USAGE: u8 = 125;
@@ -64,16 +68,46 @@ fn command() -> Command {
                 .requires("htpasswd")
                 .help("Reading needs no password"),
         )
-        .arg(
-            Arg::new("max-upload")
-                .long("max-upload")
-                .value_parser(value_parser!(u64))
-                .help("Bytes of one blob at most"),
-        );
+        .args([
+            size("max-upload", "Bytes of one blob at most: 10g"),
+            time(
+                "upload-idle-timeout",
+                "How long an upload may stand still before it is given up (1h if not said)",
+            ),
+            size(
+                "cache-size",
+                "Bytes of what was fetched from the upstream at most: what was not asked for longest goes",
+            )
+            .requires("upstream"),
+            time(
+                "cache-keep",
+                "How long that stays after it was last asked for: 168h (for good if not said)",
+            )
+            .requires("upstream"),
+        ]);
     Command::new("wharf registry")
         .about("A registry of one's own")
         .subcommand_required(true)
         .subcommand(serve)
+}
+
+fn size(name: &'static str, help: &'static str) -> Arg {
+    let parse = |text: &str| {
+        let bytes = values::size(&Value::String(text.to_owned()))?;
+        u64::try_from(bytes).ok().filter(|n| *n > 0).ok_or_else(|| format!("invalid size: '{text}'"))
+    };
+    Arg::new(name).long(name).value_name("BYTES").value_parser(parse).help(help)
+}
+
+fn time(name: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).long(name).value_name("DURATION").value_parser(duration).help(help)
+}
+
+/// A time as Go writes it, and not none.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    wharf_engine::image_gc::duration(text)
+        .filter(|time| !time.is_zero())
+        .ok_or_else(|| format!("invalid time {text:?}: a time such as 72h is needed"))
 }
 
 /// Runs it until a signal ends it.
@@ -119,9 +153,14 @@ pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         tls,
         access: htpasswd
             .map(|htpasswd| AccessOptions { htpasswd, anonymous_read: matches.get_flag("anonymous-read") }),
-        max_upload: matches.get_one::<u64>("max-upload").copied(),
-        cache_keep: Duration::MAX,
+        limits: limits(matches),
     };
+    // Each upload and each client needs one, and what a shell gives is few.
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+    {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -136,6 +175,17 @@ pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             eprintln!("wharf registry: {e}");
             ExitCode::FAILURE
         }
+    }
+}
+
+fn limits(matches: &clap::ArgMatches) -> Limits {
+    let usual = Limits::default();
+    let time = |name: &str| matches.get_one::<Duration>(name).copied();
+    Limits {
+        max_upload: matches.get_one::<u64>("max-upload").copied(),
+        upload_idle: time("upload-idle-timeout").unwrap_or(usual.upload_idle),
+        cache_keep: time("cache-keep").unwrap_or(usual.cache_keep),
+        cache_size: matches.get_one::<u64>("cache-size").copied(),
     }
 }
 

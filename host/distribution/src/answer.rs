@@ -36,6 +36,10 @@ impl Refusal {
     pub(crate) fn blob_unknown() -> Self {
         Self::new(StatusCode::NOT_FOUND, "BLOB_UNKNOWN", "blob unknown to registry")
     }
+    pub(crate) fn part_unknown(digest: &str) -> Self {
+        let text = format!("blob unknown to registry: {digest}");
+        Self::new(StatusCode::NOT_FOUND, "MANIFEST_BLOB_UNKNOWN", text)
+    }
     pub(crate) fn manifest_unknown() -> Self {
         Self::new(StatusCode::NOT_FOUND, "MANIFEST_UNKNOWN", "manifest unknown")
     }

@@ -2,6 +2,8 @@
 
 use std::io::{Seek, SeekFrom};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -13,6 +15,9 @@ use crate::answer::{Answer, CONTENT_DIGEST, Refusal, UPLOAD_ID, with};
 use crate::route::{Query, blocking};
 use crate::store::Link;
 use crate::{Shared, cache, content};
+
+/// How often it is noted that an upload goes on.
+const NOTED: Duration = Duration::from_secs(1);
 
 fn checked(text: &str) -> Result<(), Refusal> {
     digest::check(text).map_err(|e| Refusal::digest_invalid(e.to_string()))
@@ -58,7 +63,16 @@ pub(crate) async fn serve(
     let (store, repository, blob) = (Arc::clone(shared), name.to_owned(), wanted.to_owned());
     match *request.method() {
         Method::GET | Method::HEAD => {
-            let found = blocking(move || Ok(content::find(&store, &repository, &blob)?)).await?;
+            let asks = request.method() == Method::HEAD;
+            let found = blocking(move || {
+                let found = content::find(&store, &repository, &blob)?;
+                if asks && found.is_some() {
+                    // Who asks for no more is about to push something that needs it.
+                    store.store.touch(&repository, Link::Layer, &blob);
+                }
+                Ok(found)
+            })
+            .await?;
             let found = match found {
                 Some(found) => Some(found),
                 None => cache::blob(shared, name, wanted, request.method() == Method::HEAD).await?,
@@ -110,25 +124,23 @@ pub(crate) async fn upload(
     name: &str,
     id: &str,
     query: &Query,
+    client: &str,
 ) -> Result<Answer, Refusal> {
     let digest = query.get("digest").map(str::to_owned);
     if let Some(digest) = &digest {
         checked(digest)?;
     }
     if request.method() == Method::POST && id.is_empty() {
-        return begin(shared, request, name, digest, query).await;
+        return begin(shared, request, name, digest, query, client).await;
     }
-    let upload = shared.store.upload(id).ok_or_else(Refusal::upload_unknown)?;
-    if upload.lock().await.repository != name {
+    let entry = shared.store.uploads.get(id).ok_or_else(Refusal::upload_unknown)?;
+    if &*entry.repository != name {
         return Err(Refusal::upload_unknown());
     }
     match *request.method() {
-        Method::GET => {
-            let size = upload.lock().await.size;
-            Ok(progress(StatusCode::NO_CONTENT, name, id, size))
-        }
+        Method::GET => Ok(progress(StatusCode::NO_CONTENT, name, id, entry.whole.load(Ordering::Acquire))),
         Method::DELETE => {
-            shared.store.forget(id);
+            shared.store.uploads.forget(id);
             Ok(with(StatusCode::NO_CONTENT, "", &[]))
         }
         Method::PATCH => {
@@ -150,6 +162,7 @@ async fn begin(
     name: &str,
     digest: Option<String>,
     query: &Query,
+    client: &str,
 ) -> Result<Answer, Refusal> {
     if let Some(mounted) = query.get("mount") {
         checked(mounted)?;
@@ -160,6 +173,7 @@ async fn begin(
                 let _changing = store.store.changing();
                 let there = content::find(&store, &from, &blob)?.is_some();
                 if there {
+                    // In this repository it stays, whatever it is in the other.
                     store.store.set_link(&repository, Link::Layer, &blob, "")?;
                 }
                 Ok(there)
@@ -170,11 +184,15 @@ async fn begin(
             }
         }
     }
-    let Some(id) = shared.store.begin(name)? else {
+    let Some(id) = shared.store.uploads.begin(name, client)? else {
         return Err(Refusal::too_many());
     };
     if let Some(digest) = digest {
-        append(shared, &id, request).await?;
+        if let Err(refusal) = append(shared, &id, request).await {
+            // Nobody knows it by its name.
+            shared.store.uploads.forget(&id);
+            return Err(refusal);
+        }
         return finish(shared, name, &id, &digest).await;
     }
     Ok(progress(StatusCode::ACCEPTED, name, &id, 0))
@@ -191,59 +209,86 @@ fn created(name: &str, digest: &str) -> Answer {
     with(StatusCode::CREATED, "", &[(LOCATION, &location), (CONTENT_DIGEST, digest), (CONTENT_LENGTH, "0")])
 }
 
+/// The bytes that a chunk says it has, as `first-last`.
+fn chunk(header: &str) -> Option<(u64, u64)> {
+    let range = header.trim().trim_start_matches("bytes ").split('/').next()?;
+    let (first, last) = range.trim_start_matches("bytes=").split_once('-')?;
+    let (first, last) = (first.parse::<u64>().ok()?, last.parse::<u64>().ok()?);
+    Some((first, last.checked_add(1)?.checked_sub(first)?))
+}
+
+fn out_of_order() -> Refusal {
+    let text = "the chunk does not begin where the upload ends";
+    Refusal::new(StatusCode::RANGE_NOT_SATISFIABLE, "BLOB_UPLOAD_INVALID", text)
+}
+
 /// Adds a request's body to an upload; answers its size then. What breaks off in the middle of a chunk is undone, so
 /// that the size is what the client believes.
 async fn append(shared: &Arc<Shared>, id: &str, request: Request<Incoming>) -> Result<u64, Refusal> {
-    let upload = shared.store.upload(id).ok_or_else(Refusal::upload_unknown)?;
-    let mut upload = upload.try_lock_owned().map_err(|_| {
+    let uploads = &shared.store.uploads;
+    let entry = uploads.get(id).ok_or_else(Refusal::upload_unknown)?;
+    let mut upload = entry.upload.try_lock_owned().map_err(|_| {
         Refusal::new(StatusCode::CONFLICT, "BLOB_UPLOAD_INVALID", "another request is writing to this upload")
     })?;
-    let range = request.headers().get(CONTENT_RANGE).and_then(|v| v.to_str().ok());
-    if let Some(range) = range {
-        let start = range.trim_start_matches("bytes ").split('-').next().and_then(|n| n.parse::<u64>().ok());
-        if start != Some(upload.size) {
-            return Err(Refusal::new(
-                StatusCode::RANGE_NOT_SATISFIABLE,
-                "BLOB_UPLOAD_INVALID",
-                "the chunk does not begin where the upload ends",
-            ));
+    uploads.touch(id);
+    let mut wanted = None;
+    if let Some(range) = request.headers().get(CONTENT_RANGE) {
+        let (first, count) = range.to_str().ok().and_then(chunk).ok_or_else(out_of_order)?;
+        if first != upload.size {
+            return Err(out_of_order());
         }
+        wanted = Some(count);
     }
     let said = request.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
-    if said.is_some_and(|n| upload.size.saturating_add(n) > shared.max_upload) {
-        shared.store.forget(id);
-        return Err(Refusal::too_large(shared.max_upload));
+    let most = shared.max_upload();
+    if said.or(wanted).is_some_and(|n| upload.size.saturating_add(n) > most) {
+        uploads.forget(id);
+        return Err(Refusal::too_large(most));
     }
     let (before, hasher) = (upload.size, upload.hasher.clone());
     let mut body = request.into_body();
-    loop {
-        let data = match body.frame().await {
-            None => return Ok(upload.size),
-            Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
-            Some(Err(e)) => {
-                upload.file.set_len(before)?;
-                upload.file.seek(SeekFrom::Start(before))?;
-                (upload.size, upload.hasher) = (before, hasher);
-                return Err(Refusal::upload_invalid(format!("the upload broke off: {e}")));
-            }
+    let mut noted = Instant::now();
+    let broken = loop {
+        let data = match tokio::time::timeout(uploads.idle(), body.frame()).await {
+            Err(_) => break "nothing more of it came".to_owned(),
+            Ok(None) => match wanted {
+                Some(count) if upload.size - before != count => {
+                    break format!("the chunk has {} bytes instead of {count}", upload.size - before);
+                }
+                _ => {
+                    entry.whole.store(upload.size, Ordering::Release);
+                    uploads.touch(id);
+                    return Ok(upload.size);
+                }
+            },
+            Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
+            Ok(Some(Err(e))) => break e.to_string(),
         };
-        if upload.size.saturating_add(data.len() as u64) > shared.max_upload {
-            shared.store.forget(id);
-            return Err(Refusal::too_large(shared.max_upload));
+        if upload.size.saturating_add(data.len() as u64) > most {
+            uploads.forget(id);
+            return Err(Refusal::too_large(most));
+        }
+        if noted.elapsed() >= NOTED {
+            noted = Instant::now();
+            uploads.touch(id);
         }
         upload = blocking(move || {
             upload.add(&data)?;
             Ok(upload)
         })
         .await?;
-    }
+    };
+    upload.file.set_len(before)?;
+    upload.file.seek(SeekFrom::Start(before))?;
+    (upload.size, upload.hasher) = (before, hasher);
+    Err(Refusal::upload_invalid(format!("the upload broke off: {broken}")))
 }
 
 async fn finish(shared: &Arc<Shared>, name: &str, id: &str, digest: &str) -> Result<Answer, Refusal> {
-    let upload = shared.store.upload(id).ok_or_else(Refusal::upload_unknown)?;
+    let entry = shared.store.uploads.get(id).ok_or_else(Refusal::upload_unknown)?;
     let upload =
-        upload.try_lock_owned().map_err(|_| Refusal::upload_invalid("another request is writing"))?;
-    shared.store.forget(id);
+        entry.upload.try_lock_owned().map_err(|_| Refusal::upload_invalid("another request is writing"))?;
+    shared.store.uploads.forget(id);
     if wharf_registry::digest::finish(upload.hasher.clone()) != digest {
         return Err(Refusal::digest_invalid("provided digest did not match uploaded content"));
     }
@@ -254,7 +299,16 @@ async fn finish(shared: &Arc<Shared>, name: &str, id: &str, digest: &str) -> Res
 
 #[cfg(test)]
 mod tests {
-    use super::{Part, range};
+    use super::{Part, chunk, range};
+
+    #[test]
+    fn chunks() {
+        assert_eq!(chunk("0-4"), Some((0, 5)));
+        assert_eq!(chunk("bytes 5-5/10"), Some((5, 1)));
+        for bad in ["", "5", "5-4", "-4", "4-", "a-b", "0-18446744073709551615"] {
+            assert_eq!(chunk(bad), None, "{bad}");
+        }
+    }
 
     #[test]
     fn ranges() {

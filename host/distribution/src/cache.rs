@@ -19,7 +19,8 @@ use crate::Shared;
 use crate::answer::Refusal;
 use crate::content::Content;
 use crate::route::blocking;
-use crate::store::{CACHED, Link, Store, Upload};
+use crate::store::{CACHED, Link, Store};
+use crate::uploads::{OWN, Upload};
 use crate::upstream::{self, refusal};
 
 /// Bytes read at a time.
@@ -80,6 +81,13 @@ impl Flight {
             Ok(_) => Ok(()),
             Err(_) => Err(io::Error::other("a transfer ended").into()),
         }
+    }
+
+    /// Waits until all of it is here, or it failed.
+    async fn arrived(&self) -> Result<(), Refusal> {
+        let mut progress = self.progress.clone();
+        let ended = progress.wait_for(|at| at.ended.is_some()).await.map(|at| at.ended.clone());
+        ended.ok().flatten().unwrap_or_else(|| Err(io::Error::other("a transfer ended").into()))
     }
 
     /// A part of it, as it comes.
@@ -168,8 +176,9 @@ pub(crate) async fn blob(
         },
     };
     let size = descriptor.size;
-    if size > shared.max_upload {
-        return Err(Refusal::too_large(shared.max_upload));
+    let most = shared.max_upload();
+    if size > most {
+        return Err(Refusal::too_large(most));
     }
     if only_size {
         return Ok(Some((Content::Bytes(Bytes::new()), size)));
@@ -180,6 +189,25 @@ pub(crate) async fn blob(
     Ok(Some((Content::Flight(flight), size)))
 }
 
+/// Fetches a blob that is not here, if it may be fetched and there is such a one, and waits for its end.
+pub(crate) async fn obtain(shared: &Arc<Shared>, name: &str, digest: &str) -> Result<(), Refusal> {
+    match blob(shared, name, digest, false).await? {
+        Some((Content::Flight(flight), _)) => flight.arrived().await?,
+        Some(_) => {}
+        None => return Err(Refusal::blob_unknown()),
+    }
+    // Another transfer may have been for another repository, which does not make it this one's.
+    let (own, name, digest) = (Arc::clone(shared), name.to_owned(), digest.to_owned());
+    blocking(move || {
+        let _changing = own.store.changing();
+        if own.store.blob(&digest).exists() {
+            own.store.set_link(&name, Link::Layer, &digest, CACHED)?;
+        }
+        Ok(())
+    })
+    .await
+}
+
 fn under_way(shared: &Shared, digest: &str) -> Option<Arc<Flight>> {
     let mut flights = shared.flights.lock().unwrap_or_else(PoisonError::into_inner);
     flights.retain(|_, flight| flight.strong_count() > 0);
@@ -188,17 +216,18 @@ fn under_way(shared: &Shared, digest: &str) -> Option<Arc<Flight>> {
 
 /// Begins a transfer, unless there is one.
 async fn begin(shared: &Arc<Shared>, name: &str, digest: &str, blob: Blob) -> Result<Arc<Flight>, Refusal> {
-    let id = shared.store.begin(name)?.ok_or_else(Refusal::too_many)?;
-    let upload = shared.store.upload(&id).ok_or_else(Refusal::upload_unknown)?.lock_owned().await;
+    let id = shared.store.uploads.begin(name, OWN)?.ok_or_else(Refusal::too_many)?;
+    let entry = shared.store.uploads.get(&id).ok_or_else(Refusal::upload_unknown)?;
+    let upload = entry.upload.lock_owned().await;
     let (tell, progress) = watch::channel(Progress::default());
     let file = upload.file.try_clone().inspect_err(|_| {
-        shared.store.forget(&id);
+        shared.store.uploads.forget(&id);
     })?;
     let flight = Arc::new(Flight { file: Arc::new(file), progress });
     {
         let mut flights = shared.flights.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(other) = flights.get(digest).and_then(Weak::upgrade) {
-            shared.store.forget(&id);
+            shared.store.uploads.forget(&id);
             return Ok(other);
         }
         flights.insert(digest.to_owned(), Arc::downgrade(&flight));
@@ -209,7 +238,7 @@ async fn begin(shared: &Arc<Shared>, name: &str, digest: &str, blob: Blob) -> Re
         if let Err(refusal) = &result {
             tracing::warn!(error = %refusal, digest, "a blob could not be fetched");
         }
-        own.store.forget(&id);
+        own.store.uploads.forget(&id);
         own.flights.lock().unwrap_or_else(PoisonError::into_inner).remove(&digest);
         tell.send_modify(|now| now.ended = Some(result));
         drop(held);
@@ -233,6 +262,8 @@ async fn fetch(
         .await?;
         tell.send_modify(|now| now.written = upload.size);
     }
-    let (own, digest) = (Arc::clone(shared), digest.to_owned());
-    blocking(move || Ok(own.store.keep(&upload, &digest, CACHED)?)).await
+    let (own, digest, size) = (Arc::clone(shared), digest.to_owned(), upload.size);
+    blocking(move || Ok(own.store.keep(&upload, &digest, CACHED)?)).await?;
+    shared.cached_more(size);
+    Ok(())
 }

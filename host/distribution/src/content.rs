@@ -17,6 +17,7 @@ use crate::answer::{Body, Refusal, whole};
 use crate::cache::Flight;
 use crate::images::{Image, Index};
 use crate::store::{CACHED, Kept, Link};
+use crate::uploads::OWN;
 use crate::{Images, Shared};
 
 const PIECE: usize = 256 << 10;
@@ -259,10 +260,10 @@ pub(crate) async fn settle(shared: &Arc<Shared>, name: &str, digest: &str) -> Re
         Content::Bytes(bytes) => Box::new(io::Cursor::new(bytes)),
         Content::Layer(digest) => layer(shared, &digest).await?,
     };
-    let id = shared.store.begin(name)?.ok_or_else(Refusal::too_many)?;
-    let upload = shared.store.upload(&id).ok_or_else(Refusal::upload_unknown)?;
+    let id = shared.store.uploads.begin(name, OWN)?.ok_or_else(Refusal::too_many)?;
+    let entry = shared.store.uploads.get(&id).ok_or_else(Refusal::upload_unknown)?;
     let (own, wanted) = (Arc::clone(shared), digest.to_owned());
-    let mut upload = upload.lock_owned().await;
+    let mut upload = entry.upload.lock_owned().await;
     let kept = crate::route::blocking(move || {
         let mut piece = vec![0; PIECE];
         loop {
@@ -278,6 +279,6 @@ pub(crate) async fn settle(shared: &Arc<Shared>, name: &str, digest: &str) -> Re
         Ok(own.store.keep(&upload, &wanted, "")?)
     })
     .await;
-    shared.store.forget(&id);
+    shared.store.uploads.forget(&id);
     kept
 }

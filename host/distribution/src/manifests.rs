@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, LINK, LOCATION};
 use hyper::{Method, Request, StatusCode};
 use serde_json::{Value, json};
 use wharf_registry::manifest::{MAX_MANIFEST, OCI_INDEX};
@@ -18,6 +18,9 @@ use crate::store::{Kept, Link};
 use crate::taking::{self, Put};
 use crate::upstream;
 use crate::{Images, Why};
+
+/// Bytes of one page of referrers, about; clients read no more than 4 MiB.
+const PAGE: usize = 1 << 20;
 
 fn is_tag(text: &str) -> bool {
     let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
@@ -148,11 +151,11 @@ async fn put(
         return Err(Refusal::digest_invalid("provided digest did not match uploaded content"));
     }
     let mut image = None;
+    let (document, stated) =
+        Document::parse(&bytes, &media).map_err(|e| Refusal::manifest_invalid(e.to_string()))?;
+    upstream::complete(shared, name, &document).await?;
     if let Some(images) = &shared.images {
-        let (document, media) =
-            Document::parse(&bytes, &media).map_err(|e| Refusal::manifest_invalid(e.to_string()))?;
-        let (own, repository, parts) = (Arc::clone(shared), name.to_owned(), document.clone());
-        blocking(move || complete(&own, &repository, &parts)).await?;
+        let media = stated;
         let tag = tag.then_some(wanted);
         let put = Put { name, tag, digest: &found, media: &media, bytes: &bytes, user };
         image = taking::take(shared, images, &put, &document).await?;
@@ -182,32 +185,47 @@ async fn put(
     Ok(with(StatusCode::CREATED, "", &headers))
 }
 
-/// Whether all that a document names is here.
+/// Fails if something that a document names is not here.
 fn complete(shared: &Shared, name: &str, document: &Document) -> Result<(), Refusal> {
-    let unknown = |what: &str| {
-        Refusal::new(
-            StatusCode::NOT_FOUND,
-            "MANIFEST_BLOB_UNKNOWN",
-            format!("blob unknown to registry: {what}"),
-        )
-    };
+    match lacking_parts(shared, name, document)?.first() {
+        Some(digest) => Err(Refusal::part_unknown(digest)),
+        None => Ok(()),
+    }
+}
+
+/// What a document names and is not here: manifests of an index, blobs of an image. What is here of other registries stays
+/// from now on, as something else than those needs it.
+pub(crate) fn lacking_parts(
+    shared: &Shared,
+    name: &str,
+    document: &Document,
+) -> Result<Vec<String>, Refusal> {
+    let mut lacking = Vec::new();
     match document {
         Document::Index(entries) => {
             for entry in entries {
-                if content::manifest(shared, name, &entry.digest, false)?.is_none() {
-                    return Err(unknown(&entry.digest));
+                match content::manifest(shared, name, &entry.digest, false)? {
+                    Some((digest, _)) => shared.store.touch(name, Link::Manifest, &digest),
+                    None => lacking.push(entry.digest.clone()),
                 }
             }
         }
         Document::Image(image) => {
             for blob in image.blobs().filter(|b| b.urls.is_empty()) {
-                if content::find(shared, name, &blob.digest)?.is_none() {
-                    return Err(unknown(&blob.digest));
+                let there = content::find(shared, name, &blob.digest)?;
+                let lacks = there.is_none();
+                if let Some((content::Content::File(_), size)) = there
+                    && shared.store.adopt(name, &blob.digest)?
+                {
+                    shared.cached_less(size);
+                }
+                if lacks {
+                    lacking.push(blob.digest.clone());
                 }
             }
         }
     }
-    Ok(())
+    Ok(lacking)
 }
 
 /// A manifest that is to be kept.
@@ -230,20 +248,23 @@ pub(crate) fn keep(shared: &Shared, what: &Keep<'_>) -> Result<Option<String>, R
         Document::parse(bytes, media).map_err(|e| Refusal::manifest_invalid(e.to_string()))?;
     let store = &shared.store;
     // A cache has only what was asked for so far.
-    if shared.upstream.is_none() && !cached {
+    if !cached {
         complete(shared, name, &document)?;
     }
-    let subject = match &document {
-        Document::Image(image) => image.subject.as_ref().map(|s| s.digest.clone()),
-        Document::Index(_) => None,
-    };
+    let subject = Document::subject(bytes).map_err(|e| Refusal::manifest_invalid(e.to_string()))?;
     let text = Kept::note(&media, image, cached);
-    store.put(name, Link::Manifest, digest, bytes, &text)?;
+    if cached {
+        if store.put_cached(name, digest, bytes, &text, tag)? {
+            shared.cached_more(bytes.len() as u64);
+        }
+    } else {
+        store.put(name, Link::Manifest, digest, bytes, &text)?;
+    }
     if let Some(subject) = &subject {
         store.refer(name, subject, digest)?;
     }
-    if let Some(tag) = tag {
-        store.set_tag(name, tag, digest)?;
+    if let (Some(tag), false) = (tag, cached) {
+        store.set_tag(name, tag, digest, false)?;
     }
     Ok(subject)
 }
@@ -328,11 +349,20 @@ pub(crate) async fn referrers(
     }
     digest::check(subject).map_err(|e| Refusal::digest_invalid(e.to_string()))?;
     let wanted = query.get("artifactType").map(str::to_owned);
+    let after = query.get("last").unwrap_or_default().to_owned();
     let filter = wanted.clone();
+    let own = format!("/v2/{name}/referrers/{subject}");
     let (shared, name, subject) = (Arc::clone(shared), name.to_owned(), subject.to_owned());
-    let found = blocking(move || {
-        let mut found: Vec<Value> = Vec::new();
-        for digest in shared.store.referrers(&name, &subject)? {
+    let (found, more) = blocking(move || {
+        let (mut found, mut length): (Vec<Value>, usize) = (Vec::new(), 0);
+        let mut all = shared.store.referrers(&name, &subject)?;
+        all.retain(|digest| *digest > after);
+        let mut last = String::new();
+        for digest in all {
+            if length > PAGE {
+                return Ok((found, Some(last)));
+            }
+            last.clone_from(&digest);
             let Some((_, Kept { bytes, media, .. })) = content::manifest(&shared, &name, &digest, false)?
             else {
                 continue;
@@ -350,9 +380,10 @@ pub(crate) async fn referrers(
             if let (Some(map), Some(notes)) = (one.as_object_mut(), value.get("annotations")) {
                 map.insert("annotations".into(), notes.clone());
             }
+            length += one.to_string().len();
             found.push(one);
         }
-        Ok(found)
+        Ok((found, None))
     })
     .await?;
     let body = json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": found}).to_string();
@@ -360,6 +391,16 @@ pub(crate) async fn referrers(
     let mut headers = vec![(CONTENT_TYPE, OCI_INDEX), (CONTENT_LENGTH, length.as_str())];
     if wanted.is_some() {
         headers.push((FILTERS, "artifactType"));
+    }
+    let next;
+    if let Some(last) = more {
+        let mut query = url::form_urlencoded::Serializer::new(String::new());
+        query.append_pair("last", &last);
+        if let Some(kind) = &wanted {
+            query.append_pair("artifactType", kind);
+        }
+        next = format!("<{own}?{}>; rel=\"next\"", query.finish());
+        headers.push((LINK, next.as_str()));
     }
     Ok(with(StatusCode::OK, body, &headers))
 }

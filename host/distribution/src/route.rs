@@ -1,5 +1,6 @@
 //! Which operation a request is.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use hyper::body::Incoming;
@@ -35,9 +36,10 @@ impl Query {
     }
 }
 
-pub(crate) async fn serve(shared: &Arc<Shared>, request: Request<Incoming>) -> Answer {
+/// Answers a request of somebody at this address.
+pub(crate) async fn serve(shared: &Arc<Shared>, request: Request<Incoming>, peer: IpAddr) -> Answer {
     let head_only = request.method() == Method::HEAD;
-    let mut answer = match dispatch(shared, request).await {
+    let mut answer = match dispatch(shared, request, peer).await {
         Ok(answer) => answer,
         Err(refusal) => refusal.answer(),
     };
@@ -50,7 +52,7 @@ pub(crate) async fn serve(shared: &Arc<Shared>, request: Request<Incoming>) -> A
     answer
 }
 
-async fn dispatch(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Answer, Refusal> {
+async fn dispatch(shared: &Arc<Shared>, request: Request<Incoming>, peer: IpAddr) -> Result<Answer, Refusal> {
     let path = request.uri().path().to_owned();
     let query = Query::of(&request);
     let method = request.method().clone();
@@ -99,7 +101,11 @@ async fn dispatch(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<An
     };
     named(name)?;
     match kind {
-        0 => blobs::upload(shared, request, name, last.trim_start_matches('/'), &query).await,
+        0 => {
+            // Who is known is one client wherever he comes from; an address is no user's name.
+            let client = user.map_or_else(|| peer.to_string(), |user| format!("user {user}"));
+            blobs::upload(shared, request, name, last.trim_start_matches('/'), &query, &client).await
+        }
         1 => manifests::serve(shared, request, name, last, user.as_deref()).await,
         2 => blobs::serve(shared, request, name, last).await,
         _ => manifests::referrers(shared, &method, name, last, &query).await,

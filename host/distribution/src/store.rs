@@ -1,20 +1,19 @@
 //! The directory: content by hash, and per repository links to what it has.
 //!
 //! `blobs/sha256/<hex>`; `repositories/<name>/_layers/<hex>`, `_manifests/<hex>` (its media type and, if an engine took it
-//! in, a second line with the image's id; a third says `cached`), `_tags/<tag>` (its digest), `_referrers/<hex of the subject>/<hex>`; `pins/<hex>` for
+//! in, a second line with the image's id; a third says `cached`), `_tags/<tag>` (its digest; a second line says `cached` if it is
+//! what another registry said), `_referrers/<hex of the subject>/<hex>`; `pins/<hex>` for
 //! blobs that have to stay though an engine has the same; `uploads/<id>`. Names of repositories never begin with `_`.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
-use sha2::{Digest, Sha256};
 use wharf_registry::{Document, Repository, digest};
 
-/// Uploads under way at most.
-const MAX_UPLOADS: usize = 1000;
+use crate::uploads::{Upload, Uploads};
 
 /// What a repository links to.
 #[derive(Debug, Clone, Copy)]
@@ -29,32 +28,6 @@ impl Link {
             Self::Layer => "_layers",
             Self::Manifest => "_manifests",
         }
-    }
-}
-
-/// A blob that is being sent.
-pub(crate) struct Upload {
-    pub(crate) repository: String,
-    pub(crate) file: File,
-    pub(crate) hasher: Sha256,
-    pub(crate) size: u64,
-    path: PathBuf,
-}
-
-impl Upload {
-    /// Adds to its end. Blocks.
-    pub(crate) fn add(&mut self, data: &[u8]) -> io::Result<()> {
-        self.file.write_all(data)?;
-        self.hasher.update(data);
-        self.size += data.len() as u64;
-        Ok(())
-    }
-}
-
-impl Drop for Upload {
-    fn drop(&mut self) {
-        // Gone already if it was kept.
-        let _ = fs::remove_file(&self.path);
     }
 }
 
@@ -89,7 +62,8 @@ impl Kept {
 
 pub(crate) struct Store {
     root: PathBuf,
-    uploads: Mutex<HashMap<String, Arc<tokio::sync::Mutex<Upload>>>>,
+    /// Blobs on their way here.
+    pub(crate) uploads: Uploads,
     /// Held while links and content change together.
     changing: Mutex<()>,
 }
@@ -121,10 +95,11 @@ impl Store {
         for directory in ["blobs/sha256", "pins", "repositories", "uploads"] {
             fs::create_dir_all(root.join(directory))?;
         }
-        let store = Self { root: root.to_owned(), uploads: Mutex::default(), changing: Mutex::default() };
-        for name in names(&store.root.join("uploads"))? {
-            fs::remove_file(store.root.join("uploads").join(name))?;
+        let uploads = Uploads::new(root.join("uploads"));
+        for name in names(uploads.directory())? {
+            fs::remove_file(uploads.directory().join(name))?;
         }
+        let store = Self { root: root.to_owned(), uploads, changing: Mutex::default() };
         store.collect()?;
         Ok(store)
     }
@@ -199,7 +174,7 @@ impl Store {
         if let Some(directory) = path.parent() {
             fs::create_dir_all(directory)?;
         }
-        let new = self.root.join("uploads").join(format!("w{:032x}", rand::random::<u128>()));
+        let new = self.uploads.directory().join(format!("w{:032x}", rand::random::<u128>()));
         let written = File::options()
             .write(true)
             .create_new(true)
@@ -235,6 +210,43 @@ impl Store {
         self.set_link(name, link, digest, text)
     }
 
+    /// Keeps a document of another registry, and that a tag leads to it there. What was pushed here stays what it is: that
+    /// another registry has the same makes it nothing that may go, and a tag of this one is not moved by another. Answers whether
+    /// its content was not here before.
+    pub(crate) fn put_cached(
+        &self,
+        name: &str,
+        digest: &str,
+        content: &[u8],
+        text: &str,
+        tag: Option<&str>,
+    ) -> io::Result<bool> {
+        let _changing = self.changing();
+        let new = !self.blob(digest).exists();
+        let note = absent_is_none(fs::read_to_string(self.link(name, Link::Manifest, digest)))?;
+        self.write(&self.blob(digest), content)?;
+        if note.is_none_or(|note| Kept::is_cached(&note)) {
+            self.set_link(name, Link::Manifest, digest, text)?;
+        }
+        match tag {
+            Some(tag) if !self.is_own_tag(name, tag)? => self.set_tag(name, tag, digest, true)?,
+            _ => {}
+        }
+        Ok(new)
+    }
+
+    /// Sees to it that a blob of another registry stays for a document that was pushed here; false if it does anyway, or is not here.
+    pub(crate) fn adopt(&self, name: &str, digest: &str) -> io::Result<bool> {
+        let _changing = self.changing();
+        let link = self.link(name, Link::Layer, digest);
+        if !self.blob(digest).exists()
+            || absent_is_none(fs::read_to_string(&link))?.as_deref() != Some(CACHED)
+        {
+            return Ok(false);
+        }
+        self.set_link(name, Link::Layer, digest, "").map(|()| true)
+    }
+
     /// Held while links and content change together.
     pub(crate) fn changing(&self) -> std::sync::MutexGuard<'_, ()> {
         self.changing.lock().unwrap_or_else(PoisonError::into_inner)
@@ -242,11 +254,30 @@ impl Store {
 
     pub(crate) fn tag(&self, name: &str, tag: &str) -> io::Result<Option<String>> {
         let text = absent_is_none(fs::read_to_string(self.repository(name).join("_tags").join(tag)))?;
-        Ok(text.filter(|t| digest::check(t).is_ok()))
+        let digest = text.as_deref().and_then(|text| text.lines().next());
+        Ok(digest.filter(|t| digest::check(t).is_ok()).map(str::to_owned))
     }
 
-    pub(crate) fn set_tag(&self, name: &str, tag: &str, digest: &str) -> io::Result<()> {
-        self.write(&self.repository(name).join("_tags").join(tag), digest.as_bytes())
+    /// Whether a tag was pushed here, and is not only what another registry says.
+    pub(crate) fn is_own_tag(&self, name: &str, tag: &str) -> io::Result<bool> {
+        let path = self.repository(name).join("_tags").join(tag);
+        let Some(text) = absent_is_none(fs::read_to_string(path))? else { return Ok(false) };
+        if text.lines().nth(1) == Some(CACHED) {
+            return Ok(false);
+        }
+        // Older versions did not say it of tags, but always of what they lead to.
+        let digest = text.lines().next().unwrap_or_default();
+        if digest::check(digest).is_err() {
+            return Ok(false);
+        }
+        let note = absent_is_none(fs::read_to_string(self.link(name, Link::Manifest, digest)))?;
+        Ok(note.is_some_and(|note| !Kept::is_cached(&note)))
+    }
+
+    /// Lets a tag lead to a manifest; `cached`: because another registry says so.
+    pub(crate) fn set_tag(&self, name: &str, tag: &str, digest: &str, cached: bool) -> io::Result<()> {
+        let text = if cached { format!("{digest}\n{CACHED}") } else { digest.to_owned() };
+        self.write(&self.repository(name).join("_tags").join(tag), text.as_bytes())
     }
 
     pub(crate) fn remove_tag(&self, name: &str, tag: &str) -> io::Result<bool> {
@@ -297,27 +328,6 @@ impl Store {
         Ok(found)
     }
 
-    pub(crate) fn begin(&self, name: &str) -> io::Result<Option<String>> {
-        let mut uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
-        if uploads.len() >= MAX_UPLOADS {
-            return Ok(None);
-        }
-        let id = format!("{:032x}", rand::random::<u128>());
-        let path = self.root.join("uploads").join(&id);
-        let file = File::options().read(true).write(true).create_new(true).open(&path)?;
-        let upload = Upload { repository: name.to_owned(), file, hasher: Sha256::new(), size: 0, path };
-        uploads.insert(id.clone(), Arc::new(tokio::sync::Mutex::new(upload)));
-        Ok(Some(id))
-    }
-
-    pub(crate) fn upload(&self, id: &str) -> Option<Arc<tokio::sync::Mutex<Upload>>> {
-        self.uploads.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
-    }
-
-    pub(crate) fn forget(&self, id: &str) -> bool {
-        self.uploads.lock().unwrap_or_else(PoisonError::into_inner).remove(id).is_some()
-    }
-
     /// Makes an upload a blob of its repository, with this text at the link.
     pub(crate) fn keep(&self, upload: &Upload, digest: &str, text: &str) -> io::Result<()> {
         let _changing = self.changing();
@@ -326,7 +336,7 @@ impl Store {
         self.set_link(&upload.repository, Link::Layer, digest, text)
     }
 
-    /// Notes that somebody asked for something just now. That this fails only lets it go earlier.
+    /// Notes that somebody asked for something just now, so that it is not what goes first. That this fails only lets it go earlier.
     pub(crate) fn touch(&self, name: &str, link: Link, digest: &str) {
         let now = std::time::SystemTime::now();
         let _ = File::open(self.link(name, link, digest)).and_then(|file| file.set_modified(now));
@@ -358,12 +368,22 @@ impl Store {
                 self.remove_tag(name, &tag)?;
             }
         }
-        if let Some(Ok((Document::Image(image), _))) = kept.map(|k| Document::parse(&k.bytes, &k.media))
-            && let Some(subject) = &image.subject
-        {
-            self.unrefer(name, &subject.digest, digest)?;
+        if let Some(Ok(Some(subject))) = kept.map(|k| Document::subject(&k.bytes)) {
+            self.unrefer(name, &subject, digest)?;
         }
         self.unlink(name, Link::Manifest, digest)
+    }
+
+    /// Bytes of all content, and of what is on its way here.
+    pub(crate) fn bytes(&self) -> io::Result<u64> {
+        let mut all = 0;
+        for directory in [self.root.join("blobs/sha256"), self.uploads.directory().to_owned()] {
+            for entry in fs::read_dir(directory)? {
+                // What goes just now takes nothing.
+                all += absent_is_none(entry?.metadata())?.map_or(0, |meta| meta.len());
+            }
+        }
+        Ok(all)
     }
 
     /// Removes content that no repository links to. Only while nothing else changes it.

@@ -68,16 +68,18 @@ pub(crate) async fn fetch_manifest(
     tag: bool,
 ) -> Result<(), Refusal> {
     let (store, repository, text) = (Arc::clone(shared), name.to_owned(), wanted.to_owned());
-    let known = blocking(move || {
+    let (known, own) = blocking(move || {
+        let own = tag && store.store.is_own_tag(&repository, &text)?;
         let digest = if tag { store.store.tag(&repository, &text)? } else { Some(text) };
         let known = digest.filter(|d| store.store.has(&repository, Link::Manifest, d));
         if let Some(known) = &known {
             store.store.touch(&repository, Link::Manifest, known);
         }
-        Ok(known)
+        Ok((known, own))
     })
     .await?;
-    if known.is_some() && !tag {
+    // A tag that was pushed here leads where it does here.
+    if known.is_some() && (!tag || own) {
         return Ok(());
     }
     let Some(Elsewhere { session, pinned }) = source(shared, name, wanted).await? else { return Ok(()) };
@@ -119,6 +121,26 @@ pub(crate) async fn fetch_manifest(
     })
     .await
     .map(drop)
+}
+
+/// Sees to it that all that a pushed document names is here. Clients do not send what they were told is there, and they are told
+/// so of what this registry only could fetch: so it is fetched now.
+pub(crate) async fn complete(shared: &Arc<Shared>, name: &str, document: &Document) -> Result<(), Refusal> {
+    let (own, repository, parts) = (Arc::clone(shared), name.to_owned(), document.clone());
+    let lacking = blocking(move || manifests::lacking_parts(&own, &repository, &parts)).await?;
+    for digest in lacking {
+        let fetched = match document {
+            Document::Index(_) => fetch_manifest(shared, name, &digest, false).await,
+            Document::Image(_) => cache::obtain(shared, name, &digest).await,
+        };
+        match fetched {
+            Err(refusal) if refusal.status == StatusCode::NOT_FOUND => {
+                return Err(Refusal::part_unknown(&digest));
+            }
+            fetched => fetched?,
+        }
+    }
+    Ok(())
 }
 
 /// Asks the engine's policies about an image. What is none, as statements about images, is nobody's to run.

@@ -123,6 +123,8 @@ pub(crate) struct Inner {
     /// What follows an answer: taking down what has no part in it. The orderly end waits for it.
     pub(crate) tidying: tokio_util::task::TaskTracker,
     pub(crate) decisions: auth::Decisions,
+    /// What the registry beside the engine keeps.
+    pub(crate) cache: std::sync::OnceLock<Arc<dyn remote::cache::Cache>>,
     /// Experimental mode.
     pub(crate) experimental: std::sync::atomic::AtomicBool,
     /// What other runtimes said they can do.

@@ -130,6 +130,7 @@ impl Engine {
                 tidying: tokio_util::task::TaskTracker::new(),
                 decisions: crate::auth::Decisions::default(),
                 experimental,
+                cache: std::sync::OnceLock::new(),
                 runtime_features: ArcSwap::default(),
                 resolver,
                 names,

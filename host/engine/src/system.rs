@@ -290,12 +290,21 @@ impl Engine {
             answer.insert("Volumes".into(), json!(volumes));
         }
         if wanted("build-cache") {
-            answer.insert("BuildCache".into(), json!([]));
-            answer.insert("BuilderSize".into(), json!(0));
+            let records = self.cache_records().await?;
+            let size = |r: &Value| r.get("Size").and_then(Value::as_u64).unwrap_or(0);
+            let in_use = |r: &&Value| r.get("InUse").and_then(Value::as_bool) == Some(true);
+            let total: u64 = records.iter().map(size).sum();
+            let reclaimable: u64 = records.iter().filter(|r| !in_use(r)).map(size).sum();
+            let active = records.iter().filter(in_use).count();
             answer.insert(
                 "BuildCacheUsage".into(),
-                json!({"ActiveCount": 0, "TotalCount": 0, "Reclaimable": 0, "TotalSize": 0, "Items": []}),
+                json!({
+                    "ActiveCount": active, "TotalCount": records.len(), "Reclaimable": reclaimable, "TotalSize": total,
+                    "Items": if verbose { json!(records) } else { json!([]) },
+                }),
             );
+            answer.insert("BuilderSize".into(), json!(total));
+            answer.insert("BuildCache".into(), json!(records));
         }
         Ok(Value::Object(answer))
     }

@@ -51,6 +51,10 @@ pub struct Manifest {
     /// This host wrote it, for a push.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub made: bool,
+    /// An archive said that the image had it: its configuration is the image's, but nobody has seen the blobs that it names, so
+    /// they may be something else than the image's layers.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub claimed: bool,
 }
 
 /// How a blob comes about that this host makes again, byte for byte, of a layer that it has.
@@ -75,17 +79,42 @@ fn add<T: PartialEq>(list: &mut Vec<T>, one: T, same: impl Fn(&T) -> bool) {
     list.truncate(MOST);
 }
 
-/// Notes where an image came from or went to.
+/// Notes where an image came from or went to. Once for an image in a transaction.
 pub(crate) fn remember(
     inner: &Inner,
     transaction: &mut Transaction,
     image: &str,
-    one: &Manifest,
+    all: &[Manifest],
 ) -> Result<()> {
     let mut list: Vec<Manifest> = known(inner, MANIFESTS, image)?;
-    add(&mut list, one.clone(), |m| m.source == one.source && m.digest == one.digest && m.root == one.root);
+    for one in all {
+        // Who only says so adds nothing to what is known, and goes when it is.
+        if one.claimed && list.iter().any(|m| m.digest == one.digest) {
+            continue;
+        }
+        list.retain(|m| !(m.claimed && m.digest == one.digest));
+        let same = |m: &Manifest| m.source == one.source && m.digest == one.digest && m.root == one.root;
+        add(&mut list, one.clone(), same);
+    }
     transaction.put(MANIFESTS, &inner.key(image), encode(&list)?);
     Ok(())
+}
+
+/// The manifest that tells an image's archive where it came from under a name: the one that the name's repository is known
+/// to have, else one that others made, else one of this host's.
+pub(crate) fn manifest_of(
+    inner: &Inner,
+    index: &Index,
+    image: &str,
+    name: &Reference,
+) -> Result<Option<Document>> {
+    let known: Vec<Manifest> = known(inner, MANIFESTS, image)?;
+    let named = |m: &&Manifest| {
+        let by_digest = Reference { tag: None, digest: Some(m.digest.clone()), ..name.clone() };
+        index.names.get(&by_digest.full()).is_some_and(|target| target.image == image)
+    };
+    let best = known.iter().find(named).or_else(|| known.iter().find(|m| !m.made)).or_else(|| known.first());
+    Ok(best.map(|m| Document { media_type: m.media_type.clone(), content: m.content.clone() }))
 }
 
 /// Notes which blob holds a layer.
@@ -163,7 +192,7 @@ impl Images {
             return Err(Error::not_found(format!("No such image: {image}")));
         };
         let mut transaction = Transaction::new();
-        remember(inner, &mut transaction, image, manifest)?;
+        remember(inner, &mut transaction, image, std::slice::from_ref(manifest))?;
         for (layer, blob) in found.layers.iter().zip(blobs) {
             remember_blob(inner, &mut transaction, &layer.diff_id, blob)?;
         }

@@ -19,7 +19,7 @@ use crate::archive::tar::{self, Kind, Reader};
 use crate::archive::unpack::{Budget, normal};
 use crate::content::Ingest;
 use crate::digest::{self, HashReader};
-use crate::distribution::{self, Blob};
+use crate::distribution::{self, Blob, Manifest};
 use crate::error::{Error, Result};
 use crate::image_index::{Document, Target};
 use crate::inner::Inner;
@@ -98,7 +98,16 @@ pub(crate) struct Wanted {
     /// The layers' blobs, as a manifest names them; none where the archive has no manifest.
     pub blobs: Vec<Blob>,
     pub names: Vec<Reference>,
+    /// Names with the manifests that the image had under them.
+    pub manifests: Vec<(Reference, Had)>,
     pub parent: Option<String>,
+}
+
+/// A manifest of an image that an archive tells of.
+pub(crate) struct Had {
+    pub manifest: Document,
+    /// What it names is not in the archive.
+    pub claimed: bool,
 }
 
 /// Layers under way: their names in the archive and their threads.
@@ -312,7 +321,7 @@ impl Loading<'_> {
     /// Images that the archive's table of contents asks for.
     fn wanted(&self, options: &LoadOptions) -> Result<Layout> {
         let limits = &self.inner.settings.limits;
-        let wanted = if oci::has_indexes(&self.archive) {
+        let wanted = if oci::says_more(&self.archive) {
             oci::images(&self.archive, options, limits)?
         } else if let Some(table) = self.archive.document("manifest.json")? {
             let items: Vec<Item> = serde_json::from_slice(table)
@@ -349,6 +358,7 @@ impl Loading<'_> {
             layers: item.layers.unwrap_or_default(),
             blobs: Vec::new(),
             names,
+            manifests: Vec::new(),
             parent: item.parent.filter(|p| !p.is_empty()),
         })
     }
@@ -412,13 +422,17 @@ impl Loading<'_> {
                 return Err(Error::invalid(format!("cannot load {} image on linux", file.os)));
             }
             let mut below: Option<String> = None;
+            // Whether each of its blobs was seen to be the layer.
+            let mut seen = true;
             for (position, (name, diff_id)) in image.layers.iter().zip(&diff_ids).enumerate() {
                 crate::reference::check_digest(diff_id)
                     .map_err(|e| e.at(format!("layer {position} of the image configuration")))?;
                 let looked_at = self.is_fresh(index, below.as_deref(), name, diff_id)?;
                 below = Some(self.place(index, below.as_deref(), position, name, diff_id).await?);
                 // The blob is what its name says, and the layer what the configuration says: they belong together.
-                if let Some(blob) = image.blobs.get(position).filter(|b| looked_at && b.digest != *diff_id) {
+                let packed = image.blobs.get(position).filter(|b| b.digest != *diff_id);
+                seen &= looked_at || packed.is_none();
+                if let Some(blob) = packed.filter(|_| looked_at) {
                     distribution::remember_blob(&inner, &mut transaction, diff_id, blob)?;
                 }
             }
@@ -433,6 +447,9 @@ impl Loading<'_> {
             index.insert(&id, &record)?;
             let target = Target::image(&id);
             let moved = give_names(&inner, index, &mut transaction, &image.names, &target)?;
+            let manifests = image.manifests.into_iter();
+            let manifests = manifests.map(|(name, had)| (name, Had { claimed: had.claimed || !seen, ..had }));
+            keep_manifests(&inner, index, &mut transaction, &id, manifests.collect())?;
             if !image.names.is_empty() || !members.contains(&number) {
                 loaded.push((id.clone(), image.names, moved));
             }
@@ -559,6 +576,36 @@ fn give_names(
         moved.extend(old.filter(|old| old.image != target.image).map(|old| (name.familiar(), old.image)));
     }
     Ok(moved)
+}
+
+/// Notes the manifests that an image had under its names, and names it by them as a pull does.
+fn keep_manifests(
+    inner: &Inner,
+    index: &mut Index,
+    transaction: &mut Transaction,
+    image: &str,
+    manifests: Vec<(Reference, Had)>,
+) -> Result<()> {
+    let mut all = Vec::new();
+    for (name, Had { manifest, claimed }) in manifests {
+        let digest = digest::of(manifest.content.as_bytes());
+        index.arrived(inner, transaction, image, &manifest)?;
+        let by_digest = Reference { tag: None, digest: Some(digest.clone()), ..name };
+        index.point(inner, transaction, &by_digest, &Target::image(image))?;
+        all.push(Manifest {
+            // An archive says nothing about what registries have.
+            source: String::new(),
+            digest: digest.clone(),
+            root: digest,
+            root_type: manifest.media_type.clone(),
+            root_size: manifest.content.len() as u64,
+            media_type: manifest.media_type,
+            content: manifest.content,
+            made: false,
+            claimed,
+        });
+    }
+    if all.is_empty() { Ok(()) } else { distribution::remember(inner, transaction, image, &all) }
 }
 
 /// Of the images of a `manifest.json` those of the platforms that are asked for.

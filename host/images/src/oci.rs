@@ -11,7 +11,7 @@ use crate::Limits;
 use crate::distribution::Blob;
 use crate::error::{Error, Result};
 use crate::image_index::{Document as Text, IncomingIndex, Statement, nullable, statement_blobs};
-use crate::load::{Archive, Wanted, none_of};
+use crate::load::{Archive, Had, Wanted, none_of};
 use crate::model::LoadOptions;
 use crate::record::ConfigFile;
 use crate::reference::{Reference, check_digest};
@@ -23,6 +23,10 @@ const MANIFEST: [&str; 2] =
 /// Says which index the images of an entry of `index.json` were of, whose text the archive has too: in the archive the layers
 /// are not compressed, and so it has another index over them.
 pub(crate) const FORMER: &str = "org.wharf.image.index";
+/// The same of an image that was of no index: its manifest as a registry has it.
+pub(crate) const FORMER_MANIFEST: &str = "org.wharf.image.manifest";
+/// Bytes of such a manifest: registries have none that is larger.
+const MOST_MANIFEST: usize = 4 << 20;
 /// Entries of such an index.
 const MOST_FORMER: usize = 2000;
 /// Indexes inside indexes.
@@ -105,17 +109,29 @@ pub(crate) struct WantedIndex {
     pub names: Vec<Reference>,
 }
 
-/// Whether `index.json` lists indexes: only they tell of several platforms under one name, `manifest.json` cannot.
-pub(crate) fn has_indexes(archive: &Archive) -> bool {
+/// Whether `index.json` tells what `manifest.json` cannot: of several platforms under one name, or of a manifest that a registry
+/// may know the image by.
+pub(crate) fn says_more(archive: &Archive) -> bool {
     let document = |name: &str| Document::parse(archive.text(name).ok()?, name).ok();
     let listed = document("index.json").and_then(|index| index.manifests).unwrap_or_default();
     listed.iter().any(|descriptor| {
-        if descriptor.annotations.contains_key(FORMER) {
+        if [FORMER, FORMER_MANIFEST].iter().any(|note| descriptor.annotations.contains_key(*note)) {
             return true;
         }
         let name = blob_name(&descriptor.digest).ok();
-        name.and_then(|name| document(&name)).is_some_and(|found| found.manifests.is_some())
+        let Some(found) = name.and_then(|name| document(&name)) else { return false };
+        let config = || archive.text(&blob_name(&found.config.as_ref()?.digest).ok()?).ok();
+        let layers = found.layers.as_deref().unwrap_or_default();
+        found.manifests.is_some() || config().is_some_and(|config| are_packed(config, layers))
     })
+}
+
+/// Whether layers are not the plain streams that the configuration names. Who compressed them meant the manifest for a
+/// registry; one over plain layers is what `docker save` makes up, whatever the image came with.
+fn are_packed(config: &str, layers: &[Descriptor]) -> bool {
+    let diff_ids =
+        ConfigFile::parse(config).ok().and_then(|config| config.rootfs.diff_ids).unwrap_or_default();
+    layers.iter().zip(&diff_ids).any(|(layer, diff_id)| layer.digest != *diff_id)
 }
 
 /// Images that `index.json` lists.
@@ -146,6 +162,7 @@ pub(crate) fn images(archive: &Archive, options: &LoadOptions, limits: &Limits) 
         let mut members = Vec::new();
         for candidate in choose(found, options, several) {
             let config = crate::digest::of(candidate.image.config.as_bytes());
+            let had = if is_index { None } else { had(archive, descriptor, &candidate)? };
             let manifest = match &former {
                 Some(former) => former.manifests.get(&config).cloned(),
                 None => Some(candidate.manifest),
@@ -159,6 +176,7 @@ pub(crate) fn images(archive: &Archive, options: &LoadOptions, limits: &Limits) 
                 members.extend(manifest.map(|manifest| (at, manifest)));
             } else if let Some(image) = layout.images.get_mut(at) {
                 image.names.extend(name.clone());
+                image.manifests.extend(name.clone().zip(had));
             }
         }
         if is_index && !members.is_empty() {
@@ -174,6 +192,35 @@ pub(crate) fn images(archive: &Archive, options: &LoadOptions, limits: &Limits) 
         return Err(none_of(platform));
     }
     Ok(layout)
+}
+
+/// The manifest that an image had before it was saved, or has: none if the archive's is made up.
+fn had(archive: &Archive, descriptor: &Descriptor, image: &Candidate) -> Result<Option<Had>> {
+    let own = Had { manifest: image.manifest.clone(), claimed: false };
+    let Some(digest) = descriptor.annotations.get(FORMER_MANIFEST) else {
+        return Ok(image.packed.then_some(own));
+    };
+    if *digest == image.digest {
+        return Ok(Some(own));
+    }
+    let name = blob_name(digest)?;
+    if archive.document(&name)?.is_none() {
+        return Ok(None);
+    }
+    let content = archive.text(&name)?;
+    if content.len() > MOST_MANIFEST {
+        return Ok(None);
+    }
+    let document = Document::parse(content, &name)?;
+    let config = document.config.filter(|_| document.manifests.is_none()).map(|config| config.digest);
+    let layers = document.layers.unwrap_or_default().len();
+    if config != Some(crate::digest::of(image.image.config.as_bytes())) || layers != image.image.layers.len()
+    {
+        return Ok(None);
+    }
+    let media_type = Some(document.media_type).filter(|m| !m.is_empty());
+    let media_type = media_type.unwrap_or_else(|| MANIFEST[0].to_owned());
+    Ok(Some(Had { manifest: Text { media_type, content: content.to_owned() }, claimed: true }))
 }
 
 /// The index that images of an archive were of.
@@ -295,6 +342,8 @@ fn name_of(descriptor: &Descriptor) -> Result<Option<Reference>> {
 
 struct Candidate {
     digest: String,
+    /// A layer of it is compressed.
+    packed: bool,
     platform: Platform,
     manifest: Text,
     image: Wanted,
@@ -342,8 +391,10 @@ fn collect(
         return Err(Error::invalid(format!("{name} in the archive has no configuration")));
     };
     let text = archive.text(&blob_name(&config.digest)?)?.to_owned();
+    let listed = document.layers.unwrap_or_default();
+    let packed = are_packed(&text, &listed);
     let (mut layers, mut blobs) = (Vec::new(), Vec::new());
-    for layer in document.layers.unwrap_or_default() {
+    for layer in listed {
         layers.push(blob_name(&layer.digest)?);
         let Descriptor { digest, size, media_type, .. } = layer;
         blobs.push(Blob { digest, size, media_type, source: String::new() });
@@ -355,9 +406,10 @@ fn collect(
     let media_type = stated.into_iter().find(|m| !m.is_empty()).unwrap_or(MANIFEST[0]).to_owned();
     found.push(Candidate {
         digest: descriptor.digest.clone(),
+        packed,
         platform,
         manifest: Text { media_type, content: archive.text(&name)?.to_owned() },
-        image: Wanted { config: text, layers, blobs, names: Vec::new(), parent: None },
+        image: Wanted { config: text, layers, blobs, names: Vec::new(), manifests: Vec::new(), parent: None },
     });
     Ok(())
 }

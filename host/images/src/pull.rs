@@ -356,7 +356,7 @@ impl Pulling {
         let mut transaction = Transaction::new();
         self.name(&mut index, &mut transaction, &id)?;
         if let Some(manifest) = &self.pull.manifest {
-            distribution::remember(inner, &mut transaction, &id, manifest)?;
+            distribution::remember(inner, &mut transaction, &id, std::slice::from_ref(manifest))?;
         }
         let same = |name: &Reference| before.get(&name.full()) == index.names.get(&name.full());
         let up_to_date = known && had(&index) == indexes && self.pull.names.iter().all(same);

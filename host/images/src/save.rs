@@ -1,6 +1,6 @@
 //! Writing images as archives: at once a `docker save` archive and an OCI layout.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -13,12 +13,13 @@ use wharf_plan::platform::Platform;
 
 use crate::archive::blocks::{BLOCK, fill};
 use crate::digest::{self, Beside};
+use crate::distribution::manifest_of;
 use crate::error::{Error, Result};
 use crate::image_index::{Document, Entry, ImageIndex, layer_digests, platform_of, statement_blobs};
 use crate::import::header;
 use crate::inner::{Inner, Pin};
 use crate::model::Image;
-use crate::oci::FORMER;
+use crate::oci::{FORMER, FORMER_MANIFEST};
 use crate::record::Index;
 use crate::reference::{AnyReference, Reference};
 use crate::remove::{Found, find, no_such, not_provided};
@@ -247,9 +248,16 @@ fn write(inner: &Arc<Inner>, runtime: &tokio::runtime::Handle, saved: &[Saved], 
     let (mut manifests, mut items) = (Vec::new(), Vec::new());
     for Saved { images, index, names } in saved {
         let exact = index.as_ref().filter(|index| is_exact(index, images));
+        let had = match (index, images.first()) {
+            (None, Some(one)) => known_as(inner, &one.image, names)?,
+            _ => BTreeMap::new(),
+        };
         let mut descriptors = Vec::new();
         for (number, Member { image, platform, manifest }) in images.iter().enumerate() {
-            let same = manifest.as_ref().filter(|_| exact.is_some());
+            let same = match index {
+                Some(_) => manifest.as_ref().filter(|_| exact.is_some()),
+                None => had.values().find(|manifest| is_plain(image, manifest)),
+            };
             let (descriptor, sources) = write_image(inner, runtime, image, same, &mut written, out)?;
             // What knows `manifest.json` alone knows one platform of a name.
             if number == 0 {
@@ -265,6 +273,9 @@ fn write(inner: &Arc<Inner>, runtime: &tokio::runtime::Handle, saved: &[Saved], 
         }
         if let Some(index) = index {
             write_former(inner, index, images, &mut written, out)?;
+        }
+        for manifest in had.values() {
+            once(manifest.content.as_bytes(), &mut written, out)?;
         }
         let descriptor = if let Some(index) = exact {
             json!({"mediaType": index.document.media_type, "digest": index.digest,
@@ -292,6 +303,9 @@ fn write(inner: &Arc<Inner>, runtime: &tokio::runtime::Handle, saved: &[Saved], 
             if let (Some(index), None, Some(map)) = (index, exact, notes.as_object_mut()) {
                 map.insert(FORMER.into(), json!(index.digest));
             }
+            if let (Some(manifest), Some(map)) = (had.get(name), notes.as_object_mut()) {
+                map.insert(FORMER_MANIFEST.into(), json!(digest::of(manifest.content.as_bytes())));
+            }
             manifests.push(with(&descriptor, "annotations", notes));
         }
     }
@@ -307,11 +321,43 @@ fn write(inner: &Arc<Inner>, runtime: &tokio::runtime::Handle, saved: &[Saved], 
 /// Whether an archive of these images is the index as it is: all of it is among them, and their layers are kept as the
 /// manifests name them, which are those that are not compressed.
 fn is_exact(index: &ImageIndex, images: &[Member]) -> bool {
-    let plain = |one: &Member| {
-        let layers = one.manifest.as_ref().map(|manifest| layer_digests(&manifest.content));
-        layers.is_some_and(|layers| layers.iter().eq(one.image.layers.iter().map(|layer| &layer.diff_id)))
-    };
+    let plain = |one: &Member| one.manifest.as_ref().is_some_and(|manifest| is_plain(&one.image, manifest));
     index.is_complete() && images.len() == index.here().count() && images.iter().all(plain)
+}
+
+/// Whether a manifest names an image's layers as they are kept: not compressed.
+fn is_plain(image: &Image, manifest: &Document) -> bool {
+    let layers = layer_digests(&manifest.content);
+    layers.iter().eq(image.layers.iter().map(|layer| &layer.diff_id))
+}
+
+/// The manifests that an image, which is of no index, is known by under its names.
+///
+/// Where their layers are compressed the archive has another manifest over the plain ones, as compressing them would take longer
+/// than all the rest; its text goes beside that, so that whoever loads the archive here has the image under its digest. To
+/// other programs that text is a blob that nothing refers to.
+fn known_as(
+    inner: &Inner,
+    image: &Image,
+    names: &BTreeSet<Reference>,
+) -> Result<BTreeMap<Reference, Document>> {
+    let index = inner.index.load();
+    let mut all = BTreeMap::new();
+    for name in names {
+        if let Some(manifest) = manifest_of(inner, &index, &image.id, name)? {
+            all.insert(name.clone(), manifest);
+        }
+    }
+    Ok(all)
+}
+
+/// Writes a document, unless it is written.
+fn once(bytes: &[u8], written: &mut BTreeSet<String>, out: &mut Out) -> Result<()> {
+    let digest = digest::of(bytes);
+    if written.insert(digest.clone()) {
+        blob(out, &digest, bytes.len() as u64, &mut { bytes })?;
+    }
+    Ok(())
 }
 
 /// Writes the texts of an index, of its manifests for these images and of the statements about them, with the blobs of the
@@ -323,13 +369,7 @@ fn write_former(
     written: &mut BTreeSet<String>,
     out: &mut Out,
 ) -> Result<()> {
-    let mut once = |bytes: &[u8]| -> Result<()> {
-        let digest = digest::of(bytes);
-        if written.insert(digest.clone()) {
-            blob(out, &digest, bytes.len() as u64, &mut { bytes })?;
-        }
-        Ok(())
-    };
+    let mut once = |bytes: &[u8]| once(bytes, written, out);
     let manifests: BTreeSet<String> = images
         .iter()
         .filter_map(|one| one.manifest.as_ref())

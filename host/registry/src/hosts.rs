@@ -92,6 +92,8 @@ pub struct Endpoint {
     pub namespace: Option<String>,
     /// Name of the repository there, if it is another one.
     pub repository: Option<String>,
+    /// The administrator or a plugin named this address; else only the registry's name did.
+    pub named: bool,
 }
 
 /// What was found in the directory of a registry.
@@ -263,6 +265,7 @@ fn endpoint(base: Url, host: &Host, directory: &Path) -> Result<Endpoint> {
         own: false,
         namespace: None,
         repository: None,
+        named: true,
     })
 }
 
@@ -278,6 +281,7 @@ pub(crate) fn plain(base: Url, tls: Tls, own: bool) -> Endpoint {
         own,
         namespace: None,
         repository: None,
+        named: !own,
     }
 }
 
@@ -286,11 +290,14 @@ fn own(registry: &str, settings: &Settings, tls: &Tls) -> Result<Vec<Endpoint>> 
     let host = server(registry);
     let secure = |tls: Tls| Ok::<_, Error>(plain(api(&format!("https://{host}"))?, tls, true));
     let known = !tls.authorities.is_empty() && !tls.skip_verify;
-    if is_insecure(registry, settings) || (is_loopback(registry) && !known) {
+    let insecure = is_insecure(registry, settings);
+    let named = insecure || *tls != Tls::default();
+    let named = |endpoint: Endpoint| Endpoint { named, ..endpoint };
+    if insecure || (is_loopback(registry) && !known) {
         let open = plain(api(&format!("http://{host}"))?, Tls::default(), true);
-        return Ok(vec![secure(Tls { skip_verify: true, ..tls.clone() })?, open]);
+        return Ok(vec![named(secure(Tls { skip_verify: true, ..tls.clone() })?), named(open)]);
     }
-    Ok(vec![secure(tls.clone())?])
+    Ok(vec![named(secure(tls.clone())?)])
 }
 
 /// A place that a plugin says stands for a registry.
@@ -316,6 +323,7 @@ pub fn elsewhere(
         own: false,
         namespace: None,
         repository,
+        named: true,
     })
 }
 
@@ -404,6 +412,26 @@ mod tests {
             endpoints.iter().map(|e| (e.own, e.push)).collect::<Vec<_>>(),
             [(false, false), (true, true)]
         );
+    }
+
+    #[test]
+    fn addresses_that_only_a_name_says() {
+        let settings = Settings {
+            insecure: vec!["127.0.0.2".into()],
+            mirrors: vec!["http://127.0.0.1".into()],
+            ..Settings::default()
+        };
+        let named = |registry: &str, found: &Found| -> Vec<bool> {
+            plan(registry, &settings, found).unwrap().iter().map(|e| e.named).collect()
+        };
+        assert_eq!(named("localhost:5000", &Found::default()), [false, false]);
+        assert_eq!(named("quay.io", &Found::default()), [false]);
+        assert_eq!(named("127.0.0.2:5000", &Found::default()), [true, true]);
+        assert_eq!(named("docker.io", &Found::default()), [true, false], "a mirror, and the registry itself");
+        let text = Some("server = \"http://127.0.0.1:5000\"\n[host.\"http://10.0.0.1\"]\n".to_owned());
+        assert_eq!(named("quay.io", &Found { text, ..Found::default() }), [true, true]);
+        let tls = Tls { authorities: vec!["/ca".into()], ..Tls::default() };
+        assert_eq!(named("localhost", &Found { tls, ..Found::default() }), [true]);
     }
 
     #[test]

@@ -224,6 +224,20 @@ impl Document {
     }
 }
 
+impl Document {
+    /// Digest of what a document of either kind is about, if it is about something else.
+    pub fn subject(bytes: &[u8]) -> Result<Option<String>> {
+        #[derive(Deserialize)]
+        struct About {
+            #[serde(default)]
+            subject: Option<Descriptor>,
+        }
+        let about: About = serde_json::from_slice(bytes)
+            .map_err(|e| Error::broken(format!("the manifest cannot be read: {e}")))?;
+        about.subject.map(|subject| subject.check().map(|()| subject.digest)).transpose()
+    }
+}
+
 impl Image {
     /// Fails for artifacts that are no images.
     pub fn runs(&self) -> Result<()> {

@@ -195,7 +195,8 @@ impl Session {
         let registry = &self.registry.inner;
         let settings = &registry.settings;
         let strange = Tls::default();
-        let guarded = !home && !is_loopback(endpoint.base.host_str().unwrap_or_default());
+        let guarded = self.is_guarded(endpoint)
+            || (!home && !is_loopback(endpoint.base.host_str().unwrap_or_default()));
         let client = registry.transport.client(if home { &endpoint.tls } else { &strange }, guarded).await?;
         let mut request = Request::new(Full::new(ask.body.clone()));
         *request.method_mut() = ask.method.clone();

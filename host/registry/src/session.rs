@@ -1,6 +1,6 @@
 //! A conversation about one repository.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,7 +16,7 @@ use crate::credential::Credential;
 use crate::digest;
 use crate::error::{Error, Kind, Result};
 use crate::hosts::{self, Endpoint, Found, MAX_FILE, Settings};
-use crate::manifest::{self, Descriptor, Document, Image, MAX_CONFIG, MAX_DEPTH, MAX_MANIFEST};
+use crate::manifest::{self, Descriptor, Document, Image, MAX_CONFIG, MAX_DEPTH, MAX_ENTRIES, MAX_MANIFEST};
 use crate::name::{Repository, Selector};
 use crate::request::{Answer, Ask, retrying};
 use crate::token::Tokens;
@@ -113,6 +113,8 @@ pub struct Session {
     proofs: Arc<Mutex<HashMap<usize, HeaderValue>>>,
     /// The own endpoint that answered last.
     writer: Arc<Mutex<Option<usize>>>,
+    /// Strangers chose the registry's name.
+    for_strangers: bool,
 }
 
 /// Reads what there is about a registry in the first directory that has something.
@@ -193,6 +195,7 @@ impl Registry {
             finder,
             proofs: Arc::default(),
             writer: Arc::default(),
+            for_strangers: false,
         }
     }
 
@@ -229,6 +232,19 @@ impl Session {
         self.proofs = Arc::default();
         self.writer = Arc::default();
         self
+    }
+
+    /// The same conversation on behalf of somebody who chose the registry's name and is not to reach by it what only this
+    /// machine can: no address of this machine or of where clouds keep their secrets, unless the administrator named it.
+    #[must_use]
+    pub fn for_strangers(mut self) -> Self {
+        self.for_strangers = true;
+        self
+    }
+
+    /// Whether an endpoint is only what a stranger's name says, and so not to be looked for on this machine.
+    pub(crate) fn is_guarded(&self, endpoint: &Endpoint) -> bool {
+        self.for_strangers && !endpoint.named
     }
 
     /// Asks for the right to read other repositories too, for mounts from them.
@@ -523,7 +539,7 @@ impl Session {
         let (at, mut answer) = self
             .ask(self.attempts(), |e| e.resolve, |at| Ok(Ask::new(Method::GET, self.url(at, "tags/list")?)))
             .await?;
-        let mut all = Vec::new();
+        let (mut all, mut known) = (Vec::new(), HashSet::new());
         loop {
             let next = answer.header("link").and_then(next_page).map(str::to_owned);
             let url = answer.url.clone();
@@ -531,14 +547,20 @@ impl Session {
             let page: Tags = serde_json::from_slice(&bytes)
                 .map_err(|e| Error::broken(format!("the registry's list of tags cannot be read: {e}")))?;
             let count = all.len();
-            all.extend(page.tags.unwrap_or_default());
+            // A page that comes again brings nothing new.
+            all.extend(page.tags.unwrap_or_default().into_iter().filter(|tag| known.insert(tag.clone())));
             let Some(next) = next.filter(|_| all.len() > count && all.len() < MOST) else { return Ok(all) };
-            let url = url.join(&next).map_err(|_| Error::broken("the next page of tags is nowhere"))?;
-            if url.origin() != self.endpoint(at)?.base.origin() {
-                return Err(Error::broken("the next page of tags is at another host"));
-            }
-            answer = self.send(at, Ask::new(Method::GET, url), &[]).await?;
+            answer = self.send(at, Ask::new(Method::GET, self.page(at, &url, &next)?), &[]).await?;
         }
+    }
+
+    /// The address of the next page of a list, which must be at the same host.
+    fn page(&self, at: usize, from: &Url, next: &str) -> Result<Url> {
+        let url = from.join(next).map_err(|_| Error::broken("the next page of the list is nowhere"))?;
+        if url.origin() != self.endpoint(at)?.base.origin() {
+            return Err(Error::broken("the next page of the list is at another host"));
+        }
+        Ok(url)
     }
 
     /// Manifests that say something about another one. Registries without that question keep an index under a tag.
@@ -559,10 +581,7 @@ impl Session {
             )
             .await;
         let document = match asked {
-            Ok((_, answer)) => {
-                let bytes = answer.whole(MAX_MANIFEST, self.registry.inner.settings.stall).await?;
-                Document::parse(&bytes, manifest::OCI_INDEX)?.0
-            }
+            Ok((at, answer)) => Document::Index(self.all_referrers(at, answer).await?),
             Err(error) if error.kind() == Kind::NotFound || error.kind() == Kind::Unsupported => {
                 let tag = subject.replacen(':', "-", 1);
                 match self.manifest(&Selector::Tag(tag), None).await {
@@ -579,6 +598,28 @@ impl Session {
                 Ok(entries)
             }
             Document::Image(_) => Err(Error::broken("the registry's list of referrers is no index")),
+        }
+    }
+
+    /// The entries of a list of referrers on all of its pages, each once and no more than an index may have.
+    async fn all_referrers(&self, at: usize, mut answer: Answer) -> Result<Vec<Descriptor>> {
+        let (mut all, mut known) = (Vec::new(), HashSet::new());
+        loop {
+            let next = answer.header("link").and_then(next_page).map(str::to_owned);
+            let url = answer.url.clone();
+            let bytes = answer.whole(MAX_MANIFEST, self.registry.inner.settings.stall).await?;
+            let Document::Index(entries) = Document::parse(&bytes, manifest::OCI_INDEX)?.0 else {
+                return Err(Error::broken("the registry's list of referrers is no index"));
+            };
+            let count = all.len();
+            all.extend(entries.into_iter().filter(|entry| known.insert(entry.digest.clone())));
+            let Some(next) = next.filter(|_| all.len() > count && all.len() < MAX_ENTRIES) else {
+                all.truncate(MAX_ENTRIES);
+                return Ok(all);
+            };
+            let ask =
+                Ask::new(Method::GET, self.page(at, &url, &next)?).header(ACCEPT, manifest::OCI_INDEX)?;
+            answer = self.send(at, ask, &[]).await?;
         }
     }
 

@@ -325,10 +325,21 @@ pub(crate) async fn build(call: Call) -> Outcome {
     Err(Failure::unsupported("building images is not supported by this engine yet"))
 }
 
-/// There is no build cache, so nothing of it is left.
+/// There is no build cache but what the engine's registry fetched for others.
 pub(crate) async fn build_prune(call: Call) -> Outcome {
-    call.grant().await?;
-    reply::ok(&json!({"CachesDeleted": [], "SpaceReclaimed": 0}))
+    let filters = call.query().filters(&[
+        "until",
+        "unused-for",
+        "id",
+        "parent",
+        "type",
+        "description",
+        "inuse",
+        "shared",
+        "private",
+    ])?;
+    let engine = call.grant().await?;
+    reply::ok(&engine.build_prune(&filters).await?)
 }
 
 pub(crate) async fn buildkit(call: Call) -> Outcome {

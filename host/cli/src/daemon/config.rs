@@ -178,6 +178,23 @@ pub(crate) struct RegistryServe {
     pub(crate) pull_through: bool,
     /// How long that stays after it was last asked for.
     pub(crate) pull_through_keep: Option<String>,
+    /// Bytes of it at most.
+    pub(crate) pull_through_size: Value,
+    /// How long an upload may stand still before it is given up.
+    pub(crate) upload_idle_timeout: Option<String>,
+}
+
+impl RegistryServe {
+    /// Without what a running registry takes over: what is left needs a restart to change.
+    pub(crate) fn fixed(&self) -> Self {
+        Self {
+            max_upload: Value::Null,
+            pull_through_keep: None,
+            pull_through_size: Value::Null,
+            upload_idle_timeout: None,
+            ..self.clone()
+        }
+    }
 }
 
 impl Default for Config {

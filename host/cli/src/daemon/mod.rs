@@ -12,7 +12,7 @@ mod reload;
 mod settings;
 mod subids;
 mod tls;
-mod values;
+pub(crate) mod values;
 
 use std::ffi::OsString;
 use std::fs;
@@ -243,6 +243,10 @@ async fn run(
     for address in bound {
         tracing::info!("API listen on {address}");
     }
+    let kept = registry.as_ref().map(wharf_distribution::Server::handle);
+    if let Some(kept) = &kept {
+        engine.set_cache(Arc::new(registry::Kept(kept.clone())));
+    }
     if let Some(registry) = registry {
         let shutdown = shutdown.clone();
         tokio::spawn(async move {
@@ -265,7 +269,7 @@ async fn run(
             }
         });
     }
-    let reloading = tokio::spawn(reload::run(loaded, level, engine.clone(), options.tls, hangup));
+    let reloading = tokio::spawn(reload::run(loaded, level, engine.clone(), options.tls, kept, hangup));
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

@@ -4,13 +4,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use wharf_distribution::{AccessOptions, Images, Options, Server};
+use serde_json::Value;
+use wharf_distribution::{AccessOptions, Handle, Images, Limits, Options, Server};
 use wharf_engine::Engine;
 use wharf_engine::remote::Shelf;
+use wharf_engine::remote::cache::{Cache, CacheUsage};
 
 use super::config::{Config, RegistryServe};
 use super::values;
-use crate::registry::{tls, too_open};
+use crate::registry::{duration, tls, too_open};
 
 /// How long what was fetched for others stays after it was last asked for.
 const CACHE_KEEP: Duration = Duration::from_hours(7 * 24);
@@ -29,10 +31,6 @@ fn checked(config: &Config, serve: &RegistryServe) -> Result<Options, String> {
     if let Some(why) = too_open(address, serve.htpasswd.is_some(), serve.allow_insecure) {
         return Err(format!("registry-serve: {why}: say \"htpasswd\", or \"allow-insecure\": true"));
     }
-    let max_upload = match values::size(&serve.max_upload)? {
-        0 => None,
-        bytes => Some(u64::try_from(bytes).map_err(|_| "registry-serve: max-upload is negative")?),
-    };
     let access = serve
         .htpasswd
         .clone()
@@ -42,12 +40,6 @@ fn checked(config: &Config, serve: &RegistryServe) -> Result<Options, String> {
             "registry-serve: anonymous-read needs htpasswd: without it everybody may do everything".into()
         );
     }
-    let cache_keep = match &serve.pull_through_keep {
-        None => CACHE_KEEP,
-        Some(text) => wharf_engine::image_gc::duration(text).ok_or_else(|| {
-            format!("registry-serve: invalid pull-through-keep {text:?}: a time such as 72h is needed")
-        })?,
-    };
     Ok(Options {
         root: config.data_root.join("registry"),
         address,
@@ -57,9 +49,41 @@ fn checked(config: &Config, serve: &RegistryServe) -> Result<Options, String> {
         tls: tls(serve.tls_cert.as_ref(), serve.tls_key.as_ref())
             .map_err(|e| format!("registry-serve: {e}"))?,
         access,
-        max_upload,
-        cache_keep,
+        limits: limits(serve)?,
     })
+}
+
+/// The bounds that a running registry takes over when the configuration is read again.
+pub(crate) fn limits(serve: &RegistryServe) -> Result<Limits, String> {
+    let size = |key: &str, value: &Value| match values::size(value) {
+        Ok(0) => Ok(None),
+        Ok(bytes) => Ok(u64::try_from(bytes).ok()),
+        Err(e) => Err(format!("registry-serve: {key}: {e}")),
+    };
+    let time = |key: &str, text: &Option<String>, usual: Duration| match text {
+        None => Ok(usual),
+        Some(text) => duration(text).map_err(|e| format!("registry-serve: {key}: {e}")),
+    };
+    Ok(Limits {
+        max_upload: size("max-upload", &serve.max_upload)?,
+        upload_idle: time("upload-idle-timeout", &serve.upload_idle_timeout, Limits::default().upload_idle)?,
+        cache_keep: time("pull-through-keep", &serve.pull_through_keep, CACHE_KEEP)?,
+        cache_size: size("pull-through-size", &serve.pull_through_size)?,
+    })
+}
+
+/// The content of the registry, as the engine looks at it.
+pub(crate) struct Kept(pub(crate) Handle);
+
+impl Cache for Kept {
+    fn usage(&self) -> std::io::Result<CacheUsage> {
+        let usage = self.0.usage()?;
+        Ok(CacheUsage { cached: usage.cached, kept: usage.all.saturating_sub(usage.cached) })
+    }
+
+    fn forget(&self, unused_for: Option<Duration>) -> std::io::Result<u64> {
+        self.0.forget(unused_for)
+    }
 }
 
 /// Listens.

@@ -3,9 +3,10 @@
 use serde_json::{Value, json};
 use tokio::signal::unix::Signal;
 use wharf_api::Tls;
+use wharf_distribution::Handle;
 use wharf_engine::Engine;
 
-use super::config::{Config, Stop};
+use super::config::{Config, RegistryServe, Stop};
 use super::{Level, Loaded, filter, load, notify};
 
 /// Keys of the configuration that take effect at the next start only.
@@ -28,8 +29,12 @@ fn waits(old: &Config, new: &Config) -> Vec<&'static str> {
         cpu_rt_period "cpu-rt-period", cpu_rt_runtime "cpu-rt-runtime",
         metrics_addr "metrics-addr", log_format "log-format", tls "tls",
         tlsverify "tlsverify", tlscacert "tlscacert", tlscert "tlscert", tlskey "tlskey",
-        oom_score_adjust "oom-score-adjust", selinux_enabled "selinux-enabled", registry_serve "registry-serve",
+        oom_score_adjust "oom-score-adjust", selinux_enabled "selinux-enabled",
     );
+    let registry = |config: &Config| config.registry_serve.as_ref().map(RegistryServe::fixed);
+    if registry(old) != registry(new) {
+        keys.push("registry-serve");
+    }
     keys
 }
 
@@ -53,18 +58,25 @@ pub(crate) async fn run(
     level: Level,
     engine: Engine,
     tls: Option<Tls>,
+    registry: Option<Handle>,
     mut hangup: Signal,
 ) {
     while hangup.recv().await.is_some() {
         notify::reloading();
-        if let Err(text) = once(&mut loaded, &level, &engine, tls.as_ref()).await {
+        if let Err(text) = once(&mut loaded, &level, &engine, tls.as_ref(), registry.as_ref()).await {
             tracing::error!("the configuration was not reloaded: {text}");
         }
         notify::tell("READY=1");
     }
 }
 
-async fn once(loaded: &mut Loaded, level: &Level, engine: &Engine, tls: Option<&Tls>) -> Result<(), String> {
+async fn once(
+    loaded: &mut Loaded,
+    level: &Level,
+    engine: &Engine,
+    tls: Option<&Tls>,
+    registry: Option<&Handle>,
+) -> Result<(), String> {
     let (name, given) = (loaded.name, loaded.given.clone());
     let (new, settings) = match tokio::task::spawn_blocking(move || load(name, &given)).await {
         Ok(Ok(read)) => read,
@@ -72,6 +84,7 @@ async fn once(loaded: &mut Loaded, level: &Level, engine: &Engine, tls: Option<&
         Err(e) => return Err(e.to_string()),
     };
     check_authorizers(engine, &new)?;
+    let limits = new.registry_serve.as_ref().map(super::registry::limits).transpose()?;
     // Certificates are renewed under the same names.
     if let Some(tls) = tls {
         let tls = tls.clone();
@@ -88,6 +101,9 @@ async fn once(loaded: &mut Loaded, level: &Level, engine: &Engine, tls: Option<&
         tracing::warn!("these changes of the configuration need a restart: {}", waiting.join(", "));
     }
     engine.reload(settings);
+    if let (Some(registry), Some(limits)) = (registry, limits) {
+        registry.set(limits);
+    }
     engine.events().publish("daemon", "reload", engine.id(), attributes(loaded.name, engine, &new));
     tracing::info!(debug = new.debug, level = %new.log_level, "configuration reloaded");
     // What waits is compared with what runs at the next reload too.
@@ -135,9 +151,21 @@ fn keep_waiting(old: &Config, new: Config) -> Config {
         tlskey: old.tlskey,
         oom_score_adjust: old.oom_score_adjust,
         selinux_enabled: old.selinux_enabled,
-        registry_serve: old.registry_serve,
+        registry_serve: kept_registry(old.registry_serve, new.registry_serve.as_ref()),
         ..new
     }
+}
+
+/// What a running registry was started with, and the bounds that it has taken over since.
+fn kept_registry(old: Option<RegistryServe>, new: Option<&RegistryServe>) -> Option<RegistryServe> {
+    let (Some(old), Some(new)) = (&old, new) else { return old };
+    Some(RegistryServe {
+        max_upload: new.max_upload.clone(),
+        pull_through_keep: new.pull_through_keep.clone(),
+        pull_through_size: new.pull_through_size.clone(),
+        upload_idle_timeout: new.upload_idle_timeout.clone(),
+        ..old.clone()
+    })
 }
 
 /// Docker's attributes of the event, with its names and forms.

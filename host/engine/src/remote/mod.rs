@@ -2,6 +2,7 @@
 
 mod ask;
 mod attestations;
+pub mod cache;
 mod choose;
 mod pack;
 mod progress;

@@ -182,7 +182,9 @@ impl Engine {
     pub(super) async fn elsewhere(&self, reference: &Reference) -> Result<(Session, Option<String>)> {
         let (mut reference, mut wanted) = (reference.clone(), Wanted::All);
         let own = Own { domain: String::new(), credential: Credential::Anonymous };
-        self.source(&Caller::default(), &mut reference, &mut wanted, &own).await
+        let (session, pinned) = self.source(&Caller::default(), &mut reference, &mut wanted, &own).await?;
+        // Whoever asks names the registry.
+        Ok((session.for_strangers(), pinned))
     }
 
     /// Policies see an image before others get it.
@@ -361,6 +363,7 @@ impl Engine {
                 root_type: found.root.media_type.clone(),
                 root_size: found.root.size,
                 made: false,
+                claimed: false,
             }),
             parallel: self.inner.settings().registry.concurrent_downloads,
             stop: stop.clone(),

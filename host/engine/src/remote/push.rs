@@ -227,6 +227,16 @@ impl Push<'_> {
             Some(kept) => (kept.made, kept.document.clone()),
             None => (true, manifest(image, &blobs, config.len() as u64)?),
         };
+        if same.is_none()
+            && let Some(former) = kept.iter().find(|kept| !kept.made && !kept.verified)
+        {
+            self.lines.text(format!(
+                "The image came in an archive without its layers as they were compressed elsewhere, so they are sent compressed \
+                 again: it is pushed as {}, and not as {}",
+                wharf_registry::digest::of(content.as_bytes()),
+                former.digest
+            ));
+        }
         let selector = match tag {
             Some(tag) => Selector::Tag(tag.to_owned()),
             None => Selector::Digest(wharf_registry::digest::of(content.as_bytes())),
@@ -241,6 +251,7 @@ impl Push<'_> {
             root_type: media_type.clone(),
             root_size: sent.size,
             made,
+            claimed: false,
         };
         images.pushed(&image.id, &known, &blobs, tag.is_some()).await?;
         Ok((sent, Document { media_type, content }))
@@ -304,11 +315,11 @@ impl Push<'_> {
         known.sort_by_key(|manifest| manifest.made);
         let of_known = known.iter().map(|m| {
             let document = Document { media_type: m.media_type.clone(), content: m.content.clone() };
-            (document, m.made, true)
+            (document, m.made, !m.claimed)
         });
         let wanted = wanted.map(|document| {
             let same = known.iter().find(|m| m.content == document.content);
-            (document.clone(), same.is_some_and(|m| m.made), same.is_some())
+            (document.clone(), same.is_some_and(|m| m.made), same.is_some_and(|m| !m.claimed))
         });
         let mut all: Vec<Kept> = Vec::new();
         for (document, made, verified) in wanted.into_iter().chain(of_known) {

@@ -321,6 +321,7 @@ impl Engine {
                 root_type: pushed.media_type.clone(),
                 root_size: pushed.manifest.len() as u64,
                 made: false,
+                claimed: false,
             }),
             index: None,
             parallel: self.inner.settings().registry.concurrent_downloads,
