@@ -13,12 +13,14 @@ pub struct Place {
     dir: tempfile::TempDir,
 }
 
-impl Place {
+impl Default for Place {
     /// An empty one.
-    pub fn new() -> Self {
+    fn default() -> Self {
         Self { dir: tempfile::Builder::new().prefix("wharf-oci-").tempdir().unwrap() }
     }
+}
 
+impl Place {
     /// A path in it.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)

@@ -11,7 +11,7 @@ use wharf_tests::{bin_dir, eventually};
 
 #[test]
 fn limits_that_this_machine_does_not_allow_become_as_high_as_it_does() {
-    let place = Place::new();
+    let place = Place::default();
     let bundle = place.bundle("b", |c| {
         args(c, "ulimit -n");
         c["process"]["rlimits"] = json!([{"type": "RLIMIT_NOFILE", "soft": 1_048_576, "hard": 1_048_576}]);
@@ -23,7 +23,7 @@ fn limits_that_this_machine_does_not_allow_become_as_high_as_it_does() {
 
 #[test]
 fn the_life_of_a_bundle() {
-    let place = Place::new();
+    let place = Place::default();
     let bundle = place.bundle("b", |c| {
         args(c, "echo here > /out; while :; do sleep 1; done");
         c["root"]["readonly"] = false.into();
@@ -72,7 +72,7 @@ fn the_life_of_a_bundle() {
 
 #[test]
 fn run_stands_in_for_the_process() {
-    let place = Place::new();
+    let place = Place::default();
     let bundle = place.bundle("b", |c| args(c, "read line; echo got $line; echo err >&2; exit 42"));
     let mut child = place
         .command(&["run", "--bundle", text(&bundle), "one"])
@@ -100,7 +100,7 @@ fn run_stands_in_for_the_process() {
 
 #[test]
 fn what_the_configuration_says_holds() {
-    let place = Place::new();
+    let place = Place::default();
     let shared = place.path("shared");
     std::fs::create_dir(&shared).unwrap();
     std::fs::write(shared.join("f"), "of the host").unwrap();
@@ -136,7 +136,7 @@ fn what_the_configuration_says_holds() {
 
 #[test]
 fn limits_are_set_and_changed() {
-    let place = Place::new();
+    let place = Place::default();
     let bundle = place.bundle("b", |c| {
         args(c, "sleep 1000");
         c["linux"]["resources"]["memory"] = json!({"limit": 50 << 20});
@@ -189,7 +189,7 @@ print(said.decode())
 
 #[test]
 fn a_terminal_is_sent_over_the_socket() {
-    let place = Place::new();
+    let place = Place::default();
     let bundle = place.bundle("b", |c| {
         args(c, "tty; stty size; read x; echo got $x; exit 5");
         c["process"]["terminal"] = true.into();
@@ -213,7 +213,7 @@ fn a_terminal_is_sent_over_the_socket() {
 
 #[test]
 fn hooks_are_told_and_can_refuse() {
-    let place = Place::new();
+    let place = Place::default();
     let log = place.path("log");
     let hook = |name: &str, code: i32| {
         json!({"path": "/bin/sh", "args": ["sh", "-c", format!("echo {name} >> {}; cat >> {}; echo >> {}; exit {code}", text(&log), text(&log), text(&log))],
@@ -248,7 +248,7 @@ fn hooks_are_told_and_can_refuse() {
 
 #[test]
 fn bad_bundles_change_nothing() {
-    let place = Place::new();
+    let place = Place::default();
     place.fails(&["create", "--bundle", "/nonexistent", "one"], "bundle /nonexistent");
     place.fails(&["create", "--bundle", text(&place.path("")), "one"], "not found");
     for (n, (change, said)) in [
@@ -290,7 +290,7 @@ fn bad_bundles_change_nothing() {
 
 #[test]
 fn a_created_container_whose_creator_is_gone_can_be_killed() {
-    let place = Place::new();
+    let place = Place::default();
     let bundle = place.bundle("b", |c| args(c, "sleep 100"));
     place.ok(&["create", "--bundle", text(&bundle), "one"]);
     place.ok(&["kill", "one", "9"]);
@@ -302,7 +302,7 @@ fn a_created_container_whose_creator_is_gone_can_be_killed() {
 /// Its descriptors lead to the host: with one of a cgroup's directory in hand, all of its hierarchy could be reached.
 #[test]
 fn a_process_that_waits_to_be_started_cannot_be_looked_into() {
-    let place = Place::new();
+    let place = Place::default();
     let bundle = place.bundle("b", |c| args(c, "sleep 100"));
     place.ok(&["create", "--bundle", text(&bundle), "one"]);
     for look in
@@ -331,7 +331,7 @@ fn a_process_that_waits_to_be_started_cannot_be_looked_into() {
 /// What holds a paused container's exec must not keep it from being let go on.
 #[test]
 fn an_exec_into_a_paused_container_runs_when_that_goes_on() {
-    let place = Place::new();
+    let place = Place::default();
     let bundle = place.bundle("b", |c| args(c, "sleep 100"));
     place.ok(&["create", "--bundle", text(&bundle), "one"]);
     place.ok(&["start", "one"]);
@@ -354,7 +354,7 @@ fn an_exec_into_a_paused_container_runs_when_that_goes_on() {
 /// Hooks that see the container's mounts from the host's side, and hooks that are the container's own programs.
 #[test]
 fn hooks_in_the_containers_mounts_and_in_the_container() {
-    let place = Place::new();
+    let place = Place::default();
     let seen = place.path("seen");
     let bundle = place.bundle("b", |c| {
         args(c, "cat /mnt/of-the-hook; echo $HOME");
@@ -399,7 +399,7 @@ fn hooks_in_the_containers_mounts_and_in_the_container() {
 /// The file and its lines are what containerd and podman read.
 #[test]
 fn warnings_and_steps_are_logged() {
-    let place = Place::new();
+    let place = Place::default();
     let log = place.path("log");
     let bundle = place.bundle("b", |c| {
         args(c, "true");
@@ -435,7 +435,7 @@ fn warnings_and_steps_are_logged() {
 
 #[test]
 fn features_and_version() {
-    let place = Place::new();
+    let place = Place::default();
     let features: Value = serde_json::from_str(&place.ok(&["features"])).unwrap();
     assert_eq!(features["ociVersionMax"], "1.2.1");
     assert!(features["linux"]["namespaces"].as_array().unwrap().contains(&json!("time")));
@@ -445,7 +445,7 @@ fn features_and_version() {
 /// podman with this runtime.
 #[test]
 fn podman_runs_a_container_with_it() {
-    let place = Place::new();
+    let place = Place::default();
     let link = place.path("wharf-oci");
     std::os::unix::fs::symlink(bin_dir().join("wharf"), &link).unwrap();
     let bundle = place.bundle("b", |_| {});
@@ -512,7 +512,7 @@ fn podman_runs_a_container_with_it() {
 #[test]
 fn user_namespaces_and_mapped_mounts() {
     const FIRST: u32 = 1_500_000;
-    let place = Place::new();
+    let place = Place::default();
     let volume = place.path("volume");
     std::fs::create_dir(&volume).unwrap();
     std::fs::write(volume.join("f"), "f").unwrap();

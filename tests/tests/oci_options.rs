@@ -33,7 +33,7 @@ fn mount(config: &mut Value, value: Value) {
 
 #[test]
 fn events_tell_figures_and_kills_for_lack_of_memory() {
-    let place = Place::new();
+    let place = Place::default();
     place.fails(&["events", "--stats", "one"], "does not exist");
     sleeper(&place, "one", |c| {
         c["linux"]["resources"]["memory"] = json!({"limit": 33_554_432, "swap": 33_554_432});
@@ -79,7 +79,7 @@ fn cgroups_of(id: &str) -> Vec<PathBuf> {
 
 #[test]
 fn an_exec_goes_into_a_cgroup_below_and_nowhere_else() {
-    let place = Place::new();
+    let place = Place::default();
     sleeper(&place, "one", |_| {});
     let cgroup = place.ok(&["exec", "one", "cat", "/proc/self/cgroup"]);
     for (said, why) in [
@@ -116,7 +116,7 @@ fn an_exec_goes_into_a_cgroup_below_and_nowhere_else() {
 
 #[test]
 fn a_tmpfs_begins_with_what_it_covers_and_nothing_of_the_host() {
-    let place = Place::new();
+    let place = Place::default();
     let secret = place.path("secret");
     std::fs::write(&secret, "of the host").unwrap();
     let prepared = |bundle: &Path| {
@@ -192,7 +192,7 @@ fn notify(config: &mut Value, socket: &Path, calls: &Value) {
 #[test]
 #[cfg(target_arch = "x86_64")]
 fn an_agent_answers_for_a_filter() {
-    let place = Place::new();
+    let place = Place::default();
     let (socket, agent) = agent(&place);
     for (name, no_new_privileges) in [("one", false), ("three", true)] {
         let bundle = place.bundle(name, |c| {
@@ -240,7 +240,7 @@ fn an_agent_that_never_answers_holds_up_its_own_container_only() {
         AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket,
     };
     use std::os::fd::AsRawFd;
-    let place = Place::new();
+    let place = Place::default();
     let path = place.path("deaf.sock");
     let deaf = UnixListener::bind(&path).unwrap();
     let bundle = place.bundle("one", |c| {
@@ -280,7 +280,7 @@ fn an_agent_that_never_answers_holds_up_its_own_container_only() {
 #[test]
 fn processes_are_scheduled_as_said() {
     const ASK: &str = "import os, sys; p = int(sys.argv[1]); print(os.sched_getscheduler(p), os.getpriority(os.PRIO_PROCESS, p))";
-    let place = Place::new();
+    let place = Place::default();
     sleeper(&place, "one", |c| {
         c["process"]["scheduler"] =
             json!({"policy": "SCHED_BATCH", "nice": 7, "flags": ["SCHED_FLAG_RESET_ON_FORK"]});
@@ -365,7 +365,7 @@ for line in open(f"/proc/self/fdinfo/{fds[0]}"):
 
 #[test]
 fn a_descriptor_of_the_process_is_sent() {
-    let place = Place::new();
+    let place = Place::default();
     let taken = |run: &dyn Fn(&str)| {
         let socket = place.path("pidfd");
         let _ = std::fs::remove_file(&socket);
@@ -432,7 +432,7 @@ fn a_descriptor_of_the_process_is_sent() {
 
 #[test]
 fn mounts_of_mounts_and_their_attributes() {
-    let place = Place::new();
+    let place = Place::default();
     let source = place.path("source");
     std::fs::create_dir_all(source.join("deep")).unwrap();
     std::fs::write(source.join("deep/file"), "found").unwrap();
@@ -476,7 +476,7 @@ fn mounts_of_mounts_and_their_attributes() {
 
 #[test]
 fn what_is_claimed_is_true() {
-    let place = Place::new();
+    let place = Place::default();
     let features: Value = serde_json::from_str(&place.ok(&["features"])).unwrap();
     // Every option that is claimed is taken; one that is not is the file system's business, and refused by it.
     let all = features["mountOptions"].as_array().unwrap();

@@ -7,6 +7,12 @@ use isal_sys::igzip_lib as isal;
 
 use crate::error::{Error, Result};
 
+/// Constants of the library in the widths that its fields have.
+const DEFLATE: u16 = 0;
+const FULL_FLUSH: u16 = 2;
+const COMP_OK: i32 = 0;
+const _: () = assert!(isal::IGZIP_DEFLATE == 0 && isal::FULL_FLUSH == 2 && isal::COMP_OK == 0);
+
 /// A compressor of whole parts, each by itself; its memory is used again.
 pub struct Igzip {
     stream: Box<isal::isal_zstream>,
@@ -50,8 +56,8 @@ impl Igzip {
             stream.level = 1;
             stream.level_buf = self.memory.as_mut_ptr();
             stream.level_buf_size = u32::try_from(self.memory.len()).unwrap_or(0);
-            stream.gzip_flag = isal::IGZIP_DEFLATE as u16;
-            stream.flush = isal::FULL_FLUSH as u16;
+            stream.gzip_flag = DEFLATE;
+            stream.flush = FULL_FLUSH;
             stream.end_of_stream = 0;
             stream.next_in = part.as_ptr().cast_mut();
             stream.avail_in = length;
@@ -62,7 +68,7 @@ impl Igzip {
             stream.next_out = std::ptr::null_mut();
             stream.level_buf = std::ptr::null_mut();
             let made = room.checked_sub(stream.avail_out).ok_or_else(failed)?;
-            if code != isal::COMP_OK as i32 || stream.avail_in != 0 {
+            if code != COMP_OK || stream.avail_in != 0 {
                 return Err(failed());
             }
             out.set_len(made as usize);
