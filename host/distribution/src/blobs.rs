@@ -214,7 +214,7 @@ fn chunk(header: &str) -> Option<(u64, u64)> {
     let range = header.trim().trim_start_matches("bytes ").split('/').next()?;
     let (first, last) = range.trim_start_matches("bytes=").split_once('-')?;
     let (first, last) = (first.parse::<u64>().ok()?, last.parse::<u64>().ok()?);
-    Some((first, last.checked_add(1)?.checked_sub(first)?))
+    Some((first, last.checked_sub(first)?.checked_add(1)?))
 }
 
 fn out_of_order() -> Refusal {

@@ -136,6 +136,7 @@ pub(crate) fn sweep(
             documents.insert(digest, one);
         }
         let held = held(&documents);
+        orphans(store, &name, &mut documents)?;
         let mut dead: HashSet<String> = HashSet::new();
         // What documents need, and those of them that were pushed here: those have it from nowhere else.
         let (mut live, mut own): (HashSet<String>, HashSet<String>) = (HashSet::new(), HashSet::new());
@@ -198,6 +199,28 @@ pub(crate) fn sweep(
     let left = make_room(store, cached, limits.cache_size)?;
     store.collect()?;
     Ok(left)
+}
+
+/// Marks what was only there for an index whose images are gone: statements about them (attestations), which are no images and
+/// have no tag.
+fn orphans(store: &Store, name: &str, documents: &mut HashMap<String, One>) -> io::Result<()> {
+    let named = |gone: bool| -> HashSet<String> {
+        let indexes = documents.values().filter(|one| one.gone == gone);
+        indexes.flat_map(|one| one.parts.manifests.iter().cloned()).collect()
+    };
+    let (lost, live) = (named(true), named(false));
+    if lost.is_empty() {
+        return Ok(());
+    }
+    let mut tagged: HashSet<String> = HashSet::new();
+    for tag in store.tags(name)?.unwrap_or_default() {
+        tagged.extend(store.tag(name, &tag)?);
+    }
+    for (digest, one) in documents.iter_mut() {
+        let needed = one.image || live.contains(digest) || tagged.contains(digest);
+        one.gone |= lost.contains(digest) && !needed;
+    }
+    Ok(())
 }
 
 /// Manifests that indexes need which were pushed here, and those that they name, however deep.
