@@ -167,7 +167,7 @@ impl Drop for Place {
 
 #[test]
 fn a_bundle_goes_on_from_where_it_was() {
-    let Some(place) = Place::default() else { return };
+    let Some(place) = Place::new() else { return };
     let bundle = place.bundle("b", |_| {});
     place.start(&bundle, "one");
     let (images, work) = (place.text("images"), place.text("work"));
@@ -217,7 +217,7 @@ fn a_bundle_goes_on_from_where_it_was() {
 
 #[test]
 fn a_dump_after_others_has_them_as_parents() {
-    let Some(place) = Place::default() else { return };
+    let Some(place) = Place::new() else { return };
     // A shell that holds 24 MiB, which a later dump need not write again.
     let script = format!("x=$(head -c 24000000 /dev/zero | tr '\\0' x); {COUNTER}");
     let bundle = place.bundle("b", |c| c["process"]["args"] = json!(["sh", "-c", script]));
@@ -255,7 +255,7 @@ fn a_dump_after_others_has_them_as_parents() {
 
 #[test]
 fn what_cannot_be_is_told_and_changes_nothing() {
-    let Some(place) = Place::default() else { return };
+    let Some(place) = Place::new() else { return };
     let bundle = place.bundle("b", |_| {});
     place.start(&bundle, "one");
     let images = place.text("images");

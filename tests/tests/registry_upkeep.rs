@@ -342,7 +342,7 @@ fn a_registry_gives_back_what_no_manifest_needs() {
     assert_eq!(ask(&d, &serve.address, "POST", &path, &[], b"new").status, 201);
     serve.stop();
     // As if all else had been there for two hours.
-    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(7200);
+    let old = std::time::SystemTime::now() - std::time::Duration::from_hours(2);
     let layers = serve.root.join("repositories/one/_layers");
     let age = |layers: &std::path::Path, all: bool| {
         for link in std::fs::read_dir(layers).unwrap() {
