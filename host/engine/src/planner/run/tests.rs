@@ -165,8 +165,8 @@ fn defaults_are_filled_in() {
     assert_eq!(host.shm_size, Some(64 << 20));
     assert_eq!(host.log_config.unwrap().typ.as_deref(), Some("json-file"));
     assert_eq!(host.cap_add, s(&["net_admin", "CAP_NET_ADMIN"]));
-    let mut host = HostConfig { cap_drop: s(&["none"]), ..HostConfig::default() };
-    let message = defaults(&mut host, &facts()).unwrap_err().message;
+    let mut dropped = HostConfig { cap_drop: s(&["none"]), ..HostConfig::default() };
+    let message = defaults(&mut dropped, &facts()).unwrap_err().message;
     assert_eq!(message, "invalid CapDrop: unknown capability: \"CAP_NONE\"");
     assert_eq!(host.memory_swap, Some(128 << 20));
     assert_eq!(host.restart_policy.unwrap().name, Some(RestartPolicyNameEnum::NO));
