@@ -54,7 +54,7 @@ impl Registry<'_> {
 
     /// The error's code, after a look at its form.
     #[track_caller]
-    fn refused(&self, answer: &http::Response, status: u16, code: &str) {
+    fn refused(answer: &http::Response, status: u16, code: &str) {
         assert_eq!(answer.status, status, "{}", answer.text());
         assert_eq!(answer.header("content-type"), Some("application/json"));
         let errors = answer.json()["errors"].clone();
@@ -99,32 +99,40 @@ fn all(r: &Registry<'_>) {
 fn what_is_not_there(r: &Registry<'_>) {
     assert_eq!(r.ask("HEAD", "/v2/", &[], b"").status, 200);
     let unknown = digest(b"unknown");
-    r.refused(&r.ask("GET", &format!("/v2/no/blobs/{unknown}"), &[], b""), 404, "BLOB_UNKNOWN");
-    r.refused(&r.ask("GET", &format!("/v2/no/manifests/{unknown}"), &[], b""), 404, "MANIFEST_UNKNOWN");
-    r.refused(&r.ask("GET", "/v2/no/manifests/tag", &[], b""), 404, "MANIFEST_UNKNOWN");
-    r.refused(&r.ask("GET", "/v2/no/tags/list", &[], b""), 404, "NAME_UNKNOWN");
-    r.refused(&r.ask("DELETE", &format!("/v2/no/manifests/{unknown}"), &[], b""), 404, "MANIFEST_UNKNOWN");
-    r.refused(&r.ask("DELETE", "/v2/no/manifests/tag", &[], b""), 404, "MANIFEST_UNKNOWN");
-    r.refused(&r.ask("DELETE", &format!("/v2/no/blobs/{unknown}"), &[], b""), 404, "BLOB_UNKNOWN");
+    Registry::refused(&r.ask("GET", &format!("/v2/no/blobs/{unknown}"), &[], b""), 404, "BLOB_UNKNOWN");
+    Registry::refused(
+        &r.ask("GET", &format!("/v2/no/manifests/{unknown}"), &[], b""),
+        404,
+        "MANIFEST_UNKNOWN",
+    );
+    Registry::refused(&r.ask("GET", "/v2/no/manifests/tag", &[], b""), 404, "MANIFEST_UNKNOWN");
+    Registry::refused(&r.ask("GET", "/v2/no/tags/list", &[], b""), 404, "NAME_UNKNOWN");
+    Registry::refused(
+        &r.ask("DELETE", &format!("/v2/no/manifests/{unknown}"), &[], b""),
+        404,
+        "MANIFEST_UNKNOWN",
+    );
+    Registry::refused(&r.ask("DELETE", "/v2/no/manifests/tag", &[], b""), 404, "MANIFEST_UNKNOWN");
+    Registry::refused(&r.ask("DELETE", &format!("/v2/no/blobs/{unknown}"), &[], b""), 404, "BLOB_UNKNOWN");
     for kind in ["blobs", "manifests"] {
         let head = r.ask("HEAD", &format!("/v2/no/{kind}/{unknown}"), &[], b"");
         assert_eq!((head.status, head.body.len()), (404, 0));
     }
-    r.refused(&r.ask("PATCH", "/v2/no/blobs/uploads/none", &[], b"x"), 404, "BLOB_UPLOAD_UNKNOWN");
-    r.refused(&r.ask("GET", "/v2/no/blobs/uploads/none", &[], b""), 404, "BLOB_UPLOAD_UNKNOWN");
-    r.refused(&r.ask("DELETE", "/v2/no/blobs/uploads/none", &[], b""), 404, "BLOB_UPLOAD_UNKNOWN");
+    Registry::refused(&r.ask("PATCH", "/v2/no/blobs/uploads/none", &[], b"x"), 404, "BLOB_UPLOAD_UNKNOWN");
+    Registry::refused(&r.ask("GET", "/v2/no/blobs/uploads/none", &[], b""), 404, "BLOB_UPLOAD_UNKNOWN");
+    Registry::refused(&r.ask("DELETE", "/v2/no/blobs/uploads/none", &[], b""), 404, "BLOB_UPLOAD_UNKNOWN");
     // A hash that this registry does not know is not taken for one that it does.
     let sha512 = format!("sha512:{}", "a".repeat(128));
-    r.refused(&r.ask("GET", &format!("/v2/no/blobs/{sha512}"), &[], b""), 400, "DIGEST_INVALID");
-    r.refused(
+    Registry::refused(&r.ask("GET", &format!("/v2/no/blobs/{sha512}"), &[], b""), 400, "DIGEST_INVALID");
+    Registry::refused(
         &r.ask("POST", &format!("/v2/no/blobs/uploads/?digest={sha512}"), &[], b"x"),
         400,
         "DIGEST_INVALID",
     );
-    r.refused(&r.ask("GET", &format!("/v2/no/referrers/{sha512}"), &[], b""), 400, "DIGEST_INVALID");
-    r.refused(&r.ask("GET", "/v2/NO/manifests/x", &[], b""), 400, "NAME_INVALID");
-    r.refused(&r.ask("POST", &format!("/v2/no/blobs/{unknown}"), &[], b""), 405, "UNSUPPORTED");
-    r.refused(&r.ask("POST", "/v2/no/manifests/x", &[], b""), 405, "UNSUPPORTED");
+    Registry::refused(&r.ask("GET", &format!("/v2/no/referrers/{sha512}"), &[], b""), 400, "DIGEST_INVALID");
+    Registry::refused(&r.ask("GET", "/v2/NO/manifests/x", &[], b""), 400, "NAME_INVALID");
+    Registry::refused(&r.ask("POST", &format!("/v2/no/blobs/{unknown}"), &[], b""), 405, "UNSUPPORTED");
+    Registry::refused(&r.ask("POST", "/v2/no/manifests/x", &[], b""), 405, "UNSUPPORTED");
 }
 
 fn uploads(r: &Registry<'_>) {
@@ -137,11 +145,11 @@ fn uploads(r: &Registry<'_>) {
         let sent = r.ask("PATCH", &location, &headers, &content[from..to]);
         assert_eq!(sent.status, 202, "{}", sent.text());
         assert_eq!(sent.header("range"), Some(format!("0-{}", to - 1).as_str()));
-        location = sent.header("location").unwrap().to_owned();
+        sent.header("location").unwrap().clone_into(&mut location);
         // Behind, before and across what is there: none of it is taken, and the client can ask where it stands.
         for wrong in ["0-3", "2-11", "20-21", "x-y", "11-10", ""] {
             let sent = r.ask("PATCH", &location, &[("Content-Range", wrong)], b"xxxx");
-            r.refused(&sent, 416, "BLOB_UPLOAD_INVALID");
+            Registry::refused(&sent, 416, "BLOB_UPLOAD_INVALID");
         }
         let asked = r.ask("GET", &location, &[], b"");
         assert_eq!((asked.status, asked.header("range")), (204, Some(format!("0-{}", to - 1).as_str())));
@@ -149,19 +157,19 @@ fn uploads(r: &Registry<'_>) {
     }
     // One that is longer than it says adds nothing.
     let sent = r.ask("PATCH", &location, &[("Content-Range", "10-11")], b"abc");
-    r.refused(&sent, 400, "BLOB_UPLOAD_INVALID");
+    Registry::refused(&sent, 400, "BLOB_UPLOAD_INVALID");
     let wrong =
         r.ask("PUT", &format!("{location}?digest={}", digest(content)), &[("Content-Range", "3-3")], b"x");
-    r.refused(&wrong, 416, "BLOB_UPLOAD_INVALID");
-    r.refused(&r.ask("PUT", &location, &[], b""), 400, "DIGEST_INVALID");
+    Registry::refused(&wrong, 416, "BLOB_UPLOAD_INVALID");
+    Registry::refused(&r.ask("PUT", &location, &[], b""), 400, "DIGEST_INVALID");
     // Of another repository it is unknown.
     let other = location.replace("/v2/u/", "/v2/v/");
-    r.refused(&r.ask("GET", &other, &[], b""), 404, "BLOB_UPLOAD_UNKNOWN");
+    Registry::refused(&r.ask("GET", &other, &[], b""), 404, "BLOB_UPLOAD_UNKNOWN");
     let end = r.ask("PUT", &format!("{location}?digest={}", digest(content)), &[], b"");
     assert_eq!(end.status, 201);
     let at = end.header("location").unwrap();
     assert_eq!(r.ask("GET", at, &[], b"").body, content);
-    r.refused(&r.ask("GET", &location, &[], b""), 404, "BLOB_UPLOAD_UNKNOWN");
+    Registry::refused(&r.ask("GET", &location, &[], b""), 404, "BLOB_UPLOAD_UNKNOWN");
     // The last chunk may come with the end, and an empty blob is one.
     let location = r.begin("u");
     let end =
@@ -171,11 +179,15 @@ fn uploads(r: &Registry<'_>) {
     assert_eq!(r.ask("GET", &format!("/v2/u/blobs/{empty}"), &[], b"").status, 200);
     // At once, with a wrong hash: nothing is kept.
     let path = format!("/v2/u/blobs/uploads/?digest={}", digest(b"other"));
-    r.refused(&r.ask("POST", &path, &[], b"this"), 400, "DIGEST_INVALID");
-    r.refused(&r.ask("GET", &format!("/v2/u/blobs/{}", digest(b"this")), &[], b""), 404, "BLOB_UNKNOWN");
+    Registry::refused(&r.ask("POST", &path, &[], b"this"), 400, "DIGEST_INVALID");
+    Registry::refused(
+        &r.ask("GET", &format!("/v2/u/blobs/{}", digest(b"this")), &[], b""),
+        404,
+        "BLOB_UNKNOWN",
+    );
     let location = r.begin("u");
     assert_eq!(r.ask("DELETE", &location, &[], b"").status, 204);
-    r.refused(&r.ask("PATCH", &location, &[], b"x"), 404, "BLOB_UPLOAD_UNKNOWN");
+    Registry::refused(&r.ask("PATCH", &location, &[], b"x"), 404, "BLOB_UPLOAD_UNKNOWN");
 
     // Mounts: what cannot be taken from there begins an upload, as does one that does not say from where.
     let there = digest(content);
@@ -192,8 +204,8 @@ fn uploads(r: &Registry<'_>) {
         assert_eq!(r.ask("PATCH", location, &[], b"goes on").status, 202, "{query}");
         assert_eq!(r.ask("DELETE", location, &[], b"").status, 204);
     }
-    r.refused(&mount("mount=sha256:x&from=u"), 400, "DIGEST_INVALID");
-    r.refused(&r.ask("GET", &format!("/v2/m/blobs/{there}"), &[], b""), 404, "BLOB_UNKNOWN");
+    Registry::refused(&mount("mount=sha256:x&from=u"), 400, "DIGEST_INVALID");
+    Registry::refused(&r.ask("GET", &format!("/v2/m/blobs/{there}"), &[], b""), 404, "BLOB_UNKNOWN");
     let mounted = mount(&format!("mount={there}&from=u"));
     assert_eq!((mounted.status, mounted.header("docker-content-digest")), (201, Some(there.as_str())));
     assert_eq!(r.ask("GET", mounted.header("location").unwrap(), &[], b"").body, content);
@@ -242,28 +254,28 @@ fn manifests(r: &Registry<'_>) {
     }
     let path = format!("/v2/i/manifests/{}", digest(b"other"));
     let wrong = r.ask("PUT", &path, &[("Content-Type", OCI)], one.to_string().as_bytes());
-    r.refused(&wrong, 400, "DIGEST_INVALID");
+    Registry::refused(&wrong, 400, "DIGEST_INVALID");
     for bad in [json!([]), json!({}), json!({"schemaVersion": 2, "manifests": [], "layers": []})] {
-        r.refused(&r.put("i", "bad", OCI, &bad).1, 400, "MANIFEST_INVALID");
+        Registry::refused(&r.put("i", "bad", OCI, &bad).1, 400, "MANIFEST_INVALID");
     }
-    r.refused(&r.put("i", "bad", INDEX, &one).1, 400, "MANIFEST_INVALID");
+    Registry::refused(&r.put("i", "bad", INDEX, &one).1, 400, "MANIFEST_INVALID");
     let sha512 = artifact(&format!("sha512:{}", "a".repeat(128)), &[], "x", "");
-    r.refused(&r.put("i", "bad", OCI, &sha512).1, 400, "MANIFEST_INVALID");
-    r.refused(
+    Registry::refused(&r.put("i", "bad", OCI, &sha512).1, 400, "MANIFEST_INVALID");
+    Registry::refused(
         &r.put("i", "bad", OCI, &artifact(&config, &[&digest(b"no")], "x", "")).1,
         404,
         "MANIFEST_BLOB_UNKNOWN",
     );
-    r.refused(&r.put("elsewhere", "v1", OCI, &one).1, 404, "MANIFEST_BLOB_UNKNOWN");
+    Registry::refused(&r.put("elsewhere", "v1", OCI, &one).1, 404, "MANIFEST_BLOB_UNKNOWN");
     let index = |digest: &str| {
         json!({"schemaVersion": 2, "mediaType": INDEX,
         "manifests": [{"mediaType": OCI, "digest": digest, "size": 1}]})
     };
-    r.refused(&r.put("i", "all", INDEX, &index(&digest(b"no"))).1, 404, "MANIFEST_BLOB_UNKNOWN");
+    Registry::refused(&r.put("i", "all", INDEX, &index(&digest(b"no"))).1, 404, "MANIFEST_BLOB_UNKNOWN");
     assert_eq!(r.put("i", "all", INDEX, &index(&found)).1.status, 201);
     let empty = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": []});
     assert_eq!(r.put("i", "empty", INDEX, &empty).1.status, 201);
-    r.refused(&r.ask("GET", "/v2/i/manifests/bad", &[], b""), 404, "MANIFEST_UNKNOWN");
+    Registry::refused(&r.ask("GET", "/v2/i/manifests/bad", &[], b""), 404, "MANIFEST_UNKNOWN");
     // A tag that moves.
     let (second, sent) = r.put("i", "v1", OCI, &artifact(&config, &[], "application/x.one", "2"));
     assert_eq!(sent.status, 201);
@@ -339,7 +351,7 @@ fn referrers(r: &Registry<'_>) {
         let Some(link) = page.header("link") else { break };
         let (address, rest) = link.strip_prefix('<').unwrap().split_once('>').unwrap();
         assert_eq!(rest, "; rel=\"next\"");
-        next = address.to_owned();
+        address.clone_into(&mut next);
     }
     assert!(pages > 1, "{pages}");
     let count = seen.len();
@@ -376,7 +388,7 @@ fn lists(r: &Registry<'_>) {
         seen.extend(shown);
         let Some(link) = page.header("link") else { break };
         assert!(link.ends_with("; rel=\"next\""), "{link}");
-        next = link[1..link.find('>').unwrap()].to_owned();
+        link[1..link.find('>').unwrap()].clone_into(&mut next);
     }
     assert_eq!(json!(seen), json!(sorted));
     assert_eq!(list("?n=100").json()["tags"], json!(sorted));
@@ -384,7 +396,7 @@ fn lists(r: &Registry<'_>) {
     assert_eq!(list("?last=a.a").json()["tags"], json!(["a.b", "latest"]));
     assert_eq!(list("?last=zzz").json()["tags"], json!([]));
     for bad in ["-1", "x", "99999999999999999999999"] {
-        r.refused(&list(&format!("?n={bad}")), 400, "PAGINATION_NUMBER_INVALID");
+        Registry::refused(&list(&format!("?n={bad}")), 400, "PAGINATION_NUMBER_INVALID");
     }
     let catalog = r.ask("GET", "/v2/_catalog?n=1", &[], b"");
     assert_eq!(catalog.json()["repositories"].as_array().unwrap().len(), 1);

@@ -60,10 +60,18 @@ impl Engine {
         self.send_signal(now, signal).await?;
         if now.state.status == Status::Paused && signal == signals::KILL {
             // A frozen process dies only once it is thawed, which a killed one's runtime may refuse to do.
-            let (cgroups, path) = (self.inner.cgroups.clone(), now.state.cgroup.clone());
-            self.inner.pool.run(move || cgroups.thaw(&path)).await?.doing("cannot thaw")?;
+            self.thaw(now).await?;
         }
         Ok(())
+    }
+
+    /// Lets a container go on without its runtime. One that has ended meanwhile, and its cgroup with it, needs no thaw.
+    async fn thaw(&self, now: &Now) -> Result<()> {
+        let (cgroups, path) = (self.inner.cgroups.clone(), now.state.cgroup.clone());
+        match self.inner.pool.run(move || cgroups.thaw(&path)).await? {
+            Err(error) if error.is_not_found() => Ok(()),
+            result => result.doing("cannot thaw"),
+        }
     }
 
     /// The lock, for an operation that ends the container: a start that is still making the process is cut short, after this
@@ -167,8 +175,7 @@ impl Engine {
         {
             // Its runtime does not let it go on, which is no reason for it to stay.
             tracing::warn!(%error, id = now.def.id, "a paused container is thawed past its runtime to be stopped");
-            let (cgroups, path) = (self.inner.cgroups.clone(), now.state.cgroup.clone());
-            self.inner.pool.run(move || cgroups.thaw(&path)).await?.doing("cannot thaw")?;
+            self.thaw(&now).await?;
         }
         // It may have ended by itself just now.
         let _ = self.send_signal(&now, signal).await;

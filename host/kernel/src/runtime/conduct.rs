@@ -1,6 +1,7 @@
 //! What the keeper has a runtime do: make a container or an exec, and become the parent of what was made.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Stdio;
@@ -158,7 +159,10 @@ fn make(
         Some(listener)
     } else {
         let stream = |index: usize| -> Result<Stdio, StartError> {
-            let Some(number) = process.stdio.get(index).copied().flatten() else { return Ok(Stdio::null()) };
+            let Some(number) = process.stdio.get(index).copied().flatten() else {
+                return null(Path::new(&foreign.runtime.bundle))
+                    .map_err(|e| failed(format!("null device: {e}")));
+            };
             let fd = usize::try_from(number).ok().and_then(|n| fds.get(n));
             let fd =
                 fd.ok_or_else(|| failed(format!("the plan names descriptor {number}, which did not come")))?;
@@ -179,6 +183,20 @@ fn make(
     result?;
     let pid = pid.filter(|pid| *pid > 0).ok_or_else(|| failed("the runtime told no process id"))?;
     Ok(Made { pid, console })
+}
+
+/// A null device of the container's own: a runtime may give its streams to the container's user, and the host's `/dev/null` is
+/// nobody's to have.
+fn null(bundle: &Path) -> std::io::Result<Stdio> {
+    use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+    let node = bundle.join(format!("null-{}", sys::own_pid()));
+    let _ = std::fs::remove_file(&node);
+    mknod(&node, SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(1, 3))?;
+    let opened = std::fs::set_permissions(&node, std::fs::Permissions::from_mode(0o666))
+        .and_then(|()| std::fs::File::options().read(true).write(true).open(&node));
+    let _ = std::fs::remove_file(&node);
+    // Where the bundle lies on a file system without devices.
+    Ok(opened.map_or_else(|_| Stdio::null(), Stdio::from))
 }
 
 /// Hands on the terminal, which the runtime has sent by now.

@@ -17,9 +17,11 @@ const _: () = assert!(isal::IGZIP_DEFLATE == 0 && isal::FULL_FLUSH == 2 && isal:
 pub struct Igzip {
     stream: Box<isal::isal_zstream>,
     memory: Vec<u8>,
+    /// Where the blocks of a part are made: they take less than half of what they might, and only that is given away.
+    made: Vec<u8>,
 }
 
-// SAFETY: the pointers in `stream` lead to `memory` and to arguments of `pack`, or to tables that never change.
+// SAFETY: the pointers in `stream` lead to `memory`, to `made` and to arguments of `pack`, or to tables that never change.
 unsafe impl Send for Igzip {}
 
 impl std::fmt::Debug for Igzip {
@@ -32,7 +34,7 @@ impl Default for Igzip {
     fn default() -> Self {
         // SAFETY: integers, arrays of them, and pointers that may be null; `pack` has it initialised each time.
         let stream = unsafe { Box::<isal::isal_zstream>::new_zeroed().assume_init() };
-        Self { stream, memory: vec![0; isal::ISAL_DEF_LVL1_EXTRA_LARGE as usize] }
+        Self { stream, memory: vec![0; isal::ISAL_DEF_LVL1_EXTRA_LARGE as usize], made: Vec::new() }
     }
 }
 
@@ -43,15 +45,17 @@ impl Igzip {
         let failed = || Error::new(format!("igzip of {} bytes", part.len()), libc::EINVAL);
         // What cannot be made smaller becomes blocks of up to 64 KiB with five bytes of head each; then the flush.
         let bound = part.len() + part.len() / 4096 + 1024;
-        let mut out = Vec::<u8>::with_capacity(bound);
+        if self.made.len() < bound {
+            self.made.resize(bound, 0);
+        }
         let stream = &mut *self.stream;
         let (length, room) = match (u32::try_from(part.len()), u32::try_from(bound)) {
             (Ok(length), Ok(room)) if part.len() < 1 << 31 => (length, room),
             _ => return Err(failed()),
         };
         // SAFETY: the stream is ours alone. Input, output and `memory` live longer than the call and their lengths are told;
-        // the input is not written to. What the call says to be written is initialised, and within the capacity.
-        unsafe {
+        // the input is not written to.
+        let made = unsafe {
             isal::isal_deflate_stateless_init(stream);
             stream.level = 1;
             stream.level_buf = self.memory.as_mut_ptr();
@@ -61,19 +65,18 @@ impl Igzip {
             stream.end_of_stream = 0;
             stream.next_in = part.as_ptr().cast_mut();
             stream.avail_in = length;
-            stream.next_out = out.as_mut_ptr();
+            stream.next_out = self.made.as_mut_ptr();
             stream.avail_out = room;
             let code = isal::isal_deflate_stateless(stream);
             stream.next_in = std::ptr::null_mut();
             stream.next_out = std::ptr::null_mut();
             stream.level_buf = std::ptr::null_mut();
-            let made = room.checked_sub(stream.avail_out).ok_or_else(failed)?;
             if code != COMP_OK || stream.avail_in != 0 {
                 return Err(failed());
             }
-            out.set_len(made as usize);
-        }
-        Ok(out)
+            room.checked_sub(stream.avail_out).ok_or_else(failed)?
+        };
+        self.made.get(..made as usize).map(<[u8]>::to_vec).ok_or_else(failed)
     }
 }
 
