@@ -19,6 +19,8 @@ use wharf_tests::{bin_dir, eventually};
 struct Suite {
     version: &'static str,
     sha256: &'static str,
+    /// Debian's archive of what its pool once had knows a file by this.
+    sha1: &'static str,
     /// Where it has programs of its own, which ours take the place of.
     programs: fn(&str) -> String,
     expected: &'static str,
@@ -27,6 +29,7 @@ struct Suite {
 const OLD: Suite = Suite {
     version: "1.1.15",
     sha256: "d557179f18a5d515ffc5b8ed1a7113af4619a1041c27408a2f83c1ece4d4d426",
+    sha1: "8b350a117276d21d04a1f520df7f2d6d2b748a86",
     programs: |name| format!("contrib/cmd/{name}/{name}"),
     expected: include_str!("../clients/runc-1.1.15.expected"),
 };
@@ -34,6 +37,7 @@ const OLD: Suite = Suite {
 const NEW: Suite = Suite {
     version: "1.3.6",
     sha256: "008c1386c4e36cedf0f4a8c1e74da3d0dfc6789f73e166b8b8df5f107ac5edb8",
+    sha1: "1235fa0071e850008f616e726e790cf946f88831",
     programs: |name| format!("tests/cmd/_bin/{name}"),
     expected: include_str!("../clients/runc-1.3.6.expected"),
 };
@@ -74,9 +78,15 @@ fn source(suite: &Suite) -> PathBuf {
         std::fs::create_dir_all(&place).unwrap();
         // Others may fetch it at the same time; each puts a whole file there.
         let fresh = place.join(format!("runc-{}.{}", suite.version, std::process::id()));
-        let url =
-            format!("http://deb.debian.org/debian/pool/main/r/runc/runc_{}+ds1.orig.tar.xz", suite.version);
-        output(Command::new("curl").args(["-fsSL", "--retry", "3", "-o"]).arg(&fresh).arg(url));
+        let urls = [
+            format!("http://deb.debian.org/debian/pool/main/r/runc/runc_{}+ds1.orig.tar.xz", suite.version),
+            format!("https://snapshot.debian.org/file/{}", suite.sha1),
+        ];
+        let fetched = urls.iter().any(|url| {
+            let mut curl = Command::new("curl");
+            curl.args(["-fsSL", "--retry", "3", "-o"]).arg(&fresh).arg(url).status().unwrap().success()
+        });
+        assert!(fetched, "the sources of runc {} are at none of {urls:?}", suite.version);
         std::fs::rename(fresh, &file).unwrap();
     }
     let sum = output(Command::new("sha256sum").arg(&file));
