@@ -131,10 +131,9 @@ impl Guest {
             image::save(&path, &archive(&format!("{name}:1"), name));
             files.push((format!("images/{name}.tar"), path));
         }
-        let registry = d.path("registry");
         if !pulled.is_empty() {
-            drop(Serve::start(&d, 5000, pulled));
-            files.push(("registry".into(), registry));
+            let serve = Serve::start(&d, 5000, pulled);
+            files.push(("registry".into(), serve.root.clone()));
         }
         let mut files: Vec<(&str, &Path)> =
             files.iter().map(|(name, path)| (name.as_str(), path.as_path())).collect();

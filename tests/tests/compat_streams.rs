@@ -161,7 +161,8 @@ fn attached_before_the_start_nothing_is_lost_and_the_end_follows_the_last_byte()
 #[test]
 fn what_was_said_comes_first_and_then_what_is_said_without_a_seam() {
     let d = daemon();
-    let script = "i=0; while [ $i -lt 30000 ]; do echo $i; i=$((i+1)); done";
+    // Whoever comes after its end waits for its next start, so it does not end before the last one is there.
+    let script = "i=0; while [ $i -lt 30000 ]; do echo $i; i=$((i+1)); done; until [ -e /go ]; do sleep 0.02; done";
     shell(&d, "count", script, json!({}));
     post(&d, "/containers/count/start");
     let mut readers = Vec::new();
@@ -169,6 +170,7 @@ fn what_was_said_comes_first_and_then_what_is_said_without_a_seam() {
         readers.push(open(&d, "/containers/count/attach?logs=1&stream=1&stdout=1&stderr=1", UPGRADE).2);
         std::thread::sleep(Duration::from_millis(15));
     }
+    d.docker(&["exec", "count", "touch", "/go"]).ok();
     for mut reader in readers {
         let all = text_of(&mut reader, 1);
         assert!(all.lines().map(|l| l.parse::<u32>().unwrap()).eq(0..30_000));

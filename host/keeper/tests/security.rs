@@ -411,7 +411,12 @@ async fn swapped_mount_targets() {
                     // Whether it starts depends on who is faster.
                     if let Ok((_, pipe)) = rig.start(&mut plan).await {
                         let text = read(pipe).await;
-                        assert!(!text.contains(outside.path().to_str().unwrap()), "{text}");
+                        // The link's text is a path of the container, where something may be mounted; nothing of the host's
+                        // directory of that name is.
+                        for line in text.lines() {
+                            let root = line.split(' ').nth(3).unwrap();
+                            assert!(!root.contains(outside.path().to_str().unwrap()), "{text}");
+                        }
                         rig.exit(&plan.run.id).await;
                         rig.clean(&plan.run.id).await;
                         started += 1;
