@@ -162,7 +162,8 @@ fn attached_before_the_start_nothing_is_lost_and_the_end_follows_the_last_byte()
 fn what_was_said_comes_first_and_then_what_is_said_without_a_seam() {
     let d = daemon();
     // Whoever comes after its end waits for its next start, so it does not end before the last one is there.
-    let script = "i=0; while [ $i -lt 30000 ]; do echo $i; i=$((i+1)); done; until [ -e /go ]; do sleep 0.02; done";
+    let script =
+        "i=0; while [ $i -lt 30000 ]; do echo $i; i=$((i+1)); done; until [ -e /go ]; do sleep 0.02; done";
     shell(&d, "count", script, json!({}));
     post(&d, "/containers/count/start");
     let mut readers = Vec::new();
