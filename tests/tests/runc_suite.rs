@@ -182,6 +182,7 @@ fn prepare(suite: &Suite, dir: &Path) {
         script(&dir.join((suite.programs)(name)), text);
     }
     script(&dir.join("enter.sh"), include_str!("../clients/runc-suite/enter.sh"));
+    script(&dir.join("reaper"), include_str!("../clients/runc-suite/reaper"));
     let helpers = dir.join("tests/integration/helpers.bash");
     let text = std::fs::read_to_string(&helpers).unwrap();
     let mut patched = 0;
@@ -217,7 +218,10 @@ fn run(dir: &Path, file: &str, cleaner: &Cleaner) -> Results {
     let runtime = dir.join("wharf-oci");
     std::os::unix::fs::symlink(bin_dir().join("wharf"), &runtime).unwrap();
     let mut command = Command::new(dir.join("enter.sh"));
-    command.args([&cleaner.0, "bats", "-t"]).arg(format!("tests/integration/{file}.bats")).current_dir(dir);
+    command
+        .args([&cleaner.0, "./reaper", "bats", "-t"])
+        .arg(format!("tests/integration/{file}.bats"))
+        .current_dir(dir);
     // Without a limit of bats's own: that is one more child, for which some tests wait.
     command.env("RUNC", runtime).env("TMPDIR", dir.join("tmp"));
     let said = dir.join("said");

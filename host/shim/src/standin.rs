@@ -75,7 +75,7 @@ pub fn run(host: &Host, plan: &RunPlan, fds: &[OwnedFd]) -> Result<Spawned, Star
 pub fn exec(host: &Host, plan: &ExecPlan, fds: &[OwnedFd]) -> Result<Spawned, StartError> {
     let foreign = kernel::foreign(plan.foreign.as_deref())?;
     conduct(host, fds, |conductor| {
-        kernel::prepare(host)?;
+        kernel::prepare_for_runtime(host)?;
         let stand_in = exec_begins(host, plan, foreign, fds, conductor).map_err(failed)?;
         sys::exit(exec_goes_on(stand_in))
     })

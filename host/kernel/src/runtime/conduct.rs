@@ -1,7 +1,6 @@
 //! What the keeper has a runtime do: make a container or an exec, and become the parent of what was made.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Stdio;
@@ -61,7 +60,7 @@ pub fn run(host: &Host, plan: &RunPlan, fds: &[OwnedFd]) -> Result<Spawned, Star
 pub fn exec(host: &Host, plan: &ExecPlan, fds: &[OwnedFd]) -> Result<Spawned, StartError> {
     let foreign = foreign(plan.foreign.as_deref())?;
     conduct(host, fds, |conductor| {
-        prepare(host)?;
+        prepare_for_runtime(host)?;
         let dir = Path::new(&foreign.runtime.bundle);
         bundle::directory(dir).map_err(failed)?;
         enter(dir)?;
@@ -87,7 +86,7 @@ pub fn open_bundle(
     foreign: &Foreign,
     fds: &[OwnedFd],
 ) -> Result<(), StartError> {
-    prepare(host)?;
+    prepare_for_runtime(host)?;
     let dir = Path::new(&foreign.runtime.bundle);
     bundle::make(plan, foreign, fds).map_err(failed)?;
     if plan.init {
@@ -107,8 +106,18 @@ pub fn foreign(foreign: Option<&Foreign>) -> Result<&Foreign, StartError> {
     )
 }
 
+/// The same before a runtime is called, or a shim that calls one, which then sees a null device of its own.
+pub fn prepare_for_runtime(host: &Host) -> Result<(), StartError> {
+    prepare(host)?;
+    match own_null() {
+        // In a user namespace, where nobody can give the host's device away either.
+        Err(nix::errno::Errno::EPERM) => Ok(()),
+        result => result.map_err(|e| failed(format!("a null device for another program: {e}"))),
+    }
+}
+
 /// In a child that a keeper has forked, before anything is called: a session, a mount namespace, limits of its own.
-pub fn prepare(host: &Host) -> Result<(), StartError> {
+pub(crate) fn prepare(host: &Host) -> Result<(), StartError> {
     let prepare = || -> crate::Result<()> {
         // A group of its own, so that a signal to a start that hangs reaches what it called, too.
         sys::setsid()?;
@@ -122,6 +131,30 @@ pub fn prepare(host: &Host) -> Result<(), StartError> {
         private_mounts()
     };
     prepare().map_err(|e| failed(format!("preparing to call another program: {e}")))
+}
+
+/// Puts a null device of its own over this mount namespace's `/dev/null`. Runtimes give their streams, and what they bind into a
+/// container, to its user; the host's device is nobody's to have: who owns it may take it from all others.
+fn own_null() -> nix::Result<()> {
+    use nix::mount::{MntFlags, MsFlags, mount, umount2};
+    use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmodat, makedev, mknod};
+    // A directory that every machine has; it is covered for this moment, and here alone.
+    const PLACE: &str = "/sys";
+    const NODE: &str = "/sys/null";
+    let (none, mode) = (None::<&str>, Mode::from_bits_truncate(0o666));
+    mount(
+        Some("null"),
+        PLACE,
+        Some("tmpfs"),
+        MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC,
+        Some("size=4k,nr_inodes=4"),
+    )?;
+    let made = mknod(NODE, SFlag::S_IFCHR, mode, makedev(1, 3))
+        .and_then(|()| fchmodat(nix::fcntl::AT_FDCWD, NODE, mode, FchmodatFlags::FollowSymlink))
+        .and_then(|()| mount(Some(NODE), "/dev/null", none, MsFlags::MS_BIND, none));
+    // What was bound stays.
+    umount2(PLACE, MntFlags::MNT_DETACH)?;
+    made
 }
 
 fn enter(dir: &Path) -> Result<(), StartError> {
@@ -159,10 +192,7 @@ fn make(
         Some(listener)
     } else {
         let stream = |index: usize| -> Result<Stdio, StartError> {
-            let Some(number) = process.stdio.get(index).copied().flatten() else {
-                return null(Path::new(&foreign.runtime.bundle))
-                    .map_err(|e| failed(format!("null device: {e}")));
-            };
+            let Some(number) = process.stdio.get(index).copied().flatten() else { return Ok(Stdio::null()) };
             let fd = usize::try_from(number).ok().and_then(|n| fds.get(n));
             let fd =
                 fd.ok_or_else(|| failed(format!("the plan names descriptor {number}, which did not come")))?;
@@ -183,20 +213,6 @@ fn make(
     result?;
     let pid = pid.filter(|pid| *pid > 0).ok_or_else(|| failed("the runtime told no process id"))?;
     Ok(Made { pid, console })
-}
-
-/// A null device of the container's own: a runtime may give its streams to the container's user, and the host's `/dev/null` is
-/// nobody's to have.
-fn null(bundle: &Path) -> std::io::Result<Stdio> {
-    use nix::sys::stat::{Mode, SFlag, makedev, mknod};
-    let node = bundle.join(format!("null-{}", sys::own_pid()));
-    let _ = std::fs::remove_file(&node);
-    mknod(&node, SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(1, 3))?;
-    let opened = std::fs::set_permissions(&node, std::fs::Permissions::from_mode(0o666))
-        .and_then(|()| std::fs::File::options().read(true).write(true).open(&node));
-    let _ = std::fs::remove_file(&node);
-    // Where the bundle lies on a file system without devices.
-    Ok(opened.map_or_else(|_| Stdio::null(), Stdio::from))
 }
 
 /// Hands on the terminal, which the runtime has sent by now.
