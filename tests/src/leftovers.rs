@@ -107,7 +107,16 @@ pub fn remove_cgroup_parent(name: &str) {
         .map(|e| e.path().join(name))
         .chain([top.join(name)])
     {
-        let _ = fs::remove_dir(dir.join("wharf"));
-        let _ = fs::remove_dir(dir);
+        remove_cgroups(&dir);
     }
+}
+
+/// A cgroup and those below it, where another runtime may have left some of a start that failed.
+fn remove_cgroups(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_cgroups(&entry.path());
+        }
+    }
+    let _ = fs::remove_dir(dir);
 }
