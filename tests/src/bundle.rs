@@ -103,20 +103,26 @@ impl Drop for Place {
         }
         let left: Vec<_> = std::fs::read_dir(self.path("state")).into_iter().flatten().flatten().collect();
         assert!(left.is_empty(), "{left:?}");
-        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-        assert!(!mounts.contains(self.dir.path().to_str().unwrap()), "{mounts}");
-        let own = format!("{}-", std::process::id());
-        let cgroups = Command::new("find")
-            .args(["/sys/fs/cgroup", "-maxdepth", "4", "-path", "*wharf-oci-test*"])
-            .output()
-            .unwrap();
-        let cgroups = String::from_utf8_lossy(&cgroups.stdout).into_owned();
-        let left: Vec<_> = cgroups.lines().filter(|l| l.contains(&format!("/{own}"))).collect();
-        assert!(left.is_empty(), "{left:?}");
-        // The parent of all tests' cgroups goes with the last of them; while others run it is not empty and stays.
-        for cgroup in cgroups.lines().filter(|line| line.ends_with("/wharf-oci-test")) {
-            let _ = std::fs::remove_dir(cgroup);
-        }
+        nothing_left(self.dir.path(), "wharf-oci-test");
+    }
+}
+
+/// Fails where a mount below `dir` is left, or a cgroup of this process below the top one of this name, which goes with the last of
+/// all that use it.
+pub fn nothing_left(dir: &Path, top: &str) {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(text(dir)), "{mounts}");
+    let found = Command::new("find")
+        .args(["/sys/fs/cgroup", "-maxdepth", "4", "-path", &format!("*{top}*")])
+        .output()
+        .unwrap();
+    let cgroups = String::from_utf8_lossy(&found.stdout).into_owned();
+    let own = format!("/{}-", std::process::id());
+    let left: Vec<_> = cgroups.lines().filter(|line| line.contains(&own)).collect();
+    assert!(left.is_empty(), "{left:?}");
+    // While others run it is not empty and stays.
+    for cgroup in cgroups.lines().filter(|line| line.ends_with(&format!("/{top}"))) {
+        let _ = std::fs::remove_dir(cgroup);
     }
 }
 

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 use wharf_tests::criu::{COUNTER, criu};
-use wharf_tests::{Daemon, Options, bin_dir, eventually, image};
+use wharf_tests::{Daemon, Options, bin_dir, bundle, eventually, image};
 
 /// A root directory of the runtime and bundles of one test; nothing of it may be left.
 struct Place {
@@ -149,19 +149,7 @@ impl Drop for Place {
         }
         let left: Vec<_> = std::fs::read_dir(self.path("state")).into_iter().flatten().flatten().collect();
         assert!(left.is_empty(), "{left:?}");
-        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-        assert!(!mounts.contains(self.dir.path().to_str().unwrap()), "{mounts}");
-        let find = Command::new("find")
-            .args(["/sys/fs/cgroup", "-maxdepth", "4", "-path", "*wharf-oci-criu-test*"])
-            .output()
-            .unwrap();
-        let found = String::from_utf8_lossy(&find.stdout).into_owned();
-        let own = format!("/{}-", std::process::id());
-        let left: Vec<_> = found.lines().filter(|line| line.contains(&own)).collect();
-        assert!(left.is_empty(), "{left:?}");
-        for cgroup in found.lines().filter(|line| line.ends_with("/wharf-oci-criu-test")) {
-            let _ = std::fs::remove_dir(cgroup);
-        }
+        bundle::nothing_left(self.dir.path(), "wharf-oci-criu-test");
     }
 }
 

@@ -128,27 +128,9 @@ pub(crate) fn moment(text: &str) -> Result<String, Error> {
 
 /// Go's duration notation in nanoseconds: `300ms`, `1.5h`, `2h45m`.
 pub(crate) fn duration(text: &str) -> Option<i64> {
-    let mut rest = text;
-    let mut total = 0.0;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let (number, tail) = rest.split_at(digits);
-        let end = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
-        let (unit, tail) = tail.split_at(end);
-        let scale = match unit {
-            "ns" => 1.0,
-            "us" | "µs" => 1e3,
-            "ms" => 1e6,
-            "s" => 1e9,
-            "m" => 60e9,
-            "h" => 3600e9,
-            _ => return None,
-        };
-        total += number.parse::<f64>().ok()? * scale;
-        rest = tail;
-    }
+    let total = wharf_plan::duration::nanoseconds(text)?;
     #[allow(clippy::cast_possible_truncation, reason = "durations of centuries are cut")]
-    (!text.is_empty()).then_some(total as i64)
+    Some(total as i64)
 }
 
 #[cfg(test)]

@@ -280,31 +280,9 @@ pub(crate) fn until(filters: &Filters) -> Result<Option<u64>> {
     Ok(Some(u64::try_from(time.as_nanosecond()).map_err(|_| bad())?))
 }
 
-/// Reads Go's `1h30m`.
+/// Seconds of Go's `1h30m`.
 pub(crate) fn go_duration(text: &str) -> Option<f64> {
-    let mut total = 0.0;
-    let mut rest = text;
-    if rest.is_empty() {
-        return None;
-    }
-    while !rest.is_empty() {
-        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let (number, tail) = rest.split_at(end);
-        let number: f64 = number.parse().ok()?;
-        let unit_end = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
-        let (unit, tail) = tail.split_at(unit_end);
-        total += number
-            * match unit {
-                "h" => 3600.0,
-                "m" => 60.0,
-                "s" => 1.0,
-                "ms" => 1e-3,
-                "us" | "µs" => 1e-6,
-                "ns" => 1e-9,
-                _ => return None,
-            };
-        rest = tail;
-    }
+    let total = wharf_plan::duration::nanoseconds(text)? / 1e9;
     (0.0..1e11).contains(&total).then_some(total)
 }
 

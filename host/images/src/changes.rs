@@ -324,25 +324,7 @@ fn healthcheck(text: &str) -> Result<Healthcheck> {
 /// Go's notation: `1m30s`, `500ms`.
 fn duration(text: &str) -> Result<i64> {
     let bad = || Error::invalid(format!("time: invalid duration \"{text}\""));
-    let mut rest = text;
-    let mut total = 0f64;
-    if rest.is_empty() {
-        return Err(bad());
-    }
-    while !rest.is_empty() {
-        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(bad)?;
-        let (number, after) = rest.split_at(end);
-        let number: f64 = number.parse().map_err(|_| bad())?;
-        let units =
-            [("ns", 1.0), ("us", 1e3), ("µs", 1e3), ("ms", 1e6), ("s", 1e9), ("m", 6e10), ("h", 3.6e12)];
-        let (unit, factor) = units
-            .into_iter()
-            .filter(|(unit, _)| after.starts_with(unit))
-            .max_by_key(|(unit, _)| unit.len())
-            .ok_or_else(bad)?;
-        total += number * factor;
-        rest = after.get(unit.len()..).unwrap_or_default();
-    }
+    let total = wharf_plan::duration::nanoseconds(text).ok_or_else(bad)?;
     if !(0.0..9.2e18).contains(&total) {
         return Err(bad());
     }

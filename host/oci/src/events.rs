@@ -102,32 +102,11 @@ fn wait_for(process: &OwnedFd, watch: Option<&OomWatch>, longest: Duration) -> R
 fn duration(text: &str) -> Result<Duration> {
     let bad =
         || Error(format!("invalid value {text:?} for flag -interval: a duration is wanted, as 5s or 100ms"));
-    let (mut all, mut rest) = (Duration::ZERO, text);
-    if rest == "0" {
-        return Ok(all);
+    if text == "0" {
+        return Ok(Duration::ZERO);
     }
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
-        let (number, tail) = rest.split_at_checked(digits).ok_or_else(bad)?;
-        let letters = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
-        let (unit, tail) = tail.split_at_checked(letters).ok_or_else(bad)?;
-        let seconds = match unit {
-            "ns" => 1e-9,
-            "us" | "µs" => 1e-6,
-            "ms" => 1e-3,
-            "s" => 1.0,
-            "m" => 60.0,
-            "h" => 3600.0,
-            _ => return Err(bad()),
-        };
-        let number: f64 = number.parse().map_err(|_| bad())?;
-        all = Duration::try_from_secs_f64(number * seconds)
-            .ok()
-            .and_then(|part| all.checked_add(part))
-            .ok_or_else(bad)?;
-        rest = tail;
-    }
-    if text.is_empty() { Err(bad()) } else { Ok(all) }
+    let total = wharf_plan::duration::nanoseconds(text).ok_or_else(bad)?;
+    Duration::try_from_secs_f64(total / 1e9).map_err(|_| bad())
 }
 
 /// The figures in runc's form.

@@ -10,6 +10,7 @@
 mod flags;
 
 pub mod auth;
+pub mod duration;
 pub mod files;
 pub mod idmap;
 pub mod ipam;
