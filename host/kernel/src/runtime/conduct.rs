@@ -60,7 +60,7 @@ pub fn run(host: &Host, plan: &RunPlan, fds: &[OwnedFd]) -> Result<Spawned, Star
 pub fn exec(host: &Host, plan: &ExecPlan, fds: &[OwnedFd]) -> Result<Spawned, StartError> {
     let foreign = foreign(plan.foreign.as_deref())?;
     conduct(host, fds, |conductor| {
-        prepare_for_runtime(host)?;
+        prepare(host)?;
         let dir = Path::new(&foreign.runtime.bundle);
         bundle::directory(dir).map_err(failed)?;
         enter(dir)?;
@@ -86,7 +86,7 @@ pub fn open_bundle(
     foreign: &Foreign,
     fds: &[OwnedFd],
 ) -> Result<(), StartError> {
-    prepare_for_runtime(host)?;
+    prepare(host)?;
     let dir = Path::new(&foreign.runtime.bundle);
     bundle::make(plan, foreign, fds).map_err(failed)?;
     if plan.init {
@@ -106,18 +106,8 @@ pub fn foreign(foreign: Option<&Foreign>) -> Result<&Foreign, StartError> {
     )
 }
 
-/// The same before a runtime is called, or a shim that calls one, which then sees a null device of its own.
-pub fn prepare_for_runtime(host: &Host) -> Result<(), StartError> {
-    prepare(host)?;
-    match own_null() {
-        // In a user namespace, where nobody can give the host's device away either.
-        Err(nix::errno::Errno::EPERM) => Ok(()),
-        result => result.map_err(|e| failed(format!("a null device for another program: {e}"))),
-    }
-}
-
 /// In a child that a keeper has forked, before anything is called: a session, a mount namespace, limits of its own.
-pub(crate) fn prepare(host: &Host) -> Result<(), StartError> {
+pub fn prepare(host: &Host) -> Result<(), StartError> {
     let prepare = || -> crate::Result<()> {
         // A group of its own, so that a signal to a start that hangs reaches what it called, too.
         sys::setsid()?;
@@ -133,28 +123,46 @@ pub(crate) fn prepare(host: &Host) -> Result<(), StartError> {
     prepare().map_err(|e| failed(format!("preparing to call another program: {e}")))
 }
 
-/// Puts a null device of its own over this mount namespace's `/dev/null`. Runtimes give their streams, and what they bind into a
-/// container, to its user; the host's device is nobody's to have: who owns it may take it from all others.
-fn own_null() -> nix::Result<()> {
-    use nix::mount::{MntFlags, MsFlags, mount, umount2};
+/// A null device of the container's own: a runtime may give its streams to the container's user, and the host's `/dev/null` is
+/// nobody's to have: who owns it may take it from all others.
+fn null(bundle: &Path) -> std::io::Result<Stdio> {
+    let node = bundle.join(format!("null-{}", sys::own_pid()));
+    let _ = std::fs::remove_file(&node);
+    make_null(&node)?;
+    let opened = std::fs::File::options().read(true).write(true).open(&node);
+    let _ = std::fs::remove_file(&node);
+    // Where the bundle lies on a file system without devices.
+    Ok(opened.map_or_else(|_| Stdio::null(), Stdio::from))
+}
+
+fn make_null(node: &Path) -> nix::Result<()> {
     use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmodat, makedev, mknod};
+    let mode = Mode::from_bits_truncate(0o666);
+    mknod(node, SFlag::S_IFCHR, mode, makedev(1, 3))?;
+    fchmodat(nix::fcntl::AT_FDCWD, node, mode, FchmodatFlags::FollowSymlink)
+}
+
+/// The same for what a program opens itself: puts a null device over this mount namespace's `/dev/null`.
+pub fn own_null() -> Result<(), StartError> {
+    use nix::mount::{MntFlags, MsFlags, mount, umount2};
     // A directory that every machine has; it is covered for this moment, and here alone.
     const PLACE: &str = "/sys";
     const NODE: &str = "/sys/null";
-    let (none, mode) = (None::<&str>, Mode::from_bits_truncate(0o666));
-    mount(
-        Some("null"),
-        PLACE,
-        Some("tmpfs"),
-        MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC,
-        Some("size=4k,nr_inodes=4"),
-    )?;
-    let made = mknod(NODE, SFlag::S_IFCHR, mode, makedev(1, 3))
-        .and_then(|()| fchmodat(nix::fcntl::AT_FDCWD, NODE, mode, FchmodatFlags::FollowSymlink))
-        .and_then(|()| mount(Some(NODE), "/dev/null", none, MsFlags::MS_BIND, none));
-    // What was bound stays.
-    umount2(PLACE, MntFlags::MNT_DETACH)?;
-    made
+    let none = None::<&str>;
+    let cover = || {
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+        mount(Some("null"), PLACE, Some("tmpfs"), flags, Some("size=4k,nr_inodes=4"))?;
+        let bind = || mount(Some(NODE), "/dev/null", none, MsFlags::MS_BIND, none);
+        let made = make_null(Path::new(NODE)).and_then(|()| bind());
+        // What was bound stays.
+        umount2(PLACE, MntFlags::MNT_DETACH)?;
+        made
+    };
+    match cover() {
+        // In a user namespace, where nobody can give the host's device away either.
+        Err(nix::errno::Errno::EPERM) => Ok(()),
+        result => result.map_err(|e| failed(format!("a null device for another program: {e}"))),
+    }
 }
 
 fn enter(dir: &Path) -> Result<(), StartError> {
@@ -192,7 +200,10 @@ fn make(
         Some(listener)
     } else {
         let stream = |index: usize| -> Result<Stdio, StartError> {
-            let Some(number) = process.stdio.get(index).copied().flatten() else { return Ok(Stdio::null()) };
+            let Some(number) = process.stdio.get(index).copied().flatten() else {
+                return null(Path::new(&foreign.runtime.bundle))
+                    .map_err(|e| failed(format!("null device: {e}")));
+            };
             let fd = usize::try_from(number).ok().and_then(|n| fds.get(n));
             let fd =
                 fd.ok_or_else(|| failed(format!("the plan names descriptor {number}, which did not come")))?;

@@ -23,7 +23,7 @@ use crate::program::{self, End, PATH};
 use crate::sys::mount as sys_mount;
 use crate::sys::process as sys;
 
-pub use conduct::{exec, foreign, open_bundle, prepare_for_runtime, run};
+pub use conduct::{exec, foreign, open_bundle, own_null, prepare, run};
 pub use mapped::check_user;
 pub use shadow::with_directory;
 
