@@ -57,8 +57,6 @@ pub fn run(host: &Host, plan: &RunPlan, fds: &[OwnedFd]) -> Result<Spawned, Star
     let foreign = kernel::foreign(plan.foreign.as_deref())?;
     conduct(host, fds, |conductor| {
         kernel::open_bundle(host, plan, foreign, fds)?;
-        // The shim opens the null device for the runtime that it calls.
-        kernel::own_null()?;
         let container = Container { host, plan, runtime: &foreign.runtime, conductor };
         let (mut stand_in, first) = container.prepare(fds)?;
         match container.make(&mut stand_in, foreign, &first) {
@@ -78,6 +76,9 @@ pub fn exec(host: &Host, plan: &ExecPlan, fds: &[OwnedFd]) -> Result<Spawned, St
     let foreign = kernel::foreign(plan.foreign.as_deref())?;
     conduct(host, fds, |conductor| {
         kernel::prepare(host)?;
+        if plan.ids.is_some() {
+            kernel::own_null()?;
+        }
         let stand_in = exec_begins(host, plan, foreign, fds, conductor).map_err(failed)?;
         sys::exit(exec_goes_on(stand_in))
     })

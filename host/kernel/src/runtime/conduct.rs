@@ -61,6 +61,9 @@ pub fn exec(host: &Host, plan: &ExecPlan, fds: &[OwnedFd]) -> Result<Spawned, St
     let foreign = foreign(plan.foreign.as_deref())?;
     conduct(host, fds, |conductor| {
         prepare(host)?;
+        if plan.ids.is_some() {
+            own_null()?;
+        }
         let dir = Path::new(&foreign.runtime.bundle);
         bundle::directory(dir).map_err(failed)?;
         enter(dir)?;
@@ -87,6 +90,9 @@ pub fn open_bundle(
     fds: &[OwnedFd],
 ) -> Result<(), StartError> {
     prepare(host)?;
+    if plan.user.is_some() {
+        own_null()?;
+    }
     let dir = Path::new(&foreign.runtime.bundle);
     bundle::make(plan, foreign, fds).map_err(failed)?;
     if plan.init {
@@ -142,7 +148,8 @@ fn make_null(node: &Path) -> nix::Result<()> {
     fchmodat(nix::fcntl::AT_FDCWD, node, mode, FchmodatFlags::FollowSymlink)
 }
 
-/// The same for what a program opens itself: puts a null device over this mount namespace's `/dev/null`.
+/// The same for what a program opens itself, or binds into a container: puts a null device over this mount namespace's
+/// `/dev/null`. For containers with a user namespace alone: CRIU, which has none of those, knows masked files by the host's device.
 pub fn own_null() -> Result<(), StartError> {
     use nix::mount::{MntFlags, MsFlags, mount, umount2};
     // A directory that every machine has; it is covered for this moment, and here alone.
